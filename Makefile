@@ -1,0 +1,31 @@
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check fix generate lock bench
+
+BIN := .venv/bin
+
+help: ## show the commands
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: ## make the locked environment (.tools, .venv)
+	@scripts/setup
+
+run: setup ## start the server on its embedded default
+	@$(BIN)/chatgrpc serve
+
+test: setup ## run every test
+	@$(BIN)/pytest $(ARGS)
+
+check: setup ## style, types, layers, protos, generated code up to date
+	@scripts/check
+
+fix: setup ## let ruff mend what it can
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+generate: setup ## generate the protobuf and gRPC code anew
+	@scripts/generate
+
+lock: setup ## pin the newest allowed dependencies in requirements.lock
+	@scripts/lock --upgrade && scripts/setup
+
+bench: setup ## measure, beside a raw grpc.aio echo; ARGS="--help" tells more
+	@$(BIN)/python -m benchmarks.run $(ARGS)

@@ -1,0 +1,1 @@
+"""One package per engine; each passes the contract suite of the ports it serves."""

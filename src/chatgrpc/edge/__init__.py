@@ -1,0 +1,1 @@
+"""Shells that move bytes between devices and the core."""

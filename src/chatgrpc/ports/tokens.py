@@ -1,0 +1,47 @@
+"""The port through which the edge learns whose token it was handed."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a valid token says of its bearer."""
+
+    user_id: str
+    """The `sub` claim; already checked to be a valid user id (`core.ids.is_user_id`)."""
+    expires_at_ms: int
+    """The `exp` claim, in milliseconds since the Unix epoch."""
+
+
+class TokenRejectedError(Exception):
+    """The token proves nothing.
+
+    `reason` is one of the fixed words that reach the peer in `google.rpc.ErrorInfo.reason`: `TOKEN_MISSING`,
+    `TOKEN_MALFORMED`, `TOKEN_EXPIRED`, `TOKEN_NOT_YET_VALID`, `TOKEN_ISSUER`, `TOKEN_AUDIENCE`, `TOKEN_ALGORITHM`,
+    `TOKEN_KEY_UNKNOWN`, `TOKEN_SIGNATURE`, `TOKEN_SUBJECT`. The message never contains the token.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class KeysUnavailableError(Exception):
+    """The keys could not be fetched and none are cached: nothing can be said of the token. The peer should retry."""
+
+
+class TokenVerifier(Protocol):
+    """Verifies access tokens (JWT, RFC 7519) against the keys of their issuer."""
+
+    async def verify(self, token: str, now_ms: int) -> Claims:
+        """Checks signature, algorithm, issuer, audience, times and subject.
+
+        Never blocks the event loop: keys come from a cache; a token with an unknown `kid` may cause one fetch, shared by all
+        who wait and limited in rate.
+
+        Raises:
+            TokenRejectedError: the token is not valid.
+            KeysUnavailableError: there are no keys to check it against.
+        """
+        ...
