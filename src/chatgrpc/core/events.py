@@ -1,0 +1,70 @@
+"""Events as bytes: building them, wrapping them for the wire, erasing their content.
+
+An event is serialized once in its life. What the log stores is what every device receives: the stored bytes are spliced into
+frames and pages without being parsed, since on the wire a repeated field is a concatenation (protobuf encoding guide, "Last
+One Wins" and "Packed repeated fields" do not apply to embedded messages: each element carries its own tag and length).
+"""
+
+from chatgrpc.v1 import chat_pb2, content_pb2, session_pb2
+
+_FRAMES = session_pb2.ConnectResponse.FRAMES_FIELD_NUMBER
+_EVENT = session_pb2.ServerFrame.EVENT_FIELD_NUMBER
+_REQUEST_ID = session_pb2.ServerFrame.REQUEST_ID_FIELD_NUMBER
+_HISTORY_PAGE = session_pb2.ServerFrame.HISTORY_PAGE_FIELD_NUMBER
+_PAGE_EVENTS = session_pb2.HistoryPage.EVENTS_FIELD_NUMBER
+
+_LENGTH_DELIMITED = 2
+_VARINT = 0
+
+
+def varint(value: int) -> bytes:
+    """Encodes a non-negative integer as a protobuf varint."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _tag(field: int, wire_type: int) -> bytes:
+    return varint(field << 3 | wire_type)
+
+
+_FRAMES_TAG = _tag(_FRAMES, _LENGTH_DELIMITED)
+_EVENT_TAG = _tag(_EVENT, _LENGTH_DELIMITED)
+_REQUEST_ID_TAG = _tag(_REQUEST_ID, _VARINT)
+_HISTORY_PAGE_TAG = _tag(_HISTORY_PAGE, _LENGTH_DELIMITED)
+_PAGE_EVENTS_TAG = _tag(_PAGE_EVENTS, _LENGTH_DELIMITED)
+
+
+def batch_chunk(frame: bytes) -> bytes:
+    """A serialized ServerFrame as an element of `ConnectResponse.frames`; chunks joined are a ConnectResponse."""
+    return _FRAMES_TAG + varint(len(frame)) + frame
+
+
+def frame_chunk(frame: session_pb2.ServerFrame) -> bytes:
+    """Serializes a frame into a chunk."""
+    return batch_chunk(frame.SerializeToString())
+
+
+def event_chunk(event: bytes) -> bytes:
+    """A serialized ChatEvent as a pushed frame, ready to be spliced into any number of streams."""
+    return batch_chunk(_EVENT_TAG + varint(len(event)) + event)
+
+
+def history_chunk(request_id: int, page: session_pb2.HistoryPage, events: list[bytes]) -> bytes:
+    """A HistoryPage frame of serialized events; `page` carries all but the events."""
+    parts = [page.SerializeToString()]
+    for event in events:
+        parts += (_PAGE_EVENTS_TAG, varint(len(event)), event)
+    body = b"".join(parts)
+    frame = _REQUEST_ID_TAG + varint(request_id) + _HISTORY_PAGE_TAG + varint(len(body)) + body
+    return batch_chunk(frame)
+
+
+def erased(event: bytes) -> bytes:
+    """The same event with its content erased: who, when and where stay, what was said goes."""
+    parsed = chat_pb2.ChatEvent.FromString(event)
+    parsed.content.CopyFrom(content_pb2.Content(erased=content_pb2.ErasedContent()))
+    return parsed.SerializeToString()

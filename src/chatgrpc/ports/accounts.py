@@ -1,0 +1,72 @@
+"""The ports of users' profiles and devices."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What a user says of themself; empty strings = nothing said."""
+
+    user_id: str
+    display_name: str = ""
+    about: str = ""
+    picture_url: str = ""
+
+
+class ProfileStore(Protocol):
+    """Keeps profiles."""
+
+    async def get(self, user_id: str) -> Profile | None:
+        """Reads a profile; None if the user never set one."""
+        ...
+
+    async def put(self, profile: Profile) -> None:
+        """Stores a profile in place of the one before; durable on return."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One device of a user."""
+
+    user_id: str
+    device_id: str
+    name: str
+    created_at_ms: int
+    connected_at_ms: int
+
+
+class DeviceRevokedError(Exception):
+    """The device was revoked and may not connect again."""
+
+
+class TooManyDevicesError(Exception):
+    """The user has as many devices as the limit allows."""
+
+
+class DeviceStore(Protocol):
+    """Keeps the devices of each user. A revoked device stays revoked for ever."""
+
+    async def connect(self, user_id: str, device_id: str, name: str, now_ms: int, devices_max: int) -> Device:
+        """Registers a device on its first connection, and notes the time on every one.
+
+        A name that is not empty is kept on the first connection only; after that, `rename` changes it.
+
+        Raises:
+            DeviceRevokedError: it was revoked.
+            TooManyDevicesError: it is new, and `devices_max` devices are registered and not revoked.
+        """
+        ...
+
+    async def list(self, user_id: str) -> list[Device]:
+        """Lists devices that are not revoked, oldest first."""
+        ...
+
+    async def rename(self, user_id: str, device_id: str, name: str) -> Device | None:
+        """Renames a device; None if there is none, or it is revoked."""
+        ...
+
+    async def revoke(self, user_id: str, device_id: str) -> Device | None:
+        """Revokes a device, durably; returns it as it was; None if there is none, or it is revoked already."""
+        ...

@@ -1,0 +1,13 @@
+"""What a store may answer besides a result. Each adapter maps its engine's errors to these at its border."""
+
+
+class StoreError(Exception):
+    """The store did not do what it was asked. The message names the engine's error; it holds no message content."""
+
+
+class StoreUnavailableError(StoreError):
+    """The store cannot be reached or is full; for a write: nothing of it was stored."""
+
+
+class OutcomeUnknownError(StoreError):
+    """A write was sent and nobody knows whether it was stored. Reading tells, later."""
