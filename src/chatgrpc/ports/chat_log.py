@@ -105,9 +105,7 @@ class ChatLog(Protocol):
         """Reads a chat's state and head; None if it has no event."""
         ...
 
-    async def read_after(
-        self, chat_id: str, after_seq: int, up_to_seq: int, limit: int, bytes_max: int
-    ) -> list[StoredEvent]:
+    async def read_after(self, chat_id: str, after_seq: int, up_to_seq: int, limit: int, bytes_max: int) -> list[StoredEvent]:
         """Reads events `after_seq < seq <= up_to_seq`, oldest first, from the oldest on.
 
         At most `limit`, and no more once `bytes_max` bytes are passed; at least one if there is one.

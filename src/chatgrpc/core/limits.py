@@ -1,0 +1,87 @@
+"""The table of limits (G7). Every queue, size and count that a peer can drive has its line here."""
+
+from dataclasses import dataclass
+
+from chatgrpc.v1 import session_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits of one deployment. What passes one gets a typed error, named at its line."""
+
+    batch_bytes_max: int = 1024 * 1024
+    """Size of a message on the stream; passing it: DISCONNECT_CODE_MALFORMED, or gRPC's own RESOURCE_EXHAUSTED."""
+    frames_per_batch_max: int = 512
+    """Frames in a batch; DISCONNECT_CODE_MALFORMED."""
+    requests_in_flight_max: int = 256
+    """Unanswered requests of a session; ERROR_CODE_TOO_MANY_IN_FLIGHT."""
+    history_requests_in_flight_max: int = 4
+    """Unanswered FetchHistory of a session, since each answer may be a page; ERROR_CODE_TOO_MANY_IN_FLIGHT."""
+    text_bytes_max: int = 65_536
+    """A text or ciphertext; ERROR_CODE_TOO_LARGE."""
+    reaction_bytes_max: int = 64
+    """A reaction's emoji; ERROR_CODE_TOO_LARGE."""
+    hide_seqs_max: int = 100
+    """Messages hidden by one event; ERROR_CODE_TOO_LARGE."""
+    unacknowledged_events_max: int = 1_000
+    """Events pushed to a device beyond what it acknowledged; past it the log is read later (G5)."""
+    unacknowledged_bytes_max: int = 1024 * 1024
+    """The same in bytes."""
+    history_page_default: int = 20
+    history_page_max: int = 100
+    """Events in a page; more is cut to it."""
+    page_bytes_max: int = 512 * 1024
+    """A page ends early past this size."""
+    group_members_max: int = 256
+    """Members of a group; ERROR_CODE_LIMIT_EXCEEDED."""
+    join_requests_max: int = 256
+    """Users waiting to be let into a group; ERROR_CODE_LIMIT_EXCEEDED."""
+    small_group_members_max: int = 32
+    """Up to here a group pushes receipts per user, and presence (M12)."""
+    chats_per_user_max: int = 2_000
+    """Chats of a user; ERROR_CODE_LIMIT_EXCEEDED."""
+    devices_per_user_max: int = 10
+    """Devices of a user; DISCONNECT_CODE_TOO_MANY_DEVICES."""
+    watched_chats_max: int = 20
+    """Chats whose presence a session watches; more are cut."""
+    title_chars_max: int = 100
+    """A group's title; ERROR_CODE_TOO_LARGE."""
+    picture_url_bytes_max: int = 2_048
+    """ERROR_CODE_TOO_LARGE."""
+    display_name_chars_max: int = 100
+    """ERROR_CODE_TOO_LARGE."""
+    about_chars_max: int = 500
+    """ERROR_CODE_TOO_LARGE."""
+    device_name_bytes_max: int = 64
+    """Cut in Hello; ERROR_CODE_TOO_LARGE in DeviceService."""
+    edit_window_ms: int = 15 * 60 * 1000
+    """How long after sending a message may be edited; ERROR_CODE_WINDOW_PASSED."""
+    delete_window_ms: int = 60 * 60 * 60 * 1000
+    """How long after sending a message may be deleted by its sender; ERROR_CODE_WINDOW_PASSED."""
+    dedupe_span_max: int = 10_000
+    """Events of the log looked through for a duplicate; ERROR_CODE_SEEN_SEQ_TOO_OLD."""
+    recent_events_per_chat: int = 256
+    """Events of an active chat that the owner keeps the heads of in memory, so that most checks read nothing."""
+    chats_active_max: int = 20_000
+    """Chats that the owner keeps loaded; the longest idle ones are dropped."""
+    writes_waiting_per_chat_max: int = 4_096
+    """Writes of one chat waiting for its owner; ERROR_CODE_UNAVAILABLE with a delay."""
+    typing_interval_ms: int = 1_000
+    """Typing frames of one session in one chat closer than this are dropped."""
+
+    def frame(self) -> session_pb2.Limits:
+        """The part that clients must know."""
+        return session_pb2.Limits(
+            batch_bytes_max=self.batch_bytes_max,
+            frames_per_batch_max=self.frames_per_batch_max,
+            requests_in_flight_max=self.requests_in_flight_max,
+            text_bytes_max=self.text_bytes_max,
+            unacknowledged_events_max=self.unacknowledged_events_max,
+            history_page_max=self.history_page_max,
+            group_members_max=self.group_members_max,
+            chats_per_user_max=self.chats_per_user_max,
+            devices_per_user_max=self.devices_per_user_max,
+            watched_chats_max=self.watched_chats_max,
+            edit_window_ms=self.edit_window_ms,
+            delete_window_ms=self.delete_window_ms,
+        )

@@ -1,0 +1,25 @@
+"""What the sequencer is asked to commit."""
+
+from dataclasses import dataclass
+
+from chatgrpc.v1 import content_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One event that a user wants in a chat's log: a message, or a change of the chat."""
+
+    chat_id: str
+    sender_user_id: str
+    content: content_pb2.Content
+    """What the sender sends. For a change of the chat the arm that describes it (`members_added`, `role_changed`, …); the
+    sequencer checks whether the sender may, and completes it."""
+    client_message_id: bytes
+    """16 bytes; (sender, client_message_id) is committed once (G3)."""
+    seen_seq: int | None
+    """`WriteKey.seen_seq`; None for an id the server made itself, which cannot be a repetition."""
+    sender_device_id: str = ""
+    peer_user_id: str = ""
+    """The other user, where the write may create the direct chat with them; empty otherwise."""
+    join_token: str = ""
+    """`JoinLink.token`, with content `join_requested`."""

@@ -1,0 +1,57 @@
+"""What the unary services need of the node: the same owner, sessions and marks that the streams use."""
+
+from typing import Protocol
+
+from chatgrpc.core.limits import Limits
+from chatgrpc.core.write import Write
+from chatgrpc.ports.accounts import DeviceStore, ProfileStore
+from chatgrpc.ports.chat_log import ChatLog
+from chatgrpc.v1 import chat_pb2
+
+
+class Backend(Protocol):
+    """One node, as its unary services see it."""
+
+    @property
+    def limits(self) -> Limits:
+        """The limits in force."""
+        ...
+
+    @property
+    def log(self) -> ChatLog:
+        """The history. Views in it are as new as the last acknowledged change."""
+        ...
+
+    @property
+    def profiles(self) -> ProfileStore:
+        """The users' profiles."""
+        ...
+
+    @property
+    def devices(self) -> DeviceStore:
+        """The users' devices."""
+        ...
+
+    def now_ms(self) -> int:
+        """Milliseconds since the Unix epoch."""
+        ...
+
+    async def submit(self, write: Write) -> chat_pb2.SendResult | chat_pb2.Error:
+        """Hands a write to the chat's owner; returns when it is committed, or refused."""
+        ...
+
+    async def receipts(self, chat_id: str) -> list[chat_pb2.Receipt]:
+        """The marks of a chat's members, those not yet stored included."""
+        ...
+
+    async def mark_read(self, user_id: str, chat_id: str, seq: int) -> chat_pb2.Receipt | chat_pb2.Error:
+        """Raises a user's read mark (and delivered mark) to `seq`, or to the chat's head if that is less; tells all who watch."""
+        ...
+
+    def is_online(self, user_id: str, device_id: str) -> bool:
+        """Whether the device has a live stream."""
+        ...
+
+    def disconnect_revoked(self, user_id: str, device_id: str) -> None:
+        """Ends the device's live stream, if it has one, with DISCONNECT_CODE_DEVICE_REVOKED."""
+        ...
