@@ -45,7 +45,7 @@ class Backend(Protocol):
         ...
 
     async def mark_read(self, user_id: str, chat_id: str, seq: int) -> chat_pb2.Receipt | chat_pb2.Error:
-        """Raises a user's read mark (and delivered mark) to `seq`, or to the chat's head if that is less; tells all who watch."""
+        """Raises a user's read mark (and delivered mark) to `seq`, or to the chat's head if that is less; tells who watches."""
         ...
 
     def is_online(self, user_id: str, device_id: str) -> bool:

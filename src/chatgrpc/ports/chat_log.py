@@ -1,80 +1,12 @@
 """The port of the ordered history: each chat's log, and the views of it that are written with it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
+from chatgrpc.core.entries import ChatView, Entry, Membership, MemberView, StoredChat, StoredEvent
+from chatgrpc.core.visibility import Interval
 
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """The seqs at which a user was a member: from the event that let them in to the one that took them out."""
-
-    joined_seq: int
-    left_seq: int = 0
-    """Seq of the event that took them out, the last one they may see; 0 = they are a member."""
-
-
-@dataclass(frozen=True, slots=True)
-class MemberView:
-    """One interval of one user in a chat, as the log says after the event it is stored with."""
-
-    user_id: str
-    interval: Interval
-
-
-@dataclass(frozen=True, slots=True)
-class ChatView:
-    """A chat's state after an event that changed it, and the intervals that the event opened or closed."""
-
-    chat: bytes
-    """Serialized `chatgrpc.v1.Chat`; its `as_of_seq` is the event's seq."""
-    members: tuple[MemberView, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One event to append."""
-
-    chat_id: str
-    seq: int
-    epoch: int
-    event: bytes
-    """Serialized `chatgrpc.v1.ChatEvent`."""
-    amends_seq: int = 0
-    """Seq of the message whose content this event's content replaces (an edit); erased together with it. 0 = none."""
-    erases_seq: int = 0
-    """Seq of the message whose stored content, and that of all that amend it, this event erases; 0 = none."""
-    view: ChatView | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
-    """One event read back."""
-
-    seq: int
-    event: bytes
-    """Serialized `chatgrpc.v1.ChatEvent`; with `ErasedContent` if it was erased."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredChat:
-    """What an owner needs to go on with a chat."""
-
-    chat: bytes
-    """Serialized `chatgrpc.v1.Chat` after the last event that changed it."""
-    head_seq: int
-    """Seq of the last committed event."""
-
-
-@dataclass(frozen=True, slots=True)
-class Membership:
-    """One chat of one user, present or past."""
-
-    chat_id: str
-    intervals: tuple[Interval, ...]
-    """By rising seq; at least one. A user who left and came back has several."""
-    head_seq: int
-    """Seq of the chat's last committed event."""
+__all__ = ["ChatLog", "ChatView", "Entry", "Interval", "MemberView", "Membership", "StoredChat", "StoredEvent"]
 
 
 class ChatLog(Protocol):
