@@ -55,6 +55,8 @@ class StoredChat:
     """Serialized `chatgrpc.v1.Chat` after the last event that changed it."""
     head_seq: int
     """Seq of the last committed event."""
+    head_event: bytes
+    """Serialized `chatgrpc.v1.ChatEvent` at `head_seq`."""
 
 
 @dataclass(frozen=True, slots=True)

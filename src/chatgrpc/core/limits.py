@@ -58,12 +58,14 @@ class Limits:
     """How long after sending a message may be edited; ERROR_CODE_WINDOW_PASSED."""
     delete_window_ms: int = 60 * 60 * 60 * 1000
     """How long after sending a message may be deleted by its sender; ERROR_CODE_WINDOW_PASSED."""
-    dedupe_span_max: int = 10_000
+    dedupe_span_max: int = 4_096
     """Events of the log looked through for a duplicate; ERROR_CODE_SEEN_SEQ_TOO_OLD."""
     recent_events_per_chat: int = 256
     """Events of an active chat that the owner keeps the heads of in memory, so that most checks read nothing."""
     chats_active_max: int = 20_000
     """Chats that the owner keeps loaded; the longest idle ones are dropped."""
+    group_entries_max: int = 1_024
+    """Events committed together; what is more waits for the next group."""
     writes_waiting_per_chat_max: int = 4_096
     """Writes of one chat waiting for its owner; ERROR_CODE_UNAVAILABLE with a delay."""
     typing_interval_ms: int = 1_000

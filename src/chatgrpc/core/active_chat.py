@@ -1,0 +1,185 @@
+"""One chat in the memory of its owner: its state, the heads of its latest events, and the writes on their way."""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from chatgrpc.core.entries import MemberView, StoredChat
+from chatgrpc.core.fold import CHANGES_CHAT, apply_event
+from chatgrpc.core.rules import EventHead
+from chatgrpc.core.visibility import Interval
+from chatgrpc.core.write import Write
+from chatgrpc.v1 import chat_pb2, content_pb2
+
+Ticket = object
+"""Names who waits for an answer; the sequencer hands it back as it was."""
+
+
+def event_head(event: bytes) -> EventHead:
+    """The head of a serialized ChatEvent."""
+    parsed = chat_pb2.ChatEvent.FromString(event)
+    return EventHead(
+        parsed.seq,
+        parsed.message_id,
+        parsed.sender_user_id,
+        parsed.client_message_id,
+        parsed.sent_at_ms,
+        parsed.content.WhichOneof("body") or "",
+    )
+
+
+@dataclass(slots=True)
+class Pending:
+    """An event that has its seq and is not committed yet."""
+
+    head: EventHead
+    event: bytes
+    """Serialized ChatEvent."""
+    recipients: tuple[str, ...]
+    left_user_id: str
+    tickets: list[tuple[Ticket, bool]]
+    """Who waits for it; with True for those who sent it again."""
+
+
+@dataclass(slots=True)
+class LookedUp:
+    """What was read from the store for the write that waits at the head of a chat's queue."""
+
+    targets: dict[int, EventHead] = field(default_factory=dict)
+    chat_counts: dict[str, int] = field(default_factory=dict)
+
+
+class ActiveChat:
+    """A chat that its owner has loaded.
+
+    `recent` holds the heads of the events `floor_seq … head_seq` without a gap, and `_by_key` finds them by sender and client
+    message id, so for a device that has seen `floor_seq - 1` the check for a duplicate is one look into a dict (G3).
+    """
+
+    __slots__ = (
+        "_by_key",
+        "_recent_max",
+        "_widened_until_ms",
+        "chat",
+        "chat_id",
+        "committed_seq",
+        "head_seq",
+        "in_flight",
+        "last_sent_seq",
+        "loaded",
+        "looked_up",
+        "members",
+        "recent",
+        "recipients",
+        "sent_at_ms",
+        "waiting",
+    )
+
+    def __init__(self, chat_id: str, recent_max: int) -> None:
+        self.chat_id = chat_id
+        self.chat: chat_pb2.Chat | None = None
+        self.loaded = False
+        self.members: dict[str, content_pb2.Member] = {}
+        self.recipients: tuple[str, ...] = ()
+        self.head_seq = 0
+        self.committed_seq = 0
+        self.sent_at_ms = 0
+        self.recent: deque[EventHead] = deque()
+        self.last_sent_seq: dict[str, int] = {}
+        self.in_flight: dict[int, Pending] = {}
+        self.waiting: deque[tuple[Ticket, Write]] = deque()
+        self.looked_up: LookedUp | None = None
+        self._by_key: dict[tuple[str, bytes], EventHead] = {}
+        self._recent_max = recent_max
+        self._widened_until_ms = 0
+
+    @property
+    def floor_seq(self) -> int:
+        """The lowest seq whose head is in memory."""
+        return self.head_seq - len(self.recent) + 1
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is lost by forgetting the chat: it loads again from the log."""
+        return not self.waiting and not self.in_flight
+
+    def load(self, stored: StoredChat | None) -> None:
+        """Takes what the store holds of the chat; None = it does not exist."""
+        self.loaded = True
+        if stored is None:
+            return
+        head = event_head(stored.head_event)
+        self.recent.append(head)
+        self._remember(head)
+        self.head_seq = self.committed_seq = head.seq
+        self.sent_at_ms = head.sent_at_ms
+        self._set_chat(chat_pb2.Chat.FromString(stored.chat))
+
+    def find(self, sender_user_id: str, client_message_id: bytes) -> EventHead | None:
+        """The event, among those in memory, that the sender sent under this id."""
+        return self._by_key.get((sender_user_id, client_message_id))
+
+    def event_head(self, seq: int) -> EventHead | None:
+        """The head of an event, if it is in memory."""
+        if self.floor_seq <= seq <= self.head_seq:
+            return self.recent[seq - self.floor_seq]
+        return None
+
+    def widen(self, older: list[EventHead], now_ms: int) -> None:
+        """Puts the heads of the events just below `floor_seq` in front; they are kept for a minute, for the next repetition."""
+        for head in reversed(older):
+            self.recent.appendleft(head)
+            self._remember(head)
+        self._widened_until_ms = now_ms + 60_000
+
+    def append(self, head: EventHead, now_ms: int) -> None:
+        """Notes the head of the next event."""
+        self.recent.append(head)
+        self.head_seq = head.seq
+        self.sent_at_ms = head.sent_at_ms
+        self._remember(head)
+        excess = len(self.recent) - self._recent_max
+        if excess > 0 and now_ms >= self._widened_until_ms:
+            for _ in range(min(excess, 16)):  # a widened window shrinks a few at a time
+                oldest = self.recent.popleft()
+                self._by_key.pop((oldest.sender_user_id, oldest.client_message_id), None)
+
+    def apply(self, event: chat_pb2.ChatEvent) -> tuple[MemberView, ...] | None:
+        """Applies an event to the state; returns the intervals of members it opened or closed, None if nothing changed."""
+        if event.content.WhichOneof("body") not in CHANGES_CHAT:
+            return None
+        before = self.members
+        state = chat_pb2.Chat()
+        if self.chat is not None:
+            state.CopyFrom(self.chat)
+        apply_event(state, event)
+        self._set_chat(state)
+        opened = [
+            MemberView(user_id, Interval(event.seq))
+            for user_id, member in self.members.items()
+            if user_id not in before or before[user_id].joined_seq != member.joined_seq
+        ]
+        closed = [
+            MemberView(user_id, Interval(member.joined_seq, event.seq))
+            for user_id, member in before.items()
+            if user_id not in self.members
+        ]
+        return tuple(opened + closed)
+
+    def mark_erased(self, seq: int) -> None:
+        """The event's content is gone: it can be edited or deleted no more."""
+        head = self.event_head(seq)
+        if head is None:
+            return
+        erased = head._replace(arm="erased")
+        self.recent[seq - self.floor_seq] = erased
+        self._by_key[erased.sender_user_id, erased.client_message_id] = erased
+
+    def _remember(self, head: EventHead) -> None:
+        self._by_key[head.sender_user_id, head.client_message_id] = head
+        if self.last_sent_seq.get(head.sender_user_id, 0) < head.seq:
+            self.last_sent_seq[head.sender_user_id] = head.seq
+
+    def _set_chat(self, chat: chat_pb2.Chat | None) -> None:
+        self.chat = chat
+        self.members = {member.user_id: member for member in chat.members} if chat is not None else {}
+        self.recipients = tuple(self.members)

@@ -1,0 +1,32 @@
+"""Refusals: how the core says no to a request."""
+
+from typing import TypeAlias
+
+from chatgrpc.v1 import chat_pb2
+
+RETRY_FROM = chat_pb2.ERROR_CODE_UNAVAILABLE
+"""From this code on the same request may succeed later."""
+
+Code: TypeAlias = chat_pb2.ErrorCode.ValueType
+
+
+class RefusedError(Exception):
+    """A request breaks a rule. Raised where the rule is known, and turned into its `Error` at the core's border."""
+
+    def __init__(self, code: Code, message: str, retry_after_ms: int = 0) -> None:
+        super().__init__(message)
+        self.error = chat_pb2.Error(code=code, message=message, retry_after_ms=retry_after_ms)
+
+
+def is_retryable(error: chat_pb2.Error) -> bool:
+    """Whether the same request, unchanged, may succeed later."""
+    return error.code >= RETRY_FROM
+
+
+def unavailable(retry_after_ms: int = 500) -> chat_pb2.Error:
+    """The store or the owner did not answer; a repetition with the same key is safe."""
+    return chat_pb2.Error(
+        code=chat_pb2.ERROR_CODE_UNAVAILABLE,
+        message="The store did not answer, and nobody knows whether this was committed. Send it again, unchanged.",
+        retry_after_ms=retry_after_ms,
+    )

@@ -1,0 +1,406 @@
+"""The sequencer: how a chat gets one order (design §4).
+
+The owner of a chat takes writes, checks them against the chat's state, gives each the next seq, and hands them out in groups to
+be appended to the log. Answers and deliveries leave only after the group is committed (G1), in order of seq (G2). A write that
+was committed before, or is on its way, is not committed again (G3): the sender's `seen_seq` says from where to look.
+
+No I/O: what must be read from the store is asked for (`take_loads`, `take_lookups`), and the writes of that chat wait, in their
+order, until the answer comes back (`loaded`, `looked_up`). A chat whose append failed is forgotten with all its waiting writes,
+which are answered with a retryable error; the log says, at the next load, what became of them.
+"""
+
+import hashlib
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from chatgrpc.core.active_chat import ActiveChat, LookedUp, Pending, Ticket, event_head
+from chatgrpc.core.entries import ChatView, Entry, StoredChat, StoredEvent
+from chatgrpc.core.events import event_chunk
+from chatgrpc.core.ids import RandomBits, direct_chat_id, message_id, self_chat_id
+from chatgrpc.core.limits import Limits
+from chatgrpc.core.refusal import RefusedError, unavailable
+from chatgrpc.core.rules import Circumstances, EventHead, check_shape, complete, new_members, target_seq
+from chatgrpc.core.write import Write
+from chatgrpc.v1 import chat_pb2, content_pb2
+
+_OPENS_DIRECT_CHAT = frozenset({"text", "encrypted"})
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """What a chat's next write needs from the store: heads of events, and how many chats users have."""
+
+    chat: ActiveChat
+    ranges: tuple[tuple[int, int], ...]
+    """Pairs (after_seq, up_to_seq)."""
+    user_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Entries to be appended together."""
+
+    entries: list[Entry]
+    pending: list[tuple[ActiveChat, Pending]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The outcome of one write."""
+
+    ticket: Ticket
+    outcome: chat_pb2.SendResult | chat_pb2.Error
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A committed event on its way to the members' devices."""
+
+    chat_id: str
+    seq: int
+    chunk: bytes
+    """The event as a pushed frame, to be spliced into each stream."""
+    recipients: tuple[str, ...]
+    """User ids of those who are members at this seq."""
+    left_user_id: str
+    """For whom it is the last event of the chat; empty for nobody."""
+
+
+class Sequencer:
+    """The owner of all chats that are submitted to it, for one epoch."""
+
+    def __init__(self, epoch: int, limits: Limits, random_bits: RandomBits) -> None:
+        self._epoch = epoch
+        self._limits = limits
+        self._random_bits = random_bits
+        self._chats: OrderedDict[str, ActiveChat] = OrderedDict()
+        self._loads: list[ActiveChat] = []
+        self._lookups: list[Lookup] = []
+        self._answers: list[Answer] = []
+        self._entries: list[Entry] = []
+        self._pending: list[tuple[ActiveChat, Pending]] = []
+
+    # What the shell puts in.
+
+    def submit(self, ticket: Ticket, write: Write, now_ms: int) -> None:
+        """Takes a write. Writes of one chat are decided in the order in which they are submitted."""
+        try:
+            check_shape(write.content, self._limits)
+        except RefusedError as refused:
+            self._answers.append(Answer(ticket, refused.error))
+            return
+        chat = self._activate(write.chat_id)
+        if len(chat.waiting) >= self._limits.writes_waiting_per_chat_max:
+            self._answers.append(Answer(ticket, unavailable(retry_after_ms=1_000)))
+            return
+        chat.waiting.append((ticket, write))
+        if chat.loaded and len(chat.waiting) == 1:
+            self._advance(chat, now_ms)
+
+    def activate(self, chat_id: str) -> bool:
+        """Loads a chat without writing to it; returns whether it is loaded already."""
+        return self._activate(chat_id).loaded
+
+    def loaded(self, chat: ActiveChat, stored: StoredChat | None, now_ms: int) -> None:
+        """Hands over what `take_loads` asked for; None = there is no such chat."""
+        chat.load(stored)
+        self._advance(chat, now_ms)
+
+    def looked_up(self, lookup: Lookup, events: list[StoredEvent], chat_counts: dict[str, int], now_ms: int) -> None:
+        """Hands over what `take_lookups` asked for: the events of all ranges, in order of seq, and the users' chat counts."""
+        chat = lookup.chat
+        if self._chats.get(chat.chat_id) is not chat:
+            return  # forgotten meanwhile; its writes have their answers
+        heads = {event.seq: event_head(event.event) for event in events}
+        chat.looked_up = LookedUp(heads, chat_counts)
+        floor_seq = chat.floor_seq
+        older: list[EventHead] = []
+        while floor_seq - 1 - len(older) in heads:
+            older.append(heads[floor_seq - 1 - len(older)])
+        if older:
+            chat.widen(older[::-1], now_ms)
+        self._advance(chat, now_ms)
+
+    def read_failed(self, chat: ActiveChat) -> None:
+        """What `take_loads` or `take_lookups` asked for could not be read: the chat's waiting writes fail, retryably.
+
+        Writes that have their seq are not touched: they fail or succeed with their group.
+        """
+        self._answers += [Answer(ticket, unavailable()) for ticket, _ in chat.waiting]
+        chat.waiting.clear()
+        if not chat.loaded:
+            del self._chats[chat.chat_id]
+
+    def committed(self, group: Group) -> list[Delivery]:
+        """The group's append returned: its answers may leave, and so may its deliveries, which are returned."""
+        deliveries = []
+        for chat, pending in group.pending:
+            head = pending.head
+            chat.committed_seq = head.seq
+            del chat.in_flight[head.seq]
+            for ticket, again in pending.tickets:
+                self._answers.append(Answer(ticket, _result(chat.chat_id, head, again)))
+            deliveries.append(
+                Delivery(chat.chat_id, head.seq, event_chunk(pending.event), pending.recipients, pending.left_user_id)
+            )
+        return deliveries
+
+    def failed(self, group: Group) -> None:
+        """The group's append raised: its chats are forgotten, and everything that waited in them fails, retryably."""
+        for chat in dict.fromkeys(chat for chat, _ in group.pending):
+            self._forget(chat)
+
+    # What the shell takes out.
+
+    def take_loads(self) -> list[ActiveChat]:
+        """Chats whose state is wanted."""
+        loads, self._loads = self._loads, []
+        return loads
+
+    def take_lookups(self) -> list[Lookup]:
+        """Reads that writes wait for."""
+        lookups, self._lookups = self._lookups, []
+        return lookups
+
+    def take_answers(self) -> list[Answer]:
+        """Outcomes, in the order in which they became known; per chat in order of seq."""
+        answers, self._answers = self._answers, []
+        return answers
+
+    def take_group(self) -> Group | None:
+        """Everything that is ready to be appended; None if nothing is. Groups must be appended in the order they are taken."""
+        if not self._entries:
+            return None
+        group = Group(self._entries, self._pending)
+        self._entries, self._pending = [], []
+        return group
+
+    # What the shell may ask.
+
+    def chat(self, chat_id: str) -> ActiveChat | None:
+        """The chat, if it is loaded and exists."""
+        chat = self._chats.get(chat_id)
+        return chat if chat is not None and chat.chat is not None else None
+
+    # How a write is decided.
+
+    def _activate(self, chat_id: str) -> ActiveChat:
+        chat = self._chats.get(chat_id)
+        if chat is not None:
+            self._chats.move_to_end(chat_id)
+            return chat
+        self._forget_idle()
+        chat = self._chats[chat_id] = ActiveChat(chat_id, self._limits.recent_events_per_chat)
+        self._loads.append(chat)
+        return chat
+
+    def _forget_idle(self) -> None:
+        excess = len(self._chats) - self._limits.chats_active_max + 1
+        if excess <= 0:
+            return
+        idle = (chat_id for chat_id, chat in self._chats.items() if chat.loaded and chat.is_idle)
+        for chat_id in [chat_id for chat_id, _ in zip(idle, range(excess), strict=False)]:
+            del self._chats[chat_id]
+
+    def _advance(self, chat: ActiveChat, now_ms: int) -> None:
+        """Decides the waiting writes, in order, until one needs something from the store."""
+        while chat.waiting:
+            ticket, write = chat.waiting[0]
+            try:
+                lookup = self._needs(chat, write)
+                if lookup is not None:
+                    self._lookups.append(lookup)
+                    return
+                self._decide(chat, ticket, write, now_ms)
+            except RefusedError as refused:
+                self._answers.append(Answer(ticket, refused.error))
+            chat.waiting.popleft()
+            chat.looked_up = None
+        if chat.chat is None:
+            del self._chats[chat.chat_id]  # a name that nobody made a chat of must not take a place
+
+    def _needs(self, chat: ActiveChat, write: Write) -> Lookup | None:
+        """What must be read before the write can be decided; None once it is at hand."""
+        if chat.looked_up is not None or chat.find(write.sender_user_id, write.client_message_id) is not None:
+            return None
+        ranges = []
+        unseen_from = self._unseen_from(chat, write)
+        if unseen_from < chat.floor_seq:
+            ranges.append((unseen_from - 1, chat.floor_seq - 1))
+        if write.content.WhichOneof("body") == "chat_created" and chat.floor_seq > 1:
+            ranges.append((0, 1))  # an earlier try stands at seq 1 or nowhere
+        target = target_seq(write.content)
+        if 0 < target < min(unseen_from, chat.floor_seq):
+            ranges.append((target - 1, target))
+        counted = new_members(write.content)
+        if chat.chat is None and write.peer_user_id:
+            counted = [write.sender_user_id, write.peer_user_id]
+        elif write.content.WhichOneof("body") == "join_requested":
+            counted = [write.sender_user_id]
+        if not ranges and not counted:
+            return None
+        return Lookup(chat, tuple(sorted(ranges)), tuple(counted))
+
+    def _unseen_from(self, chat: ActiveChat, write: Write) -> int:
+        """The lowest seq at which an earlier try of the write may stand."""
+        if write.seen_seq is None or write.content.WhichOneof("body") == "chat_created":
+            return chat.head_seq + 1
+        if write.seen_seq > chat.head_seq:
+            raise RefusedError(
+                chat_pb2.ERROR_CODE_SEEN_SEQ_AHEAD,
+                f"seen_seq is {write.seen_seq}, and the chat's last event is {chat.head_seq}. Send the highest seq you hold.",
+            )
+        if chat.head_seq - write.seen_seq > self._limits.dedupe_span_max:
+            raise RefusedError(
+                chat_pb2.ERROR_CODE_SEEN_SEQ_TOO_OLD,
+                f"More than {self._limits.dedupe_span_max} events lie above seen_seq. Sync the chat; if the message is not "
+                "among the events above seen_seq, send it again with the seen_seq of now.",
+            )
+        return write.seen_seq + 1
+
+    def _decide(self, chat: ActiveChat, ticket: Ticket, write: Write, now_ms: int) -> None:
+        earlier = self._earlier_try(chat, write)
+        if earlier is not None:
+            self._answer_again(chat, ticket, earlier)
+            return
+        self._check_chat_counts(chat)
+        if chat.chat is None:
+            self._create(chat, ticket, write, now_ms)
+            if write.content.WhichOneof("body") == "chat_created":
+                return
+        if chat.chat is None:
+            raise RefusedError(
+                chat_pb2.ERROR_CODE_NOT_A_MEMBER,
+                "There is no such chat, or you are not a member. Look at ChatService.ListChats.",
+            )
+        circumstances = Circumstances(
+            chat=chat.chat,
+            sender=chat.members.get(write.sender_user_id),
+            head_seq=chat.head_seq,
+            target=self._target(chat, target_seq(write.content)),
+            now_ms=now_ms,
+        )
+        content = complete(write, circumstances, self._limits)
+        self._stage(chat, [(ticket, False)], write, content, now_ms)
+
+    def _earlier_try(self, chat: ActiveChat, write: Write) -> EventHead | None:
+        earlier = chat.find(write.sender_user_id, write.client_message_id)
+        if earlier is None and chat.looked_up is not None:
+            for head in chat.looked_up.targets.values():
+                if (head.sender_user_id, head.client_message_id) == (write.sender_user_id, write.client_message_id):
+                    return head
+        return earlier
+
+    def _answer_again(self, chat: ActiveChat, ticket: Ticket, earlier: EventHead) -> None:
+        on_its_way = chat.in_flight.get(earlier.seq)
+        if on_its_way is not None:
+            on_its_way.tickets.append((ticket, True))
+            return
+        self._answers.append(Answer(ticket, _result(chat.chat_id, earlier, again=True)))
+
+    def _check_chat_counts(self, chat: ActiveChat) -> None:
+        counts = chat.looked_up.chat_counts if chat.looked_up is not None else {}
+        for user_id, count in counts.items():
+            if user_id not in chat.members and count >= self._limits.chats_per_user_max:
+                raise RefusedError(
+                    chat_pb2.ERROR_CODE_LIMIT_EXCEEDED, f"{user_id} is in {count} chats already, and no more are allowed."
+                )
+
+    def _target(self, chat: ActiveChat, seq: int) -> EventHead | None:
+        if seq == 0:
+            return None
+        head = chat.event_head(seq)
+        if head is None and chat.looked_up is not None:
+            head = chat.looked_up.targets.get(seq)
+        return head
+
+    def _create(self, chat: ActiveChat, ticket: Ticket, write: Write, now_ms: int) -> None:
+        """Stages the event that makes the chat, if the write may make it."""
+        arm = write.content.WhichOneof("body") or ""
+        if arm == "chat_created":
+            self._stage(chat, [(ticket, False)], write, write.content, now_ms)
+            return
+        created = content_pb2.ChatCreatedContent()
+        if chat.chat_id == self_chat_id(write.sender_user_id):
+            created.kind = content_pb2.CHAT_KIND_SELF
+            user_ids = [write.sender_user_id]
+        elif write.peer_user_id and chat.chat_id == direct_chat_id(write.sender_user_id, write.peer_user_id):
+            if arm not in _OPENS_DIRECT_CHAT or write.content.reply_to_seq:
+                raise RefusedError(chat_pb2.ERROR_CODE_TARGET_NOT_FOUND, "The chat has no messages yet. Begin with a text.")
+            created.kind = content_pb2.CHAT_KIND_DIRECT
+            user_ids = sorted((write.sender_user_id, write.peer_user_id))
+        else:
+            return
+        for user_id in user_ids:
+            created.members.add(user_id=user_id, role=content_pb2.MEMBER_ROLE_MEMBER)
+        opening = Write(
+            chat_id=chat.chat_id,
+            sender_user_id=write.sender_user_id,
+            sender_device_id=write.sender_device_id,
+            content=content_pb2.Content(chat_created=created),
+            client_message_id=hashlib.sha256(chat.chat_id.encode()).digest()[:16],
+            seen_seq=None,
+        )
+        self._stage(chat, [], opening, opening.content, now_ms)
+
+    def _stage(
+        self, chat: ActiveChat, tickets: list[tuple[Ticket, bool]], write: Write, content: content_pb2.Content, now_ms: int
+    ) -> None:
+        """Gives the write the next seq and puts it into the next group."""
+        seq = chat.head_seq + 1
+        arm = content.WhichOneof("body") or ""
+        if arm == "chat_created":
+            for member in content.chat_created.members:
+                member.joined_seq = seq
+        sent_at_ms = max(now_ms, chat.sent_at_ms)
+        head = EventHead(
+            seq, message_id(now_ms, self._random_bits), write.sender_user_id, write.client_message_id, sent_at_ms, arm
+        )
+        event = chat_pb2.ChatEvent(
+            chat_id=chat.chat_id,
+            seq=seq,
+            message_id=head.message_id,
+            client_message_id=write.client_message_id,
+            sender_user_id=write.sender_user_id,
+            sender_device_id=write.sender_device_id,
+            sent_at_ms=sent_at_ms,
+            content=content,
+        )
+        serialized = event.SerializeToString()
+        recipients_before = chat.recipients
+        chat.append(head, now_ms)
+        members = chat.apply(event)
+        left_user_id = content.member_removed.user_id if arm == "member_removed" else ""
+        pending = Pending(
+            head=head,
+            event=serialized,
+            recipients=recipients_before if left_user_id else chat.recipients,
+            left_user_id=left_user_id,
+            tickets=tickets,
+        )
+        view = None
+        if members is not None and chat.chat is not None:
+            view = ChatView(chat.chat.SerializeToString(), members)
+        erases_seq = content.delete.target_seq if arm == "delete" else 0
+        if erases_seq:
+            chat.mark_erased(erases_seq)
+        amends_seq = content.edit.target_seq if arm == "edit" else 0
+        self._entries.append(Entry(chat.chat_id, seq, self._epoch, serialized, amends_seq, erases_seq, view))
+        self._pending.append((chat, pending))
+        chat.in_flight[seq] = pending
+
+    def _forget(self, chat: ActiveChat) -> None:
+        """Drops a chat whose append failed: what it holds in memory is no longer what the log holds."""
+        del self._chats[chat.chat_id]
+        kept = [other is not chat for other, _ in self._pending]
+        self._entries = [entry for entry, keep in zip(self._entries, kept, strict=True) if keep]
+        self._pending = [pair for pair, keep in zip(self._pending, kept, strict=True) if keep]
+        tickets = [ticket for pending in chat.in_flight.values() for ticket, _ in pending.tickets]
+        tickets += [ticket for ticket, _ in chat.waiting]
+        self._answers += [Answer(ticket, unavailable()) for ticket in tickets]
+
+
+def _result(chat_id: str, head: EventHead, again: bool) -> chat_pb2.SendResult:
+    return chat_pb2.SendResult(
+        chat_id=chat_id, seq=head.seq, message_id=head.message_id, sent_at_ms=head.sent_at_ms, duplicate=again
+    )
