@@ -30,8 +30,11 @@ class Limits:
     history_page_default: int = 20
     history_page_max: int = 100
     """Events in a page; more is cut to it."""
+    chats_page_default: int = 50
+    chats_page_max: int = 100
+    """Chats in a page; more is cut to it."""
     page_bytes_max: int = 512 * 1024
-    """A page ends early past this size."""
+    """A page, of events or of chats, ends early past this size."""
     group_members_max: int = 256
     """Members of a group; ERROR_CODE_LIMIT_EXCEEDED."""
     join_requests_max: int = 256

@@ -168,11 +168,12 @@ class Sequencer:
         return answers
 
     def take_group(self) -> Group | None:
-        """Everything that is ready to be appended; None if nothing is. Groups must be appended in the order they are taken."""
+        """What is ready to be appended, oldest first; None if nothing is. The next group may be taken when this one is done."""
         if not self._entries:
             return None
-        group = Group(self._entries, self._pending)
-        self._entries, self._pending = [], []
+        entries_max = self._limits.group_entries_max
+        group = Group(self._entries[:entries_max], self._pending[:entries_max])
+        self._entries, self._pending = self._entries[entries_max:], self._pending[entries_max:]
         return group
 
     # What the shell may ask.

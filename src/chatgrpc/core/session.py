@@ -1,0 +1,554 @@
+"""The session of one stream: a state machine without I/O.
+
+The shell hands in frames, answers and the clock, and runs the effects that come back; whatever is to be sent stands, ready for the
+wire, in the session's output. Peer input never raises here: a request that breaks a rule is answered by an `Error`, and input that
+breaks the protocol ends the session with a code of the disconnect table.
+
+States: `AWAITING_HELLO` → (Hello) `OPENING`: the token is verified, the device registered, the user's chats are read → `OPEN`:
+requests are served, and the feed pushes events → `ENDED`.
+"""
+
+import enum
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from chatgrpc.core.disconnect import Code, Ended
+from chatgrpc.core.entries import Membership, StoredChat, StoredEvent
+from chatgrpc.core.event_feed import EventFeed, Read, Start
+from chatgrpc.core.events import frame_chunk, history_chunk
+from chatgrpc.core.ids import CLIENT_MESSAGE_ID_BYTES, direct_chat_id, is_chat_id, is_device_id, is_user_id
+from chatgrpc.core.limits import Limits
+from chatgrpc.core.refusal import is_retryable
+from chatgrpc.core.rules import MESSAGES
+from chatgrpc.core.write import Write
+from chatgrpc.v1 import chat_pb2, session_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Times of a session, in milliseconds."""
+
+    hello_timeout_ms: int = 10_000
+    heartbeat_interval_ms: int = 30_000
+    max_age_ms: int = 0
+    """After this the stream is drained and ended, so that load spreads over new nodes; 0 = never."""
+    drain_grace_ms: int = 30_000
+    """Between a Drain and the end of the stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """Verify the token, register the device, read the user's chats; then call `admitted` or `end`."""
+
+    token: str
+    device_id: str
+    device_name: str
+    sync_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyToken:
+    """Verify a newer token; then call `token_verified`."""
+
+    request_id: int
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Hand the write to the chat's owner; then call `answered`."""
+
+    request_id: int
+    write: Write
+
+
+@dataclass(frozen=True, slots=True)
+class FetchPage:
+    """Read a page of history as this user may see it; then call `page_read`."""
+
+    request_id: int
+    request: session_pb2.FetchHistory
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """The device has events up to `delivered_seq`, and its user has read up to `read_seq`; 0 = no news."""
+
+    chat_id: str
+    delivered_seq: int
+    read_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadMembership:
+    """An event came of a chat that the feed does not know: read the membership; then call `membership_read`."""
+
+    chat_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShowTyping:
+    """Tell the other members."""
+
+    chat_id: str
+    kind: session_pb2.TypingKind.ValueType
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """The session watches the presence of the members of these chats, and of no others."""
+
+    chat_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Flush the output, which ends with a Disconnect, and end the stream."""
+
+    ended: Ended
+
+
+Effect: TypeAlias = Admit | VerifyToken | Submit | FetchPage | Marked | ReadMembership | ShowTyping | Watch | End
+NOTHING: Sequence[Effect] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What `Admit` found."""
+
+    user_id: str
+    token_expires_at_ms: int
+    memberships: list[Membership]
+    acked: Mapping[str, int]
+    """The device's acknowledged seqs by chat."""
+    receipts: Iterable[chat_pb2.Receipt]
+    """Marks that changed since the Hello's sync_token."""
+    sync_token: str
+
+
+class State(enum.Enum):
+    """Where a session stands."""
+
+    AWAITING_HELLO = enum.auto()
+    OPENING = enum.auto()
+    OPEN = enum.auto()
+    ENDED = enum.auto()
+
+
+class Session:
+    """One stream of one device."""
+
+    def __init__(self, session_id: str, metadata_token: str | None, limits: Limits, timings: Timings, now_ms: int) -> None:
+        self.session_id = session_id
+        self.user_id = ""
+        self.device_id = ""
+        self.state = State.AWAITING_HELLO
+        self.events: list[bytes] = []
+        """Chunks to send, in order: events, answers."""
+        self.control: dict[tuple[str, ...], bytes] = {}
+        """Chunks of which only the latest of a key counts: receipts, presence, typing. They never force a flush."""
+        self.feed = EventFeed(limits, self.events)
+        self.deadline_ms = now_ms + timings.hello_timeout_ms
+        """When `on_deadline` must be called."""
+        self._limits = limits
+        self._timings = timings
+        self._metadata_token = metadata_token
+        self._opened_at_ms = now_ms
+        self._last_input_ms = now_ms
+        self._last_output_ms = now_ms
+        self._token_expires_at_ms = 0
+        self._drained_at_ms = 0
+        self._last_request_id = 0
+        self._requests_in_flight = 0
+        self._history_in_flight = 0
+        self._hello_request_id = 0
+        self._hello = session_pb2.Hello()
+        self._early_frames: list[session_pb2.ClientFrame] = []
+        self._early_chats: dict[str, None] = {}
+        self._sync_token = ""
+        self._failed_sends: dict[str, bytes] = {}  # chat id -> client message id that must come again first (M7)
+        self._typing_at_ms: dict[str, int] = {}
+
+    # Frames.
+
+    def receive(self, frame: session_pb2.ClientFrame, now_ms: int) -> Sequence[Effect]:
+        """Takes one frame of the device."""
+        self._last_input_ms = now_ms
+        if self.state is State.OPEN:
+            return self._dispatch(frame, now_ms)
+        if self.state is State.AWAITING_HELLO:
+            return self._receive_hello(frame)
+        if self.state is State.OPENING:
+            self._early_frames.append(frame)
+        return NOTHING
+
+    def _receive_hello(self, frame: session_pb2.ClientFrame) -> Sequence[Effect]:
+        if frame.WhichOneof("body") != "hello":
+            return self.end(_violation("The first frame must be a Hello."))
+        hello = frame.hello
+        if not is_device_id(hello.device_id):
+            return self.end(_violation("Hello.device_id must be 1 to 64 letters, digits and _ . -"))
+        if len(hello.positions) > 2 * self._limits.chats_per_user_max:
+            return self.end(_violation("Hello.positions names more chats than a user can have."))
+        token = hello.token or self._metadata_token
+        if not token:
+            return self.end(
+                Ended(
+                    session_pb2.DISCONNECT_CODE_UNAUTHENTICATED,
+                    "There is no token: set Hello.token, or send `authorization: Bearer TOKEN` as metadata.",
+                    "TOKEN_MISSING",
+                )
+            )
+        self.state = State.OPENING
+        self.device_id = hello.device_id
+        self._hello_request_id = self._last_request_id = frame.request_id
+        self._hello.CopyFrom(hello)
+        self._hello.ClearField("token")
+        name = hello.device_name.encode()[: self._limits.device_name_bytes_max].decode(errors="ignore")
+        return [Admit(token, hello.device_id, name, hello.sync_token)]
+
+    def _dispatch(self, frame: session_pb2.ClientFrame, now_ms: int) -> Sequence[Effect]:
+        request_id = frame.request_id
+        if request_id:
+            if request_id <= self._last_request_id:
+                return self.end(_violation(f"request_id {request_id} does not rise above {self._last_request_id}."))
+            self._last_request_id = request_id
+        match frame.WhichOneof("body"):
+            case "send":
+                return self._send(request_id, frame.send)
+            case "ack":
+                acked = self.feed.ack(frame.ack.chat_id, frame.ack.seq)
+                return [Marked(frame.ack.chat_id, acked, 0)] if acked else NOTHING
+            case "mark_read":
+                return self._mark_read(frame.mark_read)
+            case "typing":
+                return self._typing(frame.typing, now_ms)
+            case "heartbeat":
+                if request_id:
+                    self._answer(request_id, session_pb2.ServerFrame(heartbeat=self._heartbeat()))
+                return NOTHING
+            case "fetch_history":
+                return self._fetch_history(request_id, frame.fetch_history)
+            case "refresh_token":
+                return self._refresh_token(request_id, frame.refresh_token)
+            case "watch_chats":
+                known = (chat_id for chat_id in frame.watch_chats.chat_ids if self.feed.knows(chat_id))
+                return [Watch(tuple(dict.fromkeys(known))[: self._limits.watched_chats_max])]
+            case "hello":
+                return self.end(_violation("A stream has one Hello."))
+        return NOTHING if request_id == 0 else self._refuse(request_id, chat_pb2.ERROR_CODE_INVALID_ARGUMENT, "Unknown frame.")
+
+    # Requests.
+
+    def _send(self, request_id: int, send: session_pb2.SendMessage) -> Sequence[Effect]:
+        if not request_id:
+            return self.end(_violation("A SendMessage needs a request_id, to which its outcome can be given."))
+        client_message_id = send.key.client_message_id
+        if len(client_message_id) != CLIENT_MESSAGE_ID_BYTES:
+            return self._refuse(
+                request_id,
+                chat_pb2.ERROR_CODE_INVALID_ARGUMENT,
+                "key.client_message_id must be 16 random bytes, kept for re-sends.",
+            )
+        peer_user_id = send.user_id
+        if peer_user_id and is_user_id(peer_user_id):
+            chat_id = direct_chat_id(self.user_id, peer_user_id)
+        elif is_chat_id(send.chat_id):
+            chat_id = send.chat_id
+        else:
+            return self._refuse(request_id, chat_pb2.ERROR_CODE_INVALID_ARGUMENT, "Set chat_id or user_id, in its proper form.")
+        if send.content.WhichOneof("body") not in MESSAGES:
+            return self._refuse(
+                request_id,
+                chat_pb2.ERROR_CODE_UNSUPPORTED_CONTENT,
+                "Changes of a chat go through ChatService; other content is unknown.",
+            )
+        awaited = self._failed_sends.get(chat_id)
+        if awaited is not None and awaited != client_message_id:
+            return self._refuse(
+                request_id,
+                chat_pb2.ERROR_CODE_AFTER_FAILED_SEND,
+                "An earlier send to this chat failed; send that one again first.",
+                100,
+            )
+        if self._requests_in_flight >= self._limits.requests_in_flight_max:
+            self._failed_sends[chat_id] = client_message_id
+            return self._too_many(request_id, self._limits.requests_in_flight_max)
+        self._failed_sends.pop(chat_id, None)
+        self._requests_in_flight += 1
+        write = Write(chat_id, self.user_id, send.content, client_message_id, send.key.seen_seq, self.device_id, peer_user_id)
+        return [Submit(request_id, write)]
+
+    def answered(self, request_id: int, write: Write, outcome: chat_pb2.SendResult | chat_pb2.Error) -> None:
+        """The outcome of a `Submit`."""
+        self._requests_in_flight -= 1
+        if isinstance(outcome, chat_pb2.SendResult):
+            self._answer(request_id, session_pb2.ServerFrame(sent=outcome))
+            return
+        if is_retryable(outcome):
+            self._failed_sends.setdefault(write.chat_id, write.client_message_id)
+        self._answer(request_id, session_pb2.ServerFrame(error=outcome))
+
+    def _mark_read(self, mark: session_pb2.MarkRead) -> Sequence[Effect]:
+        read_seq = min(mark.seq, self.feed.pushed_seq(mark.chat_id))
+        return [Marked(mark.chat_id, 0, read_seq)] if read_seq else NOTHING
+
+    def _typing(self, typing: session_pb2.Typing, now_ms: int) -> Sequence[Effect]:
+        chat_id = typing.chat_id
+        if not self.feed.knows(chat_id):
+            return NOTHING
+        stopped = typing.kind == session_pb2.TYPING_KIND_STOPPED
+        if (
+            not stopped
+            and now_ms - self._typing_at_ms.get(chat_id, -self._limits.typing_interval_ms) < self._limits.typing_interval_ms
+        ):
+            return NOTHING
+        self._typing_at_ms[chat_id] = now_ms
+        kind = typing.kind
+        if kind not in {session_pb2.TYPING_KIND_RECORDING, session_pb2.TYPING_KIND_STOPPED}:
+            kind = session_pb2.TYPING_KIND_TEXT
+        return [ShowTyping(chat_id, kind)]
+
+    def _fetch_history(self, request_id: int, request: session_pb2.FetchHistory) -> Sequence[Effect]:
+        if not request_id:
+            return self.end(_violation("A FetchHistory needs a request_id, to which the page can be given."))
+        if self._history_in_flight >= self._limits.history_requests_in_flight_max:
+            return self._too_many(request_id, self._limits.history_requests_in_flight_max)
+        self._history_in_flight += 1
+        return [FetchPage(request_id, request)]
+
+    def page_read(
+        self, request_id: int, page: session_pb2.HistoryPage | chat_pb2.Error, events: list[StoredEvent] | None = None
+    ) -> None:
+        """The outcome of a `FetchPage`; `page` holds all but the events."""
+        self._history_in_flight -= 1
+        if isinstance(page, chat_pb2.Error):
+            self._answer(request_id, session_pb2.ServerFrame(error=page))
+            return
+        self.events.append(history_chunk(request_id, page, [stored.event for stored in events or ()]))
+
+    def _refresh_token(self, request_id: int, refresh: session_pb2.RefreshToken) -> Sequence[Effect]:
+        if self._requests_in_flight >= self._limits.requests_in_flight_max:
+            return self._too_many(request_id, self._limits.requests_in_flight_max)
+        self._requests_in_flight += 1
+        return [VerifyToken(request_id, refresh.token)]
+
+    def token_verified(self, request_id: int, user_id: str, expires_at_ms: int, now_ms: int) -> None:
+        """A newer token is valid, and says this of its bearer."""
+        if user_id != self.user_id:
+            self.token_refused(request_id, "The token is another user's. The session goes on with the token it has.")
+            return
+        self._requests_in_flight -= 1
+        self._token_expires_at_ms = expires_at_ms
+        self._set_deadline(now_ms)
+        refreshed = session_pb2.TokenRefreshed(token_expires_at_ms=expires_at_ms)
+        self._answer(request_id, session_pb2.ServerFrame(token_refreshed=refreshed))
+
+    def token_refused(self, request_id: int, message: str) -> None:
+        """A newer token is not valid."""
+        self._requests_in_flight -= 1
+        self._refuse(request_id, chat_pb2.ERROR_CODE_TOKEN_INVALID, message)
+
+    # Opening.
+
+    def admitted(self, admission: Admission, now_ms: int) -> Sequence[Effect]:
+        """The device may come in. Deliveries that came since the Hello have been noted, so none is missed."""
+        if self.state is not State.OPENING:
+            return NOTHING
+        hello = self._hello
+        self.state = State.OPEN
+        self.user_id = admission.user_id
+        self._token_expires_at_ms = admission.token_expires_at_ms
+        self._sync_token = admission.sync_token
+        self._set_deadline(now_ms)
+        welcome = session_pb2.Welcome(
+            session_id=self.session_id,
+            user_id=admission.user_id,
+            heartbeat_interval_ms=self._timings.heartbeat_interval_ms,
+            limits=self._limits.frame(),
+            token_expires_at_ms=admission.token_expires_at_ms,
+            server_time_ms=now_ms,
+        )
+        self._answer(self._hello_request_id, session_pb2.ServerFrame(welcome=welcome))
+        positions = {position.chat_id: position.seq for position in hello.positions}
+        at_head = hello.start_at == session_pb2.START_AT_HEAD
+        self.feed.open(admission.memberships, Start(positions, admission.acked, at_head))
+        for receipt in admission.receipts:
+            self.show_receipt(receipt)
+        effects: list[Effect] = [ReadMembership(chat_id) for chat_id in self._early_chats]
+        for position in hello.positions:
+            known_seq = self.feed.pushed_seq(
+                position.chat_id
+            )  # what the device says it holds, it has received, and perhaps read
+            delivered_seq, read_seq = min(position.seq, known_seq), min(position.read_seq, known_seq)
+            if delivered_seq:
+                effects.append(Marked(position.chat_id, delivered_seq, read_seq))
+        self._early_chats.clear()
+        self._hello.Clear()
+        self._note_sync()
+        early, self._early_frames = self._early_frames, []
+        for frame in early:
+            effects += self.receive(frame, now_ms)
+        return effects
+
+    # Events.
+
+    def deliver(self, chat_id: str, seq: int, chunk: bytes, last: bool) -> Sequence[Effect]:
+        """Takes a committed event of one of the user's chats; `last` if the user is no member after it."""
+        if self.state is State.OPEN:
+            if self.feed.deliver(chat_id, seq, chunk, last):
+                return NOTHING
+            return [ReadMembership(chat_id)]
+        if self.state is State.OPENING:
+            self._early_chats[chat_id] = None
+        return NOTHING
+
+    def membership_read(self, membership: Membership | None) -> None:
+        """The outcome of a `ReadMembership`."""
+        if self.state is State.OPEN and membership is not None:
+            self.feed.admit(membership)
+
+    def next_read(self) -> Read | None:
+        """What the feed wants read next, unless too much waits to be sent already."""
+        if self.state is not State.OPEN or self.backlog_bytes() > self._limits.unacknowledged_bytes_max:
+            return None
+        wanted = self.feed.next_read()
+        if wanted is None:
+            self._note_sync()
+        return wanted
+
+    def log_read(self, events: list[StoredEvent]) -> None:
+        """The outcome of a `ReadLog`."""
+        self.feed.read_done(events)
+
+    def chat_loaded(self, chat_id: str, stored: StoredChat) -> None:
+        """The outcome of a `LoadChat`."""
+        self.feed.chat_loaded(chat_id, stored)
+
+    def show_receipt(self, receipt: chat_pb2.Receipt) -> None:
+        """Someone's marks rose."""
+        self.control["receipt", receipt.chat_id, receipt.user_id] = frame_chunk(session_pb2.ServerFrame(receipt=receipt))
+
+    def show_typing(self, typing: session_pb2.Typing) -> None:
+        """Someone is typing."""
+        self.control["typing", typing.chat_id, typing.user_id] = frame_chunk(session_pb2.ServerFrame(typing=typing))
+
+    def show_presence(self, presence: session_pb2.Presence) -> None:
+        """Someone came or went."""
+        self.control["presence", presence.user_id] = frame_chunk(session_pb2.ServerFrame(presence=presence))
+
+    # Output.
+
+    def backlog_bytes(self) -> int:
+        """Bytes that wait to be sent."""
+        return sum(map(len, self.events)) + sum(map(len, self.control.values()))
+
+    def take_output(self, now_ms: int) -> bytes:
+        """Takes the next message to send: a serialized ConnectResponse; empty if there is nothing."""
+        events = self.events
+        chunks = events
+        if len(events) > 1:
+            size = 0
+            for index, chunk in enumerate(events):
+                size += len(chunk)
+                if size > self._limits.batch_bytes_max and index:
+                    chunks = events[:index]
+                    break
+        taken = len(chunks)
+        if self.control and taken == len(events):
+            chunks = [*chunks, *self.control.values()]
+            self.control.clear()
+        message = b"".join(chunks)
+        del events[:taken]
+        if message:
+            self._last_output_ms = now_ms
+        return message
+
+    # Time and end.
+
+    def on_deadline(self, now_ms: int) -> Sequence[Effect]:
+        """To be called at `deadline_ms`, which it sets anew."""
+        if self.state is State.AWAITING_HELLO:
+            return self.end(Ended(session_pb2.DISCONNECT_CODE_HELLO_TIMEOUT))
+        if self.state is State.ENDED:
+            return NOTHING
+        interval_ms = self._timings.heartbeat_interval_ms
+        if now_ms - self._last_input_ms >= interval_ms * 5 // 2:
+            return self.end(Ended(session_pb2.DISCONNECT_CODE_HEARTBEAT_MISSED))
+        if self.state is State.OPENING:
+            self.deadline_ms = now_ms + interval_ms
+            return NOTHING
+        if now_ms >= self._token_expires_at_ms:
+            return self.end(
+                Ended(session_pb2.DISCONNECT_CODE_UNAUTHENTICATED, "The token expired. Get a new one.", "TOKEN_EXPIRED")
+            )
+        if self._drained_at_ms and now_ms - self._drained_at_ms >= self._timings.drain_grace_ms:
+            return self.end(Ended(session_pb2.DISCONNECT_CODE_MAX_AGE))
+        if self._timings.max_age_ms and not self._drained_at_ms and now_ms - self._opened_at_ms >= self._timings.max_age_ms:
+            self.drain(0, now_ms)
+        if now_ms - self._last_output_ms >= interval_ms:
+            self._last_output_ms = now_ms
+            self.events.append(frame_chunk(session_pb2.ServerFrame(heartbeat=self._heartbeat())))
+        self._set_deadline(now_ms)
+        return NOTHING
+
+    def drain(self, reconnect_after_ms: int, now_ms: int) -> None:
+        """Tells the device that its stream will end soon."""
+        if self.state is not State.OPEN:
+            return
+        self._drained_at_ms = now_ms
+        drain = session_pb2.Drain(reconnect_after_ms=reconnect_after_ms)
+        self.events.append(frame_chunk(session_pb2.ServerFrame(drain=drain)))
+
+    def end(self, ended: Ended) -> Sequence[Effect]:
+        """Ends the session: the last frame is a Disconnect."""
+        if self.state is State.ENDED:
+            return NOTHING
+        self.state = State.ENDED
+        self.control.clear()
+        self.events.append(frame_chunk(ended.frame()))
+        return [End(ended)]
+
+    # Helpers.
+
+    def _set_deadline(self, now_ms: int) -> None:
+        interval_ms = self._timings.heartbeat_interval_ms
+        deadline_ms = min(
+            self._last_input_ms + interval_ms * 5 // 2, self._last_output_ms + interval_ms, self._token_expires_at_ms
+        )
+        if self._drained_at_ms:
+            deadline_ms = min(deadline_ms, self._drained_at_ms + self._timings.drain_grace_ms)
+        elif self._timings.max_age_ms:
+            deadline_ms = min(deadline_ms, self._opened_at_ms + self._timings.max_age_ms)
+        self.deadline_ms = max(deadline_ms, now_ms + 1)
+
+    def _heartbeat(self) -> session_pb2.Heartbeat:
+        heads = [session_pb2.ChatHead(chat_id=chat_id, seq=seq) for chat_id, seq in self.feed.heads_behind()]
+        return session_pb2.Heartbeat(heads=heads)
+
+    def _note_sync(self) -> None:
+        if self._sync_token and self.feed.is_live:
+            complete = session_pb2.SyncComplete(sync_token=self._sync_token)
+            self._sync_token = ""
+            self.events.append(frame_chunk(session_pb2.ServerFrame(sync_complete=complete)))
+
+    def _answer(self, request_id: int, frame: session_pb2.ServerFrame) -> None:
+        frame.request_id = request_id
+        self.events.append(frame_chunk(frame))
+
+    def _refuse(
+        self, request_id: int, code: chat_pb2.ErrorCode.ValueType, message: str, retry_after_ms: int = 0
+    ) -> Sequence[Effect]:
+        error = chat_pb2.Error(code=code, message=message, retry_after_ms=retry_after_ms)
+        self._answer(request_id, session_pb2.ServerFrame(error=error))
+        return NOTHING
+
+    def _too_many(self, request_id: int, requests_max: int) -> Sequence[Effect]:
+        message = f"{requests_max} requests are unanswered already; wait for an answer before the next."
+        return self._refuse(request_id, chat_pb2.ERROR_CODE_TOO_MANY_IN_FLIGHT, message, 100)
+
+
+def _violation(message: str) -> Ended:
+    code: Code = session_pb2.DISCONNECT_CODE_PROTOCOL_VIOLATION
+    return Ended(code, message)
