@@ -1,0 +1,91 @@
+"""The development issuer: a key pair in the data folder, so that two people can chat before there is an identity provider."""
+
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Self
+
+from joserfc import jwt
+from joserfc.errors import JoseError
+from joserfc.jwk import OKPKey
+
+from chatgrpc.adapters.jwt.keys import JwtRegistry
+from chatgrpc.config import DEV_AUDIENCE, DEV_ISSUER, StartError
+from chatgrpc.core.ids import is_user_id
+
+FILE_NAME = "dev_issuer.json"
+
+
+class DevIssuer:
+    """Signs tokens with the key in `<data_dir>/dev_issuer.json`, a JWK set of one private Ed25519 key, readable by its owner.
+
+    Who can read the file can be any user; production verifies the tokens of a real issuer (`auth.mode = "jwks"`).
+    """
+
+    def __init__(self, path: Path, key: OKPKey) -> None:
+        self.path = path
+        self._key = key
+
+    @classmethod
+    def open(cls, data_dir: Path) -> Self:
+        """Reads the key, and makes it first if there is none; processes that race to make it end with the same one.
+
+        Raises:
+            StartError: the folder cannot be written, or the file does not hold a key.
+        """
+        path = data_dir / FILE_NAME
+        try:
+            if not path.exists():
+                data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _create(path)
+            return cls(path, _read(path))
+        except OSError as error:
+            raise StartError(f"{path}: {error.strerror or error}") from error
+        except (JoseError, ValueError, KeyError, TypeError, IndexError) as error:
+            raise StartError(f"{path}: not a development key; move it away and a new one is made") from error
+
+    def mint(self, user_id: str, ttl_s: int, now_ms: int) -> str:
+        """A token for `user_id` that expires `ttl_s` after `now_ms`.
+
+        Raises:
+            ValueError: `user_id` is not a valid user id, or `ttl_s` is not positive.
+        """
+        if not is_user_id(user_id):
+            raise ValueError(f"{user_id!r} is not a user id: 1 to 64 of A-Z a-z 0-9 _ . @ + -, a letter or digit first")
+        if ttl_s <= 0:
+            raise ValueError("a token must live at least one second")
+        issued_at_s = now_ms // 1000
+        claims = {
+            "iss": DEV_ISSUER,
+            "aud": DEV_AUDIENCE,
+            "sub": user_id,
+            "iat": issued_at_s,
+            "exp": issued_at_s + ttl_s,
+        }
+        return jwt.encode({"alg": "EdDSA", "kid": self._key.kid}, claims, self._key, registry=JwtRegistry())
+
+
+def _read(path: Path) -> OKPKey:
+    key = OKPKey.import_key(json.loads(path.read_bytes())["keys"][0])
+    if not key.is_private or key.curve_name != "Ed25519" or not key.kid:
+        raise ValueError("not a private Ed25519 key")
+    return key
+
+
+def _create(path: Path) -> None:
+    """Writes a new key beside `path` and links it there: whoever links first wins, and no one sees half a file."""
+    key = OKPKey.generate_key("Ed25519", {"use": "sig", "alg": "EdDSA"}, auto_kid=True)
+    document = json.dumps({"keys": [key.as_dict(private=True)]}, indent=2).encode()
+    draft = path.with_name(f".{FILE_NAME}.{secrets.token_hex(8)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(document)
+            file.flush()
+            os.fsync(file.fileno())
+        path.hardlink_to(draft)
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()

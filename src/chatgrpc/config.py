@@ -1,0 +1,325 @@
+"""Settings: what an operator can choose, where a choice may stand, and which choices are refused.
+
+A setting has one name, `server.port`, and three spellings that follow from it: the key `port` under `[server]` of a TOML
+file, `CHATGRPC_SERVER__PORT` in the environment, and a flag, `--port` (flags of the group `server` leave the group out;
+`log.level` is `--log-level`). Flags win over the environment, the environment over the file, the file over the defaults.
+
+`Settings` itself is pure: built in code it holds what the code says and its defaults. `load_settings` reads the world.
+"""
+
+import ipaddress
+import os
+import tomllib
+from collections import ChainMap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+ENV_PREFIX = "CHATGRPC_"
+CONFIG_FILE_ENV = "CHATGRPC_CONFIG"
+
+DEV_ISSUER = "chatgrpc-dev"
+DEV_AUDIENCE = "chatgrpc"
+
+Port = Annotated[int, Field(ge=0, le=65_535)]
+
+
+class StartError(Exception):
+    """The node cannot start, and the person who starts it can do something about it. The message says what."""
+
+
+class ConfigError(StartError):
+    """A setting is unknown, has a value it cannot have, or does not go with another one."""
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ServerSettings(_Group):
+    """The public port and the life of the process."""
+
+    host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.")
+    port: Port = Field(default=50_551, description="Port to listen on; 0 takes any free one.")
+    tls_cert_file: Path | None = Field(default=None, description="Certificate chain (PEM) for TLS.")
+    tls_key_file: Path | None = Field(default=None, description="Private key (PEM) of the certificate.")
+    allow_dev_auth: bool = Field(default=False, description="Accept development tokens on an address others can reach.")
+    metrics_host: str = Field(default="127.0.0.1", min_length=1, description="Address of the Prometheus endpoint.")
+    metrics_port: Port = Field(default=9464, description="Port of the Prometheus endpoint; 0 turns it off.")
+    drain_timeout_s: float = Field(
+        default=20.0, ge=0, description="Longest time a stopping node spends to send devices elsewhere."
+    )
+
+
+class AuthSettings(_Group):
+    """Whose tokens are accepted."""
+
+    mode: Literal["dev", "jwks"] = Field(
+        default="dev", description="dev: tokens of `chatgrpc token`; jwks: tokens of an issuer, by its public keys."
+    )
+    issuer: str | None = Field(default=None, min_length=1, description="The `iss` that tokens must carry (jwks).")
+    audience: str = Field(default=DEV_AUDIENCE, min_length=1, description="The `aud` that tokens must carry (jwks).")
+    jwks_file: Path | None = Field(default=None, description="The issuer's public keys, a JWK set, read again when it changes.")
+    jwks_url: str | None = Field(default=None, description="Address of the issuer's public keys, a JWK set.")
+    leeway_s: float = Field(default=30.0, ge=0, le=600, description="Difference of clocks that is forgiven in a token's times.")
+
+
+class SessionSettings(_Group):
+    """The devices' streams."""
+
+    heartbeat_interval_s: float = Field(default=30.0, gt=0, description="A quiet stream carries a heartbeat this often.")
+    hello_timeout_s: float = Field(default=10.0, gt=0, description="Longest time from a stream's opening to its Hello.")
+    flush_interval_ms: float = Field(default=5.0, ge=0, description="Time for which writes to a busy stream are gathered.")
+    max_connection_age_s: float = Field(default=86_400.0, gt=0, description="A stream older than this is asked to reconnect.")
+
+
+class LogSettings(_Group):
+    """The log, written to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level that is written.")
+    format: Literal["auto", "json", "console"] = Field(
+        default="auto", description="One JSON object a line, or text for people; auto: text on a terminal."
+    )
+
+
+class Settings(BaseSettings):
+    """Everything an operator can choose. Immutable; built in code it reads neither the environment nor a file."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=ENV_PREFIX, env_nested_delimiter="__")
+
+    data_dir: Path = Field(default=Path("data"), description="Folder that holds all the node keeps.")
+    server: ServerSettings = ServerSettings()
+    auth: AuthSettings = AuthSettings()
+    session: SessionSettings = SessionSettings()
+    log: LogSettings = LogSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only the arguments: `load_settings` reads the other sources itself, to know where each value came from."""
+        return (init_settings,)
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        problems = [*_tls_problems(self.server), *_auth_problems(self)]
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    @property
+    def token_issuer(self) -> str:
+        """The `iss` that tokens must carry, whatever the mode."""
+        return DEV_ISSUER if self.auth.issuer is None else self.auth.issuer
+
+    @property
+    def token_audience(self) -> str:
+        """The `aud` that tokens must carry, whatever the mode."""
+        return self.auth.audience
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedSettings:
+    """Settings, and where each of them was found."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+    """Of each setting that is not at its default: the flag, the environment variable or the file it came from."""
+
+
+def load_settings(flags: Mapping[str, object], config_file: Path | None = None) -> LoadedSettings:
+    """Reads flags, environment and file, in this order of precedence.
+
+    Args:
+        flags: values by name of setting (`server.port`); None stands for a flag that was not given.
+        config_file: the TOML file; without it the one that `CHATGRPC_CONFIG` names, if any.
+
+    Raises:
+        ConfigError: with one line for each thing that is wrong, each naming the setting and where it stands.
+    """
+    file = config_file or (Path(os.environ[CONFIG_FILE_ENV]) if os.environ.get(CONFIG_FILE_ENV) else None)
+    from_flags = {key: value for key, value in flags.items() if value is not None}
+    from_env = _read_environment()
+    from_file = {} if file is None else _read_file(file)
+    values: ChainMap[str, object] = ChainMap(from_flags, from_env, from_file)
+    origins = {
+        **{key: str(file) for key in from_file},
+        **{key: env_name(key) for key in from_env},
+        **{key: flag_name(key) for key in from_flags},
+    }
+
+    unknown = [_describe_unknown(key, origins[key]) for key in sorted(values.keys() - dict(setting_fields()).keys())]
+    if unknown:
+        raise ConfigError("\n".join(unknown))
+    try:
+        return LoadedSettings(Settings.model_validate(_nested(values)), origins)
+    except ValidationError as error:
+        # The cause would show the values, and one of them may be a secret.
+        raise ConfigError("\n".join(_describe_invalid(error, origins))) from None
+
+
+def setting_fields() -> Iterator[tuple[str, FieldInfo]]:
+    """Every setting's name (`server.port`) and declaration, in the order of declaration."""
+    for name, field in Settings.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, _Group):
+            yield from ((f"{name}.{key}", inner) for key, inner in field.annotation.model_fields.items())
+        else:
+            yield name, field
+
+
+def value_of(settings: Settings, key: str) -> object:
+    """The value of the setting named `key`."""
+    value: object = settings
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def flag_name(key: str) -> str:
+    """The flag of a setting: `server.port` is `--port`, `log.level` is `--log-level`."""
+    return "--" + key.removeprefix("server.").replace(".", "-").replace("_", "-")
+
+
+def env_name(key: str) -> str:
+    """The environment variable of a setting: `server.port` is `CHATGRPC_SERVER__PORT`."""
+    return ENV_PREFIX + key.replace(".", "__").upper()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address. A name other than `localhost` counts as reachable by others."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _tls_problems(server: ServerSettings) -> Iterator[str]:
+    if (server.tls_cert_file is None) != (server.tls_key_file is None):
+        missing = "server.tls_key_file" if server.tls_key_file is None else "server.tls_cert_file"
+        yield f"{missing} is missing: TLS needs both a certificate and its key"
+
+
+def _auth_problems(settings: Settings) -> Iterator[str]:
+    auth, server = settings.auth, settings.server
+    if auth.mode == "dev":
+        for key in ("issuer", "jwks_file", "jwks_url"):
+            if getattr(auth, key) is not None:
+                yield f"auth.{key} is set, but auth.mode is dev, which would not use it; set auth.mode to jwks"
+        if auth.audience != DEV_AUDIENCE:
+            yield "auth.audience is set, but auth.mode is dev, which would not use it; set auth.mode to jwks"
+        if not is_loopback(server.host) and not server.allow_dev_auth:
+            yield (
+                f"auth.mode is dev and server.host is {server.host}: anyone with the development key could be anyone. "
+                "Set auth.mode to jwks, or accept it with --allow-dev-auth"
+            )
+        return
+    if auth.issuer is None:
+        yield "auth.issuer is missing: auth.mode jwks needs the `iss` that tokens carry"
+    if (auth.jwks_file is None) == (auth.jwks_url is None):
+        yield "auth.mode jwks needs auth.jwks_file or auth.jwks_url, and not both"
+    if auth.jwks_url is not None:
+        yield from _url_problems(auth.jwks_url)
+
+
+def _url_problems(url: str) -> Iterator[str]:
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+    except ValueError:
+        parts, host = urlsplit(""), ""
+    if parts.scheme not in ("https", "http") or not host:
+        yield "auth.jwks_url is not an address that starts with https://"
+    elif parts.scheme == "http" and not is_loopback(host):
+        yield "auth.jwks_url must start with https://: who can change the answer can sign tokens"
+
+
+def _read_environment() -> dict[str, object]:
+    """Settings from the environment, and names that look like settings: with `__`, or close to the name of one.
+
+    Other names that start with `CHATGRPC_` are left alone: Kubernetes sets `CHATGRPC_SERVICE_HOST` and the like for a
+    service called chatgrpc.
+    """
+    try:
+        found = _flat(EnvSettingsSource(Settings)())
+    except SettingsError as error:
+        raise ConfigError(f"environment: {error}; a whole group is written as a JSON object") from None
+    groups = {name.upper() for name in Settings.model_fields}
+    for name, value in os.environ.items():
+        rest = name.removeprefix(ENV_PREFIX)
+        if name in (rest, CONFIG_FILE_ENV) or rest.split("__")[0] in groups:
+            continue
+        if "__" in rest or get_close_matches(rest, groups, cutoff=0.8):
+            found[rest.lower().replace("__", ".")] = value
+    return found
+
+
+def _read_file(file: Path) -> dict[str, object]:
+    if not file.is_file():
+        raise ConfigError(f"{file}: no such file")
+    try:
+        return _flat(TomlConfigSettingsSource(Settings, file)())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not TOML: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}") from None
+
+
+def _flat(nested: Mapping[str, Any]) -> dict[str, object]:
+    """`{"server": {"port": 1}}` as `{"server.port": 1}`. Deeper levels stay: no setting is called so."""
+    flat: dict[str, object] = {}
+    for name, value in nested.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{key}": inner for key, inner in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _nested(flat: Mapping[str, object]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        group, dot, name = key.partition(".")
+        if dot:
+            nested.setdefault(group, {})[name] = value
+        else:
+            nested[key] = value
+    return nested
+
+
+def _describe_unknown(key: str, origin: str) -> str:
+    if key in Settings.model_fields:
+        return f"{origin}: {key} is a group of settings, not a setting"
+    known = [name for name, _ in setting_fields()]
+    same_name = [name for name in known if name.endswith("." + key.rpartition(".")[2])]
+    close = get_close_matches(key, known, n=1) or same_name
+    hint = f"; did you mean {close[0]}?" if close else "; `chatgrpc config` shows all settings"
+    return f"{origin}: unknown setting {key}{hint}"
+
+
+def _describe_invalid(error: ValidationError, origins: Mapping[str, str]) -> Iterator[str]:
+    for problem in error.errors(include_url=False, include_context=False, include_input=False):
+        key = ".".join(str(part) for part in problem["loc"][:2])
+        message = problem["msg"].removeprefix("Value error, ")
+        if key:
+            yield f"{origins.get(key, 'default')}: {key}: {message[:1].lower()}{message[1:]}"
+        else:
+            yield message

@@ -1,0 +1,49 @@
+"""Keys from a file."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from chatgrpc.adapters.jwt import JwksFromFile
+from chatgrpc.ports.tokens import KeysUnavailableError
+from tests.contract.jwt_issuer import Clock, jwks, new_key
+
+KEY = new_key("EdDSA", "a")
+OTHER = new_key("ES256", "b")
+
+
+async def test_without_a_file_nothing_can_be_said(tmp_path: Path) -> None:
+    clock = Clock()
+    keys = JwksFromFile(tmp_path / "jwks.json", monotonic=clock)
+    with pytest.raises(KeysUnavailableError):
+        await keys.find("a")
+    (tmp_path / "jwks.json").write_bytes(jwks(KEY))
+    with pytest.raises(KeysUnavailableError):
+        await keys.find("a")  # not looked at again so soon
+    clock.now_s += 2
+    assert await keys.find("a") is not None
+
+
+async def test_keys_stay_when_the_file_vanishes(tmp_path: Path) -> None:
+    clock = Clock()
+    path = tmp_path / "jwks.json"
+    path.write_bytes(jwks(KEY))
+    keys = JwksFromFile(path, monotonic=clock)
+    assert await keys.find("a") is not None
+    path.unlink()
+    clock.now_s += 2
+    assert await keys.find("a") is not None
+
+
+async def test_the_file_is_looked_at_once_an_interval_however_many_ask(tmp_path: Path) -> None:
+    clock = Clock()
+    path = tmp_path / "jwks.json"
+    path.write_bytes(jwks(KEY))
+    keys = JwksFromFile(path, check_interval_s=2, monotonic=clock)
+    assert await keys.find("b") is None
+    path.write_bytes(jwks(KEY, OTHER))
+    clock.now_s += 1.9
+    assert await keys.find("b") is None
+    clock.now_s += 0.1
+    assert None not in await asyncio.gather(*(keys.find("b") for _ in range(20)))
