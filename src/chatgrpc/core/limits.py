@@ -27,6 +27,10 @@ class Limits:
     """Events pushed to a device beyond what it acknowledged; past it the log is read later (G5)."""
     unacknowledged_bytes_max: int = 1024 * 1024
     """The same in bytes."""
+    control_frames_max: int = 2_048
+    """Receipts, typing and presence waiting for a device that does not read; more are dropped, and come with its next Hello."""
+    backlog_bytes_max: int = 256 * 1024
+    """Bytes waiting to be sent on a stream; past it the stream is not read until they are gone."""
     history_page_default: int = 20
     history_page_max: int = 100
     """Events in a page; more is cut to it."""
@@ -71,6 +75,10 @@ class Limits:
     """Events committed together; what is more waits for the next group."""
     writes_waiting_per_chat_max: int = 4_096
     """Writes of one chat waiting for its owner; ERROR_CODE_UNAVAILABLE with a delay."""
+    marks_in_memory_max: int = 200_000
+    """Receipts kept in memory; the longest unchanged are dropped once they are stored."""
+    last_seen_max: int = 200_000
+    """Users whose last disconnection is remembered."""
     typing_interval_ms: int = 1_000
     """Typing frames of one session in one chat closer than this are dropped."""
 

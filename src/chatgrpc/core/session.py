@@ -1,8 +1,8 @@
 """The session of one stream: a state machine without I/O.
 
-The shell hands in frames, answers and the clock, and runs the effects that come back; whatever is to be sent stands, ready for the
-wire, in the session's output. Peer input never raises here: a request that breaks a rule is answered by an `Error`, and input that
-breaks the protocol ends the session with a code of the disconnect table.
+The shell hands in frames, answers and the clock, and runs the effects that come back; whatever is to be sent stands, ready for
+the wire, in the session's output. Peer input never raises here: a request that breaks a rule is answered by an `Error`, and
+input that breaks the protocol ends the session with a code of the disconnect table.
 
 States: `AWAITING_HELLO` → (Hello) `OPENING`: the token is verified, the device registered, the user's chats are read → `OPEN`:
 requests are served, and the feed pushes events → `ENDED`.
@@ -374,8 +374,7 @@ class Session:
         positions = {position.chat_id: position.seq for position in hello.positions}
         at_head = hello.start_at == session_pb2.START_AT_HEAD
         self.feed.open(admission.memberships, Start(positions, admission.acked, at_head))
-        for receipt in admission.receipts:
-            self.show_receipt(receipt)
+        self.events += [frame_chunk(session_pb2.ServerFrame(receipt=receipt)) for receipt in admission.receipts]
         effects: list[Effect] = [ReadMembership(chat_id) for chat_id in self._early_chats]
         for position in hello.positions:
             known_seq = self.feed.pushed_seq(
@@ -428,15 +427,15 @@ class Session:
 
     def show_receipt(self, receipt: chat_pb2.Receipt) -> None:
         """Someone's marks rose."""
-        self.control["receipt", receipt.chat_id, receipt.user_id] = frame_chunk(session_pb2.ServerFrame(receipt=receipt))
+        self._show(("receipt", receipt.chat_id, receipt.user_id), session_pb2.ServerFrame(receipt=receipt))
 
     def show_typing(self, typing: session_pb2.Typing) -> None:
         """Someone is typing."""
-        self.control["typing", typing.chat_id, typing.user_id] = frame_chunk(session_pb2.ServerFrame(typing=typing))
+        self._show(("typing", typing.chat_id, typing.user_id), session_pb2.ServerFrame(typing=typing))
 
     def show_presence(self, presence: session_pb2.Presence) -> None:
         """Someone came or went."""
-        self.control["presence", presence.user_id] = frame_chunk(session_pb2.ServerFrame(presence=presence))
+        self._show(("presence", presence.user_id), session_pb2.ServerFrame(presence=presence))
 
     # Output.
 
@@ -511,6 +510,10 @@ class Session:
         return [End(ended)]
 
     # Helpers.
+
+    def _show(self, key: tuple[str, ...], frame: session_pb2.ServerFrame) -> None:
+        if self.state is State.OPEN and (key in self.control or len(self.control) < self._limits.control_frames_max):
+            self.control[key] = frame_chunk(frame)
 
     def _set_deadline(self, now_ms: int) -> None:
         interval_ms = self._timings.heartbeat_interval_ms

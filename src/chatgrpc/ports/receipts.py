@@ -1,20 +1,11 @@
 """The port of the delivered and read marks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
+from chatgrpc.core.receipts import Mark
 
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """How far a user is in a chat."""
-
-    chat_id: str
-    user_id: str
-    delivered_seq: int
-    read_seq: int
-    changed_at_ms: int
-    """When either mark rose last, milliseconds since the Unix epoch."""
+__all__ = ["Mark", "ReceiptStore"]
 
 
 class ReceiptStore(Protocol):

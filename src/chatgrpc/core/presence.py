@@ -1,0 +1,82 @@
+"""Presence: who has a live session, and which sessions want to know.
+
+Derived from sessions, never stored (M11). A user is shown offline only after a while without a session, so that a device that
+changes networks does not flicker.
+"""
+
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable
+
+from chatgrpc.core.limits import Limits
+from chatgrpc.v1 import session_pb2
+
+Watcher = Hashable
+LINGER_MS = 3_000
+"""How long after their last session a user is still shown online."""
+
+
+class PresenceBook:
+    """Live sessions per user, and the sessions that watch them."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._last_seen_max = limits.last_seen_max
+        self._sessions: dict[str, int] = {}
+        self._leaving: dict[str, int] = {}  # user id -> when to show them offline
+        self._last_seen_ms: OrderedDict[str, int] = OrderedDict()
+        self._watchers: dict[str, set[Watcher]] = {}
+        self._watched: dict[Watcher, tuple[str, ...]] = {}
+
+    def connected(self, user_id: str) -> bool:
+        """A session opened; returns whether the user is news as online."""
+        count = self._sessions.get(user_id, 0)
+        self._sessions[user_id] = count + 1
+        return count == 0 and self._leaving.pop(user_id, None) is None
+
+    def disconnected(self, user_id: str, now_ms: int) -> None:
+        """A session ended."""
+        count = self._sessions[user_id] - 1
+        if count:
+            self._sessions[user_id] = count
+            return
+        del self._sessions[user_id]
+        self._leaving[user_id] = now_ms + LINGER_MS
+        self._last_seen_ms[user_id] = now_ms
+        self._last_seen_ms.move_to_end(user_id)
+        if len(self._last_seen_ms) > self._last_seen_max:
+            self._last_seen_ms.popitem(last=False)
+
+    def take_offline(self, now_ms: int) -> list[str]:
+        """Users who are to be shown offline from now on."""
+        gone = []
+        for user_id, at_ms in self._leaving.items():  # in order of time
+            if at_ms > now_ms:
+                break
+            gone.append(user_id)
+        for user_id in gone:
+            del self._leaving[user_id]
+        return gone
+
+    def presence(self, user_id: str) -> session_pb2.Presence:
+        """What is shown of the user now."""
+        online = user_id in self._sessions or user_id in self._leaving
+        last_seen_ms = 0 if online else self._last_seen_ms.get(user_id, 0)
+        return session_pb2.Presence(user_id=user_id, online=online, last_seen_ms=last_seen_ms)
+
+    def watch(self, watcher: Watcher, user_ids: Iterable[str]) -> None:
+        """The watcher wants to know of these users, and of no others."""
+        self.unwatch(watcher)
+        watched = self._watched[watcher] = tuple(dict.fromkeys(user_ids))
+        for user_id in watched:
+            self._watchers.setdefault(user_id, set()).add(watcher)
+
+    def unwatch(self, watcher: Watcher) -> None:
+        """The watcher wants to know of nobody."""
+        for user_id in self._watched.pop(watcher, ()):
+            watchers = self._watchers[user_id]
+            watchers.discard(watcher)
+            if not watchers:
+                del self._watchers[user_id]
+
+    def watchers(self, user_id: str) -> tuple[Watcher, ...]:
+        """Who wants to know of the user."""
+        return tuple(self._watchers.get(user_id, ()))

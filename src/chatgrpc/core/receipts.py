@@ -1,0 +1,91 @@
+"""Receipts: how far each user is in each chat, as watermarks that only rise.
+
+The book holds the marks that changed lately. It may begin lower than what the store holds, after a start or an eviction; every
+receiver of a mark (store, clients) takes the greater one, so a low mark is harmless and rises with the next acknowledgement.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from chatgrpc.core.limits import Limits
+from chatgrpc.v1 import chat_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How far a user is in a chat."""
+
+    chat_id: str
+    user_id: str
+    delivered_seq: int
+    read_seq: int
+    changed_at_ms: int
+    """When either mark rose last, milliseconds since the Unix epoch."""
+
+    def receipt(self) -> chat_pb2.Receipt:
+        """The mark as devices see it."""
+        return chat_pb2.Receipt(
+            chat_id=self.chat_id, user_id=self.user_id, delivered_seq=self.delivered_seq, read_seq=self.read_seq
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """A mark that rose, and from where."""
+
+    mark: Mark
+    delivered_from_seq: int
+    read_from_seq: int
+
+
+class ReceiptBook:
+    """Marks in memory, and those among them that are not stored yet."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._marks_max = limits.marks_in_memory_max
+        self._marks: OrderedDict[tuple[str, str], Mark] = OrderedDict()
+        self._unsaved: dict[tuple[str, str], None] = {}
+
+    def raise_mark(self, chat_id: str, user_id: str, delivered_seq: int, read_seq: int, now_ms: int) -> Raised | None:
+        """Raises a user's marks; what was read was delivered. None if neither rose."""
+        key = (chat_id, user_id)
+        before = self._marks.get(key) or Mark(chat_id, user_id, 0, 0, 0)
+        delivered = max(before.delivered_seq, delivered_seq, read_seq)
+        read = max(before.read_seq, read_seq)
+        if delivered == before.delivered_seq and read == before.read_seq:
+            return None
+        mark = self._marks[key] = Mark(chat_id, user_id, delivered, read, now_ms)
+        self._marks.move_to_end(key)
+        self._unsaved[key] = None
+        return Raised(mark, before.delivered_seq, before.read_seq)
+
+    def take_unsaved(self) -> list[Mark]:
+        """The marks to store; they count as stored from now on. `unsave` takes that back."""
+        marks = [self._marks[key] for key in self._unsaved]
+        self._unsaved.clear()
+        while len(self._marks) > self._marks_max:
+            self._marks.popitem(last=False)
+        return marks
+
+    def unsave(self, marks: list[Mark]) -> None:
+        """These could not be stored; they are to be stored again."""
+        for mark in marks:
+            key = (mark.chat_id, mark.user_id)
+            self._marks.setdefault(key, mark)
+            self._unsaved[key] = None
+
+    def merge(self, stored: list[Mark]) -> list[Mark]:
+        """Stored marks, raised by what is in memory."""
+        merged = []
+        for mark in stored:
+            known = self._marks.get((mark.chat_id, mark.user_id), mark)
+            merged.append(
+                Mark(
+                    mark.chat_id,
+                    mark.user_id,
+                    max(mark.delivered_seq, known.delivered_seq),
+                    max(mark.read_seq, known.read_seq),
+                    max(mark.changed_at_ms, known.changed_at_ms),
+                )
+            )
+        return merged
