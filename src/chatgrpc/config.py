@@ -309,8 +309,9 @@ def _describe_unknown(key: str, origin: str) -> str:
     if key in Settings.model_fields:
         return f"{origin}: {key} is a group of settings, not a setting"
     known = [name for name, _ in setting_fields()]
-    same_name = [name for name in known if name.endswith("." + key.rpartition(".")[2])]
-    close = get_close_matches(key, known, n=1) or same_name
+    by_name = {name.rpartition(".")[2]: name for name in known}
+    close = get_close_matches(key, known, n=1)
+    close += [by_name[name] for name in get_close_matches(key.rpartition(".")[2], by_name, n=1)]
     hint = f"; did you mean {close[0]}?" if close else "; `chatgrpc config` shows all settings"
     return f"{origin}: unknown setting {key}{hint}"
 

@@ -1,0 +1,109 @@
+"""The `chatgrpc` command."""
+
+import sys
+import time
+from importlib.metadata import entry_points
+from typing import Annotated
+
+import typer
+import uvloop
+
+from chatgrpc import logs
+from chatgrpc.cli.flags import ConfigOption, DataDirOption, takes_settings
+from chatgrpc.cli.shown_settings import as_toml
+from chatgrpc.config import LoadedSettings, StartError, load_settings
+
+COMMANDS_GROUP = "chatgrpc.commands"
+"""Entry points of this group are functions `register(app: typer.Typer) -> None` that add commands."""
+
+DAY_S = 86_400
+
+_EPILOG = """\
+**Two people chatting, in three terminals:**
+
+    chatgrpc serve
+
+    chatgrpc chat --as alice --with bob
+
+    chatgrpc chat --as bob --with alice
+
+**Calling the API yourself** takes a development token: `chatgrpc token alice` prints one.
+
+**Settings** come from flags, the environment (`CHATGRPC_SERVER__PORT=50552`) and a file (`--config chatgrpc.toml`); \
+`chatgrpc config` shows which holds.
+"""
+
+
+def build_app() -> typer.Typer:
+    """The command with its own subcommands and those that installed packages add."""
+    app = typer.Typer(
+        name="chatgrpc",
+        help="A chat system over gRPC: the server, and a client for the terminal.",
+        epilog=_EPILOG,
+        no_args_is_help=True,
+        rich_markup_mode="markdown",
+        pretty_exceptions_enable=False,
+    )
+    app.command(epilog="Example: `chatgrpc serve --port 50552 --data-dir /var/lib/chatgrpc --metrics-port 0`")(serve)
+    app.command(epilog='Example: `grpcurl -H "authorization: Bearer $(chatgrpc token alice)" …`')(token)
+    app.command(epilog="Example: `CHATGRPC_LOG__LEVEL=debug chatgrpc config --port 50552 > chatgrpc.toml`")(config)
+    for entry_point in entry_points(group=COMMANDS_GROUP):
+        try:
+            entry_point.load()(app)
+        except ImportError as error:
+            # The server must start even if the client is broken.
+            typer.echo(f"chatgrpc: the commands of {entry_point.value} are missing: {error}", err=True)
+    return app
+
+
+@takes_settings
+def serve(loaded: LoadedSettings) -> None:
+    """Run the server. On its defaults it needs no other service, and keeps all its data in one folder."""
+    logs.configure(loaded.settings.log.level, loaded.settings.log.format)
+    # gRPC and the stores take time to load, and only this command needs them.
+    from chatgrpc import node  # noqa: PLC0415
+
+    uvloop.run(node.run(loaded.settings))
+
+
+def token(
+    user: Annotated[str, typer.Argument(help="User id: 1 to 64 of A-Z a-z 0-9 _ . @ + -")],
+    ttl_s: Annotated[int, typer.Option("--ttl", metavar="SECONDS", min=1, help="How long it is valid.")] = DAY_S,
+    data_dir: DataDirOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Print a development token for USER: whoever sends it is that user.
+
+    The server with the same data folder accepts it, whichever of the two is started first. Production verifies the tokens of
+    an issuer instead (`auth.mode = "jwks"`).
+    """
+    settings = load_settings({"data_dir": data_dir}, config).settings
+    if settings.auth.mode != "dev":
+        raise StartError(f"auth.mode is {settings.auth.mode}: tokens come from {settings.auth.issuer}, not from here")
+    from chatgrpc.adapters.jwt.dev_keys import DevIssuer  # noqa: PLC0415
+
+    issuer = DevIssuer.open(settings.data_dir)
+    try:
+        typer.echo(issuer.mint(user, ttl_s, time.time_ns() // 1_000_000))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+@takes_settings
+def config(loaded: LoadedSettings) -> None:
+    """Show the settings as `serve` would use them, as TOML, each with where its value came from."""
+    typer.echo(as_toml(loaded))
+
+
+def main() -> None:
+    """Entry point. Exits with 2 when the command, its settings or its surroundings are wrong, with 130 on an interrupt."""
+    try:
+        build_app()()
+    except StartError as error:
+        for line in str(error).splitlines():
+            typer.echo(f"chatgrpc: {line}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

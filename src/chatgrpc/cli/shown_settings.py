@@ -1,0 +1,49 @@
+"""Settings as a TOML file that `--config` would read again, each line with where its value came from."""
+
+import json
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from chatgrpc.config import LoadedSettings, setting_fields, value_of
+
+MASK = "****"
+
+
+def as_toml(loaded: LoadedSettings) -> str:
+    """The effective settings; secrets are masked, settings without a value stand as comments."""
+    lines: list[tuple[str, str]] = []
+    group = ""
+    for key, field in setting_fields():
+        prefix, _, name = key.rpartition(".")
+        if prefix != group:
+            lines += [("", ""), (f"[{prefix}]", "")]
+            group = prefix
+        value = value_of(loaded.settings, key)
+        setting = f"# {name} =" if value is None else f"{name} = {_toml(value)}"
+        lines.append((setting, f"# {loaded.origins.get(key, 'default')}: {field.description}"))
+    width = max(len(setting) for setting, _ in lines)
+    return "\n".join(f"{setting:<{width}}  {comment}".rstrip() for setting, comment in lines)
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, SecretStr):
+        return f'"{MASK}"'
+    if isinstance(value, str | Path):
+        # What JSON escapes, a TOML basic string escapes alike; DEL is the one that TOML wants and JSON does not.
+        return json.dumps(_masked(str(value)), ensure_ascii=False).replace("\x7f", "\\u007f")
+    raise TypeError(f"no TOML for {type(value).__name__}")
+
+
+def _masked(text: str) -> str:
+    """Masks the password of an address (`https://user:password@host`)."""
+    try:
+        password = urlsplit(text).password
+    except ValueError:
+        return text
+    return text.replace(f":{password}@", f":{MASK}@", 1) if password else text

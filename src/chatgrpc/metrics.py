@@ -1,0 +1,106 @@
+"""What the server counts and times, and the HTTP endpoint at which Prometheus reads it.
+
+Children of labelled metrics are bound once and kept (`metrics.frames_in["send"].inc(3)`), so that an update is a look-up in a
+dictionary and one addition: 0.3 to 0.4 µs, a histogram's 0.7 µs. So count once per tick and kind, not once per frame.
+Labels come from our own tables (kinds of frames, codes, registered methods), never from a peer: each new value of a label
+is a series that lives as long as the process.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
+
+from chatgrpc.config import StartError
+
+_FAST_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
+
+Child = TypeVar("Child")
+Label = TypeVar("Label")
+
+
+class Bound(dict[Label, Child], Generic[Label, Child]):
+    """The children of a labelled metric by label, each bound when it is first asked for."""
+
+    def __init__(self, bind: Callable[[Label], Child]) -> None:
+        super().__init__()
+        self._bind = bind
+
+    def __missing__(self, label: Label) -> Child:
+        child = self[label] = self._bind(label)
+        return child
+
+
+class Metrics:
+    """The metrics of one node, in a registry of their own; updated on any thread, read on the endpoint's."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+
+        self.streams_live = Gauge("chatgrpc_streams_live", "Device streams that are open.", registry=registry)
+        frames_in = Counter("chatgrpc_frames_in", "Frames received from devices.", ["kind"], registry=registry)
+        self.frames_in = Bound[str, Counter](frames_in.labels)
+        frames_out = Counter("chatgrpc_frames_out", "Frames written to devices.", ["kind"], registry=registry)
+        self.frames_out = Bound[str, Counter](frames_out.labels)
+
+        self.events_committed = Counter("chatgrpc_events_committed", "Events committed in the log.", registry=registry)
+        self.group_commit_events = Histogram(
+            "chatgrpc_group_commit_events", "Events committed together.", buckets=_SIZES, registry=registry
+        )
+        self.group_commit_seconds = Histogram(
+            "chatgrpc_group_commit_seconds", "Time of one group commit.", buckets=_FAST_S, registry=registry
+        )
+        self.store_queue = Gauge("chatgrpc_store_queue", "Requests that wait for the store.", registry=registry)
+
+        self.tick_seconds = Histogram(
+            "chatgrpc_tick_seconds", "Time of one tick: drain, rules, flush.", buckets=_FAST_S, registry=registry
+        )
+        self.delivery_seconds = Histogram(
+            "chatgrpc_delivery_seconds", "From an event's commit to its flush.", buckets=_FAST_S, registry=registry
+        )
+        self.catch_up_pages = Counter("chatgrpc_catch_up_pages", "Pages read from the log for devices.", registry=registry)
+
+        send_errors = Counter("chatgrpc_send_errors", "Sends that were refused.", ["code"], registry=registry)
+        self.send_errors = Bound[str, Counter](send_errors.labels)
+        disconnects = Counter("chatgrpc_disconnects", "Streams that ended, by reason.", ["code"], registry=registry)
+        self.disconnects = Bound[str, Counter](disconnects.labels)
+        unary_seconds = Histogram(
+            "chatgrpc_unary_seconds", "Time of one unary call.", ["method", "code"], buckets=_FAST_S, registry=registry
+        )
+        self.unary_seconds = Bound[tuple[str, str], Histogram](lambda label: unary_seconds.labels(*label))
+        """By method and status code; its `_count` is the number of calls."""
+
+
+class MetricsServer:
+    """The HTTP endpoint, on a thread of its own."""
+
+    def __init__(self, metrics: Metrics, host: str, port: int) -> None:
+        """Starts to listen; port 0 takes any free one.
+
+        Raises:
+            StartError: the address cannot be listened on.
+        """
+        self._server: WSGIServer
+        self._thread: threading.Thread
+        try:
+            self._server, self._thread = start_http_server(port, host, metrics.registry)
+        except OSError as error:
+            raise StartError(
+                f"metrics: cannot listen on {host}:{port}: {error.strerror or error}; "
+                "choose another port with --metrics-port, or turn the endpoint off with --metrics-port 0"
+            ) from error
+        self.port = self._server.server_port
+
+    def stop(self) -> None:
+        """Closes the port, and returns once the thread has ended; at most half a second. Again does nothing."""
+        if not self._thread.is_alive():
+            return
+        self._server.shutdown()
+        self._thread.join()
+        with contextlib.suppress(OSError):
+            self._server.server_close()

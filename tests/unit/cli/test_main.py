@@ -1,0 +1,255 @@
+"""The `chatgrpc` command."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+import tomllib
+import types
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
+
+import pytest
+import structlog
+import typer
+from typer.testing import CliRunner, Result
+
+from chatgrpc.adapters.jwt import open_verifier
+from chatgrpc.cli import main as cli
+from chatgrpc.cli.shown_settings import as_toml
+from chatgrpc.config import Settings, StartError, flag_name, load_settings, setting_fields
+
+
+@pytest.fixture(autouse=True)
+def nothing_in_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in list(os.environ):
+        if name.startswith("CHATGRPC_"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def no_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "entry_points", lambda group: EntryPoints())
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(cli.build_app(), list(arguments))
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["chatgrpc", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0)
+
+
+def run_process(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = Path(sys.executable).with_name("chatgrpc")
+    return subprocess.run([command, *arguments], capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_help_teaches(no_clients: None) -> None:
+    shown = run("--help")
+    assert shown.exit_code == 0
+    for word in ("serve", "token", "config", "chatgrpc chat --as alice --with bob", "CHATGRPC_SERVER__PORT"):
+        assert word in shown.output
+
+
+def test_every_setting_has_its_flag_in_the_help(no_clients: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    for command in ("serve", "config"):
+        shown = run(command, "--help")
+        assert [key for key, _ in setting_fields() if flag_name(key) not in shown.output] == []
+
+
+def test_a_token_is_all_that_stands_on_stdout_and_the_server_accepts_it(no_clients: None, tmp_path: Path) -> None:
+    before_s = int(time.time())
+    shown = run("token", "alice", "--ttl", "60", "--data-dir", str(tmp_path / "data"))
+    assert shown.exit_code == 0
+    (token,) = shown.stdout.splitlines()
+    verifier = open_verifier(Settings(data_dir=tmp_path / "data"))
+    claims = asyncio.run(verifier.verify(token, before_s * 1000))
+    assert claims.user_id == "alice"
+    assert before_s + 60 <= claims.expires_at_ms / 1000 <= time.time() + 60
+
+
+def test_a_token_lives_a_day_unless_told(no_clients: None, tmp_path: Path) -> None:
+    token = run("token", "alice").stdout.strip()
+    verifier = open_verifier(Settings(data_dir=tmp_path / "data"))
+    claims = asyncio.run(verifier.verify(token, time.time_ns() // 1_000_000))
+    assert 86_300 < claims.expires_at_ms / 1000 - time.time() <= 86_400
+
+
+def test_a_name_that_is_no_user_id_is_refused(no_clients: None, tmp_path: Path) -> None:
+    shown = run("token", "al ice", "--data-dir", str(tmp_path))
+    assert shown.exit_code == 2
+    assert "is not a user id" in shown.output
+    assert run("token", "alice", "--ttl", "0").exit_code == 2
+
+
+def test_no_development_token_where_an_issuer_is_trusted(
+    no_clients: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CHATGRPC_AUTH", '{"mode": "jwks", "issuer": "https://issuer.example", "jwks_file": "f"}')
+    assert run_main(monkeypatch, "token", "alice") == 2
+    assert "tokens come from https://issuer.example" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
+
+
+def test_wrong_settings_end_in_one_line_each_and_exit_code_two(
+    no_clients: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CHATGRPC_LOG__LEVEL", "loud")
+    assert run_main(monkeypatch, "serve", "--port", "x") == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert [line.split(":")[:3] for line in captured.err.splitlines()] == [
+        ["chatgrpc", " --port", " server.port"],
+        ["chatgrpc", " CHATGRPC_LOG__LEVEL", " log.level"],
+    ]
+
+
+def test_an_unknown_flag_is_refused(no_clients: None) -> None:
+    shown = run("serve", "--prot", "5")
+    assert shown.exit_code == 2
+    assert "--port" in shown.output
+
+
+def test_config_shows_what_would_hold_and_can_be_read_again(
+    no_clients: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CHATGRPC_LOG__LEVEL", "debug")
+    odd = 'da"ta\\é\t\x7f'
+    flags = ["--port", "5", "--data-dir", odd, "--host", "0.0.0.0", "--allow-dev-auth", "--session-hello-timeout-s", "0.25"]
+    shown = run("config", *flags)
+    assert shown.exit_code == 0
+    monkeypatch.delenv("CHATGRPC_LOG__LEVEL")
+    file = tmp_path / "shown.toml"
+    file.write_text(shown.stdout)
+    settings = load_settings({}, file).settings
+    assert settings.data_dir == Path(odd)
+    assert settings.server.port == 5
+    assert settings.server.host == "0.0.0.0"
+    assert settings.server.allow_dev_auth is True
+    assert settings.session.hello_timeout_s == 0.25
+    assert settings.log.level == "debug"
+    by_key = {line.split(" =")[0]: line for line in shown.stdout.splitlines() if " =" in line}
+    assert "# --port: " in by_key["port"]
+    assert "# CHATGRPC_LOG__LEVEL: " in by_key["level"]
+    assert "# default: " in by_key["metrics_port"]
+    assert by_key["# jwks_url"]
+
+
+def test_config_masks_a_password(no_clients: None) -> None:
+    flags = {"auth.mode": "jwks", "auth.issuer": "i", "auth.jwks_url": "https://user:hunter2@issuer.example/keys"}
+    shown = as_toml(load_settings(flags))
+    assert "hunter2" not in shown
+    assert tomllib.loads(shown)["auth"]["jwks_url"] == "https://user:****@issuer.example/keys"
+
+
+def _fake_node(monkeypatch: pytest.MonkeyPatch, run_node: Callable[[Settings], object]) -> None:
+    """The node is another package's; here only that `serve` hands it the settings on a running loop."""
+    node = types.ModuleType("chatgrpc.node")
+
+    async def run(settings: Settings) -> None:
+        run_node(settings)
+
+    node.run = run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "chatgrpc.node", node)
+    monkeypatch.setattr("chatgrpc.node", node, raising=False)
+    monkeypatch.setattr("chatgrpc.logs.configure", lambda level, form: structlog.get_logger())
+
+
+def test_serve_runs_the_node_on_uvloop_with_the_settings(no_clients: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Settings, str]] = []
+    _fake_node(monkeypatch, lambda settings: seen.append((settings, type(asyncio.get_running_loop()).__module__)))
+    shown = run("serve", "--port", "5", "--log-level", "error")
+    assert shown.exit_code == 0
+    ((settings, loop_module),) = seen
+    assert (settings.server.port, settings.log.level) == (5, "error")
+    assert loop_module == "uvloop"
+    assert shown.stdout == ""
+
+
+def test_what_stops_a_node_from_starting_is_told_without_a_traceback(
+    no_clients: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: Settings) -> None:
+        raise StartError("port 50551 is taken")
+
+    _fake_node(monkeypatch, fail)
+    assert run_main(monkeypatch, "serve") == 2
+    assert capsys.readouterr().err == "chatgrpc: port 50551 is taken\n"
+
+
+def test_an_unexpected_error_is_not_hidden(no_clients: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Settings) -> None:
+        raise ZeroDivisionError
+
+    _fake_node(monkeypatch, fail)
+    monkeypatch.setattr(sys, "argv", ["chatgrpc", "serve"])
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+
+
+def test_an_interrupt_ends_with_130(no_clients: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: Settings) -> None:
+        raise KeyboardInterrupt
+
+    _fake_node(monkeypatch, interrupt)
+    assert run_main(monkeypatch, "serve") == 130
+
+
+def test_installed_packages_add_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin = types.ModuleType("plugin_of_the_test")
+
+    def register(app: typer.Typer) -> None:
+        @app.command()
+        def wave(who: str) -> None:
+            typer.echo(f"hello {who}")
+
+    plugin.register = register  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "plugin_of_the_test", plugin)
+    found = EntryPoints([EntryPoint("client", "plugin_of_the_test:register", cli.COMMANDS_GROUP)])
+    monkeypatch.setattr(cli, "entry_points", lambda group: found.select(group=group))
+    assert run("wave", "bob").stdout == "hello bob\n"
+
+
+def test_a_package_that_cannot_be_loaded_costs_only_its_own_commands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = EntryPoints([EntryPoint("client", "package_that_is_gone.cli:register", cli.COMMANDS_GROUP)])
+    monkeypatch.setattr(cli, "entry_points", lambda group: found.select(group=group))
+    cli.build_app()
+    assert "package_that_is_gone" in capsys.readouterr().err
+    assert run("config").exit_code == 0
+
+
+def test_the_installed_command_helps() -> None:
+    ended = run_process("--help")
+    assert ended.returncode == 0
+    assert "serve" in ended.stdout
+
+
+def test_the_installed_command_prints_a_token(tmp_path: Path) -> None:
+    ended = run_process("token", "bob", "--data-dir", str(tmp_path / "data"))
+    assert ended.returncode == 0
+    (token,) = ended.stdout.splitlines()
+    verifier = open_verifier(Settings(data_dir=tmp_path / "data"))
+    assert asyncio.run(verifier.verify(token, time.time_ns() // 1_000_000)).user_id == "bob"
+
+
+def test_the_installed_command_shows_and_refuses_settings(tmp_path: Path) -> None:
+    ended = run_process("config", "--port", "5")
+    assert ended.returncode == 0
+    assert tomllib.loads(ended.stdout)["server"]["port"] == 5
+    (tmp_path / "wrong.toml").write_text("[server]\nprot = 5")
+    ended = run_process("config", "--config", str(tmp_path / "wrong.toml"))
+    assert ended.returncode == 2
+    assert f"chatgrpc: {tmp_path / 'wrong.toml'}: unknown setting server.prot; did you mean server.port?" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert json.dumps(ended.stdout) == '""'

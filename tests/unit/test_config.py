@@ -1,0 +1,259 @@
+"""Settings: where they come from, which win, and which are refused."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from chatgrpc.config import (
+    AuthSettings,
+    ConfigError,
+    ServerSettings,
+    Settings,
+    env_name,
+    flag_name,
+    is_loopback,
+    load_settings,
+    setting_fields,
+    value_of,
+)
+
+
+@pytest.fixture(autouse=True)
+def no_settings_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.upper().startswith("CHATGRPC_"):
+            monkeypatch.delenv(name)
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "chatgrpc.toml"
+    path.write_text(text)
+    return path
+
+
+def refused(flags: dict[str, object] | None = None, file: Path | None = None) -> list[str]:
+    with pytest.raises(ConfigError) as error:
+        load_settings(flags or {}, file)
+    return str(error.value).splitlines()
+
+
+def test_the_defaults_start_on_a_fresh_machine() -> None:
+    loaded = load_settings({})
+    assert loaded.settings == Settings()
+    assert loaded.origins == {}
+    assert is_loopback(loaded.settings.server.host)
+    assert loaded.settings.auth.mode == "dev"
+
+
+def test_flags_win_over_environment_over_file_over_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(tmp_path, 'data_dir = "f"\n[server]\nport = 1\nmetrics_port = 1\ndrain_timeout_s = 1\n[log]\nlevel = "error"')
+    monkeypatch.setenv("CHATGRPC_SERVER__PORT", "2")
+    monkeypatch.setenv("CHATGRPC_SERVER__METRICS_PORT", "2")
+    monkeypatch.setenv("CHATGRPC_DATA_DIR", "e")
+    loaded = load_settings({"server.port": "3", "server.host": None}, file)
+    server = loaded.settings.server
+    assert (server.port, server.metrics_port, server.drain_timeout_s, server.host) == (3, 2, 1.0, "127.0.0.1")
+    assert loaded.settings.data_dir == Path("e")
+    assert loaded.settings.log.level == "error"
+    assert loaded.origins == {
+        "server.port": "--port",
+        "server.metrics_port": "CHATGRPC_SERVER__METRICS_PORT",
+        "server.drain_timeout_s": str(file),
+        "data_dir": "CHATGRPC_DATA_DIR",
+        "log.level": str(file),
+    }
+
+
+def test_the_environment_can_name_the_file_and_a_flag_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHATGRPC_CONFIG", str(write(tmp_path, "[server]\nport = 1")))
+    assert load_settings({}).settings.server.port == 1
+    other = tmp_path / "other.toml"
+    other.write_text("[server]\nport = 2")
+    assert load_settings({}, other).settings.server.port == 2
+
+
+def _other_value(key: str, value: object) -> str:
+    if key in ("log.level", "log.format", "auth.mode"):
+        return {"log.level": "debug", "log.format": "json", "auth.mode": "dev"}[key]
+    if isinstance(value, bool):
+        return "true"
+    return "7" if isinstance(value, int | float) else "seven"
+
+
+@pytest.mark.parametrize("key", [key for key, _ in setting_fields()])
+def test_every_setting_can_be_set_in_each_place(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = _other_value(key, value_of(Settings(), key))
+    # What goes together is set together.
+    company: dict[str, object] = {}
+    if key.startswith("server.tls_"):
+        company = {"server.tls_cert_file": "c", "server.tls_key_file": "k"}
+    if key in ("auth.issuer", "auth.audience", "auth.jwks_file"):
+        company = {"auth.mode": "jwks", "auth.issuer": "i", "auth.jwks_file": "f"}
+    if key == "auth.jwks_url":
+        company, text = {"auth.mode": "jwks", "auth.issuer": "i"}, "https://issuer.example/keys"
+    company.pop(key, None)
+    if key == "server.host":
+        text = "127.0.0.7"
+
+    by_flag = load_settings(company | {key: text})
+    monkeypatch.setenv(env_name(key), text)
+    by_env = load_settings(company)
+    monkeypatch.delenv(env_name(key))
+    group, _, name = key.rpartition(".")
+    file = write(tmp_path, (f"[{group}]\n" if group else "") + f"{name} = {json.dumps(text)}")
+    by_file = load_settings(company, file)
+
+    assert by_flag.settings == by_env.settings == by_file.settings
+    assert str(value_of(by_flag.settings, key)).lower().removesuffix(".0") == text
+    assert [loaded.origins[key] for loaded in (by_flag, by_env, by_file)] == [flag_name(key), env_name(key), str(file)]
+
+
+def test_flags_have_names_a_person_can_guess() -> None:
+    flags = [flag_name(key) for key, _ in setting_fields()]
+    assert len(set(flags)) == len(flags)
+    assert {"--host", "--port", "--data-dir", "--allow-dev-auth", "--metrics-port", "--log-level", "--auth-mode"} <= {*flags}
+
+
+def test_unknown_keys_of_a_file_are_named_with_a_suggestion(tmp_path: Path) -> None:
+    file = write(tmp_path, "prot = 1\n[server]\nprot = 1\n[sever]\nport = 1\n[log]\njwks_url = 1\n[zzz]\nqqq.a = 1")
+    assert refused(file=file) == [
+        f"{file}: unknown setting log.jwks_url; did you mean auth.jwks_url?",
+        f"{file}: unknown setting prot; did you mean server.port?",
+        f"{file}: unknown setting server.prot; did you mean server.port?",
+        f"{file}: unknown setting sever.port; did you mean server.port?",
+        f"{file}: unknown setting zzz.qqq; `chatgrpc config` shows all settings",
+    ]
+
+
+def test_a_group_is_not_a_setting(tmp_path: Path) -> None:
+    file = write(tmp_path, "server = 5\n[log.level]\nx = 1")
+    assert refused(file=file) == [f"{file}: server is a group of settings, not a setting"]
+    file = write(tmp_path, "[log.level]\nx = 1")
+    assert refused(file=file)[0].startswith(f"{file}: log.level: input should be 'debug'")
+
+
+def test_unknown_names_in_the_environment_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHATGRPC_SERVER__PROT", "1")
+    monkeypatch.setenv("CHATGRPC_SEVER__PORT", "1")
+    monkeypatch.setenv("CHATGRPC_DATADIR", "1")
+    assert refused() == [
+        "CHATGRPC_DATADIR: unknown setting datadir; did you mean data_dir?",
+        "CHATGRPC_SERVER__PROT: unknown setting server.prot; did you mean server.port?",
+        "CHATGRPC_SEVER__PORT: unknown setting sever.port; did you mean server.port?",
+    ]
+
+
+def test_names_that_are_not_ours_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CHATGRPC_SERVICE_HOST", "CHATGRPC_PORT_50551_TCP", "CHATGRPC_TOKEN"):
+        monkeypatch.setenv(name, "tcp://10.0.0.1:50551")
+    assert load_settings({}).settings == Settings()
+
+
+def test_a_group_in_the_environment_must_be_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHATGRPC_SERVER", "localhost:50551")
+    assert '"server"' in refused()[0]
+    assert "JSON" in refused()[0]
+    monkeypatch.setenv("CHATGRPC_SERVER", '{"port": 9}')
+    assert load_settings({}).settings.server.port == 9
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    assert refused(file=tmp_path / "none.toml") == [f"{tmp_path / 'none.toml'}: no such file"]
+    (line,) = refused(file=write(tmp_path, "port = = 1"))
+    assert line.startswith(f"{tmp_path / 'chatgrpc.toml'}: not TOML: ")
+    path = tmp_path / "chatgrpc.toml"
+    path.write_bytes(b"\xff\xfe")
+    assert refused(file=path)[0].startswith(f"{path}: not TOML: ")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("server.port", "65536"),
+        ("server.port", "-1"),
+        ("server.port", "http"),
+        ("server.host", ""),
+        ("server.drain_timeout_s", "-1"),
+        ("server.drain_timeout_s", "inf"),
+        ("session.heartbeat_interval_s", "nan"),
+        ("session.heartbeat_interval_s", "0"),
+        ("auth.mode", "none"),
+        ("auth.leeway_s", "601"),
+        ("log.level", "verbose"),
+        ("server.allow_dev_auth", "perhaps"),
+    ],
+)
+def test_a_value_it_cannot_have_is_refused_with_its_origin(key: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(env_name(key), value)
+    (line,) = refused()
+    assert line.startswith((f"{env_name(key)}: {key}: input should ", f"{env_name(key)}: {key}: string"))
+
+
+def test_all_that_is_wrong_is_said_at_once_and_values_are_not_shown() -> None:
+    lines = refused({"server.port": "hunter2", "log.level": "hunter2"})
+    assert len(lines) == 2
+    assert not [line for line in lines if "hunter2" in line]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "[::1]", "localhost"])
+def test_only_this_machine_reaches_a_loopback_address(host: str) -> None:
+    assert is_loopback(host)
+    assert Settings(server=ServerSettings(host=host)).auth.mode == "dev"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "chat.example", "localhost.example"])
+def test_development_tokens_are_refused_on_an_address_others_reach(host: str) -> None:
+    assert "--allow-dev-auth" in refused({"server.host": host})[0]
+    assert load_settings({"server.host": host, "server.allow_dev_auth": True}).settings.server.host == host
+    jwks = {"auth.mode": "jwks", "auth.issuer": "i", "auth.jwks_file": "f"}
+    assert load_settings({"server.host": host, **jwks}).settings.auth.mode == "jwks"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"server.tls_cert_file": "c"}, "server.tls_key_file is missing"),
+        ({"server.tls_key_file": "k"}, "server.tls_cert_file is missing"),
+        ({"auth.jwks_url": "https://i.example/k"}, "auth.jwks_url is set, but auth.mode is dev"),
+        ({"auth.jwks_file": "f"}, "auth.jwks_file is set, but auth.mode is dev"),
+        ({"auth.issuer": "i"}, "auth.issuer is set, but auth.mode is dev"),
+        ({"auth.audience": "a"}, "auth.audience is set, but auth.mode is dev"),
+        ({"auth.mode": "jwks", "auth.jwks_file": "f"}, "auth.issuer is missing"),
+        ({"auth.mode": "jwks", "auth.issuer": "i"}, "needs auth.jwks_file or auth.jwks_url"),
+        (
+            {"auth.mode": "jwks", "auth.issuer": "i", "auth.jwks_file": "f", "auth.jwks_url": "https://i.example/k"},
+            "and not both",
+        ),
+        ({"auth.mode": "jwks", "auth.issuer": "i", "auth.jwks_url": "http://i.example/k"}, "must start with https"),
+        ({"auth.mode": "jwks", "auth.issuer": "i", "auth.jwks_url": "i.example/k"}, "is not an address"),
+        ({"auth.mode": "jwks", "auth.issuer": "i", "auth.jwks_url": "https://[::1/k"}, "is not an address"),
+        ({"auth.mode": "jwks", "auth.issuer": "i", "auth.jwks_url": "file:///etc/k"}, "is not an address"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(flags: dict[str, object], words: str) -> None:
+    (line,) = refused(flags)
+    assert words in line
+
+
+def test_keys_may_come_over_plain_http_from_this_machine() -> None:
+    flags = {"auth.mode": "jwks", "auth.issuer": "i", "auth.jwks_url": "http://127.0.0.1:1/k"}
+    assert load_settings(flags).settings.auth.jwks_url == "http://127.0.0.1:1/k"
+
+
+def test_settings_built_in_code_read_nothing_else_and_do_not_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHATGRPC_SERVER__PORT", "2")
+    monkeypatch.setenv("CHATGRPC_CONFIG", "/nowhere")
+    settings = Settings()
+    assert settings.server.port == 50_551
+    changes: list[tuple[Any, str]] = [(settings, "data_dir"), (settings.server, "port")]
+    for owner, name in changes:
+        with pytest.raises(ValidationError):
+            setattr(owner, name, 1)
+    assert settings.token_issuer == "chatgrpc-dev"
+    assert settings.token_audience == "chatgrpc"
+    jwks = Settings(auth=AuthSettings(mode="jwks", issuer="i", audience="a", jwks_file=Path("f")))
+    assert (jwks.token_issuer, jwks.token_audience) == ("i", "a")
