@@ -1,0 +1,108 @@
+"""What a member sees of their chats: the state of one, its summary, pages of summaries. Read from the log at each call."""
+
+import asyncio
+
+from chatgrpc.core.fold import member_of
+from chatgrpc.core.refusal import RefusedError
+from chatgrpc.core.visibility import first_visible, is_member
+from chatgrpc.edge.backend import Backend
+from chatgrpc.ports.chat_log import Membership
+from chatgrpc.v1 import chat_pb2, chat_service_pb2
+
+_SUMMARIES_AT_ONCE = 10
+_READS_PER_PAGE_MAX = 20
+
+
+def not_a_member() -> RefusedError:
+    """The refusal of everything that concerns a chat which the caller cannot see; it does not tell whether there is one."""
+    return RefusedError(
+        chat_pb2.ERROR_CODE_NOT_A_MEMBER, "There is no such chat, or you are not a member. Look at ChatService.ListChats."
+    )
+
+
+async def chat_of_member(backend: Backend, user_id: str, chat_id: str) -> chat_pb2.Chat:
+    """Reads the state of a chat for one of its members.
+
+    Raises:
+        RefusedError: NOT_A_MEMBER; there is no such chat, or the user is not a member now.
+        StoreError: the log cannot be read.
+    """
+    stored = await backend.log.load(chat_id)
+    chat = chat_pb2.Chat.FromString(stored.chat) if stored is not None else chat_pb2.Chat()
+    if member_of(chat, user_id) is None:
+        raise not_a_member()
+    return chat
+
+
+async def summary_of(backend: Backend, user_id: str, chat_id: str) -> chat_service_pb2.ChatSummary:
+    """Reads a chat's summary for one of its members.
+
+    Raises:
+        RefusedError: NOT_A_MEMBER.
+        StoreError: the log cannot be read.
+    """
+    membership = await backend.log.membership(user_id, chat_id)
+    summary = await _summarize(backend, user_id, membership) if membership is not None else None
+    if summary is None:
+        raise not_a_member()
+    return summary
+
+
+async def page_of_summaries(
+    backend: Backend, user_id: str, after_chat_id: str, page_size: int
+) -> tuple[list[chat_service_pb2.ChatSummary], str]:
+    """Reads summaries of the chats that the user is a member of, by rising chat id, those above `after_chat_id`.
+
+    Returns them and the chat id after which the next page begins; empty = this is the last one. A page may be short of
+    `page_size`, even empty, before the last: it ends early past `limits.page_bytes_max`, and one call looks at a bounded number
+    of chats that the user has left.
+
+    Raises:
+        StoreError: the log cannot be read.
+    """
+    present, next_after = await _present_memberships(backend, user_id, after_chat_id, page_size)
+    summaries: list[chat_service_pb2.ChatSummary] = []
+    taken = size_bytes = 0
+    while taken < min(page_size, len(present)) and size_bytes <= backend.limits.page_bytes_max:
+        some = present[taken : min(taken + _SUMMARIES_AT_ONCE, page_size)]
+        for summary in await asyncio.gather(*(_summarize(backend, user_id, membership) for membership in some)):
+            if summary is not None:
+                summaries.append(summary)
+                size_bytes += summary.ByteSize()
+        taken += len(some)
+    return summaries, present[taken - 1].chat_id if taken < len(present) else next_after
+
+
+async def _present_memberships(
+    backend: Backend, user_id: str, after_chat_id: str, page_size: int
+) -> tuple[list[Membership], str]:
+    """Finds more than `page_size` present memberships, or all there are; returns how far it looked, empty = to the end."""
+    rows_wanted = page_size + 1
+    present: list[Membership] = []
+    for _ in range(_READS_PER_PAGE_MAX):
+        rows = await backend.log.memberships(user_id, after_chat_id, rows_wanted)
+        present += [membership for membership in rows if is_member(membership.intervals)]
+        if len(rows) < rows_wanted:
+            return present, ""
+        after_chat_id = rows[-1].chat_id
+        if len(present) > page_size:
+            break
+    return present, after_chat_id
+
+
+async def _summarize(backend: Backend, user_id: str, membership: Membership) -> chat_service_pb2.ChatSummary | None:
+    """None if the user is not a member (any more)."""
+    stored = await backend.log.load(membership.chat_id)
+    chat = chat_pb2.Chat.FromString(stored.chat) if stored is not None else chat_pb2.Chat()
+    if stored is None or member_of(chat, user_id) is None:
+        return None
+    shown = {user_id}
+    if len(chat.members) <= backend.limits.small_group_members_max:
+        shown = {member.user_id for member in chat.members}
+    receipts = await backend.receipts(membership.chat_id)
+    return chat_service_pb2.ChatSummary(
+        chat=chat,
+        head_seq=stored.head_seq,
+        first_visible_seq=first_visible(membership.intervals),
+        receipts=[receipt for receipt in receipts if receipt.user_id in shown],
+    )

@@ -1,0 +1,76 @@
+"""DeviceService: the caller's devices."""
+
+import asyncio
+from typing import TypeVar
+
+from chatgrpc.core.refusal import RefusedError
+from chatgrpc.edge.backend import Backend
+from chatgrpc.edge.interceptors import current_claims
+from chatgrpc.edge.services.refusals import refused_by, refused_by_status
+from chatgrpc.edge.services.requests import checked_device_id, require, require_at_most
+from chatgrpc.ports.accounts import Device
+from chatgrpc.v1 import chat_pb2, device_service_pb2
+from chatgrpc.v1.device_service_pb2 import (
+    ListDevicesRequest,
+    ListDevicesResponse,
+    RenameDeviceRequest,
+    RenameDeviceResponse,
+    RevokeDeviceRequest,
+    RevokeDeviceResponse,
+)
+from chatgrpc.v1.device_service_pb2_grpc import DeviceServiceServicer
+
+Found = TypeVar("Found", Device, device_service_pb2.Device)
+
+
+class DeviceService(DeviceServiceServicer):
+    """Lists, names and revokes the caller's own devices; nobody else's can be named."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    @refused_by_status
+    async def ListDevices(self, request: ListDevicesRequest, context: object) -> ListDevicesResponse:
+        """Lists the caller's devices."""
+        devices = await self._backend.devices.list(current_claims().user_id)
+        return ListDevicesResponse(devices=[self._shown(device) for device in devices])
+
+    @refused_by(RenameDeviceResponse)
+    async def RenameDevice(self, request: RenameDeviceRequest, context: object) -> RenameDeviceResponse:
+        """Gives a device another name."""
+        device_id = checked_device_id(request.device_id)
+        require(bool(request.name), "name is empty: say what the device is called.")
+        require_at_most(len(request.name.encode()), self._backend.limits.device_name_bytes_max, "Bytes of name")
+        device = await self._backend.devices.rename(current_claims().user_id, device_id, request.name)
+        return RenameDeviceResponse(device=self._shown(_found(device)))
+
+    @refused_by(RevokeDeviceResponse)
+    async def RevokeDevice(self, request: RevokeDeviceRequest, context: object) -> RevokeDeviceResponse:
+        """Revokes a device: its stream is closed and its id never connects again."""
+        revoking = self._revoke(current_claims().user_id, checked_device_id(request.device_id))
+        # A caller that hangs up cancels this method, but must not leave the device revoked and its stream open.
+        device = await asyncio.shield(asyncio.create_task(revoking))
+        return RevokeDeviceResponse(device=_found(device))
+
+    async def _revoke(self, user_id: str, device_id: str) -> device_service_pb2.Device | None:
+        device = await self._backend.devices.revoke(user_id, device_id)
+        shown = self._shown(device) if device is not None else None
+        self._backend.disconnect_revoked(user_id, device_id)
+        return shown
+
+    def _shown(self, device: Device) -> device_service_pb2.Device:
+        return device_service_pb2.Device(
+            device_id=device.device_id,
+            name=device.name,
+            created_at_ms=device.created_at_ms,
+            connected_at_ms=device.connected_at_ms,
+            online=self._backend.is_online(device.user_id, device.device_id),
+        )
+
+
+def _found(device: Found | None) -> Found:
+    if device is None:
+        raise RefusedError(
+            chat_pb2.ERROR_CODE_NOT_FOUND, "You have no such device, or it is revoked. Look at DeviceService.ListDevices."
+        )
+    return device
