@@ -15,7 +15,7 @@ class ChatLog(Protocol):
     Guarantees:
 
     - `append` is atomic and durable (G1): when it returns, all its entries, their views and erasures are stored and survive the
-      loss of the process and of the machine's power; when it raises `StoreUnavailableError`, none is.
+      loss of the process and of the machine's power; when it raises `StoreUnavailableError` or `StaleOwnerError`, none is.
     - Reads see every append that returned before the read began, and nothing of one that did not succeed.
     - Every method raises `StoreError` and nothing else when the engine fails, and none blocks the event loop.
     - A page costs the same wherever in the log it lies.
@@ -25,22 +25,26 @@ class ChatLog(Protocol):
         """Appends a group of entries, of any chats; entries of one chat stand in order of seq.
 
         Entry (chat_id, seq) must not exist. Erasing replaces the content of the stored event by `ErasedContent`, keeping
-        everything else; a target that does not exist is passed over.
+        everything else; it reaches only events below the erasing one, and a target that does not exist is passed over.
 
         Raises:
             StoreUnavailableError: nothing was stored.
+            StaleOwnerError: nothing was stored, since one of the entries exists.
             OutcomeUnknownError: all or nothing was stored.
         """
         ...
 
     async def load(self, chat_id: str) -> StoredChat | None:
-        """Reads a chat's state and head; None if it has no event."""
+        """Reads a chat's state and head; None if it has no event.
+
+        The state is empty if no event was stored with a view.
+        """
         ...
 
     async def read_after(self, chat_id: str, after_seq: int, up_to_seq: int, limit: int, bytes_max: int) -> list[StoredEvent]:
         """Reads events `after_seq < seq <= up_to_seq`, oldest first, from the oldest on.
 
-        At most `limit`, and no more once `bytes_max` bytes are passed; at least one if there is one.
+        At most `limit`, and no more once they are together larger than `bytes_max` bytes; at least one if there is one.
         """
         ...
 
@@ -49,7 +53,7 @@ class ChatLog(Protocol):
     ) -> list[StoredEvent]:
         """Reads events `down_to_seq <= seq < before_seq`, oldest first, the newest of them.
 
-        At most `limit`, and no more once `bytes_max` bytes are passed; at least one if there is one.
+        At most `limit`, and no more once they are together larger than `bytes_max` bytes; at least one if there is one.
         """
         ...
 
@@ -62,5 +66,5 @@ class ChatLog(Protocol):
         ...
 
     async def count_chats(self, user_ids: Sequence[str]) -> dict[str, int]:
-        """Counts the chats that each of the users is a member of now."""
+        """Counts the chats that each of the users is a member of now; 0 for a user nobody knows."""
         ...

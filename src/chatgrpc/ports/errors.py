@@ -11,3 +11,8 @@ class StoreUnavailableError(StoreError):
 
 class OutcomeUnknownError(StoreError):
     """A write was sent and nobody knows whether it was stored. Reading tells, later."""
+
+
+class StaleOwnerError(StoreError):
+    """An entry at this seq exists already: another owner wrote it, or this one forgot that it did. Nothing of the write was
+    stored; whoever asked for it must read the chat again before going on."""

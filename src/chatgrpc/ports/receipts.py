@@ -5,7 +5,10 @@ from typing import Protocol
 
 from chatgrpc.core.receipts import Mark
 
-__all__ = ["Mark", "ReceiptStore"]
+__all__ = ["SMALL_CHAT_MARKS_MAX", "Mark", "ReceiptStore"]
+
+SMALL_CHAT_MARKS_MAX = 32
+"""Of a chat with more marks than this each user reads only their own (M12)."""
 
 
 class ReceiptStore(Protocol):
@@ -26,6 +29,6 @@ class ReceiptStore(Protocol):
     async def of_user_chats(self, user_id: str, since_ms: int) -> list[Mark]:
         """Reads all members' marks, changed at or after `since_ms`, of the chats that the user is a member of now.
 
-        Of chats with more than 32 marks only the user's own.
+        Of chats with more than `SMALL_CHAT_MARKS_MAX` marks only the user's own.
         """
         ...

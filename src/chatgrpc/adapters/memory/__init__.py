@@ -1,1 +1,5 @@
-"""Ports in process memory, for tests and for what need not outlive the process."""
+"""Ports in process memory, for tests, simulators and what need not outlive the process. No threads, no clock: deterministic."""
+
+from chatgrpc.adapters.memory.store import MemoryStore
+
+__all__ = ["MemoryStore"]

@@ -1,0 +1,68 @@
+"""Profiles and devices in memory."""
+
+import builtins
+from dataclasses import replace
+
+from chatgrpc.adapters.memory.shelf import Shelf
+from chatgrpc.ports.accounts import Device, DeviceRevokedError, Profile, TooManyDevicesError
+
+
+class MemoryProfileStore:
+    """`ports.accounts.ProfileStore`."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+        self._profiles: dict[str, Profile] = {}
+
+    async def get(self, user_id: str) -> Profile | None:
+        """See the port."""
+        self._shelf.check_open()
+        return self._profiles.get(user_id)
+
+    async def put(self, profile: Profile) -> None:
+        """See the port."""
+        self._shelf.check_open()
+        self._profiles[profile.user_id] = profile
+
+
+class MemoryDeviceStore:
+    """`ports.accounts.DeviceStore`."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+        self._devices: dict[str, dict[str, Device]] = {}
+        self._revoked: set[tuple[str, str]] = set()
+
+    async def connect(self, user_id: str, device_id: str, name: str, now_ms: int, devices_max: int) -> Device:
+        """See the port."""
+        self._shelf.check_open()
+        if (user_id, device_id) in self._revoked:
+            raise DeviceRevokedError(f"device {device_id} was revoked")
+        devices = self._devices.setdefault(user_id, {})
+        if device_id not in devices and len(devices) >= devices_max:
+            raise TooManyDevicesError(f"{len(devices)} devices are registered")
+        known = devices.get(device_id, Device(user_id, device_id, name, created_at_ms=now_ms, connected_at_ms=now_ms))
+        devices[device_id] = replace(known, connected_at_ms=now_ms)
+        return devices[device_id]
+
+    async def list(self, user_id: str) -> builtins.list[Device]:
+        """See the port."""
+        self._shelf.check_open()
+        return sorted(self._devices.get(user_id, {}).values(), key=lambda device: (device.created_at_ms, device.device_id))
+
+    async def rename(self, user_id: str, device_id: str, name: str) -> Device | None:
+        """See the port."""
+        self._shelf.check_open()
+        device = self._devices.get(user_id, {}).get(device_id)
+        if device is None:
+            return None
+        self._devices[user_id][device_id] = replace(device, name=name)
+        return self._devices[user_id][device_id]
+
+    async def revoke(self, user_id: str, device_id: str) -> Device | None:
+        """See the port."""
+        self._shelf.check_open()
+        device = self._devices.get(user_id, {}).pop(device_id, None)
+        if device is not None:
+            self._revoked.add((user_id, device_id))
+        return device
