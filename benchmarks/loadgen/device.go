@@ -1,0 +1,194 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+
+	pb "github.com/chatgrpc/chatgrpc/benchmarks/loadgen/chatgrpcv1"
+)
+
+// account is a user and the token that proves it.
+type account struct {
+	user  string
+	token string
+}
+
+// authorized returns the context of a call made by the account.
+func (a account) authorized(ctx context.Context) context.Context {
+	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+a.token)
+}
+
+// role is what a device does with what it receives. All of its methods are called with the device locked; what they queue is
+// sent as one batch afterwards.
+type role interface {
+	// opened: the device holds the chat from now on; its next event is nextSeq.
+	opened(chatID string, nextSeq uint64) error
+	// event: the next event of a chat.
+	event(event *pb.ChatEvent, now time.Duration) error
+	// sent: the answer to a message that was queued with this request id.
+	sent(requestID uint64, result *pb.SendResult, now time.Duration) error
+	// synced: everything up to the Hello has come.
+	synced(now time.Duration) error
+	// batchDone: the batch has been taken in; time to answer it.
+	batchDone(now time.Duration)
+}
+
+// device is one device of a user: one connection with one stream, as in life.
+type device struct {
+	account    account
+	conn       *grpc.ClientConn
+	stream     pb.SessionService_ConnectClient
+	ctx        context.Context // of the stream
+	disconnect context.CancelFunc
+	role       role
+	started    time.Time // all times are counted from here
+
+	mutex       sync.Mutex // held while frames are made and sent
+	outbox      []*pb.ClientFrame
+	lastRequest uint64
+}
+
+// dial connects to a server with fixed flow-control windows, so that the client sends no pings to measure the link.
+func dial(target string) (*grpc.ClientConn, error) {
+	return grpc.NewClient(target,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithInitialWindowSize(1<<20), grpc.WithInitialConnWindowSize(1<<20),
+	)
+}
+
+// connect opens a device's stream and says Hello. The device must then be served.
+func connect(ctx context.Context, target string, account account, deviceID string, started time.Time, role role) (*device, error) {
+	conn, err := dial(target)
+	if err != nil {
+		return nil, err
+	}
+	ctx, disconnect := context.WithCancel(account.authorized(ctx))
+	stream, err := pb.NewSessionServiceClient(conn).Connect(ctx, grpc.WaitForReady(true))
+	if err != nil {
+		disconnect()
+		return nil, errors.Join(fmt.Errorf("%s: connecting: %w", account.user, err), conn.Close())
+	}
+	d := &device{
+		account: account, conn: conn, stream: stream, ctx: ctx, disconnect: disconnect, role: role, started: started,
+	}
+	hello := &pb.Hello{DeviceId: deviceID, DeviceName: "loadgen", StartAt: pb.StartAt_START_AT_ACKNOWLEDGED}
+	err = d.do(func(time.Duration) {
+		d.queue(&pb.ClientFrame{RequestId: d.nextRequest(), Body: &pb.ClientFrame_Hello{Hello: hello}})
+	})
+	return d, err
+}
+
+// do lets f queue frames, from outside the device's own loop, and sends them.
+func (d *device) do(f func(now time.Duration)) error {
+	d.mutex.Lock()
+	defer d.mutex.Unlock()
+	f(time.Since(d.started))
+	return d.flush()
+}
+
+// queue adds a frame to the batch in the making.
+func (d *device) queue(frame *pb.ClientFrame) { d.outbox = append(d.outbox, frame) }
+
+// queueAck acknowledges the events of a chat up to seq.
+func (d *device) queueAck(chatID string, seq uint64) {
+	d.queue(&pb.ClientFrame{Body: &pb.ClientFrame_Ack{Ack: &pb.Ack{ChatId: chatID, Seq: seq}}})
+}
+
+func (d *device) nextRequest() uint64 {
+	d.lastRequest++
+	return d.lastRequest
+}
+
+func (d *device) flush() error {
+	if len(d.outbox) == 0 {
+		return nil
+	}
+	err := d.stream.Send(&pb.ConnectRequest{Frames: d.outbox})
+	d.outbox = d.outbox[:0]
+	if err != nil {
+		return fmt.Errorf("%s: sending: %w", d.account.user, err)
+	}
+	return nil
+}
+
+// serve takes in what the server sends, until the device is disconnected (nil) or something is wrong.
+func (d *device) serve() error {
+	for welcomed := false; ; {
+		batch, err := d.stream.Recv()
+		if d.ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("%s: the stream ended: %w", d.account.user, err)
+		}
+		if !welcomed {
+			if err := d.checkWelcome(batch); err != nil {
+				return err
+			}
+			batch.Frames = batch.Frames[1:]
+			welcomed = true
+		}
+		if err := d.takeIn(batch); err != nil && d.ctx.Err() == nil {
+			return fmt.Errorf("%s: %w", d.account.user, err)
+		}
+	}
+}
+
+func (d *device) close() {
+	d.disconnect()
+	_ = d.conn.Close()
+}
+
+func (d *device) checkWelcome(batch *pb.ConnectResponse) error {
+	if len(batch.Frames) == 0 {
+		return fmt.Errorf("%s: an empty batch", d.account.user)
+	}
+	first := batch.Frames[0]
+	if welcome := first.GetWelcome(); welcome == nil || first.RequestId != 1 || welcome.UserId != d.account.user {
+		return fmt.Errorf("%s: the first frame is no Welcome to this user's Hello: %v", d.account.user, first)
+	}
+	return nil
+}
+
+func (d *device) takeIn(batch *pb.ConnectResponse) error {
+	d.mutex.Lock()
+	defer d.mutex.Unlock()
+	now := time.Since(d.started)
+	for _, frame := range batch.Frames {
+		if err := d.takeInFrame(frame, now); err != nil {
+			return err
+		}
+	}
+	d.role.batchDone(now)
+	return d.flush()
+}
+
+func (d *device) takeInFrame(frame *pb.ServerFrame, now time.Duration) error {
+	switch body := frame.Body.(type) {
+	case *pb.ServerFrame_Event:
+		return d.role.event(body.Event, now)
+	case *pb.ServerFrame_Sent:
+		return d.role.sent(frame.RequestId, body.Sent, now)
+	case *pb.ServerFrame_ChatOpened:
+		return d.role.opened(body.ChatOpened.GetChat().GetChatId(), body.ChatOpened.NextSeq)
+	case *pb.ServerFrame_SyncComplete:
+		return d.role.synced(now)
+	case *pb.ServerFrame_Heartbeat:
+		d.queue(&pb.ClientFrame{Body: &pb.ClientFrame_Heartbeat{Heartbeat: &pb.Heartbeat{}}})
+	case *pb.ServerFrame_Receipt, *pb.ServerFrame_Presence, *pb.ServerFrame_Typing:
+	case *pb.ServerFrame_Error:
+		return fmt.Errorf("request %d failed: %v: %s", frame.RequestId, body.Error.Code, body.Error.Message)
+	case *pb.ServerFrame_Disconnect:
+		return fmt.Errorf("disconnected: %v: %s", body.Disconnect.Code, body.Disconnect.Message)
+	default:
+		return fmt.Errorf("a frame that nothing asked for: %v", frame)
+	}
+	return nil
+}

@@ -1,0 +1,109 @@
+// Command loadgen loads a chatgrpc server, or the echo server beside which it is measured, as many devices would, checks every
+// answer, and prints what it measured as one JSON object. benchmarks/run.py starts it; docs/benchmarks.md explains the figures.
+//
+// It is also a complete small client in another language: everything it knows of the server stands in the protos.
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+)
+
+func main() {
+	if err := execute(os.Args[1:]); err != nil {
+		fmt.Fprintf(os.Stderr, "loadgen: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+const usage = `loadgen MODE [flags]; the modes are
+  pairs      --streams/2 pairs of users, one of each sends to the other
+  fanout     --groups groups with --streams/--groups members, one of each sends
+  replay     --devices devices, one after the other, read a backlog of --messages
+  idle       --streams silent streams
+  echo       --streams streams to the echo server
+  echo-idle  --streams silent streams to the echo server
+`
+
+func execute(arguments []string) error {
+	flags := flag.NewFlagSet("loadgen", flag.ContinueOnError)
+	flags.Usage = func() {
+		fmt.Fprint(flags.Output(), usage)
+		flags.PrintDefaults()
+	}
+	var (
+		target   = flags.String("target", "127.0.0.1:50551", "address of the server")
+		pid      = flags.Int("server-pid", 0, "process whose CPU and memory are read; 0 = none")
+		tokens   = flags.String("tokens", "", "file with a user id, a space and their token on each line")
+		streams  = flags.Int("streams", 100, "streams in all")
+		groups   = flags.Int("groups", 4, "groups")
+		window   = flags.Uint("window", 1, "messages of a sender that may be unanswered")
+		messages = flags.Uint("messages", 0, "messages of each sender, instead of a time; the backlog of replay")
+		devices  = flags.Int("devices", 5, "devices that read the backlog")
+		warmup   = flags.Duration("warmup", 2*time.Second, "time before measuring")
+		duration = flags.Duration("duration", 8*time.Second, "time of measuring")
+	)
+	if len(arguments) == 0 || strings.HasPrefix(arguments[0], "-") {
+		flags.Usage()
+		return fmt.Errorf("the first argument is the mode")
+	}
+	mode := arguments[0]
+	if err := flags.Parse(arguments[1:]); err != nil {
+		return err
+	}
+	options := options{
+		target: *target, serverPID: *pid, warmup: *warmup, duration: *duration, messages: uint32(*messages),
+		patience: 60 * time.Second,
+	}
+	if *tokens != "" {
+		var err error
+		if options.accounts, err = readAccounts(*tokens); err != nil {
+			return err
+		}
+	}
+	if needed := map[string]int{"pairs": *streams, "fanout": *streams, "replay": 2, "idle": *streams}[mode]; len(options.accounts) < needed {
+		return fmt.Errorf("%s needs %d accounts; --tokens has %d", mode, needed, len(options.accounts))
+	}
+	modes := map[string]func(*run) (*report, error){
+		"pairs":     func(r *run) (*report, error) { return r.pairs(*streams/2, uint32(*window)) },
+		"fanout":    func(r *run) (*report, error) { return r.fanout(*groups, *streams / *groups, uint32(*window)) },
+		"replay":    func(r *run) (*report, error) { return r.replay(options.messages, *devices) },
+		"idle":      func(r *run) (*report, error) { return r.idle(*streams) },
+		"echo":      func(r *run) (*report, error) { return r.echo(*streams, uint64(*window)) },
+		"echo-idle": func(r *run) (*report, error) { return r.echoIdle(*streams) },
+	}
+	perform := modes[mode]
+	if perform == nil {
+		flags.Usage()
+		return fmt.Errorf("there is no mode %q", mode)
+	}
+	result, err := newRun(options).perform(perform)
+	if err != nil {
+		return err
+	}
+	result.Mode = mode
+	return json.NewEncoder(os.Stdout).Encode(result)
+}
+
+// readAccounts reads a file of lines with a user id, a space and the token.
+func readAccounts(path string) ([]account, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	var accounts []account
+	for lines := bufio.NewScanner(file); lines.Scan(); {
+		user, token, found := strings.Cut(lines.Text(), " ")
+		if !found {
+			return nil, fmt.Errorf("%s:%d: no token", path, len(accounts)+1)
+		}
+		accounts = append(accounts, account{user: user, token: token})
+	}
+	return accounts, nil
+}
