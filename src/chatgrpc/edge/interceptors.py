@@ -1,0 +1,212 @@
+"""Around every unary call: it is counted, admitted, authenticated, parsed, and answered with a status that explains itself.
+
+One interceptor, because the order is the point: whatever goes wrong further in is turned into a status and counted further out.
+A service sees only parsed requests of known users, raises what it likes, and never touches a status itself.
+"""
+
+import asyncio
+import secrets
+import time
+import traceback
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import grpc
+import structlog
+
+from chatgrpc.edge.errors import StatusError, trailers_of
+from chatgrpc.ports.tokens import Claims, KeysUnavailableError, TokenRejectedError, TokenVerifier
+
+Observer = Callable[[str, str, float], None]
+"""Takes the full method name, the name of the status code and the seconds of one finished call."""
+
+PUBLIC_METHODS = (
+    "/grpc.health.v1.Health/",
+    "/grpc.reflection.v1alpha.ServerReflection/",
+    "/chatgrpc.v1.SessionService/Connect",
+)
+"""Beginnings of the methods that stand apart: health and reflection are for everyone, a session has its own Hello."""
+
+_log = structlog.get_logger(__name__)
+
+_claims: ContextVar[Claims] = ContextVar("claims")
+
+_Context: TypeAlias = grpc.aio.ServicerContext[bytes, bytes]
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # a string: it is generic for type checkers only
+
+
+def current_claims() -> Claims:
+    """What the token of the call that is being answered says of its bearer.
+
+    Raises:
+        LookupError: outside of a call that was authenticated.
+    """
+    return _claims.get()
+
+
+@dataclass(frozen=True, slots=True)
+class UnaryLimits:
+    """What unary calls may use of the node."""
+
+    calls_max: int = 1_000
+    """Calls that may run at the same time; one more is refused with RESOURCE_EXHAUSTED."""
+    deadline_s: float = 30.0
+    """Longest time for one call, even if its client would wait longer; then it ends with DEADLINE_EXCEEDED."""
+
+
+class UnaryInterceptor(grpc.aio.ServerInterceptor):
+    """Stands around every unary call, except those of `PUBLIC_METHODS`.
+
+    - Without a valid `authorization: Bearer …` the call ends with UNAUTHENTICATED; with one, `current_claims()` says whose
+      it is.
+    - A `StatusError` becomes its status. Any other exception becomes INTERNAL with an id under which it stands in our log; its
+      text never leaves the node, nor does it enter the log, since it may quote a message.
+    - Every status but OK carries `google.rpc.ErrorInfo`, that of an unknown method too.
+    """
+
+    def __init__(
+        self,
+        tokens: TokenVerifier,
+        observe: Observer,
+        limits: UnaryLimits = UnaryLimits(),
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        """Is handed to one server.
+
+        Args:
+            tokens: verifies the callers' tokens.
+            observe: called once for each finished call; must not raise.
+            limits: what calls may use.
+            now_ms: milliseconds since the Unix epoch.
+        """
+        self._tokens = tokens
+        self._observe = observe
+        self._limits = limits
+        self._now_ms = now_ms
+        self._calls = 0
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], "Awaitable[_Handler | None]"],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "_Handler | None":
+        """Wraps the handler of the called method."""
+        method = handler_call_details.method
+        handler = await continuation(handler_call_details)
+        if method.startswith(PUBLIC_METHODS) and handler is not None:
+            return handler
+        if handler is None or handler.unary_unary is None:
+            return grpc.stream_stream_rpc_method_handler(self._refuse_unknown_method)
+
+        async def call(request: bytes, context: _Context) -> bytes:
+            return await self._call(method, handler, request, context)
+
+        return grpc.unary_unary_rpc_method_handler(call)
+
+    async def _call(self, method: str, handler: _Handler, request: bytes, context: _Context) -> bytes:
+        started = time.perf_counter()
+        error, code = None, grpc.StatusCode.CANCELLED
+        try:
+            reply = await self._answer(handler, request, context)
+            code = context.code() or grpc.StatusCode.OK
+            return reply
+        except StatusError as known:
+            error, code = known, known.code
+        except grpc.aio.AbortError:
+            code = context.code()
+            raise
+        except Exception as unknown:
+            error, code = _unexpected(method, unknown), grpc.StatusCode.INTERNAL
+        finally:
+            self._observe(method, code.name, time.perf_counter() - started)
+        return await _abort(context, error)
+
+    async def _answer(self, handler: _Handler, request: bytes, context: _Context) -> bytes:
+        if self._calls >= self._limits.calls_max:
+            raise StatusError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS", "The server is busy. Try again in a few seconds."
+            )
+        self._calls += 1
+        try:
+            async with asyncio.timeout(self._limits.deadline_s) as deadline:
+                _claims.set(await self._authenticate(context))
+                reply = await handler.unary_unary(_parse(handler, request), context)  # type: ignore[misc,arg-type]
+                return reply if handler.response_serializer is None else handler.response_serializer(reply)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            raise StatusError(
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+                "TOO_SLOW",
+                f"The call took more than {self._limits.deadline_s:g} seconds. Whether it had an effect is not known.",
+            ) from None
+        finally:
+            self._calls -= 1
+
+    async def _authenticate(self, context: _Context) -> Claims:
+        token = bearer_token(context.invocation_metadata())
+        try:
+            if token is None:
+                raise TokenRejectedError("TOKEN_MISSING", "Send `authorization: Bearer TOKEN` as metadata.")
+            return await self._tokens.verify(token, self._now_ms())
+        except TokenRejectedError as rejected:
+            raise StatusError(grpc.StatusCode.UNAUTHENTICATED, rejected.reason, str(rejected)) from None
+        except KeysUnavailableError:
+            raise StatusError(
+                grpc.StatusCode.UNAVAILABLE,
+                "KEYS_UNAVAILABLE",
+                "The keys to check tokens with cannot be had just now. Try again in a few seconds.",
+            ) from None
+
+    async def _refuse_unknown_method(self, _: object, context: _Context) -> None:
+        # A stream-stream handler, since it does not wait for a request that a peer may never send.
+        code, message = grpc.StatusCode.UNIMPLEMENTED, "There is no such method. Reflection lists those there are."
+        self._observe("unknown", code.name, 0.0)
+        await _abort(context, StatusError(code, "METHOD_UNKNOWN", message))
+
+
+def bearer_token(metadata: Any) -> str | None:
+    """The token of the `authorization` metadata (RFC 6750 §2.1), if there is one.
+
+    Args:
+        metadata: pairs of key and value, as `ServicerContext.invocation_metadata()` gives them.
+    """
+    for key, value in metadata or ():
+        if key == "authorization" and isinstance(value, str) and value[:7].lower() == "bearer ":
+            return value[7:].strip() or None
+    return None
+
+
+def _parse(handler: _Handler, request: bytes) -> Any:
+    if handler.request_deserializer is None:
+        return request
+    try:
+        return handler.request_deserializer(request)
+    except Exception:
+        raise StatusError(
+            grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_MALFORMED", "The request is not the message that the method takes."
+        ) from None
+
+
+def _unexpected(method: str, error: Exception) -> StatusError:
+    error_id = secrets.token_hex(8)
+    _log.error(
+        "call failed unexpectedly",
+        method=method,
+        error_id=error_id,
+        error_type=type(error).__qualname__,
+        frames=[f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)],
+    )
+    return StatusError(
+        grpc.StatusCode.INTERNAL,
+        "INTERNAL",
+        f"Something went wrong in the server. Its log tells more under {error_id}.",
+        {"errorId": error_id},
+    )
+
+
+async def _abort(context: _Context, error: StatusError) -> bytes:
+    """Ends the call with the error's status; raises what grpc.aio wants to see raised then."""
+    await context.abort(error.code, error.message, trailers_of(error.code, error.reason, error.message, error.metadata))

@@ -1,0 +1,288 @@
+"""What stands around unary calls, on a real server."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import pytest
+import structlog
+from google.protobuf import wrappers_pb2
+
+from chatgrpc.edge.errors import StatusError, error_info_of
+from chatgrpc.edge.interceptors import UnaryInterceptor, UnaryLimits, bearer_token, current_claims
+from chatgrpc.ports.tokens import Claims, KeysUnavailableError, TokenRejectedError
+from tests.error_info import ErrorInfoRequired
+
+NOW_MS = 1_700_000_000_000
+METHOD = "/chatgrpc.test.Service/Method"
+
+Behaviour = Callable[[wrappers_pb2.StringValue, grpc.aio.ServicerContext[bytes, bytes]], Awaitable[wrappers_pb2.StringValue]]
+
+
+def unary(channel: grpc.aio.Channel, method: str = METHOD) -> "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]":
+    return channel.unary_unary(method)
+
+
+def stream(channel: grpc.aio.Channel, method: str) -> grpc.aio.StreamStreamCall[bytes, bytes]:
+    stub: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(method)
+    return stub()
+
+
+class KnownTokens:
+    """Knows three tokens by heart."""
+
+    async def verify(self, token: str, now_ms: int) -> Claims:
+        assert now_ms == NOW_MS
+        if token == "no-keys":
+            raise KeysUnavailableError
+        if token != "of-alice":
+            raise TokenRejectedError("TOKEN_EXPIRED", "The token has expired.")
+        return Claims("alice", NOW_MS + 1)
+
+
+@dataclass
+class Rig:
+    """A server with one method that does what the test says, and a channel to it."""
+
+    channel: grpc.aio.Channel
+    plain_channel: grpc.aio.Channel
+    observed: list[tuple[str, str, float]] = field(default_factory=list)
+    behaviour: Behaviour | None = None
+
+    async def call(self, text: str = "", token: str | None = "of-alice") -> str:
+        """Calls the method; every failure must carry an ErrorInfo."""
+        metadata = () if token is None else (("authorization", f"Bearer {token}"),)
+        request = wrappers_pb2.StringValue(value=text).SerializeToString()
+        reply = await unary(self.channel)(request, metadata=metadata, timeout=30)
+        return wrappers_pb2.StringValue.FromString(reply).value
+
+    async def fail(self, token: str | None = "of-alice") -> tuple[grpc.StatusCode, str, str | None]:
+        """Calls the method, which must fail; gives code, reason, details."""
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await self.call(token=token)
+        info = error_info_of(failed.value.trailing_metadata())
+        assert info is not None
+        return failed.value.code(), info.reason, failed.value.details()
+
+
+@pytest.fixture
+async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
+    limits = getattr(request, "param", UnaryLimits())
+    rig = Rig(None, None)  # type: ignore[arg-type]
+
+    async def method(
+        message: wrappers_pb2.StringValue, context: grpc.aio.ServicerContext[bytes, bytes]
+    ) -> wrappers_pb2.StringValue:
+        assert rig.behaviour is not None
+        return await rig.behaviour(message, context)
+
+    async def streamed(_: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        await context.write(b"streamed")
+
+    method_handler: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(
+        method,
+        request_deserializer=wrappers_pb2.StringValue.FromString,
+        response_serializer=wrappers_pb2.StringValue.SerializeToString,
+    )
+    stream_handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(streamed)
+    interceptor = UnaryInterceptor(
+        KnownTokens(), lambda *observation: rig.observed.append(observation), limits, now_ms=lambda: NOW_MS
+    )
+    server = grpc.aio.server(interceptors=[interceptor])
+    services: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {
+        "chatgrpc.test.Service": {"Method": method_handler, "Stream": stream_handler},
+        "chatgrpc.v1.SessionService": {"Connect": stream_handler, "Other": method_handler},
+        "grpc.health.v1.Health": {"Check": method_handler},
+    }
+    for service, handlers in services.items():
+        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, handlers)])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with (
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}", interceptors=[ErrorInfoRequired()]) as rig.channel,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as rig.plain_channel,
+    ):
+        yield rig
+    await server.stop(None)
+
+
+async def echo_bearer(message: wrappers_pb2.StringValue, _: object) -> wrappers_pb2.StringValue:
+    return wrappers_pb2.StringValue(value=f"{current_claims().user_id}: {message.value}")
+
+
+async def test_a_service_sees_the_request_and_whose_it_is(rig: Rig) -> None:
+    rig.behaviour = echo_bearer
+    assert await rig.call("hello") == "alice: hello"
+    (method, code, seconds) = rig.observed[0]
+    assert (method, code) == (METHOD, "OK")
+    assert seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("token", "code", "reason"),
+    [
+        (None, grpc.StatusCode.UNAUTHENTICATED, "TOKEN_MISSING"),
+        ("", grpc.StatusCode.UNAUTHENTICATED, "TOKEN_MISSING"),
+        ("old", grpc.StatusCode.UNAUTHENTICATED, "TOKEN_EXPIRED"),
+        ("no-keys", grpc.StatusCode.UNAVAILABLE, "KEYS_UNAVAILABLE"),
+    ],
+)
+async def test_without_a_valid_token_no_service_is_called(
+    rig: Rig, token: str | None, code: grpc.StatusCode, reason: str
+) -> None:
+    assert (await rig.fail(token))[:2] == (code, reason)
+    assert [observation[:2] for observation in rig.observed] == [(METHOD, code.name)]
+
+
+async def test_health_is_asked_and_a_session_opened_without_a_token(rig: Rig) -> None:
+    async def answer(message: wrappers_pb2.StringValue, _: object) -> wrappers_pb2.StringValue:
+        with pytest.raises(LookupError):
+            current_claims()
+        return message
+
+    rig.behaviour = answer
+    assert await unary(rig.channel, "/grpc.health.v1.Health/Check")(b"") == b""
+    connect = stream(rig.channel, "/chatgrpc.v1.SessionService/Connect")
+    assert await connect.read() == b"streamed"
+    assert rig.observed == []
+
+
+async def test_only_connect_of_the_session_service_is_exempt(rig: Rig) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await unary(rig.channel, "/chatgrpc.v1.SessionService/Other")(b"")
+    assert failed.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_a_status_error_is_told_in_full(rig: Rig) -> None:
+    async def refuse(*_: object) -> wrappers_pb2.StringValue:
+        raise StatusError(grpc.StatusCode.NOT_FOUND, "CHAT_UNKNOWN", "There is no chat “ä”.", {"chatId": "ä"})
+
+    rig.behaviour = refuse
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await rig.call()
+    info = error_info_of(failed.value.trailing_metadata())
+    assert info is not None
+    assert (failed.value.code(), failed.value.details()) == (grpc.StatusCode.NOT_FOUND, "There is no chat “ä”.")
+    assert (info.reason, info.domain, dict(info.metadata)) == ("CHAT_UNKNOWN", "chatgrpc", {"chatId": "ä"})
+    assert [observation[:2] for observation in rig.observed] == [(METHOD, "NOT_FOUND")]
+
+
+async def test_an_unexpected_exception_is_found_in_the_log_by_its_id_and_its_text_nowhere(rig: Rig) -> None:
+    async def break_down(*_: object) -> wrappers_pb2.StringValue:
+        raise RuntimeError("what alice wrote to bob")
+
+    rig.behaviour = break_down
+    with structlog.testing.capture_logs() as lines, pytest.raises(grpc.aio.AioRpcError) as failed:
+        await rig.call()
+    info = error_info_of(failed.value.trailing_metadata())
+    assert info is not None
+    assert (failed.value.code(), info.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
+    assert [line["error_id"] for line in lines] == [info.metadata["errorId"]]
+    assert lines[0]["error_type"] == "RuntimeError"
+    assert "break_down" in lines[0]["frames"][-1]
+    assert "alice" not in f"{lines} {failed.value.details()} {info}"
+    assert [observation[:2] for observation in rig.observed] == [(METHOD, "INTERNAL")]
+
+
+async def test_bytes_that_are_no_request_are_refused(rig: Rig) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await unary(rig.channel)(b"\xff\xff\xff", metadata=(("authorization", "Bearer of-alice"),))
+    info = error_info_of(failed.value.trailing_metadata())
+    assert info is not None
+    assert (failed.value.code(), info.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_MALFORMED")
+
+
+@pytest.mark.parametrize("method", ["/chatgrpc.test.Service/Missing", "/nowhere/to.be.found", "/chatgrpc.test.Service/Stream"])
+async def test_an_unknown_method_is_told_without_waiting_for_a_request(rig: Rig, method: str) -> None:
+    call = stream(rig.channel, method)
+    assert await call.code() is grpc.StatusCode.UNIMPLEMENTED
+    info = error_info_of(await call.trailing_metadata())
+    assert info is not None
+    assert info.reason == "METHOD_UNKNOWN"
+    assert [observation[:2] for observation in rig.observed] == [("unknown", "UNIMPLEMENTED")]
+
+
+@pytest.mark.parametrize("rig", [UnaryLimits(calls_max=2)], indirect=True)
+async def test_calls_beyond_the_limit_are_refused_until_one_ends(rig: Rig) -> None:
+    may_end, running = asyncio.Event(), asyncio.Semaphore(0)
+
+    async def wait(message: wrappers_pb2.StringValue, _: object) -> wrappers_pb2.StringValue:
+        running.release()
+        await may_end.wait()
+        return message
+
+    rig.behaviour = wait
+    calls = [asyncio.create_task(rig.call(text)) for text in ("one", "two")]
+    for _ in calls:
+        await running.acquire()
+    assert (await rig.fail())[:2] == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS")
+    may_end.set()
+    assert await asyncio.gather(*calls) == ["one", "two"]
+    assert await rig.call("three") == "three"
+
+
+@pytest.mark.parametrize("rig", [UnaryLimits(calls_max=1)], indirect=True)
+async def test_a_call_that_its_client_cancels_gives_its_place_back(rig: Rig) -> None:
+    running, ended = asyncio.Event(), asyncio.Event()
+
+    async def wait(message: wrappers_pb2.StringValue, _: object) -> wrappers_pb2.StringValue:
+        running.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        return message
+
+    rig.behaviour = wait
+    call = unary(rig.plain_channel)(b"", metadata=(("authorization", "Bearer of-alice"),))
+    await running.wait()
+    call.cancel()
+    await ended.wait()
+    rig.behaviour = echo_bearer
+    assert await rig.call("next") == "alice: next"
+    assert [observation[:2] for observation in rig.observed] == [(METHOD, "CANCELLED"), (METHOD, "OK")]
+
+
+@pytest.mark.parametrize("rig", [UnaryLimits(deadline_s=0.01)], indirect=True)
+async def test_a_call_that_takes_too_long_ends(rig: Rig) -> None:
+    async def wait(*_: object) -> wrappers_pb2.StringValue:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    rig.behaviour = wait
+    assert (await rig.fail())[:2] == (grpc.StatusCode.DEADLINE_EXCEEDED, "TOO_SLOW")
+
+
+async def test_a_services_own_timeout_is_not_taken_for_ours(rig: Rig) -> None:
+    async def give_up(*_: object) -> wrappers_pb2.StringValue:
+        raise TimeoutError
+
+    rig.behaviour = give_up
+    assert (await rig.fail())[:2] == (grpc.StatusCode.INTERNAL, "INTERNAL")
+
+
+async def test_the_helper_fails_a_test_whose_server_does_not_explain_itself(rig: Rig) -> None:
+    async def abort(_: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> wrappers_pb2.StringValue:
+        await context.abort(grpc.StatusCode.NOT_FOUND, "no details")
+
+    rig.behaviour = abort
+    with pytest.raises(AssertionError, match="without an ErrorInfo"):
+        await rig.call()
+
+
+@pytest.mark.parametrize(
+    ("metadata", "token"),
+    [
+        ([("authorization", "Bearer abc")], "abc"),
+        ([("x", "y"), ("authorization", "bearer  abc ")], "abc"),
+        ([("authorization", "Basic abc")], None),
+        ([("authorization", b"Bearer abc")], None),
+        ([("authorization", "Bearer ")], None),
+        ((), None),
+        (None, None),
+    ],
+)
+def test_bearer_token(metadata: object, token: str | None) -> None:
+    assert bearer_token(metadata) == token
