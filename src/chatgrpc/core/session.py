@@ -136,6 +136,9 @@ class State(enum.Enum):
     ENDED = enum.auto()
 
 
+_SHOWN_TO = frozenset({State.OPENING, State.OPEN})
+
+
 class Session:
     """One stream of one device."""
 
@@ -326,7 +329,8 @@ class Session:
         if isinstance(page, chat_pb2.Error):
             self._answer(request_id, session_pb2.ServerFrame(error=page))
             return
-        self.events.append(history_chunk(request_id, page, [stored.event for stored in events or ()]))
+        if self.state is State.OPEN:
+            self.events.append(history_chunk(request_id, page, [stored.event for stored in events or ()]))
 
     def _refresh_token(self, request_id: int, refresh: session_pb2.RefreshToken) -> Sequence[Effect]:
         if self._requests_in_flight >= self._limits.requests_in_flight_max:
@@ -444,7 +448,9 @@ class Session:
         return sum(map(len, self.events)) + sum(map(len, self.control.values()))
 
     def take_output(self, now_ms: int) -> bytes:
-        """Takes the next message to send: a serialized ConnectResponse; empty if there is nothing."""
+        """Takes the next message to send: a serialized ConnectResponse; empty if there is nothing, or it is too early."""
+        if self.state is State.OPENING:
+            return b""
         events = self.events
         chunks = events
         if len(events) > 1:
@@ -509,10 +515,16 @@ class Session:
         self.events.append(frame_chunk(ended.frame()))
         return [End(ended)]
 
+    def closed(self) -> None:
+        """The stream is gone; nothing can be sent any more."""
+        self.state = State.ENDED
+        self.events.clear()
+        self.control.clear()
+
     # Helpers.
 
     def _show(self, key: tuple[str, ...], frame: session_pb2.ServerFrame) -> None:
-        if self.state is State.OPEN and (key in self.control or len(self.control) < self._limits.control_frames_max):
+        if self.state in _SHOWN_TO and (key in self.control or len(self.control) < self._limits.control_frames_max):
             self.control[key] = frame_chunk(frame)
 
     def _set_deadline(self, now_ms: int) -> None:
@@ -537,6 +549,8 @@ class Session:
             self.events.append(frame_chunk(session_pb2.ServerFrame(sync_complete=complete)))
 
     def _answer(self, request_id: int, frame: session_pb2.ServerFrame) -> None:
+        if self.state is State.ENDED:
+            return
         frame.request_id = request_id
         self.events.append(frame_chunk(frame))
 

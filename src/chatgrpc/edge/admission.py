@@ -1,0 +1,109 @@
+"""The admission of a device: whose token it is, whether the device may come in, and what its user's chats are."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import structlog
+
+from chatgrpc.core.disconnect import Ended
+from chatgrpc.core.entries import Membership
+from chatgrpc.core.limits import Limits
+from chatgrpc.core.session import Admission, Admit
+from chatgrpc.edge.watermarks import Watermarks
+from chatgrpc.ports.accounts import DeviceRevokedError, DeviceStore, TooManyDevicesError
+from chatgrpc.ports.chat_log import ChatLog
+from chatgrpc.ports.cursors import CursorStore
+from chatgrpc.ports.errors import StoreError
+from chatgrpc.ports.tokens import Claims, KeysUnavailableError, TokenRejectedError, TokenVerifier
+from chatgrpc.v1 import session_pb2
+
+_log = structlog.get_logger()
+
+_MEMBERSHIPS_PER_READ = 500
+_SYNC_OVERLAP_MS = 10_000
+"""Receipts that changed this long before the last sync are sent again: clocks and lazy writes may differ by as much."""
+
+Identified: TypeAlias = Callable[[Claims], None]
+
+
+class Admissions:
+    """Admits devices."""
+
+    def __init__(
+        self,
+        verifier: TokenVerifier,
+        devices: DeviceStore,
+        log: ChatLog,
+        cursors: CursorStore,
+        watermarks: Watermarks,
+        limits: Limits,
+    ) -> None:
+        self._verifier = verifier
+        self._devices = devices
+        self._log = log
+        self._cursors = cursors
+        self._watermarks = watermarks
+        self._limits = limits
+
+    async def admit(self, wanted: Admit, now_ms: int, identified: Identified) -> Admission | Ended:
+        """Admits a device, or says why not.
+
+        Args:
+            wanted: what the session asked for.
+            now_ms: milliseconds since the Unix epoch.
+            identified: called as soon as the device may come in, before its chats are read. From then on the session must
+                note deliveries, so that none falls between the reading and the opening.
+        """
+        try:
+            claims = await self._verifier.verify(wanted.token, now_ms)
+            await self._devices.connect(
+                claims.user_id, wanted.device_id, wanted.device_name, now_ms, self._limits.devices_per_user_max
+            )
+            identified(claims)
+            memberships = await self._memberships(claims.user_id)
+            acked = await self._cursors.of_device(claims.user_id, wanted.device_id)
+            marks = await self._watermarks.of_user_chats(claims.user_id, _since_ms(wanted.sync_token))
+        except TokenRejectedError as rejected:
+            return Ended(session_pb2.DISCONNECT_CODE_UNAUTHENTICATED, str(rejected), rejected.reason)
+        except KeysUnavailableError:
+            return Ended(session_pb2.DISCONNECT_CODE_UNAVAILABLE, "The key server cannot be reached. Try later.")
+        except DeviceRevokedError:
+            return Ended(session_pb2.DISCONNECT_CODE_DEVICE_REVOKED)
+        except TooManyDevicesError:
+            return Ended(session_pb2.DISCONNECT_CODE_TOO_MANY_DEVICES)
+        except StoreError as error:
+            _log.error("admission_failed", error=str(error))
+            return Ended(session_pb2.DISCONNECT_CODE_UNAVAILABLE)
+        return Admission(
+            user_id=claims.user_id,
+            token_expires_at_ms=claims.expires_at_ms,
+            memberships=memberships,
+            acked=acked,
+            receipts=[mark.receipt() for mark in marks],
+            sync_token=str(now_ms),
+        )
+
+    async def verify(self, token: str, now_ms: int) -> Claims | str:
+        """Verifies a newer token; returns what it says, or why it is not accepted."""
+        try:
+            return await self._verifier.verify(token, now_ms)
+        except TokenRejectedError as rejected:
+            return f"{rejected} The session goes on with the token it has."
+        except KeysUnavailableError:
+            return "The key server cannot be reached. The session goes on with the token it has; try again."
+
+    async def _memberships(self, user_id: str) -> list[Membership]:
+        memberships: list[Membership] = []
+        while True:
+            after_chat_id = memberships[-1].chat_id if memberships else ""
+            page = await self._log.memberships(user_id, after_chat_id, _MEMBERSHIPS_PER_READ)
+            memberships += page
+            if len(page) < _MEMBERSHIPS_PER_READ:
+                return memberships
+
+
+def _since_ms(sync_token: str) -> int:
+    """The time a sync token stands for; 0, so that everything is sent, for one that is not ours."""
+    if not sync_token.isascii() or not sync_token.isdecimal() or len(sync_token) > 15:
+        return 0
+    return max(0, int(sync_token) - _SYNC_OVERLAP_MS)

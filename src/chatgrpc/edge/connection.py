@@ -1,0 +1,79 @@
+"""The connections of an edge: each stream with its session, found by stream, by user, by device."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from chatgrpc.core.session import Session
+from chatgrpc.edge.transport import StreamId
+
+
+@dataclass(eq=False, slots=True)
+class Connection:
+    """One stream and the session on it. Equal only to itself."""
+
+    stream: StreamId
+    session: Session
+    writable: bool = True
+    """The transport would take a message."""
+    held: bool = False
+    """The transport does not read the stream."""
+    written_at_ms: int = 0
+    """When the last message was handed to the transport."""
+    reading: bool = False
+    """A read of the log, for the feed, is under way."""
+    registered: bool = False
+    """It stands under its user and device."""
+
+
+@dataclass(slots=True)
+class Connections:
+    """All connections of this process."""
+
+    _by_stream: dict[StreamId, Connection] = field(default_factory=dict)
+    _by_user: dict[str, dict[str, Connection]] = field(default_factory=dict)  # user id -> device id -> connection
+
+    def __len__(self) -> int:
+        return len(self._by_stream)
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(self._by_stream.values())
+
+    def add(self, connection: Connection) -> None:
+        """Takes up a stream that has just opened."""
+        self._by_stream[connection.stream] = connection
+
+    def get(self, stream: StreamId) -> Connection | None:
+        """The connection on a stream."""
+        return self._by_stream.get(stream)
+
+    def register(self, connection: Connection) -> Connection | None:
+        """Puts a connection under its session's user and device; returns the one that stood there."""
+        session = connection.session
+        devices = self._by_user.setdefault(session.user_id, {})
+        replaced = devices.get(session.device_id)
+        if replaced is not None:
+            replaced.registered = False
+        devices[session.device_id] = connection
+        connection.registered = True
+        return replaced
+
+    def remove(self, connection: Connection) -> None:
+        """Forgets a connection; again does nothing."""
+        self._by_stream.pop(connection.stream, None)
+        if not connection.registered:
+            return
+        connection.registered = False
+        session = connection.session
+        devices = self._by_user[session.user_id]
+        del devices[session.device_id]
+        if not devices:
+            del self._by_user[session.user_id]
+
+    def of_user(self, user_id: str) -> Iterable[Connection]:
+        """The registered connections of a user's devices."""
+        devices = self._by_user.get(user_id)
+        return devices.values() if devices is not None else ()
+
+    def of_device(self, user_id: str, device_id: str) -> Connection | None:
+        """The registered connection of a device."""
+        return self._by_user.get(user_id, {}).get(device_id)

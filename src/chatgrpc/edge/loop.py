@@ -1,0 +1,460 @@
+"""The tick loop: drains every stream, runs the core over what came, hands the store one group, flushes every stream once.
+
+A tick starts as soon as there is input and no tick is running, so an idle node answers a lone message at once; under load a
+tick takes in whatever came during the last one, which is what makes group commits and shared writes possible. A stream that was
+quiet is flushed in the tick; one that was written to less than the flush interval ago waits for the rest of it, and gets
+everything in one message. Everything runs on the event loop's thread.
+"""
+
+import asyncio
+import contextlib
+import heapq
+import itertools
+import secrets
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import structlog
+from google.protobuf.message import DecodeError
+
+from chatgrpc.core.disconnect import Ended
+from chatgrpc.core.event_feed import Read
+from chatgrpc.core.limits import Limits
+from chatgrpc.core.session import (
+    Admit,
+    Effect,
+    End,
+    FetchPage,
+    Marked,
+    ReadMembership,
+    Session,
+    ShowTyping,
+    State,
+    Submit,
+    Timings,
+    VerifyToken,
+    Watch,
+)
+from chatgrpc.core.write import Write
+from chatgrpc.edge.admission import Admissions
+from chatgrpc.edge.audience import Audience
+from chatgrpc.edge.connection import Connection, Connections
+from chatgrpc.edge.owner import Owner
+from chatgrpc.edge.session_reader import SessionReader
+from chatgrpc.edge.transport import StreamId, StreamOpened, StreamStatus, Transport
+from chatgrpc.edge.watermarks import Watermarks
+from chatgrpc.metrics import Metrics
+from chatgrpc.ports.chat_log import ChatLog
+from chatgrpc.ports.errors import StoreError
+from chatgrpc.ports.tokens import Claims
+from chatgrpc.v1 import chat_pb2, session_pb2
+
+_log = structlog.get_logger()
+
+_FLUSH_INTERVAL_MAX_MS = 25
+_HOUSEKEEPING_INTERVAL_S = 0.05
+_SAVE_INTERVAL_MS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How the loop paces its work, in milliseconds."""
+
+    flush_interval_ms: float = 5.0
+    slow_reader_timeout_ms: int = 30_000
+    """A stream whose last message was not taken for as long is ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """Who waits for a write: a stream's request."""
+
+    connection: Connection
+    request_id: int
+    write: Write
+
+
+class Edge:
+    """All streams of this process."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        owner: Owner,
+        admissions: Admissions,
+        watermarks: Watermarks,
+        log: ChatLog,
+        limits: Limits,
+        timings: Timings,
+        pace: Pace,
+        metrics: Metrics,
+        now_ms: Callable[[], int],
+    ) -> None:
+        self.connections = Connections()
+        self.audience = Audience(self.connections, owner, limits, self._touched_by_control)
+        self._transport = transport
+        self._owner = owner
+        self._admissions = admissions
+        self._watermarks = watermarks
+        self._reader = SessionReader(log, limits)
+        self._limits = limits
+        self._timings = timings
+        self._pace = pace
+        self._metrics = metrics
+        self._now_ms = now_ms
+        self._flush_interval_ms = pace.flush_interval_ms
+        self._dirty: dict[Connection, None] = {}  # something to send, or to read for
+        self._with_control: dict[Connection, None] = {}  # only control traffic to send, which can wait
+        self._unwritable: dict[Connection, int] = {}  # since when, oldest first
+        self._deadlines: list[tuple[int, int, Connection]] = []
+        self._numbers = itertools.count()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._tick_scheduled = False
+        self._flush_timer: asyncio.TimerHandle | None = None
+        self._housekeeping: asyncio.TimerHandle | None = None
+        self._saved_at_ms = 0
+        self._draining = False
+        self._deserted = asyncio.Event()
+
+    # Life.
+
+    def start(self) -> None:
+        """Begins to serve; call on the event loop."""
+        self._transport.on_input(self.wake_up)
+        self._keep_house()
+
+    def wake_up(self) -> None:
+        """Starts a tick soon, if none is about to start."""
+        if not self._tick_scheduled:
+            self._tick_scheduled = True
+            asyncio.get_running_loop().call_soon(self._tick)
+
+    async def drain(self, window_ms: int) -> None:
+        """Sends every device a Drain, jittered over the window; streams that open from now on are turned away."""
+        self._draining = True
+        self._deserted.clear()
+        now_ms = self._now_ms()
+        for connection in list(self.connections):
+            connection.session.drain(secrets.randbelow(window_ms + 1), now_ms)
+            self._dirty[connection] = None
+        self.wake_up()
+        if len(self.connections):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._deserted.wait(), window_ms / 1000)
+
+    async def stop(self, timeout_s: float) -> None:
+        """Lets writes under way finish, ends every stream, stores the marks."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._owner.settle(), timeout_s)
+        for connection in list(self.connections):
+            self.end(connection, Ended(session_pb2.DISCONNECT_CODE_SHUTTING_DOWN))
+        if self._housekeeping is not None:
+            self._housekeeping.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout_s)
+        for task in self._tasks:
+            task.cancel()
+        await self._watermarks.save()
+
+    def end(self, connection: Connection, ended: Ended) -> None:
+        """Ends a stream for a reason of the server's."""
+        self._run(connection, connection.session.end(ended))
+
+    # A tick.
+
+    def _tick(self) -> None:
+        started_s = perf_counter()
+        self._tick_scheduled = False
+        now_ms = self._now_ms()
+        inbound = self._transport.drain()
+        for opened in inbound.opened:
+            self._open(opened, now_ms)
+        for stream, batches in inbound.received:
+            connection = self.connections.get(stream)
+            if connection is not None:
+                self._receive(connection, batches, now_ms)
+        for stream in inbound.writable:
+            connection = self.connections.get(stream)
+            if connection is not None:
+                connection.writable = True
+                self._unwritable.pop(connection, None)
+                self._dirty[connection] = None
+        for stream in inbound.closed:
+            connection = self.connections.get(stream)
+            if connection is not None:
+                self._forget(connection, now_ms)
+        self._take_progress(now_ms)
+        self._flush(now_ms)
+        self._metrics.tick_seconds.observe(perf_counter() - started_s)
+
+    def _open(self, opened: StreamOpened, now_ms: int) -> None:
+        session = Session(secrets.token_hex(8), opened.token, self._limits, self._timings, now_ms)
+        connection = Connection(opened.stream, session)
+        self.connections.add(connection)
+        self._metrics.streams_live.set(len(self.connections))
+        if self._draining:
+            self.end(connection, Ended(session_pb2.DISCONNECT_CODE_SHUTTING_DOWN))
+            return
+        heapq.heappush(self._deadlines, (session.deadline_ms, next(self._numbers), connection))
+
+    def _receive(self, connection: Connection, batches: list[bytes], now_ms: int) -> None:
+        session = connection.session
+        for batch in batches:
+            try:
+                frames = session_pb2.ConnectRequest.FromString(batch).frames
+            except DecodeError:
+                self.end(connection, Ended(session_pb2.DISCONNECT_CODE_MALFORMED))
+                return
+            if len(frames) > self._limits.frames_per_batch_max:
+                message = f"A batch holds at most {self._limits.frames_per_batch_max} frames; this one has {len(frames)}."
+                self.end(connection, Ended(session_pb2.DISCONNECT_CODE_MALFORMED, message))
+                return
+            for frame in frames:
+                effects = session.receive(frame, now_ms)
+                if effects:
+                    self._run(connection, effects)
+        self._dirty[connection] = None
+        if not connection.held and session.backlog_bytes() > self._limits.backlog_bytes_max:
+            self._hold(connection)
+
+    def _take_progress(self, now_ms: int) -> None:
+        """Passes on what the owner has done: answers to those who asked, events to the devices of the members."""
+        progress = self._owner.pump(now_ms)
+        for answer in progress.answers:
+            ticket = answer.ticket
+            if isinstance(ticket, _Request):
+                ticket.connection.session.answered(ticket.request_id, ticket.write, answer.outcome)
+                self._dirty[ticket.connection] = None
+                if isinstance(answer.outcome, chat_pb2.Error):
+                    self._metrics.send_errors[chat_pb2.ErrorCode.Name(answer.outcome.code)].inc()
+            elif isinstance(ticket, asyncio.Future) and not ticket.done():
+                ticket.set_result(answer.outcome)
+        of_user, dirty = self.connections.of_user, self._dirty
+        for delivery in progress.deliveries:
+            for user_id in delivery.recipients:
+                for connection in of_user(user_id):
+                    last = user_id == delivery.left_user_id
+                    effects = connection.session.deliver(delivery.chat_id, delivery.seq, delivery.chunk, last)
+                    dirty[connection] = None
+                    if effects:
+                        self._run(connection, effects)
+
+    # Effects.
+
+    def _run(self, connection: Connection, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Submit(request_id, write):
+                    self._owner.submit(_Request(connection, request_id, write), write, self._now_ms())
+                case Marked(chat_id, delivered_seq, read_seq):
+                    self._note_mark(connection, chat_id, delivered_seq, read_seq)
+                case Admit():
+                    self._hold(connection)
+                    self._start(self._admit(connection, effect), connection)
+                case FetchPage() | ReadMembership():
+                    self._start(self._reader.answer(connection.session, effect), connection)
+                case VerifyToken(request_id, token):
+                    self._start(self._verify(connection, request_id, token), connection)
+                case ShowTyping(chat_id, kind):
+                    self.audience.typing(chat_id, connection, kind)
+                case Watch(chat_ids):
+                    self.audience.watch(connection, chat_ids)
+                case End(ended):
+                    self._end(connection, ended)
+
+    def _note_mark(self, connection: Connection, chat_id: str, delivered_seq: int, read_seq: int) -> None:
+        session = connection.session
+        if delivered_seq:
+            self._watermarks.note_cursor(session.user_id, session.device_id, chat_id, delivered_seq)
+        raised = self._watermarks.raise_mark(chat_id, session.user_id, delivered_seq, read_seq, self._now_ms())
+        if raised is not None:
+            self.audience.mark_raised(raised)
+
+    def _end(self, connection: Connection, ended: Ended) -> None:
+        """Hands the rest of the output, which ends with the Disconnect, to the transport, and forgets the connection."""
+        now_ms = self._now_ms()
+        last = b""
+        while message := connection.session.take_output(now_ms):
+            last += message
+        code, reason, message_text = ended.status()
+        self._transport.close(connection.stream, StreamStatus(code, reason, message_text), last)
+        self._metrics.disconnects[session_pb2.DisconnectCode.Name(ended.code)].inc()
+        self._forget(connection, now_ms)
+
+    def _forget(self, connection: Connection, now_ms: int) -> None:
+        """The stream is over: nothing is sent on it any more. Writes of its device that are under way go on."""
+        connection.session.closed()
+        was_registered = connection.registered
+        self.connections.remove(connection)
+        self._metrics.streams_live.set(len(self.connections))
+        if not len(self.connections):
+            self._deserted.set()
+        self._dirty.pop(connection, None)
+        self._with_control.pop(connection, None)
+        self._unwritable.pop(connection, None)
+        if was_registered:
+            self.audience.disconnected(connection, now_ms)
+
+    async def _admit(self, connection: Connection, wanted: Admit) -> None:
+        session = connection.session
+
+        def identified(claims: Claims) -> None:
+            if session.state is not State.OPENING:
+                return
+            session.user_id = claims.user_id
+            replaced = self.connections.register(connection)
+            self.audience.connected(claims.user_id)
+            if replaced is not None:
+                self.audience.disconnected(replaced, self._now_ms())
+                self.end(replaced, Ended(session_pb2.DISCONNECT_CODE_REPLACED))
+
+        outcome = await self._admissions.admit(wanted, self._now_ms(), identified)
+        if session.state is not State.OPENING:
+            return
+        if isinstance(outcome, Ended):
+            self.end(connection, outcome)
+            return
+        self._run(connection, session.admitted(outcome, self._now_ms()))
+        self._schedule_deadline(connection)
+
+    async def _verify(self, connection: Connection, request_id: int, token: str) -> None:
+        verified = await self._admissions.verify(token, self._now_ms())
+        if isinstance(verified, str):
+            connection.session.token_refused(request_id, verified)
+            return
+        connection.session.token_verified(request_id, verified.user_id, verified.expires_at_ms, self._now_ms())
+        self._schedule_deadline(connection)
+
+    async def _feed(self, connection: Connection, wanted: Read) -> None:
+        """Reads what the feed of a lagging device wants next; ends the stream if it cannot be read."""
+        try:
+            await self._reader.feed(connection.session, wanted)
+        except StoreError as error:
+            _log.error("catch_up_failed", error=str(error))
+            self.end(connection, Ended(session_pb2.DISCONNECT_CODE_UNAVAILABLE))
+        self._metrics.catch_up_pages.inc()
+        connection.reading = False
+
+    def _start(self, work: Coroutine[Any, Any, None], connection: Connection | None = None) -> None:
+        """Runs work beside the ticks; what it puts out on the connection is flushed by the tick that follows."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._done(done, connection))
+
+    def _done(self, task: asyncio.Task[None], connection: Connection | None) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("edge_defect", exc_info=task.exception())
+            if connection is not None:
+                self.end(connection, Ended(session_pb2.DISCONNECT_CODE_INTERNAL))
+        if connection is not None:
+            self._dirty[connection] = None
+        self.wake_up()
+
+    # Output.
+
+    def _flush(self, now_ms: int) -> None:
+        """Sends what is ready on every stream that may be written to, and starts the reads that lagging devices wait for."""
+        messages: list[tuple[StreamId, bytes]] = []
+        later: dict[Connection, None] = {}
+        due_ms = now_ms - self._flush_interval_ms
+        for connection in self._dirty:
+            session = connection.session
+            if session.state is State.ENDED:
+                continue
+            if not connection.reading:
+                wanted = session.next_read()
+                if wanted is not None:
+                    connection.reading = True
+                    self._start(self._feed(connection, wanted), connection)
+            if not connection.writable or not session.events:
+                continue
+            if connection.written_at_ms > due_ms:
+                later[connection] = None
+                continue
+            self._take_message(connection, now_ms, messages)
+        self._dirty = later
+        if later and self._flush_timer is None:
+            self._plan_flush()
+        if messages:
+            self._transport.write(messages)
+
+    def _take_message(self, connection: Connection, now_ms: int, messages: list[tuple[StreamId, bytes]]) -> None:
+        session = connection.session
+        message = session.take_output(now_ms)
+        if not message:
+            return
+        messages.append((connection.stream, message))
+        connection.writable = False
+        connection.written_at_ms = now_ms
+        self._unwritable[connection] = now_ms
+        self._with_control.pop(connection, None)
+        if connection.held and session.backlog_bytes() <= self._limits.backlog_bytes_max:
+            connection.held = False
+            self._transport.release(connection.stream)
+
+    def _plan_flush(self) -> None:
+        loop = asyncio.get_running_loop()
+        due_s = loop.time() + self._flush_interval_ms / 1000
+        self._flush_timer = loop.call_at(due_s, self._flush_later, due_s)
+
+    def _flush_later(self, due_s: float) -> None:
+        """Flushes the streams that had to wait. The later the loop comes to it, the busier it is: the next wait is longer."""
+        self._flush_timer = None
+        lag_ms = (asyncio.get_running_loop().time() - due_s) * 1000
+        least_ms = self._pace.flush_interval_ms
+        self._flush_interval_ms = min(max(least_ms, (self._flush_interval_ms + least_ms + lag_ms) / 2), _FLUSH_INTERVAL_MAX_MS)
+        self.wake_up()
+
+    def _touched_by_control(self, connection: Connection) -> None:
+        self._with_control[connection] = None
+
+    def _hold(self, connection: Connection) -> None:
+        connection.held = True
+        self._transport.hold(connection.stream)
+
+    # Time.
+
+    def _schedule_deadline(self, connection: Connection) -> None:
+        heapq.heappush(self._deadlines, (connection.session.deadline_ms, next(self._numbers), connection))
+
+    def _keep_house(self) -> None:
+        """What time does: deadlines, readers that are too slow, control traffic that waited, marks to store."""
+        self._housekeeping = asyncio.get_running_loop().call_later(_HOUSEKEEPING_INTERVAL_S, self._keep_house)
+        now_ms = self._now_ms()
+        while self._deadlines and self._deadlines[0][0] <= now_ms:
+            _, _, connection = heapq.heappop(self._deadlines)
+            self._pass_deadline(connection, now_ms)
+        self._end_slow_readers(now_ms)
+        self.audience.pass_time(now_ms)
+        messages: list[tuple[StreamId, bytes]] = []
+        waiting, self._with_control = self._with_control, {}
+        for connection in waiting:
+            if connection.writable:
+                self._take_message(connection, now_ms, messages)
+            else:
+                self._with_control[connection] = None
+        if messages:
+            self._transport.write(messages)
+        if self._dirty:
+            self.wake_up()
+        if now_ms - self._saved_at_ms >= _SAVE_INTERVAL_MS:
+            self._saved_at_ms = now_ms
+            self._start(self._watermarks.save())
+
+    def _pass_deadline(self, connection: Connection, now_ms: int) -> None:
+        session = connection.session
+        if session.state is State.ENDED:
+            return
+        effects = session.on_deadline(now_ms) if session.deadline_ms <= now_ms else ()
+        self._schedule_deadline(connection)
+        self._dirty[connection] = None
+        self._run(connection, effects)
+
+    def _end_slow_readers(self, now_ms: int) -> None:
+        give_up_ms = now_ms - self._pace.slow_reader_timeout_ms
+        for connection, since_ms in list(itertools.takewhile(lambda item: item[1] <= give_up_ms, self._unwritable.items())):
+            if since_ms <= give_up_ms:
+                self.end(connection, Ended(session_pb2.DISCONNECT_CODE_SLOW_READER))

@@ -1,0 +1,55 @@
+"""Receipts and cursors between memory and the store: noted at once, stored in batches once a second."""
+
+import structlog
+
+from chatgrpc.core.limits import Limits
+from chatgrpc.core.receipts import Mark, Raised, ReceiptBook
+from chatgrpc.ports.cursors import Cursor, CursorStore
+from chatgrpc.ports.errors import StoreError
+from chatgrpc.ports.receipts import ReceiptStore
+
+_log = structlog.get_logger()
+
+
+class Watermarks:
+    """What devices acknowledged and users read."""
+
+    def __init__(self, receipts: ReceiptStore, cursors: CursorStore, limits: Limits) -> None:
+        self._receipts = receipts
+        self._cursors = cursors
+        self._book = ReceiptBook(limits)
+        self._unsaved_cursors: dict[tuple[str, str, str], int] = {}
+
+    def raise_mark(self, chat_id: str, user_id: str, delivered_seq: int, read_seq: int, now_ms: int) -> Raised | None:
+        """Raises a user's marks; None if neither rose."""
+        return self._book.raise_mark(chat_id, user_id, delivered_seq, read_seq, now_ms)
+
+    def note_cursor(self, user_id: str, device_id: str, chat_id: str, acked_seq: int) -> None:
+        """A device acknowledged up to here."""
+        self._unsaved_cursors[user_id, device_id, chat_id] = acked_seq
+
+    async def of_chat(self, chat_id: str, user_ids: list[str]) -> list[Mark]:
+        """The marks of a chat's members: stored ones, raised by what is in memory; zeroes for those who have none."""
+        stored = {mark.user_id: mark for mark in await self._receipts.of_chat(chat_id)}
+        marks = [stored.get(user_id) or Mark(chat_id, user_id, 0, 0, 0) for user_id in user_ids]
+        return self._book.merge(marks)
+
+    async def of_user_chats(self, user_id: str, since_ms: int) -> list[Mark]:
+        """The marks of the user's chats that changed since then. Stores what is in memory first, so that none is missed."""
+        await self.save()
+        return await self._receipts.of_user_chats(user_id, since_ms)
+
+    async def save(self) -> None:
+        """Stores what changed; what cannot be stored now is kept for the next time."""
+        marks = self._book.take_unsaved()
+        cursors, self._unsaved_cursors = self._unsaved_cursors, {}
+        try:
+            if marks:
+                await self._receipts.save(marks)
+            if cursors:
+                await self._cursors.save([Cursor(*key, acked_seq) for key, acked_seq in cursors.items()])
+        except StoreError as error:
+            _log.error("watermarks_not_saved", error=str(error), marks=len(marks), cursors=len(cursors))
+            self._book.unsave(marks)
+            for key, acked_seq in cursors.items():
+                self._unsaved_cursors.setdefault(key, acked_seq)
