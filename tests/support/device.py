@@ -1,0 +1,278 @@
+"""A device that speaks the protocol frame by frame, and checks at every frame what the protocol promises.
+
+It is not the client library: it has no outbox, no store and no retries of its own, so a test decides what happens when.
+"""
+
+import asyncio
+import itertools
+import os
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from chatgrpc.core.ids import direct_chat_id, is_chat_id
+from chatgrpc.v1 import chat_pb2, content_pb2, session_pb2
+from tests.support.server import channel
+
+TIMEOUT_S = 20.0
+
+
+class ProtocolError(AssertionError):
+    """The server broke a promise."""
+
+
+class DisconnectedError(Exception):
+    """The stream ended; `disconnect` is the last frame, if there was one."""
+
+    def __init__(self, disconnect: session_pb2.Disconnect | None, status: grpc.StatusCode | None = None) -> None:
+        super().__init__(f"{disconnect} {status}")
+        self.disconnect = disconnect
+        self.status = status
+
+
+@dataclass
+class Held:
+    """What a device holds, and would keep on disk: it outlives its streams."""
+
+    events: dict[str, dict[int, chat_pb2.ChatEvent]] = field(default_factory=dict)
+    cursors: dict[str, int] = field(default_factory=dict)
+    chats: dict[str, chat_pb2.Chat] = field(default_factory=dict)
+    sync_token: str = ""
+
+    def texts(self, chat_id: str) -> list[str]:
+        """Texts of a chat's messages, in order of seq."""
+        return [
+            event.content.text.text
+            for _, event in sorted(self.events.get(chat_id, {}).items())
+            if event.content.HasField("text")
+        ]
+
+
+class Device:
+    """One device of one user; `connect` as often as you like."""
+
+    def __init__(self, address: str, token: str, device_id: str, held: Held | None = None) -> None:
+        self.held = held or Held()
+        self.device_id = device_id
+        self.user_id = ""
+        self.frames: asyncio.Queue[session_pb2.ServerFrame] = asyncio.Queue()
+        """Every frame but events and heartbeats, in order."""
+        self.receipts: dict[tuple[str, str], chat_pb2.Receipt] = {}
+        self.auto_ack = True
+        self.on_event: Callable[[chat_pb2.ChatEvent], None] = lambda event: None
+        self._address = address
+        self._token = token
+        self._request_ids = itertools.count(1)
+        self._answers: dict[int, asyncio.Future[session_pb2.ServerFrame]] = {}
+        self._changed = asyncio.Condition()
+        self._channel: grpc.aio.Channel | None = None
+        self._call: Any = None
+        self._reader: asyncio.Task[None] | None = None
+        self._ended: DisconnectedError | None = None
+
+    async def __aenter__(self) -> "Device":
+        await self.connect()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    # The stream.
+
+    async def connect(self, start_at: session_pb2.StartAt.ValueType = session_pb2.START_AT_UNSPECIFIED) -> session_pb2.Welcome:
+        """Opens a stream with the cursors held; returns the Welcome.
+
+        Raises:
+            DisconnectedError: the server does not let the device in.
+        """
+        await self.close()
+        self._ended = None
+        self._request_ids = itertools.count(1)
+        self._channel = channel(self._address)
+        connect = self._channel.stream_stream(
+            "/chatgrpc.v1.SessionService/Connect",
+            request_serializer=session_pb2.ConnectRequest.SerializeToString,
+            response_deserializer=session_pb2.ConnectResponse.FromString,
+        )
+        self._call = connect()
+        self._reader = asyncio.create_task(self._read())
+        hello = session_pb2.Hello(
+            device_id=self.device_id,
+            token=self._token,
+            positions=[session_pb2.ChatPosition(chat_id=chat_id, seq=seq) for chat_id, seq in self.held.cursors.items()],
+            start_at=start_at,
+            sync_token=self.held.sync_token,
+        )
+        answer = await self.request(session_pb2.ClientFrame(hello=hello))
+        self.user_id = answer.welcome.user_id
+        return answer.welcome
+
+    async def close(self) -> None:
+        """Drops the stream, without a word."""
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.gather(self._reader, return_exceptions=True)
+            self._reader = None
+        if self._channel is not None:
+            await self._channel.close()
+            self._channel = None
+
+    async def write(self, *frames: session_pb2.ClientFrame) -> None:
+        """Sends frames in one batch."""
+        try:
+            await self._call.write(session_pb2.ConnectRequest(frames=frames))
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+            raise self._ended or DisconnectedError(None) from error
+
+    async def request(self, frame: session_pb2.ClientFrame) -> session_pb2.ServerFrame:
+        """Sends a request; returns its answer."""
+        return await (await self.post(frame))
+
+    async def post(self, frame: session_pb2.ClientFrame) -> "asyncio.Future[session_pb2.ServerFrame]":
+        """Sends a request; returns what its answer will be."""
+        frame.request_id = next(self._request_ids)
+        future: asyncio.Future[session_pb2.ServerFrame] = asyncio.get_running_loop().create_future()
+        self._answers[frame.request_id] = future
+        await self.write(frame)
+        return future
+
+    # What people do.
+
+    def compose(self, to: str, text: str, client_message_id: bytes | None = None) -> session_pb2.ClientFrame:
+        """A text message to a chat id, or to a user id; send it again as it is for a repetition."""
+        send = session_pb2.SendMessage(content=content_pb2.Content(text=content_pb2.TextContent(text=text)))
+        send.key.client_message_id = client_message_id or os.urandom(16)
+        chat_id = to if is_chat_id(to) else direct_chat_id(self.user_id, to)
+        send.key.seen_seq = self.held.cursors.get(chat_id, 0)
+        if is_chat_id(to):
+            send.chat_id = to
+        else:
+            send.user_id = to
+        return session_pb2.ClientFrame(send=send)
+
+    async def send(self, to: str, text: str) -> chat_pb2.SendResult:
+        """Sends a text; returns when it is committed."""
+        answer = await self.request(self.compose(to, text))
+        if not answer.HasField("sent"):
+            raise AssertionError(f"not sent: {answer.error}")
+        return answer.sent
+
+    async def send_content(self, chat_id: str, content: content_pb2.Content) -> session_pb2.ServerFrame:
+        """Sends any content; returns the answer, SendResult or Error."""
+        key = chat_pb2.WriteKey(client_message_id=os.urandom(16), seen_seq=self.held.cursors.get(chat_id, 0))
+        send = session_pb2.SendMessage(chat_id=chat_id, key=key, content=content)
+        return await self.request(session_pb2.ClientFrame(send=send))
+
+    async def until(self, condition: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> None:
+        """Waits until something is true of what the device has received.
+
+        Raises:
+            DisconnectedError: the stream ended before.
+            TimeoutError: it did not become true in time.
+        """
+        async with asyncio.timeout(timeout_s), self._changed:
+            while not condition():
+                if self._ended is not None:
+                    raise self._ended
+                await self._changed.wait()
+
+    async def until_held(self, chat_id: str, seq: int, timeout_s: float = TIMEOUT_S) -> None:
+        """Waits until the device holds the chat up to `seq`."""
+        await self.until(lambda: self.held.cursors.get(chat_id, 0) >= seq, timeout_s)
+
+    async def until_ended(self, timeout_s: float = TIMEOUT_S) -> DisconnectedError:
+        """Waits for the stream's end; returns how it ended."""
+        async with asyncio.timeout(timeout_s), self._changed:
+            await self._changed.wait_for(lambda: self._ended is not None)
+        assert self._ended is not None
+        return self._ended
+
+    # Frames.
+
+    async def _read(self) -> None:
+        last: session_pb2.Disconnect | None = None
+        try:
+            async for response in self._call:
+                acks: dict[str, int] = {}
+                for frame in response.frames:
+                    if last is not None:
+                        raise ProtocolError("a frame after the Disconnect")
+                    last = self._take(frame, acks)
+                if acks and self.auto_ack:
+                    await self._acknowledge(acks)
+                await self._notify()
+            ended = DisconnectedError(last, await self._call.code())
+        except grpc.aio.AioRpcError as error:
+            ended = DisconnectedError(last, error.code())
+        except asyncio.CancelledError:
+            ended = DisconnectedError(None)
+            raise
+        except BaseException as error:
+            ended = DisconnectedError(None)
+            ended.__cause__ = error
+            raise
+        finally:
+            self._ended = ended
+            for future in self._answers.values():
+                if not future.done():
+                    future.set_exception(ended)
+                    future.exception()  # nobody may be waiting for it any more
+            self._answers.clear()
+            await self._notify()
+
+    async def _acknowledge(self, acks: dict[str, int]) -> None:
+        frames = [session_pb2.ClientFrame(ack=session_pb2.Ack(chat_id=chat_id, seq=seq)) for chat_id, seq in acks.items()]
+        await self._call.write(session_pb2.ConnectRequest(frames=frames))
+
+    def _take(self, frame: session_pb2.ServerFrame, acks: dict[str, int]) -> session_pb2.Disconnect | None:
+        kind = frame.WhichOneof("body")
+        if kind == "event":
+            self._take_event(frame.event)
+            acks[frame.event.chat_id] = frame.event.seq
+            return None
+        if kind == "receipt":
+            self._take_receipt(frame.receipt)
+        elif kind == "chat_opened":
+            opened = frame.chat_opened
+            self.held.chats[opened.chat.chat_id] = opened.chat
+            self.held.cursors[opened.chat.chat_id] = opened.next_seq - 1
+        elif kind == "sync_complete":
+            self.held.sync_token = frame.sync_complete.sync_token
+        if kind != "heartbeat":
+            self.frames.put_nowait(frame)
+        if frame.request_id:
+            self._answers.pop(frame.request_id).set_result(frame)
+        return frame.disconnect if kind == "disconnect" else None
+
+    def _take_event(self, event: chat_pb2.ChatEvent) -> None:
+        expected = self.held.cursors.get(event.chat_id, 0) + 1
+        if event.seq != expected:
+            raise ProtocolError(f"{self.device_id}: {event.chat_id} {event.seq} came where {expected} is next")
+        self.held.cursors[event.chat_id] = event.seq
+        self.held.events.setdefault(event.chat_id, {})[event.seq] = event
+        self.on_event(event)
+
+    def _take_receipt(self, receipt: chat_pb2.Receipt) -> None:
+        known = self.receipts.setdefault((receipt.chat_id, receipt.user_id), receipt)
+        known.delivered_seq = max(known.delivered_seq, receipt.delivered_seq)
+        known.read_seq = max(known.read_seq, receipt.read_seq)
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+
+async def next_frame(device: Device, kind: str, timeout_s: float = TIMEOUT_S) -> session_pb2.ServerFrame:
+    """The next frame of this kind; those before it are dropped."""
+    async with asyncio.timeout(timeout_s):
+        async for frame in _frames(device):
+            if frame.WhichOneof("body") == kind:
+                return frame
+    raise AssertionError("unreachable")
+
+
+async def _frames(device: Device) -> AsyncIterator[session_pb2.ServerFrame]:
+    while True:
+        yield await device.frames.get()
