@@ -1,0 +1,67 @@
+"""What a client is told once, when it is made."""
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from chatgrpc.core.ids import is_device_id, is_user_id
+
+TokenProvider = Callable[[], Awaitable[str]]
+"""Returns an access token that is valid now. Called before each connection and again before the token expires."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientConfig:
+    """Settings of one device.
+
+    Raises:
+        ValueError: a setting has a value that it cannot have.
+    """
+
+    address: str
+    """Where the server is: `host:port`, or any gRPC target."""
+    user_id: str
+    """Whose device it is: the subject of the tokens."""
+    data_dir: Path
+    """Folder of this device's state, made if it does not exist. One process at a time may use it."""
+    device_id: str = ""
+    """Names the device among the user's. Empty: chosen at random when the folder is made, and kept in it."""
+    device_name: str = ""
+    """What the user calls it, at most 64 bytes; also the beginning of a device id that is chosen at random."""
+    tls: bool = False
+    """Use TLS, trusting `tls_ca_file`, or the machine's certificates if there is none."""
+    tls_ca_file: Path | None = None
+    """Certificates (PEM) of the authorities that are trusted; implies `tls`."""
+    replay_all: bool = False
+    """On a new device: take every event the user may see, oldest first. Else begin with the next one, and history is read by
+    pages when the user looks at it."""
+    manual_ack: bool = False
+    """An event is acknowledged, and taken off what comes again after a restart, only when `Client.acknowledge` says so."""
+    outbox_messages_max: int = 10_000
+    """Messages that may wait to be sent; `OutboxFullError` past it."""
+    sends_in_flight_max: int = 64
+    """Sends that may wait for an answer; fewer if the server allows fewer."""
+    backoff_base_s: float = 0.25
+    """Longest wait before the first reconnect; doubles with each failure."""
+    backoff_cap_s: float = 30.0
+    """Longest wait before any reconnect."""
+    connect_timeout_s: float = 15.0
+    """Longest time from the opening of a stream to the server's Welcome."""
+    request_timeout_s: float = 15.0
+    """Longest time for a request other than a send, reconnects included; `RequestTimeoutError` past it."""
+    own_ack_delay_s: float = 1.0
+    """How long the acknowledgement of the user's own events may wait for other traffic."""
+
+    def __post_init__(self) -> None:
+        if not is_user_id(self.user_id):
+            raise ValueError(f"not a user id: {self.user_id!r} (1 to 64 letters, digits and _ . @ + -)")
+        if self.device_id and not is_device_id(self.device_id):
+            raise ValueError(f"not a device id: {self.device_id!r} (1 to 64 letters, digits and _ . -)")
+        if not re.match(r"\S+$", self.address):
+            raise ValueError(f"not an address: {self.address!r} (host:port)")
+
+    @property
+    def uses_tls(self) -> bool:
+        """Whether the connection is encrypted."""
+        return self.tls or self.tls_ca_file is not None

@@ -1,0 +1,59 @@
+"""The folder of a device's state: made on first use, and used by one process at a time."""
+
+import fcntl
+import os
+import secrets
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from .exceptions import DataDirError, DataDirLockedError
+
+_NAME_CHARS_MAX = 40
+
+
+class DataDir:
+    """Holds the lock of a folder from its making to `close`."""
+
+    def __init__(self, path: Path) -> None:
+        """Makes the folder if need be, and locks it.
+
+        Raises:
+            DataDirLockedError: another process uses it.
+            DataDirError: it cannot be made or written.
+        """
+        self.path = path
+        self.store_path = path / "store.sqlite3"
+        try:
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise DataDirError(f"cannot use {path}: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.read(self._lock, 32).decode(errors="replace").strip()
+            os.close(self._lock)
+            raise DataDirLockedError(
+                f"{path} is in use by process {holder or '?'}; stop that one, or use another device"
+            ) from error
+        os.truncate(self._lock, 0)
+        os.write(self._lock, f"{os.getpid()}\n".encode())
+
+    def close(self) -> None:
+        """Lets others use the folder."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def new_device_id(device_name: str) -> str:
+    """A device id that nobody else chose: what fits of the name, and 48 random bits."""
+    name = "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "-" for c in device_name).strip("-")
+    return f"{name[:_NAME_CHARS_MAX] or 'device'}-{secrets.token_hex(6)}"

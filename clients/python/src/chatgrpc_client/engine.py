@@ -1,0 +1,570 @@
+"""Keeps a device connected: runs session after session, stores what arrives, sends what waits.
+
+`Client` is its public face.
+"""
+
+import asyncio
+import logging
+import sqlite3
+from collections import deque
+from collections.abc import Coroutine, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc.aio
+
+from chatgrpc.v1 import chat_pb2, session_pb2, session_pb2_grpc
+
+from .backoff import Backoff
+from .config import ClientConfig, TokenProvider
+from .connection import Connection
+from .events import (
+    ChatOpened,
+    ConnectionChanged,
+    ConnectionState,
+    MessageCommitted,
+    MessageFailed,
+    PresenceChanged,
+    ReceiptChanged,
+    Signal,
+    SyncComplete,
+    TypingChanged,
+)
+from .exceptions import (
+    ChatError,
+    ClientClosedError,
+    DataDirError,
+    RequestTimeoutError,
+    SessionStoppedError,
+    TemporaryError,
+    WrongUserError,
+    request_error,
+    stop_error,
+)
+from .feed import EventStream
+from .outbox import Outbox, OutboxEntry
+from .protocol import Ending, Next, Received, Record, Session, SessionState, hello
+from .store import Applied, QueuedMessage, Store
+from .store_thread import StoreThread
+
+CLOSE_TIMEOUT_S = 3.0
+
+log = logging.getLogger("chatgrpc_client")
+
+
+@dataclass(frozen=True, slots=True)
+class _Synced:
+    """A SyncComplete that waits behind events that are not acknowledged."""
+
+    sync_token: str
+
+
+class _SessionLostError(Exception):
+    """The session ended before it answered."""
+
+
+class Engine:
+    """One device of one user, from opening to closing."""
+
+    def __init__(self, config: ClientConfig, token: TokenProvider, store: Store, channel: grpc.aio.Channel) -> None:
+        self.store = StoreThread(store)
+        self.outbox = Outbox(())
+        self.cursors: dict[str, int] = {}
+        """The last seq stored, by chat."""
+        self.connection = ConnectionChanged(ConnectionState.CONNECTING)
+        self._config = config
+        self._token = token
+        self._device_id = store.device_id
+        self._stub = session_pb2_grpc.SessionServiceStub(channel)
+        self._backoff = Backoff(config.backoff_base_s, config.backoff_cap_s)
+        self._session: Session | None = None
+        self._link: Connection | None = None
+        self._run_task: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
+        self._stopped: ChatError | None = None
+        self._moved = asyncio.Event()
+        """Set and replaced at every change that someone may wait for."""
+        self._first_arrival = self._last_arrival = 0
+        self._streams: list[EventStream] = []
+        self._outgoing: dict[bytes, asyncio.Future[chat_pb2.SendResult]] = {}
+        self._asked: dict[int, asyncio.Future[session_pb2.ServerFrame]] = {}
+        self._keyless: list[OutboxEntry] = []
+        self._keys = asyncio.Lock()
+        self._read_marks: dict[str, int] = {}
+        self._watched: list[str] = []
+        self._unacknowledged: deque[Record | _Synced] = deque()
+        """With `manual_ack`: what the consumer has not acknowledged, in order of arrival."""
+        self._received: dict[str, int] = {}
+        self._manual = asyncio.Lock()
+
+    # --- life
+
+    async def open(self) -> None:
+        """Reads the state from disk and begins to connect."""
+        for entry in await self.store.call(Store.outbox_entries):
+            self._add_to_outbox(entry)
+        self.cursors = {chat_id: seq for chat_id, (seq, _) in (await self.store.call(Store.positions)).items()}
+        self._first_arrival = self._last_arrival = await self.store.call(Store.last_arrival)
+        self._run_task = asyncio.create_task(self._run(), name="chatgrpc-client")
+
+    async def close(self) -> None:
+        """Flushes the acknowledgements, ends the session and closes the store."""
+        self._closing = True
+        if self._link is not None:
+            self._link.close()
+        elif self._run_task is not None:
+            self._run_task.cancel()
+        if self._run_task is not None:
+            await asyncio.wait({self._run_task}, timeout=CLOSE_TIMEOUT_S)
+            self._run_task.cancel()
+            await asyncio.gather(self._run_task, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._end(ClientClosedError("the client is closed; messages that wait go out when this device connects again"))
+        await self.store.close()
+
+    async def _run(self) -> None:
+        try:
+            await self._connect_until_stopped()
+        except ChatError as error:
+            self._stop(error)
+        except sqlite3.Error as error:
+            self._stop(DataDirError(f"the device's store failed: {error}"))
+        except Exception as error:
+            log.exception("a defect of the client stopped it")
+            self._stop(ChatError(f"a defect of the client stopped it: {type(error).__name__}"))
+
+    def _stop(self, error: ChatError) -> None:
+        self._set_connection(ConnectionState.STOPPED, str(error), error=error)
+        self._end(error)
+
+    def _end(self, error: ChatError) -> None:
+        self._stopped = self._stopped or error
+        for stream in self._streams:
+            stream.end(None if isinstance(error, ClientClosedError) else error)
+        futures: list[asyncio.Future[Any]] = [*self._outgoing.values(), *self._asked.values()]
+        for future in futures:
+            if not future.done():
+                future.set_exception(error)
+        self._outgoing.clear()
+        self._asked.clear()
+        self._notify()
+
+    async def _connect_until_stopped(self) -> None:
+        refused_token: str | None = None
+        while True:
+            self._set_connection(ConnectionState.CONNECTING, self.connection.message)
+            ending, token = await self._connect_once()
+            if self._closing:
+                return
+            if ending.next is Next.STOP:
+                is_token = ending.code == session_pb2.DISCONNECT_CODE_UNAUTHENTICATED
+                if is_token and refused_token is None and await self._token() != token:
+                    refused_token = token
+                    continue
+                raise stop_error(ending.code, ending.message)
+            was_live = self.connection.state is ConnectionState.LIVE
+            if was_live:
+                self._backoff.reset()
+                refused_token = None
+            at_once = ending.next is Next.RECONNECT and was_live
+            delay_s = ending.wait_s if at_once else self._backoff.next_delay_s(ending.wait_s)
+            log.info("session ended", extra={"code": ending.code, "retry_in_s": round(delay_s, 3)})
+            self._set_connection(ConnectionState.WAITING, ending.message, delay_s)
+            await asyncio.sleep(delay_s)
+
+    async def _connect_once(self) -> tuple[Ending, str]:
+        try:
+            token = await self._token()
+        except SessionStoppedError:
+            raise
+        except Exception as error:  # the provider is the user's code, and may succeed later
+            return Ending(Next.BACK_OFF, f"no token could be had: {error}"), ""
+        positions = await self.store.call(Store.positions)
+        sync_token = await self.store.call(Store.sync_token)
+        session = self._new_session(positions, sync_token)
+        link = Connection(session, self)
+        self._session, self._link = session, link
+        if self._closing:
+            return Ending(Next.STOP, ""), token
+        try:
+            return await link.run(self._stub, token), token
+        finally:
+            self._received = session.cursors
+            self._session = self._link = None
+            for future in self._asked.values():
+                if not future.done():
+                    future.set_exception(_SessionLostError())
+            self._asked.clear()
+
+    def _new_session(self, positions: Mapping[str, tuple[int, int]], sync_token: str | None) -> Session:
+        from_head = sync_token is None and not self._config.replay_all
+        start_at = session_pb2.START_AT_HEAD if from_head else session_pb2.START_AT_ACKNOWLEDGED
+        session = Session(
+            hello(self._device_id, self._config.device_name, positions, sync_token or "", start_at),
+            self._config.user_id,
+            self.outbox,
+            asyncio.get_running_loop().time(),
+            received=self._received if self._config.manual_ack else None,
+            unstored=sum(isinstance(record, chat_pb2.ChatEvent) for record in self._unacknowledged),
+            sends_in_flight_max=self._config.sends_in_flight_max,
+            connect_timeout_s=self._config.connect_timeout_s,
+            own_ack_delay_s=self._config.own_ack_delay_s,
+        )
+        for chat_id, seq in self._read_marks.items():
+            session.mark_read(chat_id, seq)
+        self._read_marks.clear()
+        if self._watched:
+            session.watch(self._watched)
+        return session
+
+    # --- waiting
+
+    def _notify(self) -> None:
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+    async def moved(self) -> None:
+        """Waits for the next change of the connection or of what is stored.
+
+        Raises:
+            ChatError: what stopped the client.
+        """
+        if self._stopped is not None:
+            raise self._stopped
+        await self._moved.wait()
+        if self._stopped is not None:
+            raise self._stopped
+
+    def _set_connection(
+        self, state: ConnectionState, message: str = "", retry_in_s: float = 0.0, error: ChatError | None = None
+    ) -> None:
+        self.connection = ConnectionChanged(state, message, retry_in_s, error)
+        self._signal(ConnectionChanged, self.connection)
+        self._notify()
+
+    def _signal(self, key: Hashable, signal: Signal) -> None:
+        for stream in self._streams:
+            stream.signal(key, signal)
+
+    # --- what arrives (connection.Owner)
+
+    async def on_received(self, received: Received) -> Ending | None:
+        """See `connection.Owner`."""
+        session = self._session
+        assert session is not None
+        if received.welcome is not None:
+            self._welcome(received.welcome)
+        if self._config.manual_ack:
+            await self._receive_unacknowledged(received)
+        elif received.records or received.receipts or received.sync_token is not None:
+            await self._store_records(received.records, received.receipts, received.sync_token)
+        await self._settle_sends(received)
+        self._signal_news(received)
+        for ticket, frame in received.answers:
+            future = self._asked.pop(ticket, None)
+            if future is not None and not future.done():
+                future.set_result(frame)
+        await self.give_keys()
+        for entry in received.seen_seq_too_old:
+            self._start(self._rekey(entry, session))
+        if received.seen_seq_ahead:
+            return await self._forget_chats(received.seen_seq_ahead)
+        return None
+
+    def _welcome(self, welcome: session_pb2.Welcome) -> None:
+        if welcome.user_id != self._config.user_id:
+            raise WrongUserError(f"the token is {welcome.user_id}'s, and this is a device of {self._config.user_id}")
+        self._set_connection(ConnectionState.SYNCING)
+
+    async def _store_records(
+        self, records: Sequence[Record], receipts: Sequence[chat_pb2.Receipt], sync_token: str | None
+    ) -> None:
+        """Stores, then acknowledges, then tells."""
+        applied = await self.store.call(Store.apply, records, receipts, sync_token)
+        events = [record for record in records if isinstance(record, chat_pb2.ChatEvent)]
+        for record in records:
+            if isinstance(record, chat_pb2.ChatEvent):
+                self.cursors[record.chat_id] = record.seq
+            else:
+                self.cursors[record.chat.chat_id] = record.next_seq - 1
+                self._signal((ChatOpened, record.chat.chat_id), ChatOpened(record.chat))
+        if events and self._session is not None:
+            self._session.stored(events, asyncio.get_running_loop().time())
+            self._wake()
+        self._last_arrival = applied.arrival
+        if events and not self._config.manual_ack:
+            for stream in self._streams:
+                stream.arrived(applied.arrival, events)
+        self._settle_own(applied)
+        self._notify()
+
+    def _settle_own(self, applied: Applied) -> None:
+        for client_message_id, result in applied.settled:
+            self.outbox.settle(client_message_id)
+            self._committed(client_message_id, result)
+
+    async def _receive_unacknowledged(self, received: Received) -> None:
+        """Keeps what arrived in memory until the consumer acknowledges it; the server's window bounds it."""
+        for record in received.records:
+            self._unacknowledged.append(record)
+            if isinstance(record, chat_pb2.ChatEvent):
+                for stream in self._streams:
+                    stream.push(record)
+                self._settle_unacknowledged(record, received)
+        if received.receipts:
+            await self.store.call(Store.apply, (), received.receipts, None)
+        if received.sync_token is not None:
+            self._unacknowledged.append(_Synced(received.sync_token))
+        await self.acknowledge(None)
+
+    def _settle_unacknowledged(self, event: chat_pb2.ChatEvent, received: Received) -> None:
+        if event.sender_user_id != self._config.user_id:
+            return
+        entry = self.outbox.settle(event.client_message_id)
+        if entry is not None:
+            result = chat_pb2.SendResult(
+                chat_id=event.chat_id, seq=event.seq, message_id=event.message_id, sent_at_ms=event.sent_at_ms
+            )
+            received.committed.append((entry, result))
+
+    async def acknowledge(self, event: chat_pb2.ChatEvent | None) -> None:
+        """Stores and acknowledges everything that arrived up to this event, and what is not an event behind it."""
+        async with self._manual:
+            records: list[Record] = []
+            sync_token = None
+            waiting = self._unacknowledged
+            while waiting and (event is not None or not isinstance(waiting[0], chat_pb2.ChatEvent)):
+                record = waiting.popleft()
+                if isinstance(record, _Synced):
+                    sync_token = record.sync_token
+                    continue
+                records.append(record)
+                if record is event:
+                    event = None
+            if records or sync_token is not None:
+                await self._store_records(records, (), sync_token)
+
+    async def _settle_sends(self, received: Received) -> None:
+        if not received.committed and not received.refused:
+            return
+        refused = [(entry.client_message_id, error) for entry, error in received.refused]
+        await self.store.call(Store.settle, [entry.client_message_id for entry, _ in received.committed], refused)
+        for entry, result in received.committed:
+            self._committed(entry.client_message_id, result)
+        for entry, error in received.refused:
+            failure = request_error(error)
+            self._signal(
+                (MessageFailed, entry.client_message_id), MessageFailed(entry.client_message_id, entry.chat_id, failure)
+            )
+            future = self._outgoing.pop(entry.client_message_id, None)
+            if future is not None and not future.done():
+                future.set_exception(failure)
+        self._notify()
+
+    def _committed(self, client_message_id: bytes, result: chat_pb2.SendResult) -> None:
+        future = self._outgoing.pop(client_message_id, None)
+        if future is not None and not future.done():
+            future.set_result(result)
+        self._signal((MessageCommitted, client_message_id), MessageCommitted(client_message_id, result))
+
+    def _signal_news(self, received: Received) -> None:
+        for receipt in received.receipts:
+            self._signal((ReceiptChanged, receipt.chat_id, receipt.user_id), ReceiptChanged(receipt))
+        for signal in received.signals:
+            if isinstance(signal, session_pb2.Presence):
+                self._signal((PresenceChanged, signal.user_id), PresenceChanged(signal))
+            else:
+                self._signal((TypingChanged, signal.chat_id, signal.user_id), TypingChanged(signal))
+        if received.sync_token is not None:
+            self._signal(SyncComplete, SyncComplete())
+            self._set_connection(ConnectionState.LIVE)
+
+    async def contents(self, entries: Iterable[OutboxEntry]) -> Mapping[bytes, QueuedMessage]:
+        """See `connection.Owner`."""
+        return await self.store.call(Store.queued, [entry.client_message_id for entry in entries])
+
+    async def token(self) -> str:
+        """See `connection.Owner`."""
+        return await self._token()
+
+    # --- what goes out
+
+    async def enqueue(self, message: QueuedMessage) -> "asyncio.Future[chat_pb2.SendResult]":
+        """Stores a message and sends it as soon as may be; the future tells what became of it."""
+        entry = await self.store.call(Store.queue, message)
+        future: asyncio.Future[chat_pb2.SendResult] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(_retrieve)
+        if self._stopped is not None:
+            future.set_exception(self._stopped)
+            return future
+        self._outgoing[message.client_message_id] = future
+        self._add_to_outbox(entry)
+        await self.give_keys()
+        self._wake()
+        return future
+
+    def _add_to_outbox(self, entry: OutboxEntry) -> None:
+        self.outbox.add(entry)
+        if entry.seen_seq is None:
+            self._keyless.append(entry)
+
+    async def give_keys(self) -> None:
+        """Gives messages their `seen_seq` as soon as it is known whether the device holds their chat."""
+        if not self._keyless:
+            return
+        async with self._keys:
+            session = self._session
+            if session is None:
+                return
+            keys: list[tuple[OutboxEntry, int]] = []
+            for entry in self._keyless:
+                if entry.chat_id in session.cursors:
+                    keys.append((entry, session.cursors[entry.chat_id]))
+                elif session.state is SessionState.LIVE:
+                    keys.append((entry, 0))
+            if not keys:
+                return
+            await self.store.call(Store.set_seen_seq, [(entry.client_message_id, seq) for entry, seq in keys])
+            for entry, seq in keys:
+                entry.seen_seq = seq
+            self._keyless = [entry for entry in self._keyless if entry.seen_seq is None]
+        self._wake()
+
+    async def _rekey(self, entry: OutboxEntry, session: Session) -> None:
+        """Finds out whether a message is in the log, when its `seen_seq` is too old for the server to look.
+
+        An earlier try, if it was committed, was so before now, so it stands at or below the head of now. Events of this user
+        settle their messages as they are stored: if the message still waits when the device holds everything up to that
+        head, it is not in the log.
+        """
+        try:
+            page = await self.ask(
+                session_pb2.ClientFrame(fetch_history=session_pb2.FetchHistory(chat_id=entry.chat_id, limit=1))
+            )
+        except ChatError:
+            return  # the next session begins anew
+        head_seq = page.history_page.events[-1].seq if page.history_page.events else 0
+        while session.cursors.get(entry.chat_id, 0) < head_seq:
+            if session is not self._session:
+                return
+            await self.moved()
+        if self.outbox.get(entry.client_message_id) is not entry or session is not self._session:
+            return
+        seen_seq = session.cursors.get(entry.chat_id, 0)
+        await self.store.call(Store.set_seen_seq, [(entry.client_message_id, seen_seq)])
+        if self.outbox.get(entry.client_message_id) is entry:
+            self.outbox.rekeyed(entry.client_message_id, seen_seq)
+            self._wake()
+
+    async def _forget_chats(self, entries: Iterable[OutboxEntry]) -> Ending:
+        """The server's log is shorter than ours: it was replaced. What it has now counts."""
+        for chat_id in {entry.chat_id for entry in entries}:
+            log.warning("the server lost events that this device holds; it starts the chat anew", extra={"chat_id": chat_id})
+            await self.store.call(Store.forget_chat, chat_id)
+            self.cursors.pop(chat_id, None)
+            for entry in self.outbox.entries():
+                if entry.chat_id == chat_id and entry.seen_seq is not None:
+                    entry.seen_seq = None
+                    self._keyless.append(entry)
+        return Ending(Next.RECONNECT, "the server's log of a chat was replaced")
+
+    async def ask(self, frame: session_pb2.ClientFrame) -> session_pb2.ServerFrame:
+        """Sends a request and returns its answer, over as many sessions as it takes.
+
+        Raises:
+            RequestError: the server refused it.
+            RequestTimeoutError: there was no answer in time.
+        """
+        try:
+            async with asyncio.timeout(self._config.request_timeout_s):
+                while True:
+                    answer = await self._ask_once(frame)
+                    if answer is None:
+                        continue
+                    if not answer.HasField("error"):
+                        return answer
+                    error = request_error(answer.error)
+                    if not isinstance(error, TemporaryError):
+                        raise error
+                    await asyncio.sleep(error.retry_after_s)
+        except TimeoutError:
+            reason = self.connection.message or "no answer came"
+            raise RequestTimeoutError(f"no answer within {self._config.request_timeout_s:g} s: {reason}") from None
+
+    async def _ask_once(self, frame: session_pb2.ClientFrame) -> session_pb2.ServerFrame | None:
+        session = self._session
+        if session is None or session.state not in {SessionState.SYNCING, SessionState.LIVE}:
+            await self.moved()
+            return None
+        copy = session_pb2.ClientFrame()
+        copy.CopyFrom(frame)
+        future: asyncio.Future[session_pb2.ServerFrame] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(_retrieve)
+        self._asked[session.request(copy)] = future
+        self._wake()
+        try:
+            return await future
+        except _SessionLostError:
+            return None
+
+    def mark_read(self, chat_id: str, seq: int) -> None:
+        """Sends a stored read mark; without a session it goes with the next one."""
+        if self._session is None:
+            self._read_marks[chat_id] = max(seq, self._read_marks.get(chat_id, 0))
+            return
+        self._session.mark_read(chat_id, seq)
+        self._wake()
+
+    def typing(self, chat_id: str, kind: session_pb2.TypingKind.ValueType) -> None:
+        """Says that the user is typing, if there is a session."""
+        if self._session is not None and self._session.state is SessionState.LIVE:
+            self._session.typing(chat_id, kind)
+            self._wake()
+
+    def watch(self, chat_ids: Sequence[str]) -> None:
+        """Says which chats are on the screen, on this session and all later ones."""
+        self._watched = list(chat_ids)
+        if self._session is not None:
+            self._session.watch(self._watched)
+            self._wake()
+
+    def open_stream(self) -> EventStream:
+        """Makes an iterator of events."""
+        if self._config.manual_ack:
+            stream = EventStream(None, 0, self._forget_stream)
+            for record in self._unacknowledged:
+                if isinstance(record, chat_pb2.ChatEvent):
+                    stream.push(record)
+        else:
+            stream = EventStream(self._read_arrived, self._first_arrival, self._forget_stream)
+            stream.arrived(self._last_arrival, ())
+        stream.signal(ConnectionChanged, self.connection)
+        if self._stopped is not None:
+            stream.end(self._stopped)
+        self._streams.append(stream)
+        return stream
+
+    async def _read_arrived(self, after: int, up_to: int, limit: int) -> list[tuple[int, chat_pb2.ChatEvent]]:
+        return await self.store.call(Store.arrived, after, up_to, limit)
+
+    def _forget_stream(self, stream: EventStream) -> None:
+        if stream in self._streams:
+            self._streams.remove(stream)
+
+    def _wake(self) -> None:
+        if self._link is not None:
+            self._link.wake()
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task: asyncio.Task[None] = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _retrieve(future: "asyncio.Future[Any]") -> None:
+    """Marks a failure as seen: not everybody waits for the outcome."""
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,511 @@
+"""One session with the server, from Hello to the end of its stream. No I/O: fed with frames and the clock.
+
+The shell calls, as often as it likes: `receive` with what arrived; `stored` when the records of it are safe on disk; `take`
+for what to write; `check` for what the passing of time means. `take_at_s` and `check_at_s` say when to call those two again
+though nothing arrived. Peer input never raises: it ends in `Received.ending`.
+
+Guarantees:
+
+- Per chat the records handed out are contiguous, beginning after the position named in Hello or at `ChatOpened.next_seq`;
+  duplicates are left out; a gap ends the session, since the server must never leave one (G4).
+- An event is acknowledged only after `stored` named it.
+- What waits to be written is bounded: marks, typing and watches are kept as latest values, sends by the outbox's window.
+
+Times are seconds of one monotonic clock.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from chatgrpc.v1 import chat_pb2, session_pb2
+
+from .outbox import Outbox, OutboxEntry, Verdict
+
+SILENCE_FACTOR = 2.5
+"""A side that heard nothing for so many heartbeat intervals gives the session up."""
+DEFAULT_HEARTBEAT_MS = 30_000
+REFRESH_MARGIN_S = 60.0
+"""A token is renewed this long before it expires, or at half of its life if that is later."""
+REFRESH_RETRY_S = 1.0
+
+Record = session_pb2.ChatOpened | chat_pb2.ChatEvent
+
+
+class SessionState(Enum):
+    """Where a session is."""
+
+    OPENING = auto()
+    """Hello is on its way; no Welcome yet."""
+    SYNCING = auto()
+    """The server sends what the device missed."""
+    LIVE = auto()
+    """The device has everything up to the moment of its Hello."""
+    ENDED = auto()
+    """Nothing is received or sent any more."""
+
+
+class Next(Enum):
+    """What to do after a session ended."""
+
+    RECONNECT = auto()
+    """At once."""
+    BACK_OFF = auto()
+    """After a wait that grows with each failure."""
+    STOP = auto()
+    """Nothing, until something changes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Why a session ended and what to do next."""
+
+    next: Next
+    message: str
+    """For people."""
+    code: session_pb2.DisconnectCode.ValueType = session_pb2.DISCONNECT_CODE_UNSPECIFIED
+    wait_s: float = 0.0
+    """Do not reconnect sooner."""
+
+
+@dataclass(slots=True)
+class Received:
+    """What a batch amounts to. The lists keep the order of the wire."""
+
+    welcome: session_pb2.Welcome | None = None
+    records: list[Record] = field(default_factory=list)
+    """To be stored; then `stored` must be called."""
+    receipts: list[chat_pb2.Receipt] = field(default_factory=list)
+    sync_token: str | None = None
+    """To be stored with the receipts: the device is up to date."""
+    signals: list[session_pb2.Presence | session_pb2.Typing] = field(default_factory=list)
+    committed: list[tuple[OutboxEntry, chat_pb2.SendResult]] = field(default_factory=list)
+    refused: list[tuple[OutboxEntry, chat_pb2.Error]] = field(default_factory=list)
+    """Messages that the server will never take."""
+    seen_seq_too_old: list[OutboxEntry] = field(default_factory=list)
+    seen_seq_ahead: list[OutboxEntry] = field(default_factory=list)
+    answers: list[tuple[int, session_pb2.ServerFrame]] = field(default_factory=list)
+    """Answers to `request`, by its ticket."""
+    drain_after_s: float | None = None
+    """The server asks to reconnect after so many seconds."""
+    ending: Ending | None = None
+
+
+@dataclass(slots=True)
+class Taken:
+    """What to write now, in this order: the frames, then the sends with their contents from disk."""
+
+    frames: list[session_pb2.ClientFrame] = field(default_factory=list)
+    sends: list[tuple[int, OutboxEntry]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Head:
+    """The head of a chat that the server named and the device has not reached."""
+
+    seq: int
+    since_s: float
+
+
+class Session:
+    """The device's side of one stream."""
+
+    def __init__(
+        self,
+        hello: session_pb2.Hello,
+        user_id: str,
+        outbox: Outbox,
+        now_s: float,
+        *,
+        received: Mapping[str, int] | None = None,
+        unstored: int = 0,
+        sends_in_flight_max: int = 64,
+        connect_timeout_s: float = 15.0,
+        own_ack_delay_s: float = 1.0,
+    ) -> None:
+        self.state = SessionState.OPENING
+        self.limits = session_pb2.Limits()
+        self._user_id = user_id
+        self._outbox = outbox
+        self._sends_in_flight_max = sends_in_flight_max
+        self._own_ack_delay_s = own_ack_delay_s
+        self.cursors = {position.chat_id: position.seq for position in hello.positions}
+        """The last event received, by chat; with `received`, more may have been received before than Hello says."""
+        self.cursors.update(received or {})
+        self._stored = {position.chat_id: position.seq for position in hello.positions}
+        self._unstored = unstored
+
+        self._hello: session_pb2.Hello | None = hello
+        self._last_request_id = 0
+        self._requests: list[tuple[int, session_pb2.ClientFrame]] = []
+        self._tickets: dict[int, int] = {}
+        self._last_ticket = 0
+        self._acks: dict[str, int] = {}
+        self._own_acks: dict[str, int] = {}
+        self._own_acks_due_s = 0.0
+        self._read_marks: dict[str, int] = {}
+        self._typing: dict[str, session_pb2.TypingKind.ValueType] = {}
+        self._watched: list[str] | None = None
+
+        self._connect_deadline_s = now_s + connect_timeout_s
+        self._heartbeat_interval_s = 0.0
+        self._heard_s = now_s
+        self._said_s = now_s
+        self._heads: dict[str, _Head] = {}
+        self._reconnect_at_s: float | None = None
+        self._welcomed_s = 0.0
+        self._server_time_ms = 0
+        self._refresh_at_s: float | None = None
+        self._refreshing = 0
+        self._token_expires_s = 0.0
+
+    # --- what arrives
+
+    def receive(self, frames: Iterable[session_pb2.ServerFrame], now_s: float) -> Received:
+        """Takes a batch. What follows an ending in it is passed over."""
+        received = Received()
+        self._heard_s = now_s
+        for frame in frames:
+            if self.state is SessionState.ENDED:
+                break
+            self._receive_frame(frame, received, now_s)
+            if received.ending is not None:
+                self.state = SessionState.ENDED
+        return received
+
+    def _receive_frame(self, frame: session_pb2.ServerFrame, received: Received, now_s: float) -> None:
+        body = frame.WhichOneof("body")
+        if self.state is SessionState.OPENING and body not in {"welcome", "disconnect", "error"}:
+            received.ending = Ending(Next.BACK_OFF, f"the server sent {body} before its Welcome")
+            return
+        match body:
+            case "event":
+                self._event(frame.event, received, now_s)
+            case "sent" | "error" | "history_page" | "token_refreshed":
+                self._answer(frame, received, now_s)
+            case "receipt":
+                received.receipts.append(frame.receipt)
+            case "presence":
+                received.signals.append(frame.presence)
+            case "typing":
+                received.signals.append(frame.typing)
+            case "heartbeat":
+                self._heartbeat(frame.heartbeat, now_s)
+            case "chat_opened":
+                self._chat_opened(frame.chat_opened, received)
+            case "sync_complete":
+                self.state = SessionState.LIVE
+                received.sync_token = frame.sync_complete.sync_token
+            case "welcome":
+                self._welcome(frame.welcome, received, now_s)
+            case "drain":
+                received.drain_after_s = frame.drain.reconnect_after_ms / 1000
+                self._reconnect_at_s = now_s + received.drain_after_s
+            case "disconnect":
+                received.ending = _disconnected(frame.disconnect)
+            case _:
+                pass  # a frame of a later version: the server sends none that must be understood without a feature
+
+    def _welcome(self, welcome: session_pb2.Welcome, received: Received, now_s: float) -> None:
+        if self.state is not SessionState.OPENING:
+            received.ending = Ending(Next.BACK_OFF, "the server sent a second Welcome")
+            return
+        self.state = SessionState.SYNCING
+        self.limits = welcome.limits
+        self._heartbeat_interval_s = (welcome.heartbeat_interval_ms or DEFAULT_HEARTBEAT_MS) / 1000
+        self._welcomed_s = now_s
+        self._server_time_ms = welcome.server_time_ms
+        self._token_lasts_until(welcome.token_expires_at_ms, now_s)
+        in_flight_max = welcome.limits.requests_in_flight_max or self._sends_in_flight_max
+        self._outbox.connected(max(1, min(self._sends_in_flight_max, in_flight_max)))
+        received.welcome = welcome
+
+    def _event(self, event: chat_pb2.ChatEvent, received: Received, now_s: float) -> None:
+        cursor = self.cursors.get(event.chat_id)
+        if cursor is None:
+            received.ending = Ending(
+                Next.BACK_OFF, f"the server sent an event of chat {event.chat_id}, which it had not opened"
+            )
+            return
+        if event.seq <= cursor:
+            stored_seq = self._stored.get(event.chat_id, 0)
+            if event.seq <= stored_seq:
+                self._acks[event.chat_id] = stored_seq  # the server did not know it
+            return
+        if event.seq != cursor + 1:
+            message = f"the server sent event {event.seq} of chat {event.chat_id} after event {cursor}"
+            received.ending = Ending(Next.BACK_OFF, message)
+            return
+        self.cursors[event.chat_id] = event.seq
+        self._unstored += 1
+        head = self._heads.get(event.chat_id)
+        if head is not None and event.seq >= head.seq:
+            del self._heads[event.chat_id]
+        elif head is not None:
+            head.since_s = now_s
+        received.records.append(event)
+
+    def _chat_opened(self, opened: session_pb2.ChatOpened, received: Received) -> None:
+        cursor = self.cursors.get(opened.chat.chat_id)
+        if cursor is not None and opened.next_seq <= cursor + 1 and opened.head_seq >= cursor:
+            return
+        # A head below what the device holds: the server's log was lost or is another one. What it has now counts.
+        self.cursors[opened.chat.chat_id] = opened.next_seq - 1
+        self._heads.pop(opened.chat.chat_id, None)
+        received.records.append(opened)
+
+    def _answer(self, frame: session_pb2.ServerFrame, received: Received, now_s: float) -> None:
+        if self._outbox.is_send(frame.request_id):
+            self._answer_to_send(frame, received, now_s)
+            return
+        ticket = self._tickets.pop(frame.request_id, None)
+        if ticket is None:
+            return
+        if ticket != self._refreshing:
+            received.answers.append((ticket, frame))
+            return
+        self._refreshing = 0
+        if frame.HasField("token_refreshed"):
+            self._token_lasts_until(frame.token_refreshed.token_expires_at_ms, now_s)
+        else:
+            self.token_failed(now_s)
+
+    def _answer_to_send(self, frame: session_pb2.ServerFrame, received: Received, now_s: float) -> None:
+        if frame.HasField("sent"):
+            entry = self._outbox.committed(frame.request_id)
+            if entry is not None:
+                received.committed.append((entry, frame.sent))
+            return
+        verdict, entry = self._outbox.failed(frame.request_id, frame.error, now_s)
+        if verdict is Verdict.FINAL:
+            received.refused.append((entry, frame.error))
+        elif verdict is Verdict.SEEN_SEQ_TOO_OLD:
+            received.seen_seq_too_old.append(entry)
+        elif verdict is Verdict.SEEN_SEQ_AHEAD:
+            received.seen_seq_ahead.append(entry)
+        elif verdict is Verdict.OUT_OF_STEP:
+            received.ending = Ending(Next.RECONNECT, "the server waits for a message that it has")
+
+    def _heartbeat(self, heartbeat: session_pb2.Heartbeat, now_s: float) -> None:
+        for head in heartbeat.heads:
+            if head.seq <= self.cursors.get(head.chat_id, 0):
+                continue
+            known = self._heads.get(head.chat_id)
+            if known is None:
+                self._heads[head.chat_id] = _Head(head.seq, now_s)
+            else:
+                known.seq = max(known.seq, head.seq)
+
+    # --- what the device does
+
+    def stored(self, events: Sequence[chat_pb2.ChatEvent], now_s: float) -> None:
+        """These events are safe on disk, and each chat's earlier ones: they are acknowledged.
+
+        The user's own events wait a little for company; others' are acknowledged with the next `take`.
+        """
+        self._unstored -= len(events)
+        for event in events:
+            self._stored[event.chat_id] = event.seq
+            if event.sender_user_id != self._user_id:
+                self._acks[event.chat_id] = event.seq
+                self._own_acks.pop(event.chat_id, None)
+            elif event.chat_id in self._acks:
+                self._acks[event.chat_id] = event.seq
+            else:
+                if not self._own_acks:
+                    self._own_acks_due_s = now_s + self._own_ack_delay_s
+                self._own_acks[event.chat_id] = event.seq
+
+    def request(self, frame: session_pb2.ClientFrame) -> int:
+        """Queues a request other than a send; returns the ticket that its answer will carry."""
+        self._last_ticket += 1
+        self._requests.append((self._last_ticket, frame))
+        return self._last_ticket
+
+    def mark_read(self, chat_id: str, seq: int) -> None:
+        """The user has read up to here."""
+        self._read_marks[chat_id] = max(seq, self._read_marks.get(chat_id, 0))
+
+    def typing(self, chat_id: str, kind: session_pb2.TypingKind.ValueType) -> None:
+        """The user is typing."""
+        self._typing[chat_id] = kind
+
+    def watch(self, chat_ids: Sequence[str]) -> None:
+        """These chats are on the screen."""
+        self._watched = list(chat_ids)
+
+    def token_due(self, now_s: float) -> bool:
+        """Whether it is time to fetch a newer token and hand it to `refresh_token`, or to report `token_failed`."""
+        due = self._refresh_at_s is not None and now_s >= self._refresh_at_s
+        return due and self.state in {SessionState.SYNCING, SessionState.LIVE}
+
+    def refresh_token(self, token: str) -> None:
+        """Hands over a newer token."""
+        self._refresh_at_s = None
+        frame = session_pb2.ClientFrame(refresh_token=session_pb2.RefreshToken(token=token))
+        self._refreshing = self.request(frame)
+
+    def token_failed(self, now_s: float) -> None:
+        """No newer token could be had: try again at half of the time that is left."""
+        self._refresh_at_s = now_s + max(REFRESH_RETRY_S, (self._token_expires_s - now_s) / 2)
+
+    def withdraw(self, request_id: int) -> None:
+        """A send that was taken is not written after all: it was settled meanwhile."""
+        self._outbox.withdraw(request_id)
+
+    def end(self) -> None:
+        """The stream is over, or is being given up."""
+        self.state = SessionState.ENDED
+        self._outbox.disconnected()
+
+    # --- what to write
+
+    def take(self, now_s: float) -> Taken:
+        """Everything that may be written now. Must be written before the next call, since request ids rise on the wire."""
+        taken = Taken()
+        if self._hello is not None:
+            request_id = self._new_request_id()
+            taken.frames.append(session_pb2.ClientFrame(request_id=request_id, hello=self._hello))
+            self._hello = None
+        if self.state in {SessionState.SYNCING, SessionState.LIVE}:
+            self._take_latest_values(taken.frames)
+            for ticket, frame in self._requests:
+                frame.request_id = self._new_request_id()
+                self._tickets[frame.request_id] = ticket
+                taken.frames.append(frame)
+            self._requests.clear()
+            taken.sends = self._outbox.take(now_s, self._new_request_id)
+            self._take_acks(taken, now_s)
+            if not taken.frames and not taken.sends and now_s >= self._said_s + self._heartbeat_interval_s:
+                taken.frames.append(session_pb2.ClientFrame(heartbeat=session_pb2.Heartbeat()))
+        if taken.frames or taken.sends:
+            self._said_s = now_s
+        return taken
+
+    def _take_latest_values(self, frames: list[session_pb2.ClientFrame]) -> None:
+        if self._watched is not None:
+            frames.append(session_pb2.ClientFrame(watch_chats=session_pb2.WatchChats(chat_ids=self._watched)))
+            self._watched = None
+        for chat_id, seq in self._read_marks.items():
+            frames.append(session_pb2.ClientFrame(mark_read=session_pb2.MarkRead(chat_id=chat_id, seq=seq)))
+        for chat_id, kind in self._typing.items():
+            frames.append(session_pb2.ClientFrame(typing=session_pb2.Typing(chat_id=chat_id, kind=kind)))
+        self._read_marks.clear()
+        self._typing.clear()
+
+    def _take_acks(self, taken: Taken, now_s: float) -> None:
+        if not self._acks and not self._own_acks:
+            return
+        others_write = bool(self._acks or taken.frames or taken.sends)
+        if others_write or now_s >= self._own_acks_due_s:
+            acks = {**self._own_acks, **self._acks}
+            taken.frames[:0] = [ack_frame(chat_id, seq) for chat_id, seq in acks.items()]
+            self._acks.clear()
+            self._own_acks.clear()
+
+    def take_acks(self) -> list[session_pb2.ClientFrame]:
+        """The acknowledgements that wait, for the end of a session; none before Welcome."""
+        taken = Taken()
+        if self.state in {SessionState.SYNCING, SessionState.LIVE}:
+            self._own_acks_due_s = 0.0
+            self._take_acks(taken, 0.0)
+        return taken.frames
+
+    # --- the passing of time
+
+    def check(self, now_s: float) -> Ending | None:
+        """Why the session is over, if the passing of time ends it."""
+        if self.state is SessionState.ENDED:
+            return None
+        if self.state is SessionState.OPENING:
+            if now_s >= self._connect_deadline_s:
+                return Ending(Next.BACK_OFF, "the server did not answer in time")
+            return None
+        if self._reconnect_at_s is not None and now_s >= self._reconnect_at_s:
+            return Ending(Next.RECONNECT, "the server is about to stop")
+        if now_s >= self._heard_s + self._silence_s:
+            return Ending(Next.RECONNECT, "the server fell silent")
+        if self._heads_are_late(now_s):
+            return Ending(Next.RECONNECT, "the server did not send events that it has")
+        return None
+
+    def check_at_s(self) -> float:
+        """When `check` may have something that it has not now."""
+        if self.state is SessionState.OPENING:
+            return self._connect_deadline_s
+        deadlines = [self._heard_s + self._silence_s]
+        if self._reconnect_at_s is not None:
+            deadlines.append(self._reconnect_at_s)
+        deadlines += [head.since_s + self._heartbeat_interval_s for head in self._late_heads()]
+        return min(deadlines)
+
+    def take_at_s(self, now_s: float) -> float:
+        """When `take` or `token_due` may have something that they have not now."""
+        if self.state is SessionState.OPENING:
+            return self._connect_deadline_s
+        deadlines = [self._said_s + self._heartbeat_interval_s]
+        if self._refresh_at_s is not None:
+            deadlines.append(self._refresh_at_s)
+        if self._own_acks:
+            deadlines.append(self._own_acks_due_s)
+        outbox_deadline_s = self._outbox.next_deadline_s(now_s)
+        if outbox_deadline_s is not None:
+            deadlines.append(outbox_deadline_s)
+        return min(deadlines)
+
+    @property
+    def _silence_s(self) -> float:
+        return self._heartbeat_interval_s * SILENCE_FACTOR
+
+    def _late_heads(self) -> Iterable[_Head]:
+        """Heads whose events are the server's to send; it rightly waits while the device has not stored what it got."""
+        return () if self._unstored else self._heads.values()
+
+    def _heads_are_late(self, now_s: float) -> bool:
+        return any(now_s >= head.since_s + self._heartbeat_interval_s for head in self._late_heads())
+
+    def _token_lasts_until(self, expires_at_ms: int, now_s: float) -> None:
+        if not expires_at_ms:
+            self._refresh_at_s = None
+            return
+        self._token_expires_s = self._welcomed_s + (expires_at_ms - self._server_time_ms) / 1000
+        left_s = self._token_expires_s - now_s
+        self._refresh_at_s = now_s + max(left_s / 2, left_s - REFRESH_MARGIN_S)
+
+    def _new_request_id(self) -> int:
+        self._last_request_id += 1
+        return self._last_request_id
+
+
+def ack_frame(chat_id: str, seq: int) -> session_pb2.ClientFrame:
+    """Acknowledges a chat up to `seq`."""
+    return session_pb2.ClientFrame(ack=session_pb2.Ack(chat_id=chat_id, seq=seq))
+
+
+def hello(
+    device_id: str,
+    device_name: str,
+    positions: Mapping[str, tuple[int, int]],
+    sync_token: str,
+    start_at: session_pb2.StartAt.ValueType,
+) -> session_pb2.Hello:
+    """Opens a session; `positions` are the last seq held and the last seq read, by chat."""
+    return session_pb2.Hello(
+        device_id=device_id,
+        device_name=device_name,
+        positions=[
+            session_pb2.ChatPosition(chat_id=chat_id, seq=seq, read_seq=read_seq)
+            for chat_id, (seq, read_seq) in positions.items()
+        ],
+        start_at=start_at,
+        sync_token=sync_token,
+    )
+
+
+def _disconnected(frame: session_pb2.Disconnect) -> Ending:
+    wait_s = frame.reconnect_after_ms / 1000
+    if 300 <= frame.code < 400:
+        return Ending(Next.STOP, frame.message, frame.code)
+    if 100 <= frame.code < 200:
+        return Ending(Next.RECONNECT, frame.message, frame.code, wait_s)
+    return Ending(Next.BACK_OFF, frame.message, frame.code, wait_s)

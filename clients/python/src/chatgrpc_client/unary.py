@@ -1,0 +1,245 @@
+"""Calls outside the stream: groups, devices, profiles, listings.
+
+Each call is tried again while the server cannot be reached or asks for patience, until `request_timeout_s` has passed; writes
+carry one `WriteKey` through all tries, so they are done once.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Protocol, TypeVar
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from chatgrpc.v1 import (
+    chat_pb2,
+    chat_service_pb2,
+    chat_service_pb2_grpc,
+    content_pb2,
+    device_service_pb2,
+    device_service_pb2_grpc,
+    message_service_pb2,
+    message_service_pb2_grpc,
+    session_pb2,
+    user_service_pb2,
+    user_service_pb2_grpc,
+)
+
+from .backoff import Backoff
+from .config import ClientConfig, TokenProvider
+from .connection import CHANNEL_OPTIONS
+from .exceptions import RequestTimeoutError, TemporaryError, UnauthenticatedError, request_error
+
+Request_contra = TypeVar("Request_contra", bound=Message, contravariant=True)
+Response_co = TypeVar("Response_co", bound=Message, covariant=True)
+
+_RETRIED = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED}
+
+
+class _Method(Protocol[Request_contra, Response_co]):
+    def __call__(
+        self, request: Request_contra, /, *, timeout: float | None = None, metadata: tuple[tuple[str, str], ...] | None = None
+    ) -> Awaitable[Response_co]: ...
+
+
+def open_channel(config: ClientConfig) -> grpc.aio.Channel:
+    """Opens the channel to the server; it connects when it is first used.
+
+    Raises:
+        OSError: the file of certificates cannot be read.
+    """
+    if not config.uses_tls:
+        return grpc.aio.insecure_channel(config.address, options=CHANNEL_OPTIONS)
+    roots = config.tls_ca_file.read_bytes() if config.tls_ca_file is not None else None
+    return grpc.aio.secure_channel(config.address, grpc.ssl_channel_credentials(roots), options=CHANNEL_OPTIONS)
+
+
+class Caller:
+    """Makes unary calls on a channel."""
+
+    def __init__(self, channel: grpc.aio.Channel, config: ClientConfig, token: TokenProvider) -> None:
+        self._config = config
+        self._token = token
+        self.chats = chat_service_pb2_grpc.ChatServiceStub(channel)
+        self.devices = device_service_pb2_grpc.DeviceServiceStub(channel)
+        self.messages = message_service_pb2_grpc.MessageServiceStub(channel)
+        self.users = user_service_pb2_grpc.UserServiceStub(channel)
+
+    async def call(self, method: _Method[Request_contra, Response_co], request: Request_contra) -> Response_co:
+        """Calls until there is an answer, and returns it.
+
+        Raises:
+            RequestError: the server refused it.
+            UnauthenticatedError: the token is not valid.
+            RequestTimeoutError: there was no answer in time.
+        """
+        deadline_s = time.monotonic() + self._config.request_timeout_s
+        backoff = Backoff(self._config.backoff_base_s, self._config.backoff_cap_s)
+        while True:
+            try:
+                return await self._call_once(method, request, deadline_s)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+                    raise UnauthenticatedError(
+                        session_pb2.DISCONNECT_CODE_UNAUTHENTICATED, error.details() or "the token is not valid"
+                    ) from error
+                if error.code() not in _RETRIED:
+                    raise request_error(
+                        chat_pb2.Error(message=f"{error.code().name}: {error.details() or 'the call failed'}")
+                    ) from error
+                delay_s, reason = backoff.next_delay_s(), error.details() or error.code().name
+            except TemporaryError as error:
+                delay_s, reason = backoff.next_delay_s(error.retry_after_s), str(error)
+            if time.monotonic() + delay_s >= deadline_s:
+                raise RequestTimeoutError(f"no answer within {self._config.request_timeout_s:g} s: {reason}")
+            await asyncio.sleep(delay_s)
+
+    async def _call_once(
+        self, method: _Method[Request_contra, Response_co], request: Request_contra, deadline_s: float
+    ) -> Response_co:
+        metadata = (("authorization", f"Bearer {await self._token()}"),)
+        timeout_s = max(0.001, deadline_s - time.monotonic())
+        response = await method(request, timeout=timeout_s, metadata=metadata)
+        error = getattr(response, "error", None)
+        if isinstance(error, chat_pb2.Error) and response.HasField("error"):
+            raise request_error(error)
+        return response
+
+    async def list_events(
+        self, chat_id: str, *, newest_first: bool, start_seq: int = 0, page_size: int = 100
+    ) -> AsyncIterator[chat_pb2.ChatEvent]:
+        """Lists a chat's events, page after page, in either direction.
+
+        `start_seq`: begin just below it (newest first) or just above it (oldest first); 0 = at the end of the log.
+        """
+        order = message_service_pb2.LIST_ORDER_NEWEST_FIRST if newest_first else message_service_pb2.LIST_ORDER_OLDEST_FIRST
+        request = message_service_pb2.ListMessagesRequest(
+            chat_id=chat_id, order=order, page_size=page_size, start_seq=start_seq
+        )
+        while True:
+            response = await self.call(self.messages.ListMessages, request)
+            for event in response.events:
+                yield event
+            if not response.next_page_token:
+                return
+            request.page_token = response.next_page_token
+
+
+class Groups:
+    """Groups and their members. Every method raises what `Caller.call` raises."""
+
+    def __init__(self, caller: Caller, cursor: Callable[[str], int | None]) -> None:
+        self._caller = caller
+        self._cursor = cursor
+
+    def _key(self, chat_id: str = "") -> chat_pb2.WriteKey | None:
+        """A key for one write; None where what is held of the chat is not known, since then duplicates could not be found."""
+        seen_seq = self._cursor(chat_id) if chat_id else 0
+        return None if seen_seq is None else chat_pb2.WriteKey(client_message_id=os.urandom(16), seen_seq=seen_seq)
+
+    async def create(self, title: str, member_user_ids: Sequence[str]) -> chat_pb2.Chat:
+        """Creates a group; the caller is its owner."""
+        request = chat_service_pb2.CreateGroupRequest(title=title, member_user_ids=member_user_ids, key=self._key())
+        return (await self._caller.call(self._caller.chats.CreateGroup, request)).chat
+
+    async def update(self, chat_id: str, *, title: str | None = None, picture_url: str | None = None) -> chat_pb2.SendResult:
+        """Changes the title or the picture; None leaves it as it is."""
+        request = chat_service_pb2.UpdateGroupRequest(
+            chat_id=chat_id, title=title, picture_url=picture_url, key=self._key(chat_id)
+        )
+        return (await self._caller.call(self._caller.chats.UpdateGroup, request)).committed
+
+    async def add(self, chat_id: str, user_ids: Sequence[str]) -> chat_pb2.SendResult:
+        """Adds members."""
+        request = chat_service_pb2.AddMembersRequest(chat_id=chat_id, user_ids=user_ids, key=self._key(chat_id))
+        return (await self._caller.call(self._caller.chats.AddMembers, request)).committed
+
+    async def remove(self, chat_id: str, user_id: str) -> chat_pb2.SendResult:
+        """Removes a member."""
+        request = chat_service_pb2.RemoveMemberRequest(chat_id=chat_id, user_id=user_id, key=self._key(chat_id))
+        return (await self._caller.call(self._caller.chats.RemoveMember, request)).committed
+
+    async def leave(self, chat_id: str) -> chat_pb2.SendResult:
+        """Leaves a group."""
+        request = chat_service_pb2.LeaveGroupRequest(chat_id=chat_id, key=self._key(chat_id))
+        return (await self._caller.call(self._caller.chats.LeaveGroup, request)).committed
+
+    async def set_role(self, chat_id: str, user_id: str, role: content_pb2.MemberRole.ValueType) -> chat_pb2.SendResult:
+        """Gives a member another role."""
+        request = chat_service_pb2.SetMemberRoleRequest(chat_id=chat_id, user_id=user_id, role=role, key=self._key(chat_id))
+        return (await self._caller.call(self._caller.chats.SetMemberRole, request)).committed
+
+    async def mute(self, chat_id: str, user_id: str, muted_until_ms: int) -> chat_pb2.SendResult:
+        """Mutes a member until a time in milliseconds since the Unix epoch; 0 lets them write again."""
+        request = chat_service_pb2.MuteMemberRequest(
+            chat_id=chat_id, user_id=user_id, muted_until_ms=muted_until_ms, key=self._key(chat_id)
+        )
+        return (await self._caller.call(self._caller.chats.MuteMember, request)).committed
+
+    async def create_link(self, chat_id: str, *, approval_required: bool = False) -> content_pb2.JoinLink:
+        """Makes a join link; an earlier one stops working."""
+        request = chat_service_pb2.CreateJoinLinkRequest(
+            chat_id=chat_id, approval_required=approval_required, key=self._key(chat_id)
+        )
+        return (await self._caller.call(self._caller.chats.CreateJoinLink, request)).join_link
+
+    async def revoke_link(self, chat_id: str) -> chat_pb2.SendResult:
+        """Revokes the join link."""
+        request = chat_service_pb2.RevokeJoinLinkRequest(chat_id=chat_id, key=self._key(chat_id))
+        return (await self._caller.call(self._caller.chats.RevokeJoinLink, request)).committed
+
+    async def join(self, token: str) -> chat_service_pb2.JoinByLinkResponse:
+        """Joins by a link's token, or asks to be let in; the answer says which."""
+        request = chat_service_pb2.JoinByLinkRequest(token=token)
+        return await self._caller.call(self._caller.chats.JoinByLink, request)
+
+    async def answer_request(self, chat_id: str, user_id: str, *, approve: bool) -> chat_pb2.SendResult:
+        """Lets someone in who asked, or declines."""
+        request = chat_service_pb2.AnswerJoinRequestRequest(
+            chat_id=chat_id, user_id=user_id, approve=approve, key=self._key(chat_id)
+        )
+        return (await self._caller.call(self._caller.chats.AnswerJoinRequest, request)).committed
+
+
+class Devices:
+    """The user's devices. Every method raises what `Caller.call` raises."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    async def list(self) -> list[device_service_pb2.Device]:
+        """Lists the devices, oldest first."""
+        request = device_service_pb2.ListDevicesRequest()
+        return list((await self._caller.call(self._caller.devices.ListDevices, request)).devices)
+
+    async def rename(self, device_id: str, name: str) -> device_service_pb2.Device:
+        """Gives a device another name."""
+        request = device_service_pb2.RenameDeviceRequest(device_id=device_id, name=name)
+        return (await self._caller.call(self._caller.devices.RenameDevice, request)).device
+
+    async def revoke(self, device_id: str) -> device_service_pb2.Device:
+        """Revokes a device: its stream is closed and its id never connects again."""
+        request = device_service_pb2.RevokeDeviceRequest(device_id=device_id)
+        return (await self._caller.call(self._caller.devices.RevokeDevice, request)).device
+
+
+class Profiles:
+    """Who people are. Every method raises what `Caller.call` raises."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    async def get(self, user_id: str = "") -> user_service_pb2.User:
+        """Reads a profile; without a user id, the caller's own."""
+        request = user_service_pb2.GetUserRequest(user_id=user_id)
+        return (await self._caller.call(self._caller.users.GetUser, request)).user
+
+    async def update(
+        self, *, display_name: str | None = None, about: str | None = None, picture_url: str | None = None
+    ) -> user_service_pb2.User:
+        """Changes the caller's profile; None leaves a field as it is."""
+        request = user_service_pb2.UpdateProfileRequest(display_name=display_name, about=about, picture_url=picture_url)
+        return (await self._caller.call(self._caller.users.UpdateProfile, request)).user
