@@ -1,0 +1,234 @@
+"""`make bench`: measures one server on this machine, each figure beside a raw grpc.aio echo of the same minutes.
+
+docs/benchmarks.md explains the rows and how to read them.
+"""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from benchmarks import results
+from benchmarks.processes import ROOT, BenchError, Cpus, Loadgen, chat_server, echo_server, fsync_ms
+from benchmarks.results import Row
+
+RESULTS_FILE = ROOT / "benchmarks" / "results.json"
+
+PAIRS = 50
+GROUPS, GROUP_MEMBERS = 4, 100
+BACKLOG = 20_000
+IDLE_STREAMS = 2_000
+HISTORY_EVENTS, HISTORY_EVENTS_QUICK = 1_000_000, 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long things are measured, in seconds."""
+
+    warmup_s: float
+    duration_s: float
+    echo_warmup_s: float
+    echo_duration_s: float
+    replay_devices: int
+
+    @property
+    def flags(self) -> list[str]:
+        """For the load generator, on the server under test."""
+        return ["--warmup", f"{self.warmup_s}s", "--duration", f"{self.duration_s}s"]
+
+    @property
+    def echo_flags(self) -> list[str]:
+        """For the load generator, on the echo server; twice for each row, before and after it."""
+        return ["--warmup", f"{self.echo_warmup_s}s", "--duration", f"{self.echo_duration_s}s"]
+
+
+THOROUGH = Pace(warmup_s=2, duration_s=8, echo_warmup_s=1, echo_duration_s=4, replay_devices=5)
+QUICK = Pace(warmup_s=1, duration_s=3, echo_warmup_s=0.5, echo_duration_s=1.5, replay_devices=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A row that has a rate: what the load generator does, and the echo that stands beside it."""
+
+    row: str
+    counts: str
+    mode: str
+    flags: tuple[str, ...]
+    accounts: int
+    echo_streams: int
+    echo_window: int
+
+
+class Bench:
+    """Runs rows on this machine."""
+
+    def __init__(self, pace: Pace, data_dir: Path, cpus: Cpus) -> None:
+        self._pace = pace
+        self._data_dir = data_dir
+        self._cpus = cpus
+        self._loadgen = Loadgen(cpus.loadgen)
+
+    def load(self, load: Load) -> Row:
+        """Measures a new server under load, and the echo server before and after it.
+
+        Raises:
+            BenchError: something that the load generator checks is wrong.
+        """
+        before = self._echo_per_s(load)
+        with chat_server(self._data_dir, self._cpus.server) as (server, data_dir):
+            seen = self._loadgen.run(
+                load.mode, server, *load.flags, *self._pace.flags, accounts=load.accounts, data_dir=data_dir
+            )
+        echo_per_s = (before + self._echo_per_s(load)) / 2
+        latencies = ("p50_ms", "p99_ms", "answer_p50_ms", "answer_p99_ms")
+        return {
+            "row": load.row,
+            "counts": load.counts,
+            "rate_per_s": seen["rate_per_s"],
+            **{key: seen[key] for key in latencies if key in seen},
+            "cpu_s_per_1000": seen["server_cpu_s"] / seen["count"] * 1000,
+            "echo": f"{load.echo_streams} streams, window {load.echo_window}",
+            "echo_per_s": echo_per_s,
+            "ratio": seen["rate_per_s"] / echo_per_s,
+            "loadgen_cpu": seen["loadgen_cpu_s"] / seen["seconds"],
+        }
+
+    def idle(self) -> Row:
+        """Measures what a silent stream costs a new server in memory, and a new echo server."""
+        streams = ("--streams", str(IDLE_STREAMS))
+        with echo_server(self._cpus.server) as server:
+            echo = self._loadgen.run("echo-idle", server, *streams)
+        with chat_server(self._data_dir, self._cpus.server) as (server, data_dir):
+            seen = self._loadgen.run("idle", server, *streams, accounts=IDLE_STREAMS, data_dir=data_dir)
+        return {
+            "row": f"idle {IDLE_STREAMS}",
+            "counts": "streams",
+            "kb_per_stream": seen["kb_per_stream"],
+            "echo": f"{IDLE_STREAMS} streams, silent",
+            "echo_kb_per_stream": echo["kb_per_stream"],
+            "ratio": seen["kb_per_stream"] / echo["kb_per_stream"],
+        }
+
+    def _echo_per_s(self, load: Load) -> float:
+        with echo_server(self._cpus.server) as server:
+            shape = ("--streams", str(load.echo_streams), "--window", str(load.echo_window))
+            return self._loadgen.run("echo", server, *shape, *self._pace.echo_flags)["rate_per_s"]
+
+
+def pairs(window: int) -> Load:
+    """1:1, durable, acknowledged and delivered."""
+    return Load(
+        row=f"pairs {PAIRS} window {window}",
+        counts="messages",
+        mode="pairs",
+        flags=("--streams", str(2 * PAIRS), "--window", str(window)),
+        accounts=2 * PAIRS,
+        echo_streams=PAIRS,
+        echo_window=window,
+    )
+
+
+def fanout(window: int) -> Load:
+    """Groups with one sender each."""
+    members = GROUPS * GROUP_MEMBERS
+    return Load(
+        row=f"fanout {GROUPS}x{GROUP_MEMBERS} window {window}",
+        counts="deliveries",
+        mode="fanout",
+        flags=("--groups", str(GROUPS), "--streams", str(members), "--window", str(window)),
+        accounts=members,
+        echo_streams=100,
+        echo_window=8,
+    )
+
+
+def replay(devices: int) -> Load:
+    """A device that comes back to a backlog."""
+    return Load(
+        row=f"replay {BACKLOG}",
+        counts="events",
+        mode="replay",
+        flags=("--messages", str(BACKLOG), "--devices", str(devices)),
+        accounts=2,
+        echo_streams=50,
+        echo_window=8,
+    )
+
+
+KINDS = ("pairs", "fanout", "replay", "idle", "history")
+
+
+def measurements(bench: Bench, kinds: Iterable[str], pace: Pace) -> Iterator[tuple[str, Callable[[], Row]]]:
+    """What to measure for these kinds of rows, in order: a name, and the function that measures it once."""
+    loads = {"pairs": [pairs(1), pairs(8)], "fanout": [fanout(2), fanout(16)], "replay": [replay(pace.replay_devices)]}
+    for kind in kinds:
+        for load in loads.get(kind, []):
+            yield load.row, partial(bench.load, load)
+        if kind == "idle":
+            yield f"idle {IDLE_STREAMS}", bench.idle
+
+
+def history_rows(quick: bool) -> list[Row]:
+    """Pages of a long history; measured beside no echo."""
+    history = importlib.import_module("benchmarks.history")
+    return list(history.measure(HISTORY_EVENTS_QUICK if quick else HISTORY_EVENTS))
+
+
+def main(
+    rows: Annotated[str, typer.Option(help="Kinds of rows, with commas between them.")] = ",".join(KINDS),
+    quick: Annotated[bool, typer.Option("--quick", help="Short times: to see that it works, not to compare.")] = False,
+    repeat: Annotated[int, typer.Option(min=1, help="Times that each row is measured; the figures are medians.")] = 1,
+    data_dir: Annotated[
+        Path, typer.Option(help="Folder for the servers' data, on the disk to measure.  [default: data]", show_default=False)
+    ] = ROOT / "data",
+) -> None:
+    """Measure one chatgrpc server on this machine, each figure beside a raw grpc.aio echo of the same minutes."""
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    kinds = rows.split(",")
+    unknown = set(kinds) - set(KINDS)
+    if unknown:
+        raise typer.BadParameter(f"no such rows: {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")
+    if sys.platform != "linux":
+        raise typer.BadParameter("the benchmarks read /proc and pin processes to CPUs; they run on Linux only")
+    pace = QUICK if quick else THOROUGH
+    cpus = Cpus.choose()
+    try:
+        bench = Bench(pace, data_dir, cpus)
+    except BenchError as error:
+        console.print(str(error), style="red", markup=False)
+        raise typer.Exit(1) from None
+    if cpus.server is None:
+        console.print("only one CPU: the server and the load generator share it, so every figure is too low", style="yellow")
+    else:
+        console.print(f"server on CPU {cpus.server}, load generator on CPU {cpus.loadgen}")
+    console.print(f"appending 4 KiB durably in {data_dir} takes {fsync_ms(data_dir):.2f} ms")
+
+    measured: list[Row] = []
+    failed = False
+    for name, measure in measurements(bench, kinds, pace):
+        try:
+            with console.status(f"measuring {name}"):
+                measured.append(results.median_row([measure() for _ in range(repeat)]))
+            results.show(measured[-1:], console)
+        except BenchError as error:
+            failed = True
+            console.print(f"{name}: {error}", style="red", markup=False)
+    if "history" in kinds and importlib.util.find_spec("benchmarks.history"):
+        with console.status("measuring history"):
+            measured += history_rows(quick)
+    results.show(measured, console)
+    results.write(measured, RESULTS_FILE)
+    console.print(f"written to {RESULTS_FILE.relative_to(ROOT)}")
+    if failed:
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)
