@@ -67,6 +67,7 @@ class Device:
         self._request_ids = itertools.count(1)
         self._answers: dict[int, asyncio.Future[session_pb2.ServerFrame]] = {}
         self._changed = asyncio.Condition()
+        self._writing = asyncio.Lock()  # grpc.aio takes one write at a time
         self._channel: grpc.aio.Channel | None = None
         self._call: Any = None
         self._reader: asyncio.Task[None] | None = None
@@ -122,7 +123,8 @@ class Device:
     async def write(self, *frames: session_pb2.ClientFrame) -> None:
         """Sends frames in one batch."""
         try:
-            await self._call.write(session_pb2.ConnectRequest(frames=frames))
+            async with self._writing:
+                await self._call.write(session_pb2.ConnectRequest(frames=frames))
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
             raise self._ended or DisconnectedError(None) from error
 
@@ -224,7 +226,8 @@ class Device:
 
     async def _acknowledge(self, acks: dict[str, int]) -> None:
         frames = [session_pb2.ClientFrame(ack=session_pb2.Ack(chat_id=chat_id, seq=seq)) for chat_id, seq in acks.items()]
-        await self._call.write(session_pb2.ConnectRequest(frames=frames))
+        async with self._writing:
+            await self._call.write(session_pb2.ConnectRequest(frames=frames))
 
     def _take(self, frame: session_pb2.ServerFrame, acks: dict[str, int]) -> session_pb2.Disconnect | None:
         kind = frame.WhichOneof("body")
