@@ -70,7 +70,7 @@ class Connection:
         self._closing = True
         self.wake()
 
-    async def run(self, stub: session_pb2_grpc.SessionServiceAsyncStub, token: str) -> Ending:
+    async def run(self, stub: "session_pb2_grpc.SessionServiceAsyncStub", token: str) -> Ending:
         """Opens the stream and stays until the session ends; returns why it did."""
         call: Stream = stub.Connect(metadata=(("authorization", f"Bearer {token}"),))
         reader = asyncio.create_task(self._read(call))
