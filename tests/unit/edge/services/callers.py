@@ -1,0 +1,98 @@
+"""Users who call the unary services of a running server."""
+
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+import grpc.aio
+
+from chatgrpc.v1 import chat_pb2, content_pb2
+from chatgrpc.v1.chat_service_pb2 import CreateGroupRequest, JoinByLinkRequest
+from chatgrpc.v1.chat_service_pb2_grpc import ChatServiceStub
+from chatgrpc.v1.device_service_pb2_grpc import DeviceServiceStub
+from chatgrpc.v1.message_service_pb2 import (
+    LIST_ORDER_OLDEST_FIRST,
+    ListMessagesRequest,
+    ListMessagesResponse,
+    SendMessageRequest,
+)
+from chatgrpc.v1.message_service_pb2_grpc import MessageServiceStub
+from chatgrpc.v1.user_service_pb2_grpc import UserServiceStub
+from tests.error_info import ErrorInfoRequired
+
+
+class _BearerToken(grpc.aio.UnaryUnaryClientInterceptor):
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    async def intercept_unary_unary(
+        self, continuation: Callable[..., Awaitable[Any]], client_call_details: Any, request: Any
+    ) -> Any:
+        metadata = grpc.aio.Metadata(*(client_call_details.metadata or ()), ("authorization", f"Bearer {self._token}"))
+        return await continuation(client_call_details._replace(metadata=metadata), request)
+
+
+class Caller:
+    """One user with a channel of their own, and shorthands for what tests do often."""
+
+    def __init__(self, address: str, user_id: str, token: str) -> None:
+        self.user_id = user_id
+        self._channel = grpc.aio.insecure_channel(
+            address,
+            options=[("grpc.use_local_subchannel_pool", 1)],
+            interceptors=[_BearerToken(token), ErrorInfoRequired()],
+        )
+        self.users = UserServiceStub(self._channel)
+        self.devices = DeviceServiceStub(self._channel)
+        self.chats = ChatServiceStub(self._channel)
+        self.messages = MessageServiceStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        await self._channel.close()
+
+    async def create_group(self, *member_user_ids: str, title: str = "Friends") -> str:
+        """Creates a group and returns its chat id."""
+        reply = await self.chats.CreateGroup(CreateGroupRequest(title=title, member_user_ids=member_user_ids))
+        assert reply.WhichOneof("outcome") == "chat", reply
+        return reply.chat.chat_id
+
+    async def send(self, chat_id: str, text: str) -> chat_pb2.SendResult:
+        """Sends a text that must be accepted."""
+        reply = await self.messages.SendMessage(SendMessageRequest(chat_id=chat_id, content=text_content(text)))
+        assert reply.WhichOneof("outcome") == "sent", reply
+        return reply.sent
+
+    async def seqs(self, chat_id: str) -> list[int]:
+        """All seqs of the chat that the user may see, oldest first, page by page."""
+        seqs: list[int] = []
+        reply = ListMessagesResponse()
+        while not seqs or reply.next_page_token:
+            request = ListMessagesRequest(
+                chat_id=chat_id, order=LIST_ORDER_OLDEST_FIRST, page_size=100, page_token=reply.next_page_token
+            )
+            reply = await self.messages.ListMessages(request)
+            assert not reply.HasField("error"), reply
+            assert reply.events, reply
+            seqs += [event.seq for event in reply.events]
+        return seqs
+
+    async def join(self, token: str) -> str:
+        """Uses a join link and returns the arm of the outcome."""
+        reply = await self.chats.JoinByLink(JoinByLinkRequest(token=token))
+        return reply.WhichOneof("outcome") or ""
+
+
+def text_content(text: str) -> content_pb2.Content:
+    """A text message's content."""
+    return content_pb2.Content(text=content_pb2.TextContent(text=text))
+
+
+def code_of(reply: Any) -> str:
+    """The name of the error code in a reply that must be a refusal, without its prefix; its message must say something."""
+    assert reply.HasField("error"), reply
+    assert len(reply.error.message) > 10
+    return chat_pb2.ErrorCode.Name(reply.error.code).removeprefix("ERROR_CODE_")
