@@ -83,6 +83,9 @@ class SessionSettings(_Group):
 
     heartbeat_interval_s: float = Field(default=30.0, gt=0, description="A quiet stream carries a heartbeat this often.")
     hello_timeout_s: float = Field(default=10.0, gt=0, description="Longest time from a stream's opening to its Hello.")
+    slow_reader_timeout_s: float = Field(
+        default=30.0, gt=0, description="A stream whose device reads nothing for as long is ended; it resumes from the log."
+    )
     flush_interval_ms: float = Field(default=5.0, ge=0, description="Time for which writes to a busy stream are gathered.")
     max_connection_age_s: float = Field(default=86_400.0, gt=0, description="A stream older than this is asked to reconnect.")
 

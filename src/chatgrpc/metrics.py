@@ -6,6 +6,7 @@ Labels come from our own tables (kinds of frames, codes, registered methods), ne
 is a series that lives as long as the process.
 """
 
+import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
@@ -43,6 +44,7 @@ class Metrics:
         ProcessCollector(registry=registry)
 
         self.streams_live = Gauge("chatgrpc_streams_live", "Device streams that are open.", registry=registry)
+        self.tasks = Gauge("chatgrpc_tasks", "Tasks of the event loop: streams, calls, reads and writes.", registry=registry)
         frames_in = Counter("chatgrpc_frames_in", "Frames received from devices.", ["kind"], registry=registry)
         self.frames_in = Bound[str, Counter](frames_in.labels)
         frames_out = Counter("chatgrpc_frames_out", "Frames written to devices.", ["kind"], registry=registry)
@@ -74,6 +76,10 @@ class Metrics:
         )
         self.unary_seconds = Bound[tuple[str, str], Histogram](lambda label: unary_seconds.labels(*label))
         """By method and status code; its `_count` is the number of calls."""
+
+    def count_tasks(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Makes `tasks` the number of unfinished tasks of the loop, counted when it is read."""
+        self.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
 
 
 class MetricsServer:

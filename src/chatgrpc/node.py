@@ -192,6 +192,7 @@ async def serving(settings: Settings) -> AsyncIterator[int]:
         node = Node(store, epoch, verifier, transport, metrics, limits, _timings(settings), _pace(settings))
         server = _server(settings, node, verifier, metrics, transport)
         port = await server.start()
+        metrics.count_tasks(asyncio.get_running_loop())
         node.edge.start()
         await server.set_serving(True)
         _log.info("serving", port=port, epoch=epoch, data_dir=str(settings.data_dir))
@@ -249,7 +250,10 @@ def _timings(settings: Settings) -> Timings:
 
 
 def _pace(settings: Settings) -> Pace:
-    return Pace(flush_interval_ms=settings.session.flush_interval_ms)
+    return Pace(
+        flush_interval_ms=settings.session.flush_interval_ms,
+        slow_reader_timeout_ms=int(settings.session.slow_reader_timeout_s * 1000),
+    )
 
 
 def _stop_or_exit(stop: asyncio.Event) -> None:

@@ -1,5 +1,6 @@
 """Metrics, and the endpoint at which Prometheus reads them."""
 
+import asyncio
 import socket
 import urllib.error
 import urllib.request
@@ -59,6 +60,19 @@ def test_what_is_counted_is_read_at_the_endpoint() -> None:
     assert read["chatgrpc_catch_up_pages_total", ()] == 1
     assert read["chatgrpc_unary_seconds_count", (("code", "OK"), ("method", "SendMessage"))] == 1
     assert read["process_resident_memory_bytes", ()] > 1_000_000
+
+
+async def test_tasks_are_counted_when_they_are_read() -> None:
+    metrics = Metrics()
+    metrics.count_tasks(asyncio.get_running_loop())
+    before = metrics.registry.get_sample_value("chatgrpc_tasks")
+    sleeper = asyncio.create_task(asyncio.sleep(60))
+    during = metrics.registry.get_sample_value("chatgrpc_tasks")
+    sleeper.cancel()
+    await asyncio.gather(sleeper, return_exceptions=True)
+    assert before is not None
+    assert during == before + 1
+    assert metrics.registry.get_sample_value("chatgrpc_tasks") == before
 
 
 def test_two_nodes_in_one_process_do_not_share_metrics() -> None:
