@@ -57,12 +57,17 @@ class ServerProcess:
 
     async def start(self) -> None:
         """Starts the server; returns when it accepts connections."""
-        environment = os.environ | {"CHATGRPC_LOG__FORMAT": "json", "CHATGRPC_LOG__LEVEL": "warning"} | self._environment
+        defaults = {
+            "CHATGRPC_LOG__FORMAT": "json",
+            "CHATGRPC_LOG__LEVEL": "warning",
+            "CHATGRPC_SERVER__METRICS_PORT": "0",
+        }
+        environment = os.environ | defaults | self._environment
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 [
                     str(Path(sys.executable).parent / "chatgrpc"),
-                    *("serve", "--port", str(self.port), "--data-dir", str(self.data_dir), "--metrics-port", "0"),
+                    *("serve", "--port", str(self.port), "--data-dir", str(self.data_dir)),
                 ],
                 stdout=log,
                 stderr=log,
