@@ -69,9 +69,9 @@ class ReceiptBook:
 
     def unsave(self, marks: list[Mark]) -> None:
         """These could not be stored; they are to be stored again."""
-        for mark in marks:
+        for mark in self.merge(marks):  # one that was dropped and came back meanwhile may be lower in memory
             key = (mark.chat_id, mark.user_id)
-            self._marks.setdefault(key, mark)
+            self._marks[key] = mark
             self._unsaved[key] = None
 
     def merge(self, stored: list[Mark]) -> list[Mark]:

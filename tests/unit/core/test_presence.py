@@ -1,0 +1,104 @@
+"""Who is shown online, to whom, and for how long after they left."""
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from chatgrpc.core.limits import Limits
+from chatgrpc.core.presence import LINGER_MS, PresenceBook
+
+
+def test_a_user_is_online_with_their_first_session() -> None:
+    book = PresenceBook(Limits())
+    assert book.connected("alice")
+    assert not book.connected("alice"), "a second device is no news"
+    assert book.presence("alice").online
+
+
+def test_a_user_lingers_before_they_are_shown_offline() -> None:
+    book = PresenceBook(Limits())
+    book.connected("alice")
+    book.disconnected("alice", now_ms=1_000)
+    assert book.take_offline(now_ms=1_000 + LINGER_MS - 1) == []
+    assert book.presence("alice").online
+    assert book.take_offline(now_ms=1_000 + LINGER_MS) == ["alice"]
+    presence = book.presence("alice")
+    assert not presence.online
+    assert presence.last_seen_ms == 1_000
+
+
+def test_a_device_that_changes_networks_does_not_flicker() -> None:
+    book = PresenceBook(Limits())
+    book.connected("alice")
+    book.disconnected("alice", now_ms=1_000)
+    assert not book.connected("alice"), "they were shown online all the time"
+    assert book.take_offline(now_ms=1_000_000) == []
+    assert book.presence("alice").online
+    assert book.presence("alice").last_seen_ms == 0
+
+
+def test_the_latest_to_leave_are_remembered() -> None:
+    book = PresenceBook(Limits(last_seen_max=2))
+    for number, user_id in enumerate(["alice", "bob", "alice", "carol"]):
+        book.connected(user_id)
+        book.disconnected(user_id, now_ms=number + 1)
+    book.take_offline(now_ms=1_000_000)
+    assert [book.presence(user_id).last_seen_ms for user_id in ("alice", "bob", "carol")] == [3, 0, 4]
+
+
+def test_watching_replaces_what_was_watched() -> None:
+    book = PresenceBook(Limits())
+    book.watch("w1", ["alice", "bob", "alice"])
+    book.watch("w2", ["alice"])
+    assert set(book.watchers("alice")) == {"w1", "w2"}
+    book.watch("w1", ["bob"])
+    assert book.watchers("alice") == ("w2",)
+    book.unwatch("w2")
+    assert book.watchers("alice") == ()
+    assert book.watchers("bob") == ("w1",)
+    book.unwatch("w2")
+
+
+class Coming(RuleBasedStateMachine):
+    """Users come and go; what watchers were told last is what a fresh look shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.book = PresenceBook(Limits())
+        self.sessions = {"alice": 0, "bob": 0}
+        self.left_at_ms = {"alice": -LINGER_MS, "bob": -LINGER_MS}
+        self.told = {"alice": False, "bob": False}
+        self.now_ms = 1
+
+    @rule(user_id=st.sampled_from(["alice", "bob"]))
+    def connect(self, user_id: str) -> None:
+        self.sessions[user_id] += 1
+        if self.book.connected(user_id):
+            assert not self.told[user_id], "shown online twice"
+            self.told[user_id] = True
+
+    @precondition(lambda self: any(self.sessions.values()))
+    @rule(data=st.data())
+    def disconnect(self, data: st.DataObject) -> None:
+        user_id = data.draw(st.sampled_from([user_id for user_id, count in self.sessions.items() if count]))
+        self.sessions[user_id] -= 1
+        self.left_at_ms[user_id] = self.now_ms
+        self.book.disconnected(user_id, self.now_ms)
+
+    @rule(passed_ms=st.integers(1, LINGER_MS))
+    def pass_time(self, passed_ms: int) -> None:
+        self.now_ms += passed_ms
+        for user_id in self.book.take_offline(self.now_ms):
+            assert self.told[user_id], "shown offline twice"
+            self.told[user_id] = False
+
+    @invariant()
+    def told_is_what_is(self) -> None:
+        for user_id, count in self.sessions.items():
+            online = count > 0 or self.now_ms < self.left_at_ms[user_id] + LINGER_MS
+            assert self.book.presence(user_id).online == online
+            assert self.told[user_id] == online
+
+
+Coming.TestCase.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+TestComing = Coming.TestCase
