@@ -4,44 +4,39 @@ import functools
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
 
 from chatgrpc.adapters.sqlite.readers import Readers
 from chatgrpc.adapters.sqlite.writer import Writer
 from chatgrpc.core.events import erased
 from chatgrpc.ports.chat_log import Entry, Interval, Membership, StoredChat, StoredEvent
-from chatgrpc.ports.errors import StaleOwnerError, StoreUnavailableError
+from chatgrpc.ports.errors import StaleOwnerError
 
-_SEQ_BITS = 32
-_SEQ_MAX = (1 << _SEQ_BITS) - 1
+_SEQ_MAX = (1 << 63) - 1
+"""SQLite's greatest integer. Bounds of a read above it are cut to it; no chat gets there."""
 _ROWS_PER_INSERT_MAX = 512
+_COLUMNS = 5
 _NUMBERS_KEPT_MAX = 100_000
 
-# In the statements below 32 is the width of a seq in a key, 4294967295 the greatest seq.
-
 _READ_AFTER = """
-    SELECT key & 4294967295, event FROM log
-    WHERE key > (SELECT number << 32 FROM chats WHERE chat_id = :chat_id) + :after_seq
-        AND key <= (SELECT number << 32 FROM chats WHERE chat_id = :chat_id) + :up_to_seq
-    ORDER BY key LIMIT :limit"""
+    SELECT seq, event FROM log
+    WHERE chat_number = (SELECT number FROM chats WHERE chat_id = :chat_id) AND seq > :after_seq AND seq <= :up_to_seq
+    ORDER BY seq LIMIT :limit"""
 
 _READ_BEFORE = """
-    SELECT key & 4294967295, event FROM log
-    WHERE key >= (SELECT number << 32 FROM chats WHERE chat_id = :chat_id) + :down_to_seq
-        AND key < (SELECT number << 32 FROM chats WHERE chat_id = :chat_id) + :before_seq
-    ORDER BY key DESC LIMIT :limit"""
+    SELECT seq, event FROM log
+    WHERE chat_number = (SELECT number FROM chats WHERE chat_id = :chat_id) AND seq >= :down_to_seq AND seq < :before_seq
+    ORDER BY seq DESC LIMIT :limit"""
 
 _LOAD = """
-    SELECT chats.chat, log.key & 4294967295, log.event
-    FROM chats JOIN log ON log.key BETWEEN chats.number << 32 AND (chats.number << 32) + 4294967295
+    SELECT chats.chat, log.seq, log.event
+    FROM chats JOIN log ON log.chat_number = chats.number
     WHERE chats.chat_id = :chat_id
-    ORDER BY log.key DESC LIMIT 1"""
+    ORDER BY log.seq DESC LIMIT 1"""
 
 _MEMBERSHIPS = """
     SELECT
         chats.chat_id,
-        (SELECT max(key) & 4294967295 FROM log
-            WHERE key BETWEEN chats.number << 32 AND (chats.number << 32) + 4294967295),
+        (SELECT max(seq) FROM log WHERE chat_number = chats.number),
         json_group_array(json_array(members.joined_seq, members.left_seq))
     FROM members JOIN chats ON chats.chat_id = members.chat_id
     WHERE members.user_id = :user_id AND members.chat_id > :after_chat_id
@@ -50,8 +45,7 @@ _MEMBERSHIPS = """
 _MEMBERSHIP = """
     SELECT
         chats.chat_id,
-        (SELECT max(key) & 4294967295 FROM log
-            WHERE key BETWEEN chats.number << 32 AND (chats.number << 32) + 4294967295),
+        (SELECT max(seq) FROM log WHERE chat_number = chats.number),
         json_group_array(json_array(members.joined_seq, members.left_seq))
     FROM members JOIN chats ON chats.chat_id = members.chat_id
     WHERE members.user_id = :user_id AND members.chat_id = :chat_id
@@ -75,15 +69,18 @@ _SAVE_MEMBERS = """
     ON CONFLICT DO UPDATE SET left_seq = excluded.left_seq"""
 
 
-class _Row(NamedTuple):
-    key: int
-    epoch: int
-    event: bytes
-    amends_key: int | None
+_ERASABLE = """
+    SELECT place, event FROM log INDEXED BY log_by_seq
+    WHERE chat_number = :chat_number AND seq = :target_seq AND seq < :seq
+    UNION ALL
+    SELECT place, event FROM log INDEXED BY log_by_amended
+    WHERE chat_number = :chat_number AND amends_seq = :target_seq AND amends_seq > 0 AND seq < :seq"""
+
+_ERASE = "UPDATE log SET event = :event, padding = zeroblob(:padding_bytes) WHERE place = :place"
 
 
 class SqliteChatLog:
-    """`ports.chat_log.ChatLog`. Keeps up to 4,294,967,295 events of a chat."""
+    """`ports.chat_log.ChatLog`."""
 
     def __init__(self, writer: Writer, readers: Readers, note_erasure: Callable[[], None]) -> None:
         self._writer = writer
@@ -96,8 +93,6 @@ class SqliteChatLog:
 
     async def append(self, entries: Sequence[Entry]) -> None:
         """See the port."""
-        if any(entry.seq > _SEQ_MAX for entry in entries):
-            raise StoreUnavailableError(f"the chat is full: SQLite keeps {_SEQ_MAX} events of a chat")
         if entries:
             await self._writer.call(self._append, tuple(entries), sum(map(_size, entries)))
 
@@ -126,8 +121,8 @@ class SqliteChatLog:
         """See the port."""
         bounds = {
             "chat_id": chat_id,
-            "before_seq": min(before_seq, _SEQ_MAX + 1),
-            "down_to_seq": min(down_to_seq, _SEQ_MAX + 1),
+            "before_seq": min(before_seq, _SEQ_MAX),
+            "down_to_seq": min(down_to_seq, _SEQ_MAX),
             "limit": limit,
         }
         return await self._readers.read(lambda db: _page(db.execute(_READ_BEFORE, bounds), bytes_max)[::-1])
@@ -153,7 +148,7 @@ class SqliteChatLog:
         """Runs in the writer's thread."""
         entries = [entry for call in calls for entry in call]
         self._learn_numbers(db, {entry.chat_id for entry in entries})
-        rows = [_Row(self._key(entry, entry.seq), entry.epoch, entry.event, self._amended_key(entry)) for entry in entries]
+        rows = [(self._numbers[entry.chat_id], entry.seq, entry.epoch, entry.amends_seq, entry.event) for entry in entries]
         try:
             for start in range(0, len(rows), _ROWS_PER_INSERT_MAX):
                 _insert(db, rows[start : start + _ROWS_PER_INSERT_MAX])
@@ -162,7 +157,7 @@ class SqliteChatLog:
         self._save_views(db, entries)
         for entry in entries:
             if entry.erases_seq:
-                self._erase(db, self._key(entry, entry.erases_seq), self._key(entry, entry.seq))
+                self._erase(db, entry)
         return [None] * len(calls)
 
     def _learn_numbers(self, db: sqlite3.Connection, chat_ids: set[str]) -> None:
@@ -175,12 +170,6 @@ class SqliteChatLog:
         which = {"chat_ids": json.dumps(sorted(unknown))}
         db.execute(_ADD_CHATS, which)
         self._numbers |= json.loads(db.execute(_NUMBERS, which).fetchone()[0])
-
-    def _key(self, entry: Entry, seq: int) -> int:
-        return self._numbers[entry.chat_id] << _SEQ_BITS | seq
-
-    def _amended_key(self, entry: Entry) -> int | None:
-        return self._key(entry, entry.amends_seq) if entry.amends_seq else None
 
     def _save_views(self, db: sqlite3.Connection, entries: Iterable[Entry]) -> None:
         views = [(entry.chat_id, entry.view) for entry in entries if entry.view is not None]
@@ -198,32 +187,50 @@ class SqliteChatLog:
         ]
         db.execute(_SAVE_MEMBERS, {"rows": json.dumps(members)})
 
-    def _erase(self, db: sqlite3.Connection, target_key: int, below_key: int) -> None:
-        found = db.execute(
-            "SELECT key, event FROM log WHERE (key = :target OR amends_key = :target) AND key < :below",
-            {"target": target_key, "below": below_key},
-        ).fetchall()
-        db.executemany("UPDATE log SET event = ? WHERE key = ?", [(erased(event), key) for key, event in found])
+    def _erase(self, db: sqlite3.Connection, entry: Entry) -> None:
+        which = {"chat_number": self._numbers[entry.chat_id], "target_seq": entry.erases_seq, "seq": entry.seq}
+        for place, event in db.execute(_ERASABLE, which).fetchall():
+            rest = erased(event)
+            if rest != event:
+                db.execute(_ERASE, {"place": place, "event": rest, "padding_bytes": _padding_bytes(len(event), len(rest))})
         self._note_erasure()
 
 
 @functools.cache
-def _insert_statement(rows: int) -> str:
-    places = ", ".join(["(?, ?, ?, ?)"] * rows)
+def _insert_statement(room: int) -> str:
+    row = f"({', '.join('?' * _COLUMNS)})"
+    rows = ", ".join([row] * room)
     # Made of question marks only.
-    return f"INSERT INTO log (key, epoch, event, amends_key) SELECT * FROM (VALUES {places}) LIMIT ?"  # noqa: S608
+    return f"INSERT INTO log (chat_number, seq, epoch, amends_seq, event) SELECT * FROM (VALUES {rows}) LIMIT ?"  # noqa: S608
 
 
-def _insert(db: sqlite3.Connection, rows: Sequence[_Row]) -> None:
+def _insert(db: sqlite3.Connection, rows: Sequence[tuple[int, int, int, int, bytes]]) -> None:
     """Inserts up to 512 rows by one statement.
 
     Statements have room for 1, 2, 4, … rows and a limit says how much of it is used, so ten of them, prepared once, serve
     groups of every size.
     """
     room = 1 << (len(rows) - 1).bit_length()
-    values = [value for row in rows for value in row]
-    values += [None] * (4 * (room - len(rows)))
+    values: list[int | bytes | None] = [value for row in rows for value in row]
+    values += [None] * (_COLUMNS * (room - len(rows)))
     db.execute(_insert_statement(room), [*values, len(rows)])
+
+
+def _padding_bytes(event_bytes: int, rest_bytes: int) -> int:
+    """Size of the padding with which a row keeps its size when its event shrinks and its padding was empty.
+
+    A blob of n bytes takes n bytes in a row's body and a varint of 2n + 12 in its header (SQLite file format, §2.1). There is
+    an exact answer but for two sizes, where the row gets one byte shorter.
+    """
+    room = event_bytes + _header_bytes(event_bytes) + _header_bytes(0) - rest_bytes - _header_bytes(rest_bytes)
+    padding = max(0, room - 4)
+    while padding + 1 + _header_bytes(padding + 1) <= room:
+        padding += 1
+    return padding
+
+
+def _header_bytes(blob_bytes: int) -> int:
+    return ((2 * blob_bytes + 12).bit_length() + 6) // 7
 
 
 def _page(rows: Iterable[tuple[int, bytes]], bytes_max: int) -> list[StoredEvent]:
