@@ -118,10 +118,8 @@ class Owner:
         try:
             await self._log.append(group.entries)
             committed = True
-        except StoreError as error:
-            _log.error("append_failed", error=str(error), entries=len(group.entries))
-        except Exception:
-            _log.exception("append_defect", entries=len(group.entries))
+        except Exception as error:
+            _report("append_failed", error, entries=len(group.entries))
         if committed:
             self._metrics.group_commit_seconds.observe(perf_counter() - started_s)
             self._metrics.group_commit_events.observe(len(group.entries))
@@ -132,9 +130,10 @@ class Owner:
 
     async def _load(self, chat: ActiveChat) -> None:
         try:
-            self._loaded.append((chat, await self._log.load(chat.chat_id)))
-        except StoreError as error:
-            _log.error("load_failed", chat_id=chat.chat_id, error=str(error))
+            stored = await self._log.load(chat.chat_id)
+            self._loaded.append((chat, stored))  # the list of now: `pump` puts a new one in its place while this waits
+        except Exception as error:
+            _report("load_failed", error, chat_id=chat.chat_id)
             self._failed_reads.append(chat)
         self._wake_up()
 
@@ -151,7 +150,12 @@ class Owner:
                     after_seq = page[-1].seq  # noqa: PLW2901  the range shrinks as it is read
             chat_counts = await self._log.count_chats(lookup.user_ids) if lookup.user_ids else {}
             self._looked_up.append((lookup, events, chat_counts))
-        except StoreError as error:
-            _log.error("look_up_failed", chat_id=chat_id, error=str(error))
+        except Exception as error:
+            _report("look_up_failed", error, chat_id=chat_id)
             self._failed_reads.append(lookup.chat)
         self._wake_up()
+
+
+def _report(event: str, error: Exception, **context: object) -> None:
+    """Logs why the store did not answer; what is not the store's own error is a defect, and its traceback is wanted."""
+    _log.error(event, error=str(error), exc_info=None if isinstance(error, StoreError) else error, **context)
