@@ -265,3 +265,16 @@ def test_answers_carry_the_ticket_of_their_request() -> None:
     page = session_pb2.ServerFrame(request_id=number, history_page=session_pb2.HistoryPage(chat_id=CHAT))
     assert session.receive([page], 1.0).answers == [(ticket, page)]
     assert session.receive([page], 1.0).answers == [], "an answer counts once"
+
+
+def test_a_stream_that_owes_an_answer_for_too_long_is_given_up() -> None:
+    session = live({CHAT: (3, 0)}, outbox=Outbox([OutboxEntry(1, CHAT, b"1" * 16, 3)]))
+    ((number, _),) = session.take(10.0).sends
+    session.receive([heartbeat(3)], 39.0)
+    assert session.check(39.9) is None
+    assert session.check_at_s() == pytest.approx(40.0)
+    ending = session.check(40.0)
+    assert ending is not None
+    assert ending.next is Next.BACK_OFF
+    session.receive([session_pb2.ServerFrame(request_id=number, sent=chat_pb2.SendResult(chat_id=CHAT, seq=4))], 41.0)
+    assert session.check(41.0) is None, "answered"

@@ -48,6 +48,8 @@ class ClientConfig:
     """Longest wait before any reconnect."""
     connect_timeout_s: float = 15.0
     """Longest time from the opening of a stream to the server's Welcome."""
+    answer_timeout_s: float = 30.0
+    """Longest time for which a stream owes an answer; then it is given up and everything is sent again on a new one."""
     request_timeout_s: float = 15.0
     """Longest time for a request other than a send, reconnects included; `RequestTimeoutError` past it."""
     own_ack_delay_s: float = 1.0

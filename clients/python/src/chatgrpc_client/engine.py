@@ -211,6 +211,7 @@ class Engine:
             unstored=sum(isinstance(record, chat_pb2.ChatEvent) for record in self._unacknowledged),
             sends_in_flight_max=self._config.sends_in_flight_max,
             connect_timeout_s=self._config.connect_timeout_s,
+            answer_timeout_s=self._config.answer_timeout_s,
             own_ack_delay_s=self._config.own_ack_delay_s,
         )
         for chat_id, seq in self._read_marks.items():

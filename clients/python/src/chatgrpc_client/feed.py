@@ -69,6 +69,11 @@ class EventStream(AsyncIterator[ClientEvent]):
 
     # --- the consumer's side
 
+    @property
+    def has_more(self) -> bool:
+        """Whether the next log event is at hand, without waiting."""
+        return bool(self._ready)
+
     def __aiter__(self) -> "EventStream":
         return self
 

@@ -121,6 +121,7 @@ class Session:
         unstored: int = 0,
         sends_in_flight_max: int = 64,
         connect_timeout_s: float = 15.0,
+        answer_timeout_s: float = 30.0,
         own_ack_delay_s: float = 1.0,
     ) -> None:
         self.state = SessionState.OPENING
@@ -129,6 +130,7 @@ class Session:
         self._outbox = outbox
         self._sends_in_flight_max = sends_in_flight_max
         self._own_ack_delay_s = own_ack_delay_s
+        self._answer_timeout_s = answer_timeout_s
         self.cursors = {position.chat_id: position.seq for position in hello.positions}
         """The last event received, by chat; with `received`, more may have been received before than Hello says."""
         self.cursors.update(received or {})
@@ -139,6 +141,8 @@ class Session:
         self._last_request_id = 0
         self._requests: list[tuple[int, session_pb2.ClientFrame]] = []
         self._tickets: dict[int, int] = {}
+        self._unanswered: dict[int, float] = {}
+        """When each request was written, oldest first."""
         self._last_ticket = 0
         self._acks: dict[str, int] = {}
         self._own_acks: dict[str, int] = {}
@@ -255,6 +259,7 @@ class Session:
         received.records.append(opened)
 
     def _answer(self, frame: session_pb2.ServerFrame, received: Received, now_s: float) -> None:
+        self._unanswered.pop(frame.request_id, None)
         if self._outbox.is_send(frame.request_id):
             self._answer_to_send(frame, received, now_s)
             return
@@ -351,6 +356,7 @@ class Session:
 
     def withdraw(self, request_id: int) -> None:
         """A send that was taken is not written after all: it was settled meanwhile."""
+        self._unanswered.pop(request_id, None)
         self._outbox.withdraw(request_id)
 
     def end(self) -> None:
@@ -372,9 +378,11 @@ class Session:
             for ticket, frame in self._requests:
                 frame.request_id = self._new_request_id()
                 self._tickets[frame.request_id] = ticket
+                self._unanswered[frame.request_id] = now_s
                 taken.frames.append(frame)
             self._requests.clear()
             taken.sends = self._outbox.take(now_s, self._new_request_id)
+            self._unanswered.update((request_id, now_s) for request_id, _ in taken.sends)
             self._take_acks(taken, now_s)
             if not taken.frames and not taken.sends and now_s >= self._said_s + self._heartbeat_interval_s:
                 taken.frames.append(session_pb2.ClientFrame(heartbeat=session_pb2.Heartbeat()))
@@ -425,6 +433,8 @@ class Session:
             return Ending(Next.RECONNECT, "the server is about to stop")
         if now_s >= self._heard_s + self._silence_s:
             return Ending(Next.RECONNECT, "the server fell silent")
+        if now_s >= self._answer_due_s():
+            return Ending(Next.BACK_OFF, "the server did not answer a request in time")
         if self._heads_are_late(now_s):
             return Ending(Next.RECONNECT, "the server did not send events that it has")
         return None
@@ -433,7 +443,7 @@ class Session:
         """When `check` may have something that it has not now."""
         if self.state is SessionState.OPENING:
             return self._connect_deadline_s
-        deadlines = [self._heard_s + self._silence_s]
+        deadlines = [self._heard_s + self._silence_s, self._answer_due_s()]
         if self._reconnect_at_s is not None:
             deadlines.append(self._reconnect_at_s)
         deadlines += [head.since_s + self._heartbeat_interval_s for head in self._late_heads()]
@@ -456,6 +466,10 @@ class Session:
     @property
     def _silence_s(self) -> float:
         return self._heartbeat_interval_s * SILENCE_FACTOR
+
+    def _answer_due_s(self) -> float:
+        oldest = next(iter(self._unanswered.values()), None)
+        return float("inf") if oldest is None else oldest + self._answer_timeout_s
 
     def _late_heads(self) -> Iterable[_Head]:
         """Heads whose events are the server's to send; it rightly waits while the device has not stored what it got."""

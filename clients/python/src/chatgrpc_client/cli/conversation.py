@@ -1,0 +1,169 @@
+"""A chat as it is shown: messages with their edits, reactions and deletions folded in. No I/O."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from chatgrpc.v1 import chat_pb2
+
+from .rendering import clock, safe, safe_lines, sentence
+
+LINES_MAX = 2_000
+QUOTE_CHARS = 40
+
+
+@dataclass(slots=True)
+class Line:
+    """A message, or a change of the chat."""
+
+    event: chat_pb2.ChatEvent
+    text: str
+    """What it says now, as it was received; empty once deleted."""
+    edited: bool = False
+    deleted: bool = False
+    reactions: dict[str, str] = field(default_factory=dict)
+    """Emoji by user id."""
+
+    @property
+    def seq(self) -> int:
+        """Its place in the log: the number by which people refer to it."""
+        return self.event.seq
+
+    @property
+    def is_message(self) -> bool:
+        """Whether someone said it."""
+        return self.event.content.WhichOneof("body") in {"text", "encrypted", "erased"}
+
+
+class Conversation:
+    """The newest lines of a chat, as its reader sees them."""
+
+    def __init__(self, me: str) -> None:
+        self.me = me
+        self.lines: dict[int, Line] = {}
+        self._hidden: set[int] = set()
+        self._pending: dict[int, list[chat_pb2.ChatEvent]] = {}
+        """What later events say of messages that are not held, for when an older page brings them."""
+
+    @property
+    def oldest_seq(self) -> int:
+        """The oldest event taken in; 0 = none."""
+        return min(self.lines, default=0)
+
+    def add(self, event: chat_pb2.ChatEvent) -> str | None:
+        """Takes an event; returns what to print for it, None for nothing."""
+        content = event.content
+        match content.WhichOneof("body"):
+            case "edit":
+                return self._amend(event, content.edit.target_seq)
+            case "reaction":
+                return self._amend(event, content.reaction.target_seq)
+            case "delete":
+                return self._amend(event, content.delete.target_seq)
+            case "hide" | "chat_settings":
+                return None
+        line = Line(event, content.text.text)
+        line.deleted = content.HasField("erased")
+        self.lines[event.seq] = line
+        for later in self._pending.pop(event.seq, ()):
+            self._apply(line, later)
+        if len(self.lines) > LINES_MAX:
+            del self.lines[min(self.lines)]
+        return self.show(line)
+
+    def add_page(self, events: Iterable[chat_pb2.ChatEvent]) -> list[str]:
+        """Takes a page of history, whole; returns the lines to print, each as it stands after all of them."""
+        events = list(events)
+        for event in events:
+            self.add(event)
+        held = (self.lines.get(event.seq) for event in events)
+        return [self.show(line) for line in held if line is not None and line.seq not in self._hidden]
+
+    def hide(self, seqs: Iterable[int]) -> None:
+        """The reader does not want to see these."""
+        self._hidden.update(seqs)
+
+    def last_own_seq(self) -> int:
+        """The reader's newest message; 0 = none."""
+        return max((seq for seq, line in self.lines.items() if line.is_message and self._is_own(line.event)), default=0)
+
+    def _is_own(self, event: chat_pb2.ChatEvent) -> bool:
+        return event.sender_user_id == self.me
+
+    def _amend(self, event: chat_pb2.ChatEvent, target_seq: int) -> str | None:
+        line = self.lines.get(target_seq)
+        if line is None:
+            self._pending.setdefault(target_seq, []).append(event)
+            while len(self._pending) > LINES_MAX:
+                del self._pending[next(iter(self._pending))]
+        elif self._apply(line, event):
+            return self._say(event, line)
+        return self._say(event, None) if line is None else None
+
+    def _apply(self, line: Line, event: chat_pb2.ChatEvent) -> bool:
+        content = event.content
+        if line.deleted:
+            return False
+        match content.WhichOneof("body"):
+            case "edit":
+                line.text, line.edited = content.edit.text, True
+            case "delete":
+                line.text, line.deleted = "", True
+                line.reactions.clear()
+            case "reaction" if content.reaction.emoji:
+                line.reactions[event.sender_user_id] = content.reaction.emoji
+            case "reaction":
+                line.reactions.pop(event.sender_user_id, None)
+        return True
+
+    def _say(self, event: chat_pb2.ChatEvent, line: Line | None) -> str | None:
+        if line is not None and line.seq in self._hidden:
+            return None
+        who = "you" if self._is_own(event) else safe(event.sender_user_id)
+        content = event.content
+        match content.WhichOneof("body"):
+            case "edit":
+                number = content.edit.target_seq
+                return f"       ✎ {who} edited #{number}: {safe_lines(content.edit.text, ' ' * 9)}"
+            case "delete":
+                return f"       ✗ {who} deleted #{content.delete.target_seq}"
+        reaction = content.reaction
+        if not reaction.emoji:
+            return f"       {who} took back the reaction to #{reaction.target_seq}"
+        return f"       {safe(reaction.emoji)} {who} reacted to #{reaction.target_seq}{self._quote(line)}"
+
+    def show(self, line: Line) -> str:
+        """A line as it stands."""
+        event = line.event
+        head = f"{'#' + str(line.seq):>6} {clock(event.sent_at_ms)}"
+        if not line.is_message:
+            return f"{head} — {sentence(event, self.me)}"
+        who = "you" if self._is_own(event) else safe(event.sender_user_id)
+        return f"{head} {who}: {self._body(line)}{self._marks(line)}"
+
+    def _body(self, line: Line) -> str:
+        if line.deleted:
+            return "(deleted)"
+        if line.event.content.HasField("encrypted"):
+            return "(encrypted: this version cannot read it)"
+        reply_to_seq = line.event.content.reply_to_seq
+        reply = f"↳#{reply_to_seq}{self._quote(self.lines.get(reply_to_seq))} " if reply_to_seq else ""
+        return reply + safe_lines(line.text, " " * 9)
+
+    def _marks(self, line: Line) -> str:
+        marks = []
+        if line.edited and not line.deleted:
+            marks.append("edited")
+        if line.event.content.forward_count:
+            marks.append("forwarded")
+        said = f"  ({', '.join(marks)})" if marks else ""
+        counts: dict[str, int] = {}
+        for emoji in line.reactions.values():
+            counts[emoji] = counts.get(emoji, 0) + 1
+        shown = " ".join(safe(emoji) + (f" {count}" if count > 1 else "") for emoji, count in counts.items())
+        return f"{said}  [{shown}]" if shown else said
+
+    def _quote(self, line: Line | None) -> str:
+        if line is None or not line.text:
+            return ""
+        text = safe(line.text.split("\n")[0])
+        return f" “{text[:QUOTE_CHARS]}{'…' if len(text) > QUOTE_CHARS else ''}”"

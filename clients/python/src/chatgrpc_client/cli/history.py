@@ -1,0 +1,97 @@
+"""`chatgrpc history`: prints what was said, page after page."""
+
+import sys
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+import typer
+
+from chatgrpc.core.ids import direct_chat_id, self_chat_id
+from chatgrpc.v1 import chat_pb2
+
+from ..exceptions import NotAMemberError
+from ..unary import Caller
+from .access import DEFAULT_ADDRESS, Access, AsOption, CaOption, ServerOption, TokenOption, run
+from .conversation import Conversation
+from .rendering import as_json as event_as_json
+
+PAGE_EVENTS = 100
+
+
+def history(
+    user: AsOption,
+    with_user: Annotated[str, typer.Option("--with", metavar="USER", help="The chat with this user.")] = "",
+    chat: Annotated[str, typer.Option("--chat", metavar="CHAT", help="This chat, by its id.")] = "",
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="How many events.")] = 20,
+    before: Annotated[int, typer.Option("--before", metavar="SEQ", min=0, help="The events just below this one.")] = 0,
+    after: Annotated[int, typer.Option("--after", metavar="SEQ", min=0, help="The events just above this one.")] = 0,
+    everything: Annotated[bool, typer.Option("--all", help="All of it, oldest first.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    server: ServerOption = DEFAULT_ADDRESS,
+    token: TokenOption = None,
+    tls_ca: CaOption = None,
+) -> None:
+    """Print a chat's history, oldest line first: the newest 20 events, or those that the options name.
+
+    Messages that you hid from yourself are left out.
+    """
+    if bool(with_user) == bool(chat):
+        raise typer.BadParameter("give either --with USER or --chat CHAT")
+    if sum(map(bool, (before, after, everything))) > 1:
+        raise typer.BadParameter("give at most one of --before, --after, --all")
+    access = Access(user, server, token, tls_ca, None)
+    chat_id = chat or direct_chat_id(user, with_user)
+
+    async def work() -> int:
+        caller = access.caller()
+        hidden = await _hidden(caller, user, chat_id)
+        if everything or after:
+            events = caller.list_events(chat_id, newest_first=False, start_seq=after, page_size=PAGE_EVENTS)
+            shown = _first(events, hidden, None if everything else limit)
+        else:
+            newest = caller.list_events(
+                chat_id, newest_first=True, start_seq=before, page_size=min(limit + len(hidden), PAGE_EVENTS)
+            )
+            shown = _backwards([event async for event in _first(newest, hidden, limit)])
+        if as_json:
+            async for event in shown:
+                sys.stdout.write(event_as_json(event) + "\n")
+        else:
+            conversation = Conversation(user)
+            for line in conversation.add_page([event async for event in shown]):
+                sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+        return 0
+
+    run(work)
+
+
+async def _hidden(caller: Caller, user: str, chat_id: str) -> set[int]:
+    """Seqs of the messages of this chat that the user hid: their self chat says so."""
+    hidden: set[int] = set()
+    try:
+        async for event in caller.list_events(self_chat_id(user), newest_first=False, page_size=PAGE_EVENTS):
+            if event.content.HasField("hide") and event.content.hide.chat_id == chat_id:
+                hidden.update(event.content.hide.seqs)
+    except NotAMemberError:
+        return hidden  # nothing was ever hidden, so there is no self chat
+    return hidden
+
+
+async def _first(
+    events: AsyncIterator[chat_pb2.ChatEvent], hidden: set[int], limit: int | None
+) -> AsyncIterator[chat_pb2.ChatEvent]:
+    left = limit
+    async for event in events:
+        if event.seq in hidden:
+            continue
+        yield event
+        if left is not None:
+            left -= 1
+            if not left:
+                return
+
+
+async def _backwards(events: list[chat_pb2.ChatEvent]) -> AsyncIterator[chat_pb2.ChatEvent]:
+    for event in reversed(events):
+        yield event

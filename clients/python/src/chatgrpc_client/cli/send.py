@@ -1,0 +1,138 @@
+"""`chatgrpc send`: sends texts and waits until they are committed."""
+
+import asyncio
+import sys
+import time
+from typing import Annotated, Any
+
+import typer
+
+from ..client import Client, Outgoing
+from ..exceptions import ChatError, DataDirLockedError, RequestError, RequestTimeoutError
+from .access import (
+    DEFAULT_ADDRESS,
+    Access,
+    AsOption,
+    CaOption,
+    DataDirOption,
+    DeviceOption,
+    ServerOption,
+    TokenOption,
+    advice,
+    run,
+)
+from .rendering import dump, safe
+
+LOCK_POLL_S = 0.1
+NOT_SENT = 1
+REFUSED = 3
+
+
+def send(
+    user: AsOption,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What to say; `-` sends each line of standard input.")],
+    to: Annotated[str, typer.Option("--to", metavar="USER", help="Whom to send it to.")] = "",
+    chat: Annotated[str, typer.Option("--chat", metavar="CHAT", help="Which chat to send it to, by its id.")] = "",
+    timeout_s: Annotated[float, typer.Option("--timeout", metavar="SECONDS", min=0.1, help="How long to wait.")] = 15.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each message.")] = False,
+    server: ServerOption = DEFAULT_ADDRESS,
+    token: TokenOption = None,
+    tls_ca: CaOption = None,
+    data_dir: DataDirOption = None,
+    device: DeviceOption = "send",
+) -> None:
+    """Send a message and wait until it is committed.
+
+    What cannot be sent in time stays on disk and goes out, once and in order, with the next `chatgrpc send` of this user. Exit
+    code: 0 all committed, 1 something still waits, 3 something was refused.
+    """
+    if bool(to) == bool(chat):
+        raise typer.BadParameter("give either --to USER or --chat CHAT")
+    access = Access(user, server, token, tls_ca, data_dir)
+    sender = _Sender(access.client(device), to, chat, timeout_s, as_json)
+    run(lambda: sender.run(text))
+
+
+class _Sender:
+    def __init__(self, client: Client, to: str, chat: str, timeout_s: float, as_json: bool) -> None:
+        self._client = client
+        self._to = to
+        self._chat = chat
+        self._timeout_s = timeout_s
+        self._as_json = as_json
+        self._deadline_s = time.monotonic() + timeout_s
+        self._refused = False
+
+    async def run(self, text: str) -> int:
+        await self._open()
+        client = self._client
+        try:
+            earlier = len(await client.waiting_messages())
+            if text == "-":
+                await self._send_lines()
+            else:
+                await self._report(await client.send(text, chat_id=self._chat, user_id=self._to))
+            await client.wait_until_sent(max(0.1, self._deadline_s - time.monotonic()))
+            if earlier and not self._as_json:
+                typer.echo(f"{earlier} messages that waited from earlier are sent too")
+        except RequestTimeoutError:
+            return await self._waits(client.connection.message or "the server did not answer in time")
+        except ChatError as error:
+            return await self._waits(advice(error))
+        finally:
+            await client.__aexit__(None, None, None)
+        return REFUSED if self._refused else 0
+
+    async def _open(self) -> None:
+        """Opens the device; if another `send` uses it, waits for that one to end."""
+        while True:
+            try:
+                await self._client.__aenter__()
+                return
+            except DataDirLockedError:
+                if time.monotonic() > self._deadline_s:
+                    raise
+                await asyncio.sleep(LOCK_POLL_S)
+
+    async def _send_lines(self) -> None:
+        """Sends line after line, as many at a time as the client has on its way."""
+        window = asyncio.Semaphore(self._client.config.sends_in_flight_max)
+        async with asyncio.TaskGroup() as reports:
+            while line := await asyncio.to_thread(sys.stdin.readline):
+                await window.acquire()
+                outgoing = await self._client.send(line.rstrip("\n"), chat_id=self._chat, user_id=self._to)
+                report = reports.create_task(self._report(outgoing))
+                report.add_done_callback(lambda _: window.release())
+
+    async def _report(self, outgoing: Outgoing) -> None:
+        """Waits for the outcome of a message and prints it."""
+        facts: dict[str, Any] = {"chat_id": outgoing.chat_id, "client_message_id": outgoing.client_message_id.hex()}
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                result = await outgoing.sent
+        except RequestError as error:
+            self._refused = True
+            if self._as_json:
+                typer.echo(dump(facts | {"status": "refused", "code": int(error.code), "error": str(error)}))
+            else:
+                typer.echo(f"chatgrpc: refused: {error}", err=True)
+            return
+        except (ChatError, TimeoutError):
+            return  # it waits on disk; `run` says so for all that do
+        if self._as_json:
+            typer.echo(dump(facts | {"status": "sent", "seq": result.seq, "sent_at_ms": result.sent_at_ms}))
+        else:
+            typer.echo(f"✓ sent to {safe(self._to or self._chat)} as #{result.seq} (chat {outgoing.chat_id})")
+
+    async def _waits(self, reason: str) -> int:
+        waiting = await self._client.waiting_messages()
+        if self._as_json:
+            for message in waiting:
+                facts = {"chat_id": message.chat_id, "client_message_id": message.client_message_id.hex()}
+                typer.echo(dump(facts | {"status": "queued", "error": reason}))
+        typer.echo(
+            f"chatgrpc: not sent yet: {reason}\n{len(waiting)} message(s) wait on disk and go out with the next `chatgrpc send"
+            f" --as {self._client.user_id}`; do not send the text again",
+            err=True,
+        )
+        return NOT_SENT
