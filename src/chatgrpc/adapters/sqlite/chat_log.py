@@ -74,7 +74,7 @@ _ERASABLE = """
     WHERE chat_number = :chat_number AND seq = :target_seq AND seq < :seq
     UNION ALL
     SELECT place, event FROM log INDEXED BY log_by_amended
-    WHERE chat_number = :chat_number AND amends_seq = :target_seq AND amends_seq > 0 AND seq < :seq"""
+    WHERE chat_number = :chat_number AND amends_seq = :target_seq AND seq < :seq"""
 
 _ERASE = "UPDATE log SET event = :event, padding = zeroblob(:padding_bytes) WHERE place = :place"
 
@@ -148,7 +148,9 @@ class SqliteChatLog:
         """Runs in the writer's thread."""
         entries = [entry for call in calls for entry in call]
         self._learn_numbers(db, {entry.chat_id for entry in entries})
-        rows = [(self._numbers[entry.chat_id], entry.seq, entry.epoch, entry.amends_seq, entry.event) for entry in entries]
+        rows = [
+            (self._numbers[entry.chat_id], entry.seq, entry.epoch, entry.amends_seq or None, entry.event) for entry in entries
+        ]
         try:
             for start in range(0, len(rows), _ROWS_PER_INSERT_MAX):
                 _insert(db, rows[start : start + _ROWS_PER_INSERT_MAX])
@@ -204,7 +206,7 @@ def _insert_statement(room: int) -> str:
     return f"INSERT INTO log (chat_number, seq, epoch, amends_seq, event) SELECT * FROM (VALUES {rows}) LIMIT ?"  # noqa: S608
 
 
-def _insert(db: sqlite3.Connection, rows: Sequence[tuple[int, int, int, int, bytes]]) -> None:
+def _insert(db: sqlite3.Connection, rows: Sequence[tuple[int, int, int, int | None, bytes]]) -> None:
     """Inserts up to 512 rows by one statement.
 
     Statements have room for 1, 2, 4, … rows and a limit says how much of it is used, so ten of them, prepared once, serve

@@ -13,13 +13,13 @@ CREATE TABLE log (
     chat_number INTEGER NOT NULL,
     seq         INTEGER NOT NULL,
     epoch       INTEGER NOT NULL,
-    amends_seq  INTEGER NOT NULL,          -- seq of the message whose content this event's content replaces; 0 = none
+    amends_seq  INTEGER,                   -- seq of the message whose content this event's content replaces
     event       BLOB NOT NULL,             -- chatgrpc.v1.ChatEvent
     padding     BLOB NOT NULL DEFAULT x''  -- as much as erasing took away
 ) STRICT;
 
 CREATE UNIQUE INDEX log_by_seq ON log (chat_number, seq);
-CREATE INDEX log_by_amended ON log (chat_number, amends_seq) WHERE amends_seq > 0;
+CREATE INDEX log_by_amended ON log (chat_number, amends_seq) WHERE amends_seq IS NOT NULL;
 
 CREATE TABLE members (
     user_id    TEXT NOT NULL,
