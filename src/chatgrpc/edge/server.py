@@ -1,0 +1,164 @@
+"""The gRPC server of a node: its port, TLS, limits, health and reflection. What it serves is registered by the caller."""
+
+import errno
+import socket
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from chatgrpc.config import StartError
+
+_MS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """How a node listens, and what its peers may take. The defaults suit the public port."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    """0 takes any free port."""
+    tls_cert_file: Path | None = None
+    """PEM, with the chain; both files or none."""
+    tls_key_file: Path | None = None
+    reuse_port: bool = False
+    """Several processes may listen on the port (SO_REUSEPORT), and the kernel spreads connections over them."""
+
+    message_bytes_max: int = 1024 * 1024
+    """Longest message that is received."""
+    streams_per_connection_max: int = 100
+    """Calls at the same time on one connection; a client waits with more. Proxies carry many devices on one connection."""
+    calls_pending_max: int = 100_000
+    """Calls that are opened and not yet accepted. gRPC's own 1,000 cancels some when a few thousand devices come at once."""
+    handshake_timeout_s: float = 10.0
+    """A connection that has not become HTTP/2 by then is closed."""
+    keepalive_interval_s: float = 60.0
+    """A quiet connection is pinged this often."""
+    keepalive_timeout_s: float = 20.0
+    """A connection whose ping is not answered by then is closed."""
+    ping_interval_min_s: float = 5.0
+    """A client that pings more often than this is disconnected; mobile clients ping every 30 s."""
+    connection_age_max_s: float = 25 * 3600.0
+    """An older connection takes no new calls, so that load spreads over new nodes. gRPC varies it by a tenth."""
+    connection_age_grace_s: float = 600.0
+    """How long the calls of an old connection may go on."""
+
+
+class GrpcServer:
+    """A grpc.aio server with health and reflection. Register services, then `start()`, then `stop()`."""
+
+    def __init__(self, options: ServerOptions, interceptors: Iterable[grpc.aio.ServerInterceptor] = ()) -> None:
+        """Belongs to the event loop that is running.
+
+        Args:
+            options: where and how to listen.
+            interceptors: stand around every call, the first one outermost.
+        """
+        self._options = options
+        self._server = grpc.aio.server(interceptors=tuple(interceptors), options=_channel_arguments(options))
+        self._health = health.aio.HealthServicer()
+        self._services = [health.SERVICE_NAME, reflection.SERVICE_NAME]
+
+    def register(self, service: str, add_to: Callable[[grpc.aio.Server], None]) -> None:
+        """Adds a service before the start.
+
+        Args:
+            service: full name (`chatgrpc.v1.ChatService`), under which reflection and health know it.
+            add_to: adds its handlers: `lambda server: add_ChatServiceServicer_to_server(servicer, server)`.
+        """
+        add_to(self._server)
+        self._services.append(service)
+
+    async def start(self) -> int:
+        """Listens, NOT_SERVING until `set_serving(True)`; returns the port.
+
+        Raises:
+            StartError: the port cannot be had, or a TLS file cannot be used.
+        """
+        await self.set_serving(False)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(self._services, self._server)
+        port = self._listen()
+        await self._server.start()
+        return port
+
+    async def set_serving(self, serving: bool) -> None:
+        """Tells load balancers whether to send devices here, for the server as a whole (`""`) and for each service."""
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in ("", *self._services):
+            await self._health.set(service, status)
+
+    async def stop(self, grace_s: float) -> None:
+        """Refuses new calls, lets those under way end, cancels what is left after `grace_s` seconds, and frees the port."""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace_s)
+
+    async def wait(self) -> None:
+        """Returns when the server has stopped."""
+        await self._server.wait_for_termination()
+
+    def _listen(self) -> int:
+        options = self._options
+        credentials = _credentials(options)
+        _check_address(options)
+        address = f"[{options.host}]:{options.port}" if ":" in options.host else f"{options.host}:{options.port}"
+        try:
+            if credentials is None:
+                return self._server.add_insecure_port(address)
+            return self._server.add_secure_port(address, credentials)
+        except RuntimeError as error:
+            raise StartError(f"Cannot listen on {address}. Choose another address or port.") from error
+
+
+def _channel_arguments(options: ServerOptions) -> list[tuple[str, int]]:
+    return [
+        ("grpc.so_reuseport", int(options.reuse_port)),
+        ("grpc.max_receive_message_length", options.message_bytes_max),
+        ("grpc.max_concurrent_streams", options.streams_per_connection_max),
+        ("grpc.server.max_pending_requests", options.calls_pending_max),
+        ("grpc.server.max_pending_requests_hard_limit", options.calls_pending_max),
+        ("grpc.server_handshake_timeout_ms", int(options.handshake_timeout_s * _MS)),
+        ("grpc.keepalive_time_ms", int(options.keepalive_interval_s * _MS)),
+        ("grpc.keepalive_timeout_ms", int(options.keepalive_timeout_s * _MS)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", int(options.ping_interval_min_s * _MS)),
+        ("grpc.max_connection_age_ms", int(options.connection_age_max_s * _MS)),
+        ("grpc.max_connection_age_grace_ms", int(options.connection_age_grace_s * _MS)),
+        # Without probing, a stream's flow-control window stays at 64 KiB: what a fast sender can put into our memory unread.
+        ("grpc.http2.bdp_probe", 0),
+    ]
+
+
+def _credentials(options: ServerOptions) -> grpc.ServerCredentials | None:
+    if options.tls_cert_file is None or options.tls_key_file is None:
+        return None
+    certificate, key = (_read(file) for file in (options.tls_cert_file, options.tls_key_file))
+    return grpc.ssl_server_credentials([(key, certificate)])
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise StartError(f"Cannot read the TLS file {file}: {error.strerror}.") from error
+
+
+def _check_address(options: ServerOptions) -> None:
+    """Tries the address, since gRPC says of any failure only that it failed, and that on standard error."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if options.reuse_port:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            probe.bind(address)
+            probe.listen(1)
+    except OSError as error:
+        where = f"{options.host} port {options.port}"
+        if error.errno == errno.EADDRINUSE:
+            raise StartError(f"{where} is in use. Stop the program that listens there, or choose another port.") from error
+        raise StartError(f"Cannot listen on {where}: {error.strerror}.") from error

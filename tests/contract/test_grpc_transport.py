@@ -1,0 +1,69 @@
+"""The transport over grpc.aio, on the server that a node runs."""
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from chatgrpc.edge.grpc_transport import SERVICE, GrpcTransport
+from chatgrpc.edge.server import GrpcServer, ServerOptions
+from chatgrpc.edge.transport import StreamStatus
+from tests.contract.transport_suite import (
+    CLOSE_TIMEOUT_S,
+    INBOX_BYTES_MAX,
+    MESSAGE_BYTES_MAX,
+    WAIT_S,
+    Connect,
+    Edge,
+    Peer,
+    Served,
+    TransportSuite,
+    come_and_go,
+)
+
+
+class TestGrpcTransport(TransportSuite):
+    @pytest.fixture
+    async def served(self) -> AsyncIterator[Served]:
+        tasks = len(asyncio.all_tasks())
+        transport = GrpcTransport(inbox_bytes_max=INBOX_BYTES_MAX, close_timeout_s=CLOSE_TIMEOUT_S)
+        server = GrpcServer(ServerOptions(message_bytes_max=MESSAGE_BYTES_MAX))
+        server.register(SERVICE, transport.register)
+        port = await server.start()
+        yield Served(transport, port)
+        await server.stop(grace_s=0)
+        await _until(lambda: transport.stream_count == 0)
+        await _until(lambda: len(asyncio.all_tasks()) <= tasks)
+
+    async def test_streams_that_are_gone_leave_neither_task_nor_call(self, edge: Edge, connect: Connect) -> None:
+        tasks, calls = len(asyncio.all_tasks()), _calls()
+        await come_and_go(edge, connect, connections=20, streams=50)
+        await _until(lambda: len(asyncio.all_tasks()) <= tasks)
+        # grpc.aio keeps the first call that a server accepts, and the last.
+        await _until(lambda: _calls() <= calls + 2)
+
+    async def test_an_unknown_status_is_refused_where_it_is_made(self, edge: Edge, peer: Peer) -> None:
+        call = peer.connect()
+        stream = await edge.opens()
+        with pytest.raises(AssertionError, match="not a status code"):
+            edge.transport.close(stream, StreamStatus("TEAPOT", "TEAPOT", "Short and stout."))
+        assert not call.done()
+
+    async def test_writing_to_a_stream_that_is_not_writable_is_refused(self, edge: Edge, peer: Peer) -> None:
+        call = peer.connect()
+        stream = await edge.opens()
+        with pytest.raises(AssertionError, match="not writable"):
+            edge.transport.write([(stream, b"one"), (stream, b"two")])
+        assert not call.done()
+
+
+def _calls() -> int:
+    gc.collect()
+    return sum(type(thing).__name__ == "RPCState" for thing in gc.get_objects())
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not condition():  # noqa: ASYNC110  (nothing tells that a task is gone)
+            await asyncio.sleep(0.001)
