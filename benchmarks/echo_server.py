@@ -1,7 +1,8 @@
 """Raw grpc.aio bidirectional echo: the yardstick beside which every figure stands.
 
 One read and one write a message, no parsing, nothing else. What a Python server pays for a message cannot be less, so it has
-whatever makes grpc.aio fast: uvloop, identity serializers, `read` and `write` instead of iterators.
+whatever makes grpc.aio fast: uvloop, identity serializers, `read` and `write` instead of iterators, no interceptor. It listens
+as a node does, on the same class and options, so that no option stands between the two.
 """
 
 import argparse
@@ -10,14 +11,9 @@ import gc
 import grpc
 import uvloop
 
-METHOD = "/chatgrpc.bench.Echo/Echo"
+from chatgrpc.edge.server import GrpcServer, ServerOptions
 
-OPTIONS = (
-    ("grpc.server.max_pending_requests", 100_000),
-    ("grpc.server.max_pending_requests_hard_limit", 100_000),
-    ("grpc.max_receive_message_length", 1024 * 1024),
-    ("grpc.so_reuseport", 0),
-)
+SERVICE = "chatgrpc.bench.Echo"
 
 
 async def _echo(_: object, context: "grpc.aio.ServicerContext[bytes, bytes]") -> None:
@@ -27,24 +23,19 @@ async def _echo(_: object, context: "grpc.aio.ServicerContext[bytes, bytes]") ->
         await write(message)
 
 
-class _Handlers(grpc.GenericRpcHandler):
-    """Finds the one method there is."""
-
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes] | None":
-        """The method's handler; without serializers the messages are bytes."""
-        if handler_call_details.method != METHOD:
-            return None
-        return grpc.stream_stream_rpc_method_handler(_echo)
+def _add_echo(server: grpc.aio.Server) -> None:
+    """Without serializers the messages are bytes."""
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(_echo)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Echo": handler}),))
 
 
 async def serve(port: int) -> None:
     """Echoes on the loopback address until the process ends."""
-    server = grpc.aio.server(options=OPTIONS)
-    server.add_generic_rpc_handlers((_Handlers(),))
-    server.add_insecure_port(f"127.0.0.1:{port}")
+    server = GrpcServer(ServerOptions(port=port))
+    server.register(SERVICE, _add_echo)
     await server.start()
     gc.freeze()
-    await server.wait_for_termination()
+    await server.wait()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Rows of results: medians over repeats, the table for people, the JSON for programs."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -14,17 +14,28 @@ Row = dict[str, object]
 LOADGEN_CPU_MAX = 0.85
 """Beyond this share of a core the load generator may be what was measured."""
 
-_COLUMNS: Mapping[str, tuple[str, str]] = {
+ECHO_CHANGE_MAX = 0.25
+"""If the echo after a row is so much faster or slower than the one before it, something else used the machine meanwhile."""
+
+_Columns = Mapping[str, tuple[str, str]]
+"""By key of a row: the heading, and how the figure is formatted."""
+
+_FIGURES: _Columns = {
     "rate_per_s": ("per s", ",.0f"),
+    "messages_per_s": ("messages per s", ",.0f"),
+    "kb_per_stream": ("KiB / stream", ".1f"),
+    "echo_per_s": ("echo per s", ",.0f"),
+    "echo_kb_per_stream": ("echo KiB", ".1f"),
+    "ratio": ("ratio", ".2f"),
+}
+_COSTS: _Columns = {
     "p50_ms": ("p50 ms", ".1f"),
     "p99_ms": ("p99 ms", ".1f"),
     "answer_p50_ms": ("answer p50", ".1f"),
     "answer_p99_ms": ("answer p99", ".1f"),
     "cpu_s_per_1000": ("CPU s / 1000", ".4f"),
-    "kb_per_stream": ("KiB / stream", ".1f"),
-    "echo_per_s": ("echo per s", ",.0f"),
-    "echo_kb_per_stream": ("echo KiB", ".1f"),
-    "ratio": ("ratio", ".2f"),
+    "echo_cpu_s_per_1000": ("echo's", ".4f"),
+    "server_cpu": ("server CPU", ".0%"),
     "loadgen_cpu": ("loadgen CPU", ".0%"),
 }
 
@@ -36,21 +47,39 @@ def median_row(repeats: Sequence[Row]) -> Row:
 
 
 def show(rows: Sequence[Row], console: Console) -> None:
-    """Prints the table, and a warning for each row in which the load generator was near its limit."""
-    table = Table("row", "counts", box=None, header_style="bold", padding=(0, 1))
-    columns = [key for key in _COLUMNS if any(key in row for row in rows)]
-    for key in columns:
-        table.add_column(_COLUMNS[key][0], justify="right")
-    table.add_column("echo beside it")
+    """Prints the tables, and warnings for rows that may not say what they seem to say."""
+    console.print(_table(rows, "counts", _FIGURES, "echo"))
+    console.print(_table([row for row in rows if _COSTS.keys() & row.keys()], "", _COSTS, ""))
     for row in rows:
-        cells = [format(_figure(row[key]), _COLUMNS[key][1]) if key in row else "" for key in columns]
-        table.add_row(str(row["row"]), str(row.get("counts", "")), *cells, str(row.get("echo", "")))
-    console.print(table)
+        for warning in _warnings(row):
+            console.print(f"{row['row']}: {warning}", style="yellow")
+
+
+def _table(rows: Sequence[Row], before: str, columns: _Columns, behind: str) -> Table:
+    """A table of the columns that any of the rows has, with one column of text before and one behind them, if named."""
+    table = Table(box=None, header_style="bold", padding=(0, 1))
+    used = [key for key in columns if any(key in row for row in rows)]
+    texts = [key for key in ("row", before) if key]
+    for heading in texts:
+        table.add_column(heading)
+    for key in used:
+        table.add_column(columns[key][0], justify="right")
+    if behind:
+        table.add_column(behind)
     for row in rows:
-        share = _figure(row.get("loadgen_cpu", 0))
-        if share > LOADGEN_CPU_MAX:
-            warning = f"{row['row']}: the load generator used {share:.0%} of its core, so it may be what limits this figure"
-            console.print(warning, style="yellow")
+        cells = [str(row.get(key, "")) for key in texts]
+        cells += [format(_figure(row[key]), columns[key][1]) if key in row else "" for key in used]
+        table.add_row(*cells, *([str(row.get(behind, ""))] if behind else []))
+    return table
+
+
+def _warnings(row: Row) -> Iterator[str]:
+    share = _figure(row.get("loadgen_cpu", 0))
+    if share > LOADGEN_CPU_MAX:
+        yield f"the load generator used {share:.0%} of its core, so it may be what limits this figure"
+    change = _figure(row.get("echo_change", 0))
+    if abs(change) > ECHO_CHANGE_MAX:
+        yield f"the echo changed by {change:+.0%} meanwhile: compare by CPU seconds, or measure again on a quiet machine"
 
 
 def write(rows: Sequence[Row], path: Path) -> None:

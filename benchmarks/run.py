@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from benchmarks import results
-from benchmarks.processes import ROOT, BenchError, Cpus, Loadgen, chat_server, echo_server, fsync_ms
+from benchmarks.processes import ROOT, BenchError, Cpus, Loadgen, chat_server, echo_server, fsync_times
 from benchmarks.results import Row
 
 RESULTS_FILE = ROOT / "benchmarks" / "results.json"
@@ -64,6 +64,8 @@ class Load:
     accounts: int
     echo_streams: int
     echo_window: int
+    receivers: int = 1
+    """Deliveries that one message makes."""
 
 
 class Bench:
@@ -81,22 +83,27 @@ class Bench:
         Raises:
             BenchError: something that the load generator checks is wrong.
         """
-        before = self._echo_per_s(load)
+        before = self._echo(load)
         with chat_server(self._data_dir, self._cpus.server) as (server, data_dir):
             seen = self._loadgen.run(
                 load.mode, server, *load.flags, *self._pace.flags, accounts=load.accounts, data_dir=data_dir
             )
-        echo_per_s = (before + self._echo_per_s(load)) / 2
+        after = self._echo(load)
+        echo_per_s = (before["rate_per_s"] + after["rate_per_s"]) / 2
         latencies = ("p50_ms", "p99_ms", "answer_p50_ms", "answer_p99_ms")
         return {
             "row": load.row,
             "counts": load.counts,
             "rate_per_s": seen["rate_per_s"],
+            **({"messages_per_s": seen["rate_per_s"] / load.receivers} if load.receivers > 1 else {}),
             **{key: seen[key] for key in latencies if key in seen},
             "cpu_s_per_1000": seen["server_cpu_s"] / seen["count"] * 1000,
             "echo": f"{load.echo_streams} streams, window {load.echo_window}",
             "echo_per_s": echo_per_s,
+            "echo_cpu_s_per_1000": (before["server_cpu_s"] + after["server_cpu_s"]) / (before["count"] + after["count"]) * 1000,
+            "echo_change": after["rate_per_s"] / before["rate_per_s"] - 1,
             "ratio": seen["rate_per_s"] / echo_per_s,
+            "server_cpu": seen["server_cpu_s"] / seen["seconds"],
             "loadgen_cpu": seen["loadgen_cpu_s"] / seen["seconds"],
         }
 
@@ -116,10 +123,10 @@ class Bench:
             "ratio": seen["kb_per_stream"] / echo["kb_per_stream"],
         }
 
-    def _echo_per_s(self, load: Load) -> float:
+    def _echo(self, load: Load) -> dict[str, float]:
         with echo_server(self._cpus.server) as server:
             shape = ("--streams", str(load.echo_streams), "--window", str(load.echo_window))
-            return self._loadgen.run("echo", server, *shape, *self._pace.echo_flags)["rate_per_s"]
+            return self._loadgen.run("echo", server, *shape, *self._pace.echo_flags)
 
 
 def pairs(window: int) -> Load:
@@ -146,6 +153,7 @@ def fanout(window: int) -> Load:
         accounts=members,
         echo_streams=100,
         echo_window=8,
+        receivers=GROUP_MEMBERS - 1,
     )
 
 
@@ -190,7 +198,7 @@ def main(
     ] = ROOT / "data",
 ) -> None:
     """Measure one chatgrpc server on this machine, each figure beside a raw grpc.aio echo of the same minutes."""
-    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
     kinds = rows.split(",")
     unknown = set(kinds) - set(KINDS)
     if unknown:
@@ -208,7 +216,8 @@ def main(
         console.print("only one CPU: the server and the load generator share it, so every figure is too low", style="yellow")
     else:
         console.print(f"server on CPU {cpus.server}, load generator on CPU {cpus.loadgen}")
-    console.print(f"appending 4 KiB durably in {data_dir} takes {fsync_ms(data_dir):.2f} ms")
+    disk = fsync_times(data_dir)
+    console.print(f"appending 4 KiB durably in {data_dir} takes {disk.median_ms:.2f} ms, at worst {disk.worst_ms:.2f} ms")
 
     measured: list[Row] = []
     failed = False
@@ -216,7 +225,6 @@ def main(
         try:
             with console.status(f"measuring {name}"):
                 measured.append(results.median_row([measure() for _ in range(repeat)]))
-            results.show(measured[-1:], console)
         except BenchError as error:
             failed = True
             console.print(f"{name}: {error}", style="red", markup=False)
