@@ -9,8 +9,8 @@ import pytest
 from chatgrpc.adapters.jwt import DevIssuer
 from chatgrpc.config import ServerSettings, Settings
 from chatgrpc.node import serving
+from tests.support.callers import Caller
 from tests.support.device import Device
-from tests.unit.edge.services.callers import Caller
 
 TOKEN_TTL_S = 600
 

@@ -28,7 +28,7 @@ from chatgrpc.v1.chat_service_pb2 import (
     UpdateGroupRequest,
 )
 from chatgrpc.v1.message_service_pb2 import GetMessageRequest, MarkReadRequest, SendMessageRequest
-from tests.unit.edge.services.callers import Caller, code_of, text_content
+from tests.support.callers import Caller, code_of, text_content
 
 MEMBER, ADMIN, OWNER = content_pb2.MEMBER_ROLE_MEMBER, content_pb2.MEMBER_ROLE_ADMIN, content_pb2.MEMBER_ROLE_OWNER
 NO_CHAT = "g." + "A" * 22

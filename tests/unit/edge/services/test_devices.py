@@ -13,8 +13,8 @@ from chatgrpc.ports import accounts
 from chatgrpc.ports.tokens import Claims
 from chatgrpc.v1 import device_service_pb2, session_pb2
 from chatgrpc.v1.device_service_pb2 import ListDevicesRequest, RenameDeviceRequest, RevokeDeviceRequest
+from tests.support.callers import Caller, code_of
 from tests.support.device import Device
-from tests.unit.edge.services.callers import Caller, code_of
 
 DeviceOf = Callable[[str, str], Device]
 

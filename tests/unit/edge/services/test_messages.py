@@ -16,7 +16,7 @@ from chatgrpc.v1.message_service_pb2 import (
     MarkReadRequest,
     SendMessageRequest,
 )
-from tests.unit.edge.services.callers import Caller, code_of, text_content
+from tests.support.callers import Caller, code_of, text_content
 
 NEWEST = message_service_pb2.LIST_ORDER_NEWEST_FIRST
 OLDEST = message_service_pb2.LIST_ORDER_OLDEST_FIRST

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from chatgrpc.v1.user_service_pb2 import GetUserRequest, UpdateProfileRequest, User
-from tests.unit.edge.services.callers import Caller, code_of
+from tests.support.callers import Caller, code_of
 
 
 async def test_a_user_without_a_profile_is_a_user_id(alice: Caller) -> None:
