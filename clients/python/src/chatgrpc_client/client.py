@@ -281,6 +281,10 @@ class Client:
         """One event, if the device holds it."""
         return await self._engine.store.call(Store.event, chat_id, seq)
 
+    async def held_history(self, chat_id: str, *, limit: int = 20) -> HistoryPage | None:
+        """The newest page as far as it is on disk, without asking the server; None if the device does not hold the chat."""
+        return await self._engine.store.call(Store.page_before, chat_id, 0, limit, partial=True)
+
     async def history(self, chat_id: str, *, before: int = 0, after: int = 0, around: int = 0, limit: int = 20) -> HistoryPage:
         """A page of history: the newest, or the events just below, just above or around a seq.
 

@@ -201,6 +201,8 @@ class Connection:
 
 def _failed(error: grpc.aio.AioRpcError) -> Ending:
     message = error.details() or error.code().name
+    if message.startswith("failed to connect"):
+        message = f"the server cannot be reached: {message.rsplit(': ', 1)[-1]}"
     if error.code() is grpc.StatusCode.UNAUTHENTICATED:
         return Ending(Next.STOP, message, session_pb2.DISCONNECT_CODE_UNAUTHENTICATED)
     return Ending(Next.BACK_OFF, message)

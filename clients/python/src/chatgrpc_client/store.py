@@ -321,8 +321,8 @@ class Store:
         """The chats that the device holds."""
         return [row[0] for row in self._db.execute("SELECT chat_id FROM chats ORDER BY chat_id")]
 
-    def page_before(self, chat_id: str, before_seq: int, limit: int) -> HistoryPage | None:
-        """The events just below `before_seq` (0 = the newest) as far as they are held; None if some are not held."""
+    def page_before(self, chat_id: str, before_seq: int, limit: int, *, partial: bool = False) -> HistoryPage | None:
+        """The events just below `before_seq` (0 = the newest); None if some are not held, unless `partial` will do."""
         row = self._db.execute("SELECT seq, low_seq, first_visible_seq FROM chats WHERE chat_id = ?", (chat_id,)).fetchone()
         if row is None:
             return None
@@ -333,7 +333,7 @@ class Store:
             (chat_id, low_seq, below, limit),
         ).fetchall()
         complete = low_seq <= max(first_visible_seq, 1)
-        if len(rows) < limit and not complete:
+        if len(rows) < limit and not complete and not partial:
             return None
         events = [chat_pb2.ChatEvent.FromString(row[0]) for row in reversed(rows)]
         oldest = events[0].seq if events else below

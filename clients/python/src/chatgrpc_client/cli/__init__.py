@@ -2,6 +2,7 @@
 
 import typer
 
+from .chat import chat
 from .devices import devices
 from .history import history
 from .send import send
@@ -10,6 +11,7 @@ from .tail import tail
 
 def register(app: typer.Typer) -> None:
     """Adds the client's commands."""
+    app.command(epilog="Example: `chatgrpc chat --as alice --with bob`")(chat)
     app.command(epilog="Example: `chatgrpc send --as alice --to bob 'Good morning'`")(send)
     app.command(epilog="Example: `chatgrpc tail --as bob --json`")(tail)
     app.command(epilog="Example: `chatgrpc history --as bob --with alice --json --all`")(history)

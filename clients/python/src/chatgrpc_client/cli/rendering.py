@@ -68,9 +68,6 @@ def as_json(event: chat_pb2.ChatEvent) -> str:
         "sender": event.sender_user_id,
         "sent_at": datetime.fromtimestamp(event.sent_at_ms / 1000, UTC).isoformat(timespec="milliseconds"),
         "sent_at_ms": event.sent_at_ms,
-        "message_id": _uuid(event.message_id),
-        "client_message_id": event.client_message_id.hex(),
-        "sender_device_id": event.sender_device_id,
     }
     if event.content.reply_to_seq:
         line["reply_to_seq"] = event.content.reply_to_seq
@@ -79,6 +76,11 @@ def as_json(event: chat_pb2.ChatEvent) -> str:
     if arm != "unsupported":
         body = _plain(getattr(event.content, arm))
         line |= {f"target_{name}" if name in line else name: value for name, value in body.items()}
+    line |= {
+        "message_id": _uuid(event.message_id),
+        "client_message_id": event.client_message_id.hex(),
+        "sender_device_id": event.sender_device_id,
+    }
     return dump(line)
 
 

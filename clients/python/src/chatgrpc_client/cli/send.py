@@ -1,7 +1,6 @@
 """`chatgrpc send`: sends texts and waits until they are committed."""
 
 import asyncio
-import sys
 import time
 from typing import Annotated, Any
 
@@ -21,6 +20,7 @@ from .access import (
     advice,
     run,
 )
+from .lines import stdin_lines
 from .rendering import dump, safe
 
 LOCK_POLL_S = 0.1
@@ -98,9 +98,9 @@ class _Sender:
         """Sends line after line, as many at a time as the client has on its way."""
         window = asyncio.Semaphore(self._client.config.sends_in_flight_max)
         async with asyncio.TaskGroup() as reports:
-            while line := await asyncio.to_thread(sys.stdin.readline):
+            async for line in stdin_lines():
                 await window.acquire()
-                outgoing = await self._client.send(line.rstrip("\n"), chat_id=self._chat, user_id=self._to)
+                outgoing = await self._client.send(line, chat_id=self._chat, user_id=self._to)
                 report = reports.create_task(self._report(outgoing))
                 report.add_done_callback(lambda _: window.release())
 

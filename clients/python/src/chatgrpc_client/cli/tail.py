@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ..client import Client
-from ..events import ConnectionChanged, ConnectionState, LogEvent
+from ..events import ConnectionChanged, ConnectionState, EncryptedMessage, LogEvent, Message
 from .access import DEFAULT_ADDRESS, Access, AsOption, CaOption, DataDirOption, DeviceOption, ServerOption, TokenOption, run
 from .conversation import Conversation
 from .rendering import as_json as event_as_json
@@ -20,7 +20,7 @@ def tail(
     user: AsOption,
     chat: Annotated[str, typer.Option("--chat", metavar="CHAT", help="Print this chat only, by its id.")] = "",
     with_user: Annotated[str, typer.Option("--with", metavar="USER", help="Print the chat with this user only.")] = "",
-    count: Annotated[int, typer.Option("--count", metavar="N", min=0, help="Stop after N events; 0 = never.")] = 0,
+    count: Annotated[int, typer.Option("--count", metavar="N", min=0, help="Stop after N messages; 0 = never.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
     server: ServerOption = DEFAULT_ADDRESS,
     token: TokenOption = None,
@@ -57,7 +57,7 @@ async def _print_events(client: Client, printer: "_Printer", count: int) -> int:
                 continue
             printer.print(event)
             unacknowledged.append(event)
-            done = bool(count) and printer.printed >= count
+            done = bool(count) and printer.messages_printed >= count
             if done or not stream.has_more or len(unacknowledged) >= UNACKNOWLEDGED_MAX:
                 await client.acknowledge(unacknowledged[-1])
                 unacknowledged.clear()
@@ -71,7 +71,7 @@ async def _print_events(client: Client, printer: "_Printer", count: int) -> int:
 
 class _Printer:
     def __init__(self, user: str, chat_id: str, as_json: bool) -> None:
-        self.printed = 0
+        self.messages_printed = 0
         self._user = user
         self._chat_id = chat_id
         self._as_json = as_json
@@ -83,7 +83,7 @@ class _Printer:
             return
         sys.stdout.write((event_as_json(event.event) if self._as_json else self._line(event)) + "\n")
         sys.stdout.flush()
-        self.printed += 1
+        self.messages_printed += isinstance(event, Message | EncryptedMessage)
 
     def _line(self, event: LogEvent) -> str:
         conversation = self._conversations.setdefault(event.chat_id, Conversation(self._user))

@@ -1,0 +1,99 @@
+"""`chatgrpc chat`: a line-mode chat in the terminal."""
+
+import asyncio
+import sys
+from typing import Annotated
+
+import typer
+
+from ..client import Client
+from ..exceptions import ChatError
+from .access import DEFAULT_ADDRESS, Access, AsOption, CaOption, DataDirOption, DeviceOption, ServerOption, TokenOption, run
+from .commands import COMMANDS, Commands
+from .room import Room
+from .screen import PlainScreen, Screen, TerminalScreen
+
+LEAVE_TIMEOUT_S = 10.0
+
+
+def chat(
+    user: AsOption,
+    with_user: Annotated[str, typer.Option("--with", metavar="USER", help="Whom to chat with.")] = "",
+    group: Annotated[str, typer.Option("--group", metavar="CHAT", help="Which group to go into, by its chat id.")] = "",
+    server: ServerOption = DEFAULT_ADDRESS,
+    token: TokenOption = None,
+    tls_ca: CaOption = None,
+    data_dir: DataDirOption = None,
+    device: DeviceOption = "chat",
+) -> None:
+    """Chat in the terminal: /help lists the commands, Ctrl-D leaves.
+
+    What you type is kept on disk until it is sent: once, in order, also if the server or this program stops in between. With
+    standard input from a pipe or a file, each line is sent, or carried out if it begins with a slash.
+    """
+    if bool(with_user) == bool(group):
+        raise typer.BadParameter("give either --with USER or --group CHAT")
+    access = Access(user, server, token, tls_ca, data_dir)
+    client = access.client(device)
+    screen: Screen
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        screen = TerminalScreen([command.name for command in COMMANDS] + ["/quit"])
+    else:
+        screen = PlainScreen()
+
+    async def work() -> int:
+        async with client:
+            room = Room(client, screen)
+            return await _Visit(client, room, screen).run(group or client.direct_chat_id(with_user), with_user)
+
+    run(work)
+
+
+class _Visit:
+    """From coming in to leaving."""
+
+    def __init__(self, client: Client, room: Room, screen: Screen) -> None:
+        self._client = client
+        self._room = room
+        self._screen = screen
+        self._commands = Commands(room)
+
+    async def run(self, chat_id: str, peer_user_id: str) -> int:
+        self._room.chat_id, self._room.peer_user_id = chat_id, peer_user_id
+        watching = asyncio.create_task(self._watch(chat_id, peer_user_id))
+        typing = asyncio.create_task(self._read_lines())
+        try:
+            await asyncio.wait({watching, typing}, return_when=asyncio.FIRST_COMPLETED)
+            if watching.done():
+                await watching
+            await typing
+            return await self._leave()
+        finally:
+            watching.cancel()
+            typing.cancel()
+            await asyncio.gather(watching, typing, return_exceptions=True)
+
+    async def _watch(self, chat_id: str, peer_user_id: str) -> None:
+        """Shows the chat, then what happens; ends with the error that stops the client."""
+        stream = self._client.events()
+        await self._room.enter(chat_id, peer_user_id)
+        async for event in stream:
+            await self._room.on_event(event)
+
+    async def _read_lines(self) -> None:
+        async for line in self._screen.lines(self._room):
+            if not await self._commands.line(line):
+                return
+
+    async def _leave(self) -> int:
+        """Gives what was typed last a moment to go out; the rest waits for the next time."""
+        waiting = await self._client.waiting_messages()
+        if not waiting:
+            return 0
+        try:
+            await self._client.wait_until_sent(0.5 if self._screen.shows_toolbar else LEAVE_TIMEOUT_S)
+        except ChatError as error:
+            count = len(await self._client.waiting_messages())
+            self._screen.show(f"{count} message(s) wait on disk and go out with the next `chatgrpc chat`: {error}")
+            return 1
+        return 0

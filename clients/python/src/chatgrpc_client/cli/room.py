@@ -1,0 +1,322 @@
+"""The chat on the screen: what is shown of it, what is sent to it, and what goes on beside it."""
+
+import asyncio
+import time
+
+from prompt_toolkit.formatted_text import StyleAndTextTuples
+
+from chatgrpc.core.fold import apply_event
+from chatgrpc.v1 import chat_pb2, content_pb2, session_pb2
+
+from ..client import Client, Outgoing
+from ..events import (
+    ChatOpened,
+    ClientEvent,
+    ConnectionChanged,
+    ConnectionState,
+    Hide,
+    LogEvent,
+    MessageCommitted,
+    MessageFailed,
+    PresenceChanged,
+    ReceiptChanged,
+    TypingChanged,
+)
+from ..exceptions import ChatError, NotAMemberError
+from ..store import HistoryPage
+from .conversation import Conversation
+from .rendering import clock, role_name, safe
+from .screen import Screen
+from .ticks import Tick, Ticks
+
+PAGE_EVENTS = 20
+CONNECT_PATIENCE_S = 4.0
+TYPING_SHOWN_S = 6.0
+TYPING_SENT_EVERY_S = 3.0
+PENDING_SHOWN = 3
+_CONNECTION_STYLES = {ConnectionState.LIVE: "class:good", ConnectionState.WAITING: "class:bad"}
+
+
+class Room:
+    """Shows one chat at a time."""
+
+    def __init__(self, client: Client, screen: Screen) -> None:
+        self.client = client
+        self.screen = screen
+        self.chat_id = ""
+        self.peer_user_id = ""
+        """The other one of a direct chat; empty for a group."""
+        self.chat = chat_pb2.Chat()
+        self.conversation = Conversation(client.user_id)
+        self.entered = asyncio.Event()
+        """The chat is on the screen, as far as it could be had."""
+        self._changing = asyncio.Lock()
+        self.presences: dict[str, session_pb2.Presence] = {}
+        self._ticks = Ticks(client.user_id)
+        self._told: Tick | None = None
+        self._shown_seq = 0
+        self._more_before = False
+        self._pending: dict[bytes, tuple[str, str]] = {}
+        """Chat and text of the messages that are not committed yet."""
+        self._typing: dict[str, float] = {}
+        self._typing_sent_s = 0.0
+        self._unread: dict[str, int] = {}
+
+    # --- going into a chat
+
+    async def enter(self, chat_id: str, peer_user_id: str = "") -> None:
+        """Puts a chat on the screen: its newest page, its marks, who is there."""
+        async with self._changing:
+            self.entered.clear()
+            await self._enter(chat_id, peer_user_id)
+            self.entered.set()
+        self.screen.changed()
+
+    async def _enter(self, chat_id: str, peer_user_id: str) -> None:
+        self.chat_id, self.peer_user_id = chat_id, peer_user_id
+        self.conversation = Conversation(self.client.user_id)
+        self._ticks, self._told = Ticks(self.client.user_id), None
+        self._typing.clear()
+        self._unread.pop(chat_id, None)
+        self._shown_seq = 0
+        self.client.watch([chat_id])
+        try:
+            await self.client.wait_until_live(CONNECT_PATIENCE_S)
+        except ChatError as error:
+            self.note(f"not connected: {error}; what you type is kept and sent when the connection is back")
+        await self._load_state()
+        await self._show_newest()
+
+    async def _load_state(self) -> None:
+        state = await self.client.chat(self.chat_id)
+        self.chat = chat_pb2.Chat(chat_id=self.chat_id)
+        if state is not None:
+            self.chat = state.chat
+            for receipt in state.receipts.values():
+                self._ticks.receipt(receipt)
+        others = [member.user_id for member in self.chat.members] or [self.peer_user_id]
+        if self.chat.kind == content_pb2.CHAT_KIND_DIRECT and not self.peer_user_id:
+            self.peer_user_id = next((user_id for user_id in others if user_id != self.client.user_id), "")
+        self._ticks.members(others)
+        for message in await self.client.waiting_messages():
+            self._pending[message.client_message_id] = (message.chat_id, message.content.text.text)
+
+    async def _show_newest(self) -> None:
+        try:
+            page: HistoryPage | None
+            if self.client.connection.state is ConnectionState.LIVE:
+                page = await self.client.history(self.chat_id, limit=PAGE_EVENTS)
+            else:
+                page = await self.client.held_history(self.chat_id, limit=PAGE_EVENTS)
+        except NotAMemberError:
+            page = None
+        except ChatError as error:
+            self.note(f"no history: {error}")
+            return
+        if page is None or not page.events:
+            self.note(f"nothing said yet in {self.title()}; type and press Enter (/help lists the commands)")
+            return
+        self._more_before = page.more_before
+        self.note(f"{self.title()}{' — /older shows what came before' if page.more_before else ''}")
+        await self._show_page(page)
+        self._shown_seq = page.events[-1].seq
+        await self.client.mark_read(self.chat_id, self._shown_seq)
+
+    async def older(self) -> None:
+        """Shows the page before the oldest one shown."""
+        oldest_seq = self.conversation.oldest_seq
+        if not self._more_before or not oldest_seq:
+            self.note("that is the beginning of the chat")
+            return
+        page = await self.client.history(self.chat_id, before=oldest_seq, limit=PAGE_EVENTS)
+        self._more_before = page.more_before
+        if page.events:
+            self.note(f"older messages, #{page.events[0].seq} to #{page.events[-1].seq}:")
+            await self._show_page(page)
+
+    async def _show_page(self, page: HistoryPage) -> None:
+        for line in self.conversation.add_page(page.events):
+            self.screen.show(line)
+        for event in page.events:
+            if event.sender_user_id == self.client.user_id and event.content.HasField("text"):
+                self._ticks.own(event.seq)
+
+    # --- what happens
+
+    async def on_event(self, event: ClientEvent) -> None:
+        """Takes what the client reports."""
+        async with self._changing:
+            await self._on_event(event)
+        self.screen.changed()
+
+    async def _on_event(self, event: ClientEvent) -> None:
+        match event:
+            case Hide() if event.hidden_chat_id == self.chat_id:
+                self.conversation.hide(event.hidden_seqs)
+                self.note(f"hidden for you: {', '.join(f'#{seq}' for seq in event.hidden_seqs)}")
+            case LogEvent() if event.chat_id == self.chat_id:
+                await self._show_event(event.event)
+            case LogEvent():
+                self._elsewhere(event)
+            case ChatOpened() if event.chat.chat_id == self.chat_id:
+                self.chat.CopyFrom(event.chat)
+                self._ticks.members(member.user_id for member in self.chat.members)
+                self.client.watch([self.chat_id])  # the server watches chats that it knows us to be in
+            case ReceiptChanged() if event.receipt.chat_id == self.chat_id:
+                self._ticks.receipt(event.receipt)
+                self._tell_ticks()
+            case PresenceChanged():
+                self._presence(event.presence)
+            case TypingChanged() if event.typing.chat_id == self.chat_id:
+                self._other_typing(event.typing)
+            case MessageCommitted():
+                self._pending.pop(event.client_message_id, None)
+            case MessageFailed():
+                _, text = self._pending.pop(event.client_message_id, ("", ""))
+                self.screen.show(f"     ✗ refused: {event.error}{f' — {safe(text)}' if text else ''}")
+            case ConnectionChanged():
+                self._connection(event)
+
+    async def _show_event(self, event: chat_pb2.ChatEvent) -> None:
+        if event.seq <= self._shown_seq:
+            return
+        self._shown_seq = event.seq
+        if apply_event(self.chat, event):
+            self._ticks.members(member.user_id for member in self.chat.members)
+        self._typing.pop(event.sender_user_id, None)
+        line = self.conversation.add(event)
+        if line is not None:
+            self.screen.show(line)
+        own = event.sender_user_id == self.client.user_id
+        if own:
+            self._pending.pop(event.client_message_id, None)
+            if event.content.WhichOneof("body") in {"text", "encrypted"}:
+                self._ticks.own(event.seq)
+                self._tell_ticks()
+        await self.client.mark_read(self.chat_id, event.seq)
+
+    def _elsewhere(self, event: LogEvent) -> None:
+        if event.sender_user_id == self.client.user_id or event.event.content.WhichOneof("body") not in {"text", "encrypted"}:
+            return
+        count = self._unread[event.chat_id] = self._unread.get(event.chat_id, 0) + 1
+        if count == 1:
+            self.note(f"✉ {safe(event.sender_user_id)} wrote in another chat: /open {self._name_elsewhere(event)}")
+
+    def _name_elsewhere(self, event: LogEvent) -> str:
+        sender = event.sender_user_id
+        return sender if event.chat_id == self.client.direct_chat_id(sender) else event.chat_id
+
+    def _tell_ticks(self) -> None:
+        """Without a toolbar, says how far the newest own message has come."""
+        ticks = self._ticks.now()
+        if not self.screen.shows_toolbar and ticks and ticks[-1] != self._told:
+            self._told = ticks[-1]
+            self.note(ticks[-1].text)
+
+    def _presence(self, presence: session_pb2.Presence) -> None:
+        before = self.presences.get(presence.user_id)
+        self.presences[presence.user_id] = presence
+        if not self.screen.shows_toolbar and (before is None or before.online != presence.online):
+            self.note(f"{safe(presence.user_id)} is {self.presence_text(presence.user_id)}")
+
+    def _other_typing(self, typing: session_pb2.Typing) -> None:
+        if typing.kind == session_pb2.TYPING_KIND_STOPPED:
+            self._typing.pop(typing.user_id, None)
+            return
+        if not self.screen.shows_toolbar and typing.user_id not in self._typing:
+            self.note(f"{safe(typing.user_id)} is typing…")
+        self._typing[typing.user_id] = time.monotonic() + TYPING_SHOWN_S
+
+    def _connection(self, change: ConnectionChanged) -> None:
+        if not self.screen.shows_toolbar and change.state is ConnectionState.WAITING:
+            self.note(f"not connected: {change.message}; next try in {change.retry_in_s:.1f} s")
+
+    # --- what the user does
+
+    async def say(self, text: str, *, reply_to_seq: int = 0) -> None:
+        """Sends a text to the chat on the screen."""
+        peer = self.peer_user_id
+        outgoing = await self.client.send(text, user_id=peer, chat_id="" if peer else self.chat_id, reply_to_seq=reply_to_seq)
+        self.sending(outgoing, text)
+
+    def sending(self, outgoing: Outgoing, text: str) -> None:
+        """A message is on disk and on its way: it is shown as waiting until it is committed."""
+        if not outgoing.sent.done():
+            self._pending[outgoing.client_message_id] = (outgoing.chat_id, text)
+        self.screen.changed()
+
+    def typing(self) -> None:
+        """See `screen.Source`."""
+        now_s = time.monotonic()
+        if now_s >= self._typing_sent_s + TYPING_SENT_EVERY_S:
+            self._typing_sent_s = now_s
+            self.client.typing(self.chat_id)
+
+    def note(self, text: str) -> None:
+        """Says something that nobody in the chat said."""
+        self.screen.show(f"       {text}", dim=True)
+
+    # --- what it looks like
+
+    def title(self) -> str:
+        """What people call the chat."""
+        if self.chat.kind == content_pb2.CHAT_KIND_GROUP:
+            return f"“{safe(self.chat.title)}”"
+        return safe(self.peer_user_id) or "your notes"
+
+    def prompt(self) -> str:
+        """See `screen.Source`."""
+        return f"{self.client.user_id} → {self.title()}> "
+
+    def presence_text(self, user_id: str) -> str:
+        """`online`, `last seen …` or `offline`."""
+        presence = self.presences.get(user_id)
+        if presence is None or (not presence.online and not presence.last_seen_ms):
+            return "offline"
+        return "online" if presence.online else f"last seen {clock(presence.last_seen_ms)}"
+
+    def toolbar(self) -> StyleAndTextTuples:
+        """See `screen.Source`."""
+        parts: list[tuple[str, str]] = []
+        waiting = [text for chat_id, text in self._pending.values() if chat_id == self.chat_id]
+        lines: StyleAndTextTuples = [("", f"   ⌛ {safe(text) or 'a change'}\n") for text in waiting[:PENDING_SHOWN]]
+        if len(waiting) > PENDING_SHOWN:
+            lines.append(("", f"   ⌛ and {len(waiting) - PENDING_SHOWN} more\n"))
+        parts += [(f"class:{tick.state.split(' ')[0]}", tick.text) for tick in self._ticks.now()]
+        parts += self._who()
+        connection = self.client.connection
+        if connection.state is not ConnectionState.LIVE:
+            text = f"{connection.state.value}: {connection.message}" if connection.message else connection.state.value
+            parts.append((_CONNECTION_STYLES.get(connection.state, ""), text))
+        if unread := sum(self._unread.values()):
+            parts.append(("bold", f"✉ {unread} in other chats"))
+        for style, text in parts:
+            lines += [("", " · " if lines and not lines[-1][1].endswith("\n") else " "), (style, text)]
+        return lines
+
+    def _who(self) -> list[tuple[str, str]]:
+        now_s = time.monotonic()
+        self._typing = {user_id: until_s for user_id, until_s in self._typing.items() if until_s > now_s}
+        if self._typing:
+            names = ", ".join(map(safe, self._typing))
+            return [("class:good", f"{names} {'is' if len(self._typing) == 1 else 'are'} typing…")]
+        if self.peer_user_id:
+            text = self.presence_text(self.peer_user_id)
+            return [("class:good" if text == "online" else "", f"{safe(self.peer_user_id)} {text}")]
+        others = [member.user_id for member in self.chat.members if member.user_id != self.client.user_id]
+        online = [user_id for user_id in others if self.presence_text(user_id) == "online"]
+        return [("class:good" if online else "", f"{len(online)} of {len(others)} online")] if others else []
+
+    def members(self) -> list[str]:
+        """The members of the chat, a line each."""
+        lines = []
+        if not self.chat.members and self.peer_user_id:
+            lines.append(f"{safe(self.peer_user_id)}: {self.presence_text(self.peer_user_id)}")
+        for member in self.chat.members:
+            me = member.user_id == self.client.user_id
+            role = "" if self.peer_user_id else f", {role_name(member.role)}"
+            where = "you" if me else f"{self.presence_text(member.user_id)}, read up to #{self._ticks.read_seq(member.user_id)}"
+            muted = f", muted until {clock(member.muted_until_ms)}" if member.muted_until_ms > time.time() * 1000 else ""
+            lines.append(f"{safe(member.user_id)}: {where}{role}{muted}")
+        lines += [f"{safe(user_id)}: asks to be let in" for user_id in self.chat.join_request_user_ids]
+        return lines
