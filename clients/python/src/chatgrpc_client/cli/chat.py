@@ -11,9 +11,12 @@ from ..exceptions import ChatError
 from .access import DEFAULT_ADDRESS, Access, AsOption, CaOption, DataDirOption, DeviceOption, ServerOption, TokenOption, run
 from .commands import COMMANDS, Commands
 from .room import Room
-from .screen import PlainScreen, Screen, TerminalScreen
+from .screen import PlainScreen, Screen
 
 LEAVE_TIMEOUT_S = 10.0
+LEAVE_TIMEOUT_TERMINAL_S = 0.5
+SHOW_TIMEOUT_S = 1.0
+LINES_AHEAD = 1_000
 
 
 def chat(
@@ -37,6 +40,8 @@ def chat(
     client = access.client(device)
     screen: Screen
     if sys.stdin.isatty() and sys.stdout.isatty():
+        from .terminal import TerminalScreen  # noqa: PLC0415 (slow to load, and only people need it)
+
         screen = TerminalScreen([command.name for command in COMMANDS] + ["/quit"])
     else:
         screen = PlainScreen()
@@ -57,21 +62,23 @@ class _Visit:
         self._room = room
         self._screen = screen
         self._commands = Commands(room)
+        self._lines: asyncio.Queue[str | None] = asyncio.Queue(LINES_AHEAD)
 
     async def run(self, chat_id: str, peer_user_id: str) -> int:
         self._room.chat_id, self._room.peer_user_id = chat_id, peer_user_id
         watching = asyncio.create_task(self._watch(chat_id, peer_user_id))
-        typing = asyncio.create_task(self._read_lines())
+        reading = asyncio.create_task(self._read_lines())
+        working = asyncio.create_task(self._carry_out_lines())
         try:
-            await asyncio.wait({watching, typing}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({watching, working}, return_when=asyncio.FIRST_COMPLETED)
             if watching.done():
                 await watching
-            await typing
+            await working
             return await self._leave()
         finally:
-            watching.cancel()
-            typing.cancel()
-            await asyncio.gather(watching, typing, return_exceptions=True)
+            for task in (watching, reading, working):
+                task.cancel()
+            await asyncio.gather(watching, reading, working, return_exceptions=True)
 
     async def _watch(self, chat_id: str, peer_user_id: str) -> None:
         """Shows the chat, then what happens; ends with the error that stops the client."""
@@ -82,18 +89,24 @@ class _Visit:
 
     async def _read_lines(self) -> None:
         async for line in self._screen.lines(self._room):
+            await self._lines.put(line)
+        await self._lines.put(None)
+
+    async def _carry_out_lines(self) -> None:
+        """Line by line, apart from reading: while one takes its time, the next may be typed."""
+        while (line := await self._lines.get()) is not None:
             if not await self._commands.line(line):
                 return
 
     async def _leave(self) -> int:
         """Gives what was typed last a moment to go out; the rest waits for the next time."""
-        waiting = await self._client.waiting_messages()
-        if not waiting:
-            return 0
+        patience_s = LEAVE_TIMEOUT_TERMINAL_S if self._screen.shows_toolbar else LEAVE_TIMEOUT_S
         try:
-            await self._client.wait_until_sent(0.5 if self._screen.shows_toolbar else LEAVE_TIMEOUT_S)
+            await self._client.wait_until_sent(patience_s)
         except ChatError as error:
             count = len(await self._client.waiting_messages())
             self._screen.show(f"{count} message(s) wait on disk and go out with the next `chatgrpc chat`: {error}")
             return 1
+        if not self._screen.shows_toolbar:
+            await self._room.until_up_to_date(SHOW_TIMEOUT_S)
         return 0

@@ -1,9 +1,8 @@
 """The chat on the screen: what is shown of it, what is sent to it, and what goes on beside it."""
 
 import asyncio
+import contextlib
 import time
-
-from prompt_toolkit.formatted_text import StyleAndTextTuples
 
 from chatgrpc.core.fold import apply_event
 from chatgrpc.v1 import chat_pb2, content_pb2, session_pb2
@@ -26,7 +25,7 @@ from ..exceptions import ChatError, NotAMemberError
 from ..store import HistoryPage
 from .conversation import Conversation
 from .rendering import clock, role_name, safe
-from .screen import Screen
+from .screen import Screen, StyledText
 from .ticks import Tick, Ticks
 
 PAGE_EVENTS = 20
@@ -51,10 +50,12 @@ class Room:
         self.entered = asyncio.Event()
         """The chat is on the screen, as far as it could be had."""
         self._changing = asyncio.Lock()
+        self._shown = asyncio.Event()
         self.presences: dict[str, session_pb2.Presence] = {}
         self._ticks = Ticks(client.user_id)
         self._told: Tick | None = None
         self._shown_seq = 0
+        self._committed_seq = 0
         self._more_before = False
         self._pending: dict[bytes, tuple[str, str]] = {}
         """Chat and text of the messages that are not committed yet."""
@@ -78,7 +79,7 @@ class Room:
         self._ticks, self._told = Ticks(self.client.user_id), None
         self._typing.clear()
         self._unread.pop(chat_id, None)
-        self._shown_seq = 0
+        self._shown_seq = self._committed_seq = 0
         self.client.watch([chat_id])
         try:
             await self.client.wait_until_live(CONNECT_PATIENCE_S)
@@ -147,6 +148,7 @@ class Room:
         """Takes what the client reports."""
         async with self._changing:
             await self._on_event(event)
+        self._shown.set()
         self.screen.changed()
 
     async def _on_event(self, event: ClientEvent) -> None:
@@ -171,6 +173,8 @@ class Room:
                 self._other_typing(event.typing)
             case MessageCommitted():
                 self._pending.pop(event.client_message_id, None)
+                if event.result.chat_id == self.chat_id:
+                    self._committed_seq = max(self._committed_seq, event.result.seq)
             case MessageFailed():
                 _, text = self._pending.pop(event.client_message_id, ("", ""))
                 self.screen.show(f"     ✗ refused: {event.error}{f' — {safe(text)}' if text else ''}")
@@ -256,6 +260,14 @@ class Room:
         """Says something that nobody in the chat said."""
         self.screen.show(f"       {text}", dim=True)
 
+    async def until_up_to_date(self, timeout_s: float) -> None:
+        """Waits until everything that was said here and is committed is on the screen."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._pending or self._shown_seq < self._committed_seq:
+                    await self._shown.wait()
+                    self._shown.clear()
+
     # --- what it looks like
 
     def title(self) -> str:
@@ -275,11 +287,11 @@ class Room:
             return "offline"
         return "online" if presence.online else f"last seen {clock(presence.last_seen_ms)}"
 
-    def toolbar(self) -> StyleAndTextTuples:
+    def toolbar(self) -> StyledText:
         """See `screen.Source`."""
         parts: list[tuple[str, str]] = []
         waiting = [text for chat_id, text in self._pending.values() if chat_id == self.chat_id]
-        lines: StyleAndTextTuples = [("", f"   ⌛ {safe(text) or 'a change'}\n") for text in waiting[:PENDING_SHOWN]]
+        lines: StyledText = [("", f"   ⌛ {safe(text) or 'a change'}\n") for text in waiting[:PENDING_SHOWN]]
         if len(waiting) > PENDING_SHOWN:
             lines.append(("", f"   ⌛ and {len(waiting) - PENDING_SHOWN} more\n"))
         parts += [(f"class:{tick.state.split(' ')[0]}", tick.text) for tick in self._ticks.now()]

@@ -4,7 +4,9 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 
 from prompt_toolkit import PromptSession
+from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import WordCompleter
+from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.patch_stdout import patch_stdout
 from prompt_toolkit.styles import Style
 
@@ -41,18 +43,19 @@ class TerminalScreen:
 
     async def lines(self, source: Source) -> AsyncIterator[str]:
         """See `Screen`."""
-        buffer = self._session.default_buffer
-        notice: Callable[[object], None] = lambda _: _notice(buffer.text, source)  # noqa: E731
-        buffer.on_text_insert += notice
+
+        def typed(buffer: Buffer) -> None:
+            if buffer.text and not buffer.text.startswith("/"):
+                source.typing()
+
+        def toolbar() -> StyleAndTextTuples:
+            return list(source.toolbar())
+
+        self._session.default_buffer.on_text_insert += typed
         with patch_stdout(raw=True):
             while True:
                 try:
-                    line = await self._session.prompt_async(source.prompt, bottom_toolbar=source.toolbar)
+                    line = await self._session.prompt_async(source.prompt, bottom_toolbar=toolbar)
                 except (EOFError, KeyboardInterrupt):
                     return
                 yield line
-
-
-def _notice(text: str, source: Source) -> None:
-    if text and not text.startswith("/"):
-        source.typing()
