@@ -47,8 +47,6 @@ class Metrics:
         self.tasks = Gauge("chatgrpc_tasks", "Tasks of the event loop: streams, calls, reads and writes.", registry=registry)
         frames_in = Counter("chatgrpc_frames_in", "Frames received from devices.", ["kind"], registry=registry)
         self.frames_in = Bound[str, Counter](frames_in.labels)
-        frames_out = Counter("chatgrpc_frames_out", "Frames written to devices.", ["kind"], registry=registry)
-        self.frames_out = Bound[str, Counter](frames_out.labels)
 
         self.events_committed = Counter("chatgrpc_events_committed", "Events committed in the log.", registry=registry)
         self.group_commit_events = Histogram(
@@ -57,13 +55,12 @@ class Metrics:
         self.group_commit_seconds = Histogram(
             "chatgrpc_group_commit_seconds", "Time of one group commit.", buckets=_FAST_S, registry=registry
         )
-        self.store_queue = Gauge("chatgrpc_store_queue", "Requests that wait for the store.", registry=registry)
 
         self.tick_seconds = Histogram(
             "chatgrpc_tick_seconds", "Time of one tick: drain, rules, flush.", buckets=_FAST_S, registry=registry
         )
-        self.delivery_seconds = Histogram(
-            "chatgrpc_delivery_seconds", "From an event's commit to its flush.", buckets=_FAST_S, registry=registry
+        self.send_seconds = Histogram(
+            "chatgrpc_send_seconds", "From a send's arrival to its answer.", buckets=_FAST_S, registry=registry
         )
         self.catch_up_pages = Counter("chatgrpc_catch_up_pages", "Pages read from the log for devices.", registry=registry)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import secrets
 import shutil
 import signal
@@ -79,7 +80,7 @@ class Node:
         self._owner = Owner(sequencer, store.log, metrics, self._wake_up)
         admissions = Admissions(verifier, store.devices, store.log, store.cursors, self._watermarks, limits)
         self.edge = Edge(
-            transport, self._owner, admissions, self._watermarks, store.log, limits, timings, pace, metrics, self.now_ms
+            transport, self._owner, admissions, self._watermarks, store.log, limits, timings, pace, metrics, self.now_ms, _crash
         )
 
     def _wake_up(self) -> None:
@@ -254,6 +255,13 @@ def _pace(settings: Settings) -> Pace:
         flush_interval_ms=settings.session.flush_interval_ms,
         slow_reader_timeout_ms=int(settings.session.slow_reader_timeout_s * 1000),
     )
+
+
+def _crash(defect: Exception) -> None:
+    """Ends the process as a crash does: what is in memory may be half changed, the log on disk is right, and the next start
+    begins from it."""
+    _log.critical("node_defect", exc_info=defect)
+    os._exit(os.EX_SOFTWARE)
 
 
 def _stop_or_exit(stop: asyncio.Event) -> None:

@@ -28,13 +28,11 @@ def test_what_is_counted_is_read_at_the_endpoint() -> None:
     metrics.frames_in["send"].inc(3)
     metrics.frames_in["send"].inc()
     metrics.frames_in["ack"].inc()
-    metrics.frames_out["event"].inc(9)
     metrics.events_committed.inc(4)
     metrics.group_commit_events.observe(4)
     metrics.group_commit_seconds.observe(0.003)
     metrics.tick_seconds.observe(0.001)
-    metrics.delivery_seconds.observe(0.004)
-    metrics.store_queue.set(7)
+    metrics.send_seconds.observe(0.004)
     metrics.send_errors["NOT_A_MEMBER"].inc()
     metrics.disconnects["DRAIN"].inc()
     metrics.catch_up_pages.inc()
@@ -47,14 +45,12 @@ def test_what_is_counted_is_read_at_the_endpoint() -> None:
     assert read["chatgrpc_streams_live", ()] == 2
     assert read["chatgrpc_frames_in_total", (("kind", "send"),)] == 4
     assert read["chatgrpc_frames_in_total", (("kind", "ack"),)] == 1
-    assert read["chatgrpc_frames_out_total", (("kind", "event"),)] == 9
     assert read["chatgrpc_events_committed_total", ()] == 4
     assert read["chatgrpc_group_commit_events_sum", ()] == 4
     assert read["chatgrpc_group_commit_seconds_bucket", (("le", "0.002"),)] == 0
     assert read["chatgrpc_group_commit_seconds_bucket", (("le", "0.005"),)] == 1
     assert read["chatgrpc_tick_seconds_count", ()] == 1
-    assert read["chatgrpc_delivery_seconds_sum", ()] == 0.004
-    assert read["chatgrpc_store_queue", ()] == 7
+    assert read["chatgrpc_send_seconds_sum", ()] == 0.004
     assert read["chatgrpc_send_errors_total", (("code", "NOT_A_MEMBER"),)] == 1
     assert read["chatgrpc_disconnects_total", (("code", "DRAIN"),)] == 1
     assert read["chatgrpc_catch_up_pages_total", ()] == 1

@@ -414,6 +414,8 @@ class Session:
 
     def next_read(self) -> Read | None:
         """What the feed wants read next, unless too much waits to be sent already."""
+        if self.feed.is_live and not self._sync_token:
+            return None
         if self.state is not State.OPEN or self.backlog_bytes() > self._limits.unacknowledged_bytes_max:
             return None
         wanted = self.feed.next_read()

@@ -27,7 +27,7 @@ class Audience:
     # Receipts.
 
     def mark_raised(self, raised: Raised) -> None:
-        """Shows a mark to those whose messages it covers, and a read mark to the reader's own devices, which clear their badges."""
+        """Shows a mark to those whose messages it covers, a read mark to the reader's own devices too."""
         if raised.mark.read_seq > raised.read_from_seq:
             self._show_receipt((raised.mark.user_id,), raised.mark.receipt())
         self._owner.with_chat(raised.mark.chat_id, lambda chat: self._tell_senders(chat, raised))

@@ -54,6 +54,8 @@ from chatgrpc.v1 import chat_pb2, session_pb2
 _log = structlog.get_logger()
 
 _FLUSH_INTERVAL_MAX_MS = 25
+_FLUSH_AT_ONCE_CHUNKS = 64
+"""So much makes a write worth its price; a device that catches up must not wait between pages."""
 _HOUSEKEEPING_INTERVAL_S = 0.05
 _SAVE_INTERVAL_MS = 1_000
 
@@ -74,6 +76,7 @@ class _Request:
     connection: Connection
     request_id: int
     write: Write
+    submitted_at_ms: int
 
 
 class Edge:
@@ -91,7 +94,9 @@ class Edge:
         pace: Pace,
         metrics: Metrics,
         now_ms: Callable[[], int],
+        on_defect: Callable[[Exception], None],
     ) -> None:
+        """Wires the parts. `on_defect` is told of an exception that may have left the chats' state in memory half changed."""
         self.connections = Connections()
         self.audience = Audience(self.connections, owner, limits, self._touched_by_control)
         self._transport = transport
@@ -104,6 +109,7 @@ class Edge:
         self._pace = pace
         self._metrics = metrics
         self._now_ms = now_ms
+        self._on_defect = on_defect
         self._flush_interval_ms = pace.flush_interval_ms
         self._dirty: dict[Connection, None] = {}  # something to send, or to read for
         self._with_control: dict[Connection, None] = {}  # only control traffic to send, which can wait
@@ -115,6 +121,7 @@ class Edge:
         self._flush_timer: asyncio.TimerHandle | None = None
         self._housekeeping: asyncio.TimerHandle | None = None
         self._saved_at_ms = 0
+        self._frames_in: dict[str, int] = {}  # counted here, and moved to the metrics now and then
         self._draining = False
         self._deserted = asyncio.Event()
 
@@ -165,8 +172,14 @@ class Edge:
     # A tick.
 
     def _tick(self) -> None:
-        started_s = perf_counter()
         self._tick_scheduled = False
+        try:
+            self._run_tick()
+        except Exception as defect:
+            self._on_defect(defect)
+
+    def _run_tick(self) -> None:
+        started_s = perf_counter()
         now_ms = self._now_ms()
         inbound = self._transport.drain()
         for opened in inbound.opened:
@@ -201,23 +214,31 @@ class Edge:
 
     def _receive(self, connection: Connection, batches: list[bytes], now_ms: int) -> None:
         session = connection.session
-        for batch in batches:
-            try:
-                frames = session_pb2.ConnectRequest.FromString(batch).frames
-            except DecodeError:
-                self.end(connection, Ended(session_pb2.DISCONNECT_CODE_MALFORMED))
-                return
-            if len(frames) > self._limits.frames_per_batch_max:
-                message = f"A batch holds at most {self._limits.frames_per_batch_max} frames; this one has {len(frames)}."
-                self.end(connection, Ended(session_pb2.DISCONNECT_CODE_MALFORMED, message))
-                return
-            for frame in frames:
-                effects = session.receive(frame, now_ms)
-                if effects:
-                    self._run(connection, effects)
+        try:
+            for batch in batches:
+                self._receive_batch(connection, batch, now_ms)
+        except DecodeError:
+            self.end(connection, Ended(session_pb2.DISCONNECT_CODE_MALFORMED))
+        except Exception as defect:  # a frame that the core trips over costs its own stream, and no other
+            _log.error("session_defect", exc_info=defect)
+            self.end(connection, Ended(session_pb2.DISCONNECT_CODE_INTERNAL))
         self._dirty[connection] = None
         if not connection.held and session.backlog_bytes() > self._limits.backlog_bytes_max:
             self._hold(connection)
+
+    def _receive_batch(self, connection: Connection, batch: bytes, now_ms: int) -> None:
+        session, frames_in = connection.session, self._frames_in
+        frames = session_pb2.ConnectRequest.FromString(batch).frames
+        if len(frames) > self._limits.frames_per_batch_max:
+            message = f"A batch holds at most {self._limits.frames_per_batch_max} frames; this one has {len(frames)}."
+            self.end(connection, Ended(session_pb2.DISCONNECT_CODE_MALFORMED, message))
+            return
+        for frame in frames:
+            kind = frame.WhichOneof("body") or "unknown"
+            frames_in[kind] = frames_in.get(kind, 0) + 1
+            effects = session.receive(frame, now_ms)
+            if effects:
+                self._run(connection, effects)
 
     def _take_progress(self, now_ms: int) -> None:
         """Passes on what the owner has done: answers to those who asked, events to the devices of the members."""
@@ -226,6 +247,7 @@ class Edge:
             ticket = answer.ticket
             if isinstance(ticket, _Request):
                 ticket.connection.session.answered(ticket.request_id, ticket.write, answer.outcome)
+                self._metrics.send_seconds.observe((now_ms - ticket.submitted_at_ms) / 1000)
                 self._dirty[ticket.connection] = None
                 if isinstance(answer.outcome, chat_pb2.Error):
                     self._metrics.send_errors[chat_pb2.ErrorCode.Name(answer.outcome.code)].inc()
@@ -247,7 +269,8 @@ class Edge:
         for effect in effects:
             match effect:
                 case Submit(request_id, write):
-                    self._owner.submit(_Request(connection, request_id, write), write, self._now_ms())
+                    now_ms = self._now_ms()
+                    self._owner.submit(_Request(connection, request_id, write, now_ms), write, now_ms)
                 case Marked(chat_id, delivered_seq, read_seq):
                     self._note_mark(connection, chat_id, delivered_seq, read_seq)
                 case Admit():
@@ -371,7 +394,7 @@ class Edge:
                     self._start(self._feed(connection, wanted), connection)
             if not connection.writable or not session.events:
                 continue
-            if connection.written_at_ms > due_ms:
+            if connection.written_at_ms > due_ms and len(session.events) < _FLUSH_AT_ONCE_CHUNKS:
                 later[connection] = None
                 continue
             self._take_message(connection, now_ms, messages)
@@ -429,6 +452,9 @@ class Edge:
             self._pass_deadline(connection, now_ms)
         self._end_slow_readers(now_ms)
         self.audience.pass_time(now_ms)
+        for kind, count in self._frames_in.items():
+            self._metrics.frames_in[kind].inc(count)
+        self._frames_in.clear()
         messages: list[tuple[StreamId, bytes]] = []
         waiting, self._with_control = self._with_control, {}
         for connection in waiting:
