@@ -1,6 +1,7 @@
 """The gRPC server of a node: its port, TLS, limits, health and reflection. What it serves is registered by the caller."""
 
 import errno
+import logging
 import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from grpc_reflection.v1alpha import reflection
 from chatgrpc.config import StartError
 
 _MS = 1000
+
+_ROUTINE = ("ExecuteBatchError raised in core by servicer method", "Aborting method [%s] due to server stop.")
+"""What grpc.aio logs when a peer goes away while its call is being answered, or is cut off by our stop. Both are daily life."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,7 @@ class GrpcServer:
             options: where and how to listen.
             interceptors: stand around every call, the first one outermost.
         """
+        logging.getLogger("grpc._cython.cygrpc").addFilter(_is_worth_a_line)
         self._options = options
         self._server = grpc.aio.server(interceptors=tuple(interceptors), options=_channel_arguments(options))
         self._health = health.aio.HealthServicer()
@@ -112,6 +117,10 @@ class GrpcServer:
             return self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise StartError(f"Cannot listen on {address}. Choose another address or port.") from error
+
+
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(_ROUTINE)
 
 
 def _channel_arguments(options: ServerOptions) -> list[tuple[str, int]]:

@@ -8,7 +8,9 @@ What every implementation guarantees:
 
 - Per stream, reports come in this order: opened once, then received in the order of the wire, then closed once. Batches that
   arrived before the peer closed are reported before, or in the same `Inbound` as, the closing. After `close()` nothing more
-  is received from that stream.
+  is received from that stream, not even what was read and not yet drained.
+- A peer that closes its own half (END_STREAM) has closed: all that it sent is received, then the stream is closed, with OK. Of
+  a stream that breaks, what was still under way is lost.
 - A stream is writable from its opening. `write()` makes it unwritable until the transport has taken the message off our
   hands; then it stands in `Inbound.writable`. So at most one message per stream is in the transport, and a peer that does
   not read costs at most that message: what waits beyond it is the edge's to bound.
@@ -57,6 +59,7 @@ class Inbound:
     """Whole messages, still serialized; a stream stands here at most once."""
     writable: list[StreamId] = field(default_factory=list)
     closed: list[StreamId] = field(default_factory=list)
+    """Streams that are gone. One that we closed is gone when its last message was taken off our hands, or when it was cut."""
 
 
 class Transport(Protocol):
@@ -75,7 +78,11 @@ class Transport(Protocol):
         """Sends one message on each of the streams; each must be writable. Messages to streams that are gone are dropped."""
 
     def hold(self, stream: StreamId) -> None:
-        """Stops reading the stream, so that flow control stops its peer. What was read already is still reported."""
+        """Stops reading the stream, so that flow control stops its peer.
+
+        What was read already is still reported, and one message more, whose reading was under way. Whether the peer closed its
+        half is seen after `release()`; that it broke the stream is seen at once.
+        """
 
     def release(self, stream: StreamId) -> None:
         """Reads the stream again after `hold()`."""
