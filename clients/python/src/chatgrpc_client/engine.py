@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
 from collections import deque
@@ -48,6 +49,7 @@ from .store import Applied, QueuedMessage, Store
 from .store_thread import StoreThread
 
 CLOSE_TIMEOUT_S = 3.0
+HURRY_AFTER_S = 1.0
 
 log = logging.getLogger("chatgrpc_client")
 
@@ -83,6 +85,7 @@ class Engine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
         self._stopped: ChatError | None = None
+        self._hurry = asyncio.Event()
         self._moved = asyncio.Event()
         """Set and replaced at every change that someone may wait for."""
         self._first_arrival = self._last_arrival = 0
@@ -173,7 +176,14 @@ class Engine:
             delay_s = ending.wait_s if at_once else self._backoff.next_delay_s(ending.wait_s)
             log.info("session ended", extra={"code": ending.code, "retry_in_s": round(delay_s, 3)})
             self._set_connection(ConnectionState.WAITING, ending.message, delay_s)
-            await asyncio.sleep(delay_s)
+            await self._wait(delay_s, min(delay_s, ending.wait_s + HURRY_AFTER_S))
+
+    async def _wait(self, delay_s: float, hurried_s: float) -> None:
+        """Waits, but no longer than `hurried_s` once there is something new to send: its author looks on."""
+        self._hurry.clear()
+        await asyncio.sleep(hurried_s)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._hurry.wait(), delay_s - hurried_s)
 
     async def _connect_once(self) -> tuple[Ending, str]:
         try:
@@ -403,6 +413,7 @@ class Engine:
             return future
         self._outgoing[message.client_message_id] = future
         self._add_to_outbox(entry)
+        self._hurry.set()
         await self.give_keys()
         self._wake()
         return future

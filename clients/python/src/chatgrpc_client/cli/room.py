@@ -232,6 +232,9 @@ class Room:
         self._typing[typing.user_id] = time.monotonic() + TYPING_SHOWN_S
 
     def _connection(self, change: ConnectionChanged) -> None:
+        if change.state is ConnectionState.WAITING:
+            self.presences.clear()
+            self._typing.clear()
         if not self.screen.shows_toolbar and change.state is ConnectionState.WAITING:
             self.note(f"not connected: {change.message}; next try in {change.retry_in_s:.1f} s")
 
