@@ -65,5 +65,5 @@ def _calls() -> int:
 
 async def _until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(WAIT_S):
-        while not condition():  # noqa: ASYNC110  (nothing tells that a task is gone)
+        while not condition():
             await asyncio.sleep(0.001)

@@ -116,7 +116,9 @@ class GrpcServer:
                 return self._server.add_insecure_port(address)
             return self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
-            raise StartError(f"Cannot listen on {address}. Choose another address or port.") from error
+            files = f"{options.tls_cert_file} and {options.tls_key_file}"
+            hint = "Choose another address or port." if credentials is None else f"Is {files} a TLS certificate and its key?"
+            raise StartError(f"Cannot listen on {address}. {hint}") from error
 
 
 def _is_worth_a_line(record: logging.LogRecord) -> bool:

@@ -1,0 +1,176 @@
+"""The server's shell: port, TLS, health, reflection, limits, stop."""
+
+import asyncio
+import datetime
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from chatgrpc.config import StartError
+from chatgrpc.edge.server import GrpcServer, ServerOptions
+
+SERVICE = "grpc.testing.Echo"
+SERVING = health_pb2.HealthCheckResponse.SERVING
+WAITING = asyncio.Event()
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def add_echo(server: grpc.aio.Server) -> None:
+    """Adds a service that answers what it is asked, or, asked to wait, never."""
+
+    async def echo(request: bytes, _: object) -> bytes:
+        if request == b"wait":
+            WAITING.set()
+            await asyncio.Event().wait()
+        return request
+
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(echo)
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, {"Echo": handler})])
+
+
+def echo(channel: grpc.aio.Channel) -> "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]":
+    return channel.unary_unary(f"/{SERVICE}/Echo")
+
+
+async def start(options: ServerOptions) -> tuple[GrpcServer, int]:
+    server = GrpcServer(options)
+    server.register(SERVICE, add_echo)
+    return server, await server.start()
+
+
+@pytest.fixture
+async def started() -> AsyncIterator[tuple[GrpcServer, int]]:
+    server, port = await start(ServerOptions(message_bytes_max=1000))
+    yield server, port
+    await server.stop(0)
+
+
+@pytest.fixture
+async def channel(started: tuple[GrpcServer, int]) -> AsyncIterator[grpc.aio.Channel]:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{started[1]}") as channel:
+        yield channel
+
+
+@pytest.fixture
+def tls_files(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate for `localhost`, signed by itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + datetime.timedelta(1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    cert_file, key_file = tmp_path / "cert.pem", tmp_path / "key.pem"
+    cert_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    key_file.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return cert_file, key_file
+
+
+async def test_port_0_takes_a_free_port_and_says_which(channel: grpc.aio.Channel) -> None:
+    assert await echo(channel)(b"hello") == b"hello"
+
+
+async def test_health_is_not_serving_until_it_is_told_so(started: tuple[GrpcServer, int], channel: grpc.aio.Channel) -> None:
+    stub = health_pb2_grpc.HealthStub(channel)
+
+    async def health() -> list[int]:
+        return [
+            (await stub.Check(health_pb2.HealthCheckRequest(service=service))).status
+            for service in ("", SERVICE, "grpc.health.v1.Health")
+        ]
+
+    assert await health() == [NOT_SERVING] * 3
+    await started[0].set_serving(True)
+    assert await health() == [SERVING] * 3
+    watch = stub.Watch(health_pb2.HealthCheckRequest())
+    assert (await watch.read()).status == SERVING
+    await started[0].set_serving(False)
+    assert (await watch.read()).status == NOT_SERVING
+    watch.cancel()
+
+
+async def test_reflection_lists_what_is_registered(started: tuple[GrpcServer, int]) -> None:
+    def services() -> set[str]:
+        with grpc.insecure_channel(f"127.0.0.1:{started[1]}") as channel:
+            return set(ProtoReflectionDescriptorDatabase(channel).get_services())
+
+    assert await asyncio.to_thread(services) == {
+        SERVICE,
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1alpha.ServerReflection",
+    }
+
+
+async def test_a_message_beyond_the_limit_is_refused(channel: grpc.aio.Channel) -> None:
+    assert await echo(channel)(b"x" * 1000) == b"x" * 1000
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await echo(channel)(b"x" * 1001)
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_over_tls(tls_files: tuple[Path, Path]) -> None:
+    cert_file, key_file = tls_files
+    server, port = await start(ServerOptions(tls_cert_file=cert_file, tls_key_file=key_file))
+    credentials = grpc.ssl_channel_credentials(cert_file.read_bytes())
+    async with grpc.aio.secure_channel(f"localhost:{port}", credentials) as channel:
+        assert await echo(channel)(b"hello") == b"hello"
+    await server.stop(0)
+
+
+async def test_tls_files_that_cannot_be_used_are_named(tls_files: tuple[Path, Path], tmp_path: Path) -> None:
+    cert_file, key_file = tls_files
+    for broken in (tmp_path / "missing.pem", tmp_path):
+        with pytest.raises(StartError, match=str(broken)):
+            await start(ServerOptions(tls_cert_file=broken, tls_key_file=key_file))
+    with pytest.raises(StartError, match=f"{key_file} and {cert_file} a TLS cert"):
+        await start(ServerOptions(tls_cert_file=key_file, tls_key_file=cert_file))
+
+
+async def test_a_port_in_use_is_told_clearly(started: tuple[GrpcServer, int]) -> None:
+    with pytest.raises(StartError, match=f"127.0.0.1 port {started[1]} is in use"):
+        await start(ServerOptions(port=started[1]))
+    with pytest.raises(StartError, match=r"Cannot listen on 192\.0\.2\.1"):
+        await start(ServerOptions(host="192.0.2.1", port=1))
+
+
+async def test_several_servers_share_a_port_if_they_want_to() -> None:
+    first, port = await start(ServerOptions(reuse_port=True))
+    second, same_port = await start(ServerOptions(port=port, reuse_port=True))
+    assert same_port == port
+    await first.stop(0)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        assert await echo(channel)(b"second", wait_for_ready=True, timeout=30) == b"second"
+    await second.stop(0)
+
+
+async def test_stopping_lets_calls_end_then_cancels_what_is_left(started: tuple[GrpcServer, int]) -> None:
+    server, port = started
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stuck = echo(channel)(b"wait")
+        async with asyncio.timeout(30):
+            await WAITING.wait()
+        await server.stop(0.2)
+        assert await stuck.code() in {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE}
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+async def test_a_stopped_server_frees_its_port(started: tuple[GrpcServer, int]) -> None:
+    await started[0].stop(0)
+    again, port = await start(ServerOptions(port=started[1]))
+    assert port == started[1]
+    await again.stop(0)
+    await again.wait()
