@@ -1,6 +1,7 @@
 """DeviceService."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -14,7 +15,7 @@ from chatgrpc.ports.tokens import Claims
 from chatgrpc.v1 import device_service_pb2, session_pb2
 from chatgrpc.v1.device_service_pb2 import ListDevicesRequest, RenameDeviceRequest, RevokeDeviceRequest
 from tests.support.callers import Caller, code_of
-from tests.support.device import Device
+from tests.support.device import Device, DisconnectedError
 
 DeviceOf = Callable[[str, str], Device]
 
@@ -41,7 +42,7 @@ async def test_a_device_without_a_stream_is_not_online(alice: Caller, device_of:
     async with device_of("alice", "phone"), device_of("bob", "laptop"):
         async with device_of("alice", "laptop"):
             pass
-        while (await devices_of(alice))["laptop"].online:  # noqa: ASYNC110  the server learns of the end a moment later
+        while (await devices_of(alice))["laptop"].online:  # the server learns of the end a moment later
             await asyncio.sleep(0.01)
         assert (await devices_of(alice))["phone"].online
 
@@ -86,6 +87,21 @@ async def test_revoke_device_ends_its_stream(alice: Caller, bob: Caller, device_
         rename = RenameDeviceRequest(device_id="phone", name="again")
         assert code_of(await alice.devices.RenameDevice(rename)) == "NOT_FOUND"
         assert code_of(await alice.devices.RevokeDevice(RevokeDeviceRequest(device_id="phone"))) == "NOT_FOUND"
+
+
+async def test_a_device_revoked_while_it_connects_does_not_stay(alice: Caller, device_of: DeviceOf) -> None:
+    for number in range(20):
+        phone = device_of("alice", f"phone-{number}")
+        connecting = asyncio.ensure_future(phone.connect())
+        revoke = RevokeDeviceRequest(device_id=phone.device_id)
+        while not (await alice.devices.RevokeDevice(revoke)).HasField("device"):  # it is not known yet
+            await asyncio.sleep(0)
+        with contextlib.suppress(DisconnectedError):
+            await connecting
+        ended = await phone.until_ended()
+        assert ended.disconnect is not None
+        assert ended.disconnect.code == session_pb2.DISCONNECT_CODE_DEVICE_REVOKED
+        await phone.close()
 
 
 async def test_revoke_device_refuses(alice: Caller, bob: Caller, device_of: DeviceOf) -> None:
