@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import sys
@@ -277,6 +278,8 @@ def _greet(settings: Settings, port: int) -> None:
     print(f"chatgrpc listens on {settings.server.host}:{port} ({secured}, {tokens}). Ctrl-C stops it.")
     if settings.auth.mode == "dev":
         command = _command()
+        if settings.data_dir != Settings().data_dir:
+            command = f"CHATGRPC_DATA_DIR={shlex.quote(str(settings.data_dir))} {command}"
         options = "" if port == 50_551 else f" --server {settings.server.host}:{port}"
         print("Next, each in a terminal of its own:")
         print(f"  {command} chat --as alice --with bob{options}")

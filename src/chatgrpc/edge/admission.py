@@ -6,9 +6,9 @@ from typing import TypeAlias
 import structlog
 
 from chatgrpc.core.disconnect import Ended
+from chatgrpc.core.effects import Admission, Admit
 from chatgrpc.core.entries import Membership
 from chatgrpc.core.limits import Limits
-from chatgrpc.core.session import Admission, Admit
 from chatgrpc.edge.watermarks import Watermarks
 from chatgrpc.ports.accounts import DeviceRevokedError, DeviceStore, TooManyDevicesError
 from chatgrpc.ports.chat_log import ChatLog

@@ -20,23 +20,21 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from chatgrpc.core.disconnect import Ended
-from chatgrpc.core.event_feed import Read
-from chatgrpc.core.limits import Limits
-from chatgrpc.core.session import (
+from chatgrpc.core.effects import (
     Admit,
     Effect,
     End,
     FetchPage,
     Marked,
     ReadMembership,
-    Session,
     ShowTyping,
-    State,
     Submit,
-    Timings,
     VerifyToken,
     Watch,
 )
+from chatgrpc.core.event_feed import Read
+from chatgrpc.core.limits import Limits
+from chatgrpc.core.session import Session, State, Timings
 from chatgrpc.core.write import Write
 from chatgrpc.edge.admission import Admissions
 from chatgrpc.edge.audience import Audience

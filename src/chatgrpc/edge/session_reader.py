@@ -2,10 +2,11 @@
 
 import structlog
 
+from chatgrpc.core.effects import FetchPage, ReadMembership
 from chatgrpc.core.event_feed import LoadChat, Read
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.refusal import unavailable
-from chatgrpc.core.session import FetchPage, ReadMembership, Session
+from chatgrpc.core.session import Session
 from chatgrpc.edge.history import Side, read_page
 from chatgrpc.ports.chat_log import ChatLog
 from chatgrpc.ports.errors import StoreError, StoreUnavailableError
