@@ -36,8 +36,12 @@ class Pending:
     """Serialized ChatEvent."""
     recipients: tuple[str, ...]
     left_user_id: str
+    erases_seq: int
+    """The event that it erases; 0 = none."""
     tickets: list[tuple[Ticket, bool]]
     """Who waits for it; with True for those who sent it again."""
+    refusals: list[tuple[Ticket, chat_pb2.Error]] = field(default_factory=list)
+    """Writes that were refused after it, by a state that counts only once it is committed."""
 
 
 @dataclass(slots=True)
@@ -58,6 +62,7 @@ class ActiveChat:
     __slots__ = (
         "_by_key",
         "_recent_max",
+        "_span_max",
         "_widened_until_ms",
         "chat",
         "chat_id",
@@ -74,7 +79,8 @@ class ActiveChat:
         "waiting",
     )
 
-    def __init__(self, chat_id: str, recent_max: int) -> None:
+    def __init__(self, chat_id: str, recent_max: int, span_max: int) -> None:
+        """`recent_max` heads are kept in memory, for a minute after a wider search up to `span_max`."""
         self.chat_id = chat_id
         self.chat: chat_pb2.Chat | None = None
         self.loaded = False
@@ -90,6 +96,7 @@ class ActiveChat:
         self.looked_up: LookedUp | None = None
         self._by_key: dict[tuple[str, bytes], EventHead] = {}
         self._recent_max = recent_max
+        self._span_max = span_max
         self._widened_until_ms = 0
 
     @property
@@ -137,11 +144,17 @@ class ActiveChat:
         self.head_seq = head.seq
         self.sent_at_ms = head.sent_at_ms
         self._remember(head)
-        excess = len(self.recent) - self._recent_max
-        if excess > 0 and now_ms >= self._widened_until_ms:
-            for _ in range(min(excess, 16)):  # a widened window shrinks a few at a time
-                oldest = self.recent.popleft()
-                self._by_key.pop((oldest.sender_user_id, oldest.client_message_id), None)
+        excess = len(self.recent) - (self._recent_max if now_ms >= self._widened_until_ms else self._span_max)
+        if excess > 0:
+            self._forget_oldest(min(excess, 16))  # a widened window shrinks a few at a time
+
+    def _forget_oldest(self, count: int) -> None:
+        for _ in range(count):
+            oldest = self.recent[0]
+            if oldest.seq > self.committed_seq:
+                return  # a search in the log would not find it
+            self.recent.popleft()
+            self._by_key.pop((oldest.sender_user_id, oldest.client_message_id), None)
 
     def apply(self, event: chat_pb2.ChatEvent) -> tuple[MemberView, ...] | None:
         """Applies an event to the state; returns the intervals of members it opened or closed, None if nothing changed."""

@@ -19,6 +19,8 @@ class Limits:
     """Unanswered FetchHistory of a session, since each answer may be a page; ERROR_CODE_TOO_MANY_IN_FLIGHT."""
     text_bytes_max: int = 65_536
     """A text or ciphertext; ERROR_CODE_TOO_LARGE."""
+    content_bytes_max: int = 96 * 1024
+    """Content of an event with all its fields, also those that this version does not know; ERROR_CODE_TOO_LARGE."""
     reaction_bytes_max: int = 64
     """A reaction's emoji; ERROR_CODE_TOO_LARGE."""
     hide_seqs_max: int = 100
@@ -74,7 +76,7 @@ class Limits:
     group_entries_max: int = 1_024
     """Events committed together; what is more waits for the next group."""
     writes_waiting_per_chat_max: int = 4_096
-    """Writes of one chat waiting for its owner; ERROR_CODE_UNAVAILABLE with a delay."""
+    """Writes of one chat waiting for its owner or for their commit; ERROR_CODE_UNAVAILABLE with a delay."""
     marks_in_memory_max: int = 200_000
     """Receipts kept in memory; the longest unchanged are dropped once they are stored."""
     last_seen_max: int = 200_000

@@ -84,6 +84,7 @@ def new_members(content: content_pb2.Content) -> list[str]:
 
 def check_shape(content: content_pb2.Content, limits: Limits) -> None:
     """Checks what can be checked without knowing the chat: presence and size of fields."""
+    _limit(content.ByteSize(), limits.content_bytes_max, "the content")  # with fields that this version does not know
     match content.WhichOneof("body"):
         case "text":
             _require_text(content.text.text, limits)
@@ -104,11 +105,11 @@ def check_shape(content: content_pb2.Content, limits: Limits) -> None:
             _limit(len(content.hide.seqs), limits.hide_seqs_max, "hide.seqs", "entries")
         case "chat_settings":
             _require(is_chat_id(content.chat_settings.chat_id), "chat_settings.chat_id is not a chat id.")
-        case "chat_created" if content.chat_created.kind == content_pb2.CHAT_KIND_GROUP:
+        case "chat_created":
             _check_group(content.chat_created, limits)
         case "members_added":
             _require(len(content.members_added.user_ids) > 0, "user_ids is empty: name the users to add.")
-            _limit(len(content.members_added.user_ids), limits.group_members_max, "user_ids", "entries")
+            _check_member_count(len(content.members_added.user_ids), limits)
             _check_user_ids(content.members_added.user_ids)
         case "chat_info_changed":
             _check_title(content.chat_info_changed.title, limits)
@@ -131,10 +132,8 @@ def complete(write: Write, circumstances: Circumstances, limits: Limits) -> cont
     if arm == "join_requested":
         return _complete_join(write, circumstances, limits)
     if sender is None:
-        raise RefusedError(
-            chat_pb2.ERROR_CODE_NOT_A_MEMBER, "There is no such chat, or you are not a member. Look at ChatService.ListChats."
-        )
-    _check_kind(arm, chat)
+        raise not_a_member()
+    check_kind(arm, chat.kind)
     if arm in _ADMINS_ONLY and sender.role < ADMIN:
         raise RefusedError(chat_pb2.ERROR_CODE_FORBIDDEN, "Only an admin of the group may do this.")
     if sender.muted_until_ms > circumstances.now_ms and arm not in _WHILE_MUTED:
@@ -164,10 +163,23 @@ def complete(write: Write, circumstances: Circumstances, limits: Limits) -> cont
     return content
 
 
-def _check_kind(arm: str, chat: chat_pb2.Chat) -> None:
-    if arm in _GROUP_ONLY and chat.kind != content_pb2.CHAT_KIND_GROUP:
+def not_a_member() -> RefusedError:
+    """The refusal for a chat that does not exist, or is none of the sender's business: they are not told which."""
+    return RefusedError(
+        chat_pb2.ERROR_CODE_NOT_A_MEMBER, "There is no such chat, or you are not a member. Look at ChatService.ListChats."
+    )
+
+
+def link_invalid() -> RefusedError:
+    """The refusal for a join link that lets nobody in."""
+    return RefusedError(chat_pb2.ERROR_CODE_LINK_INVALID, "The join link is not valid, or not any more. Ask for a new one.")
+
+
+def check_kind(arm: str, kind: content_pb2.ChatKind.ValueType) -> None:
+    """Checks whether this arm belongs into a chat of this kind, which exists."""
+    if arm in _GROUP_ONLY and kind != content_pb2.CHAT_KIND_GROUP:
         raise RefusedError(chat_pb2.ERROR_CODE_UNSUPPORTED_CONTENT, "Only a group has members to manage, a title or a link.")
-    if arm in _SELF_ONLY and chat.kind != content_pb2.CHAT_KIND_SELF:
+    if arm in _SELF_ONLY and kind != content_pb2.CHAT_KIND_SELF:
         raise RefusedError(chat_pb2.ERROR_CODE_UNSUPPORTED_CONTENT, "This is for your self chat: send it to your own user id.")
     if arm == "chat_created":
         raise RefusedError(chat_pb2.ERROR_CODE_INVALID_ARGUMENT, "The chat exists already.")
@@ -267,8 +279,8 @@ def _check_mute(mute: content_pb2.MemberMutedContent, circumstances: Circumstanc
 
 def _complete_join(write: Write, circumstances: Circumstances, limits: Limits) -> content_pb2.Content:
     chat = circumstances.chat
-    if chat.kind != content_pb2.CHAT_KIND_GROUP or not chat.HasField("join_link") or chat.join_link.token != write.join_token:
-        raise RefusedError(chat_pb2.ERROR_CODE_LINK_INVALID, "The join link is not valid, or not any more. Ask for a new one.")
+    if not chat.HasField("join_link") or chat.join_link.token != write.join_token or not chat.members:
+        raise link_invalid()  # a group that everyone left has nobody to answer for who comes in
     if circumstances.sender is not None:
         raise RefusedError(chat_pb2.ERROR_CODE_INVALID_ARGUMENT, "You are a member already.")
     user_id = write.sender_user_id
@@ -290,12 +302,18 @@ def _require_member(chat: chat_pb2.Chat, user_id: str) -> content_pb2.Member:
 
 
 def _check_group(created: content_pb2.ChatCreatedContent, limits: Limits) -> None:
+    if created.kind != content_pb2.CHAT_KIND_GROUP:
+        raise RefusedError(chat_pb2.ERROR_CODE_UNSUPPORTED_CONTENT, "Other chats come to be with their first message.")
     _check_title(created.title, limits)
-    if len(created.members) > limits.group_members_max:
-        raise RefusedError(chat_pb2.ERROR_CODE_LIMIT_EXCEEDED, f"A group has at most {limits.group_members_max} members.")
+    _check_member_count(len(created.members), limits)
     user_ids = [member.user_id for member in created.members]
     _check_user_ids(user_ids)
     _require(len(set(user_ids)) == len(user_ids), "A user is named twice among the members.")
+
+
+def _check_member_count(count: int, limits: Limits) -> None:
+    if count > limits.group_members_max:
+        raise RefusedError(chat_pb2.ERROR_CODE_LIMIT_EXCEEDED, f"A group has at most {limits.group_members_max} members.")
 
 
 def _check_title(title: str, limits: Limits) -> None:

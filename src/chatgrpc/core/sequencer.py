@@ -9,7 +9,6 @@ order, until the answer comes back (`loaded`, `looked_up`). A chat whose append 
 which are answered with a retryable error; the log says, at the next load, what became of them.
 """
 
-import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -19,11 +18,23 @@ from chatgrpc.core.events import event_chunk
 from chatgrpc.core.ids import RandomBits, direct_chat_id, message_id, self_chat_id
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.refusal import RefusedError, unavailable
-from chatgrpc.core.rules import Circumstances, EventHead, check_shape, complete, new_members, target_seq
+from chatgrpc.core.rules import (
+    MESSAGES,
+    Circumstances,
+    EventHead,
+    check_kind,
+    check_shape,
+    complete,
+    link_invalid,
+    new_members,
+    not_a_member,
+    target_seq,
+)
 from chatgrpc.core.write import Write
 from chatgrpc.v1 import chat_pb2, content_pb2
 
-_OPENS_DIRECT_CHAT = frozenset({"text", "encrypted"})
+_REFERS_TO_MESSAGE = frozenset({"reaction", "edit", "delete"})
+_IDLE_SCAN_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +45,8 @@ class Lookup:
     ranges: tuple[tuple[int, int], ...]
     """Pairs (after_seq, up_to_seq)."""
     user_ids: tuple[str, ...]
+    erasing: frozenset[int]
+    """Events whose erasure is on its way: the store may still hold what they said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +103,7 @@ class Sequencer:
             self._answers.append(Answer(ticket, refused.error))
             return
         chat = self._activate(write.chat_id)
-        if len(chat.waiting) >= self._limits.writes_waiting_per_chat_max:
+        if len(chat.waiting) + len(chat.in_flight) >= self._limits.writes_waiting_per_chat_max:
             self._answers.append(Answer(ticket, unavailable(retry_after_ms=1_000)))
             return
         chat.waiting.append((ticket, write))
@@ -112,6 +125,8 @@ class Sequencer:
         if self._chats.get(chat.chat_id) is not chat:
             return  # forgotten meanwhile; its writes have their answers
         heads = {event.seq: event_head(event.event) for event in events}
+        for seq in lookup.erasing & heads.keys():
+            heads[seq] = heads[seq]._replace(arm="erased")
         chat.looked_up = LookedUp(heads, chat_counts)
         floor_seq = chat.floor_seq
         older: list[EventHead] = []
@@ -126,9 +141,11 @@ class Sequencer:
 
         Writes that have their seq are not touched: they fail or succeed with their group.
         """
+        if self._chats.get(chat.chat_id) is not chat:
+            return  # forgotten meanwhile; its writes have their answers
         self._answers += [Answer(ticket, unavailable()) for ticket, _ in chat.waiting]
         chat.waiting.clear()
-        if not chat.loaded:
+        if chat.chat is None:
             del self._chats[chat.chat_id]
 
     def committed(self, group: Group) -> list[Delivery]:
@@ -140,6 +157,7 @@ class Sequencer:
             del chat.in_flight[head.seq]
             for ticket, again in pending.tickets:
                 self._answers.append(Answer(ticket, _result(chat.chat_id, head, again)))
+            self._answers += [Answer(ticket, error) for ticket, error in pending.refusals]
             deliveries.append(
                 Delivery(chat.chat_id, head.seq, event_chunk(pending.event), pending.recipients, pending.left_user_id)
             )
@@ -191,17 +209,17 @@ class Sequencer:
             self._chats.move_to_end(chat_id)
             return chat
         self._forget_idle()
-        chat = self._chats[chat_id] = ActiveChat(chat_id, self._limits.recent_events_per_chat)
+        chat = self._chats[chat_id] = ActiveChat(chat_id, self._limits.recent_events_per_chat, self._limits.dedupe_span_max)
         self._loads.append(chat)
         return chat
 
     def _forget_idle(self) -> None:
-        excess = len(self._chats) - self._limits.chats_active_max + 1
-        if excess <= 0:
-            return
-        idle = (chat_id for chat_id, chat in self._chats.items() if chat.loaded and chat.is_idle)
-        for chat_id in [chat_id for chat_id, _ in zip(idle, range(excess), strict=False)]:
-            del self._chats[chat_id]
+        for _ in range(_IDLE_SCAN_MAX):  # a busy one goes to the end, so that the next scan begins behind it
+            if len(self._chats) < self._limits.chats_active_max:
+                return
+            chat_id, oldest = self._chats.popitem(last=False)
+            if not (oldest.loaded and oldest.is_idle):
+                self._chats[chat_id] = oldest
 
     def _advance(self, chat: ActiveChat, now_ms: int) -> None:
         """Decides the waiting writes, in order, until one needs something from the store."""
@@ -214,11 +232,19 @@ class Sequencer:
                     return
                 self._decide(chat, ticket, write, now_ms)
             except RefusedError as refused:
-                self._answers.append(Answer(ticket, refused.error))
+                self._refuse(chat, ticket, refused.error)
             chat.waiting.popleft()
             chat.looked_up = None
         if chat.chat is None:
             del self._chats[chat.chat_id]  # a name that nobody made a chat of must not take a place
+
+    def _refuse(self, chat: ActiveChat, ticket: Ticket, error: chat_pb2.Error) -> None:
+        """Answers at once, or once the events on their way are committed: the refusal may rest on them."""
+        if not chat.in_flight:
+            self._answers.append(Answer(ticket, error))
+            return
+        last = next(reversed(chat.in_flight.values()))
+        last.refusals.append((ticket, error))
 
     def _needs(self, chat: ActiveChat, write: Write) -> Lookup | None:
         """What must be read before the write can be decided; None once it is at hand."""
@@ -240,7 +266,8 @@ class Sequencer:
             counted = [write.sender_user_id]
         if not ranges and not counted:
             return None
-        return Lookup(chat, tuple(sorted(ranges)), tuple(counted))
+        erasing = frozenset(pending.erases_seq for pending in chat.in_flight.values() if pending.erases_seq)
+        return Lookup(chat, tuple(sorted(ranges)), tuple(counted), erasing)
 
     def _unseen_from(self, chat: ActiveChat, write: Write) -> int:
         """The lowest seq at which an earlier try of the write may stand."""
@@ -265,15 +292,13 @@ class Sequencer:
             self._answer_again(chat, ticket, earlier)
             return
         self._check_chat_counts(chat)
+        if write.content.WhichOneof("body") == "chat_created" and chat.chat is None:
+            self._stage(chat, [(ticket, False)], write, write.content, now_ms)
+            return
         if chat.chat is None:
-            self._create(chat, ticket, write, now_ms)
-            if write.content.WhichOneof("body") == "chat_created":
-                return
+            self._open(chat, write, now_ms)
         if chat.chat is None:
-            raise RefusedError(
-                chat_pb2.ERROR_CODE_NOT_A_MEMBER,
-                "There is no such chat, or you are not a member. Look at ChatService.ListChats.",
-            )
+            raise _no_such_chat(write)
         circumstances = Circumstances(
             chat=chat.chat,
             sender=chat.members.get(write.sender_user_id),
@@ -315,23 +340,23 @@ class Sequencer:
             head = chat.looked_up.targets.get(seq)
         return head
 
-    def _create(self, chat: ActiveChat, ticket: Ticket, write: Write, now_ms: int) -> None:
-        """Stages the event that makes the chat, if the write may make it."""
+    def _open(self, chat: ActiveChat, write: Write, now_ms: int) -> None:
+        """Stages the event that makes a self chat or a direct chat, if the write may make it."""
         arm = write.content.WhichOneof("body") or ""
-        if arm == "chat_created":
-            self._stage(chat, [(ticket, False)], write, write.content, now_ms)
+        if arm not in MESSAGES:
             return
         created = content_pb2.ChatCreatedContent()
         if chat.chat_id == self_chat_id(write.sender_user_id):
             created.kind = content_pb2.CHAT_KIND_SELF
             user_ids = [write.sender_user_id]
         elif write.peer_user_id and chat.chat_id == direct_chat_id(write.sender_user_id, write.peer_user_id):
-            if arm not in _OPENS_DIRECT_CHAT or write.content.reply_to_seq:
-                raise RefusedError(chat_pb2.ERROR_CODE_TARGET_NOT_FOUND, "The chat has no messages yet. Begin with a text.")
             created.kind = content_pb2.CHAT_KIND_DIRECT
             user_ids = sorted((write.sender_user_id, write.peer_user_id))
         else:
             return
+        if arm in _REFERS_TO_MESSAGE or write.content.reply_to_seq:
+            raise RefusedError(chat_pb2.ERROR_CODE_TARGET_NOT_FOUND, "The chat has no messages yet. Begin with a text.")
+        check_kind(arm, created.kind)
         for user_id in user_ids:
             created.members.add(user_id=user_id, role=content_pb2.MEMBER_ROLE_MEMBER)
         opening = Write(
@@ -339,7 +364,7 @@ class Sequencer:
             sender_user_id=write.sender_user_id,
             sender_device_id=write.sender_device_id,
             content=content_pb2.Content(chat_created=created),
-            client_message_id=hashlib.sha256(chat.chat_id.encode()).digest()[:16],
+            client_message_id=self._random_bits.getrandbits(128).to_bytes(16),
             seen_seq=None,
         )
         self._stage(chat, [], opening, opening.content, now_ms)
@@ -372,17 +397,18 @@ class Sequencer:
         chat.append(head, now_ms)
         members = chat.apply(event)
         left_user_id = content.member_removed.user_id if arm == "member_removed" else ""
+        erases_seq = content.delete.target_seq if arm == "delete" else 0
         pending = Pending(
             head=head,
             event=serialized,
             recipients=recipients_before if left_user_id else chat.recipients,
             left_user_id=left_user_id,
+            erases_seq=erases_seq,
             tickets=tickets,
         )
         view = None
         if members is not None and chat.chat is not None:
             view = ChatView(chat.chat.SerializeToString(), members)
-        erases_seq = content.delete.target_seq if arm == "delete" else 0
         if erases_seq:
             chat.mark_erased(erases_seq)
         amends_seq = content.edit.target_seq if arm == "edit" else 0
@@ -396,12 +422,18 @@ class Sequencer:
         kept = [other is not chat for other, _ in self._pending]
         self._entries = [entry for entry, keep in zip(self._entries, kept, strict=True) if keep]
         self._pending = [pair for pair, keep in zip(self._pending, kept, strict=True) if keep]
-        tickets = [ticket for pending in chat.in_flight.values() for ticket, _ in pending.tickets]
-        tickets += [ticket for ticket, _ in chat.waiting]
-        self._answers += [Answer(ticket, unavailable()) for ticket in tickets]
+        for pending in chat.in_flight.values():
+            self._answers += [Answer(ticket, unavailable()) for ticket, _ in (*pending.tickets, *pending.refusals)]
+        self._answers += [Answer(ticket, unavailable()) for ticket, _ in chat.waiting]
 
 
 def _result(chat_id: str, head: EventHead, again: bool) -> chat_pb2.SendResult:
     return chat_pb2.SendResult(
         chat_id=chat_id, seq=head.seq, message_id=head.message_id, sent_at_ms=head.sent_at_ms, duplicate=again
     )
+
+
+def _no_such_chat(write: Write) -> RefusedError:
+    if write.content.WhichOneof("body") == "join_requested":
+        return link_invalid()
+    return not_a_member()
