@@ -8,7 +8,7 @@ import grpc
 import grpc.aio
 
 from chatgrpc.v1 import chat_pb2, content_pb2
-from chatgrpc.v1.chat_service_pb2 import CreateGroupRequest, JoinByLinkRequest
+from chatgrpc.v1.chat_service_pb2 import ChatSummary, CreateGroupRequest, GetChatRequest, JoinByLinkRequest
 from chatgrpc.v1.chat_service_pb2_grpc import ChatServiceStub
 from chatgrpc.v1.device_service_pb2_grpc import DeviceServiceStub
 from chatgrpc.v1.message_service_pb2 import (
@@ -66,19 +66,29 @@ class Caller:
         assert reply.WhichOneof("outcome") == "sent", reply
         return reply.sent
 
-    async def seqs(self, chat_id: str) -> list[int]:
-        """All seqs of the chat that the user may see, oldest first, page by page."""
-        seqs: list[int] = []
+    async def log(self, chat_id: str) -> list[chat_pb2.ChatEvent]:
+        """All events of the chat that the user may see, oldest first, page by page."""
+        events: list[chat_pb2.ChatEvent] = []
         reply = ListMessagesResponse()
-        while not seqs or reply.next_page_token:
+        while not events or reply.next_page_token:
             request = ListMessagesRequest(
                 chat_id=chat_id, order=LIST_ORDER_OLDEST_FIRST, page_size=100, page_token=reply.next_page_token
             )
             reply = await self.messages.ListMessages(request)
             assert not reply.HasField("error"), reply
             assert reply.events, reply
-            seqs += [event.seq for event in reply.events]
-        return seqs
+            events += reply.events
+        return events
+
+    async def seqs(self, chat_id: str) -> list[int]:
+        """Seqs of all events of the chat that the user may see, oldest first."""
+        return [event.seq for event in await self.log(chat_id)]
+
+    async def summary(self, chat_id: str) -> ChatSummary:
+        """The chat as its member sees it now."""
+        reply = await self.chats.GetChat(GetChatRequest(chat_id=chat_id))
+        assert reply.WhichOneof("outcome") == "chat", reply
+        return reply.chat
 
     async def join(self, token: str) -> str:
         """Uses a join link and returns the arm of the outcome."""

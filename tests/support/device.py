@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 
+from chatgrpc.core.fold import apply_event
 from chatgrpc.core.ids import direct_chat_id, is_chat_id
 from chatgrpc.v1 import chat_pb2, content_pb2, session_pb2
 from tests.support.server import channel
@@ -39,6 +40,9 @@ class Held:
     events: dict[str, dict[int, chat_pb2.ChatEvent]] = field(default_factory=dict)
     cursors: dict[str, int] = field(default_factory=dict)
     chats: dict[str, chat_pb2.Chat] = field(default_factory=dict)
+    """Each chat as the server told of it, and as the events since have made of it."""
+    receipts: dict[tuple[str, str], chat_pb2.Receipt] = field(default_factory=dict)
+    """Marks by chat and user."""
     sync_token: str = ""
 
     def texts(self, chat_id: str) -> list[str]:
@@ -59,11 +63,10 @@ class Device:
         self.user_id = ""
         self.frames: asyncio.Queue[session_pb2.ServerFrame] = asyncio.Queue()
         """Every frame but events and heartbeats, in order."""
-        self.receipts: dict[tuple[str, str], chat_pb2.Receipt] = {}
         self.auto_ack = True
         self.on_event: Callable[[chat_pb2.ChatEvent], None] = lambda event: None
+        self.token = token
         self._address = address
-        self._token = token
         self._request_ids = itertools.count(1)
         self._answers: dict[int, asyncio.Future[session_pb2.ServerFrame]] = {}
         self._changed = asyncio.Condition()
@@ -72,6 +75,17 @@ class Device:
         self._call: Any = None
         self._reader: asyncio.Task[None] | None = None
         self._ended: DisconnectedError | None = None
+        self._synced = False
+
+    @property
+    def is_open(self) -> bool:
+        """There is a stream, as far as the device knows."""
+        return self._channel is not None and self._ended is None
+
+    @property
+    def receipts(self) -> dict[tuple[str, str], chat_pb2.Receipt]:
+        """The marks that the device holds, by chat and user."""
+        return self.held.receipts
 
     async def __aenter__(self) -> "Device":
         await self.connect()
@@ -90,6 +104,7 @@ class Device:
         """
         await self.close()
         self._ended = None
+        self._synced = False
         self._request_ids = itertools.count(1)
         self._channel = channel(self._address)
         connect = self._channel.stream_stream(
@@ -101,7 +116,7 @@ class Device:
         self._reader = asyncio.create_task(self._read())
         hello = session_pb2.Hello(
             device_id=self.device_id,
-            token=self._token,
+            token=self.token,
             positions=[session_pb2.ChatPosition(chat_id=chat_id, seq=seq) for chat_id, seq in self.held.cursors.items()],
             start_at=start_at,
             sync_token=self.held.sync_token,
@@ -167,6 +182,38 @@ class Device:
         send = session_pb2.SendMessage(chat_id=chat_id, key=key, content=content)
         return await self.request(session_pb2.ClientFrame(send=send))
 
+    async def ack(self, chat_id: str, seq: int) -> None:
+        """Acknowledges a chat up to `seq`; for devices without `auto_ack`."""
+        await self.write(session_pb2.ClientFrame(ack=session_pb2.Ack(chat_id=chat_id, seq=seq)))
+
+    async def mark_read(self, chat_id: str, seq: int) -> None:
+        """Says that the user has read up to `seq`."""
+        await self.write(session_pb2.ClientFrame(mark_read=session_pb2.MarkRead(chat_id=chat_id, seq=seq)))
+
+    async def typing(self, chat_id: str, kind: session_pb2.TypingKind.ValueType = session_pb2.TYPING_KIND_TEXT) -> None:
+        """Says that the user is typing."""
+        await self.write(session_pb2.ClientFrame(typing=session_pb2.Typing(chat_id=chat_id, kind=kind)))
+
+    async def watch(self, *chat_ids: str) -> None:
+        """Says which chats are on the screen."""
+        await self.write(session_pb2.ClientFrame(watch_chats=session_pb2.WatchChats(chat_ids=chat_ids)))
+
+    async def heartbeat(self) -> session_pb2.Heartbeat:
+        """Asks for a heartbeat; when it is there, the server has taken every frame sent before."""
+        return (await self.request(session_pb2.ClientFrame(heartbeat=session_pb2.Heartbeat()))).heartbeat
+
+    async def history(self, request: session_pb2.FetchHistory) -> session_pb2.ServerFrame:
+        """Asks for a page; returns the answer, HistoryPage or Error."""
+        return await self.request(session_pb2.ClientFrame(fetch_history=request))
+
+    async def refresh(self, token: str) -> session_pb2.ServerFrame:
+        """Hands over a newer token; returns the answer, TokenRefreshed or Error."""
+        return await self.request(session_pb2.ClientFrame(refresh_token=session_pb2.RefreshToken(token=token)))
+
+    def taken(self) -> list[session_pb2.ServerFrame]:
+        """Takes out of `frames` what is there."""
+        return [self.frames.get_nowait() for _ in range(self.frames.qsize())]
+
     async def until(self, condition: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> None:
         """Waits until something is true of what the device has received.
 
@@ -183,6 +230,10 @@ class Device:
     async def until_held(self, chat_id: str, seq: int, timeout_s: float = TIMEOUT_S) -> None:
         """Waits until the device holds the chat up to `seq`."""
         await self.until(lambda: self.held.cursors.get(chat_id, 0) >= seq, timeout_s)
+
+    async def synced(self) -> None:
+        """Waits for the SyncComplete of this stream."""
+        await self.until(lambda: self._synced)
 
     async def until_ended(self, timeout_s: float = TIMEOUT_S) -> DisconnectedError:
         """Waits for the stream's end; returns how it ended."""
@@ -243,6 +294,7 @@ class Device:
             self.held.cursors[opened.chat.chat_id] = opened.next_seq - 1
         elif kind == "sync_complete":
             self.held.sync_token = frame.sync_complete.sync_token
+            self._synced = True
         if kind != "heartbeat":
             self.frames.put_nowait(frame)
         if frame.request_id:
@@ -255,10 +307,11 @@ class Device:
             raise ProtocolError(f"{self.device_id}: {event.chat_id} {event.seq} came where {expected} is next")
         self.held.cursors[event.chat_id] = event.seq
         self.held.events.setdefault(event.chat_id, {})[event.seq] = event
+        apply_event(self.held.chats.setdefault(event.chat_id, chat_pb2.Chat(chat_id=event.chat_id)), event)
         self.on_event(event)
 
     def _take_receipt(self, receipt: chat_pb2.Receipt) -> None:
-        known = self.receipts.setdefault((receipt.chat_id, receipt.user_id), receipt)
+        known = self.held.receipts.setdefault((receipt.chat_id, receipt.user_id), receipt)
         known.delivered_seq = max(known.delivered_seq, receipt.delivered_seq)
         known.read_seq = max(known.read_seq, receipt.read_seq)
 

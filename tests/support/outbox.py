@@ -1,0 +1,60 @@
+"""An outbox as a client has one: what is not acknowledged goes out again on every stream, in order (go-back-N)."""
+
+import itertools
+from dataclasses import dataclass
+
+from chatgrpc.v1 import chat_pb2, session_pb2
+from tests.support.device import Device
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """A message that the server took."""
+
+    message: session_pb2.SendMessage
+    result: chat_pb2.SendResult
+
+
+class Outbox:
+    """The unacknowledged messages of one device."""
+
+    def __init__(self, device: Device, window: int = 16) -> None:
+        """At most `window` messages are in flight together."""
+        self.device = device
+        self.composed: list[session_pb2.SendMessage] = []
+        self.acknowledged: list[Acknowledged] = []
+        """Of each chat in the order of composing."""
+        self._window = window
+        self._numbers = itertools.count()
+        self._waiting: dict[int, session_pb2.SendMessage] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def duplicates(self) -> int:
+        """Acknowledged messages that had been committed by an earlier try."""
+        return sum(1 for acknowledged in self.acknowledged if acknowledged.result.duplicate)
+
+    def compose(self, to: str, text: str) -> None:
+        """Puts a text to a chat id, or to a user id, behind the others."""
+        message = self.device.compose(to, text).send
+        self.composed.append(message)
+        self._waiting[next(self._numbers)] = message
+
+    async def flush(self) -> None:
+        """Sends everything that waits; returns when all of it is acknowledged.
+
+        Raises:
+            DisconnectedError: the stream ended; what is not acknowledged waits for the next one.
+        """
+        while self._waiting:
+            batch = list(itertools.islice(self._waiting.items(), self._window))
+            answers = [await self.device.post(session_pb2.ClientFrame(send=message)) for _, message in batch]
+            for (number, message), answer in zip(batch, answers, strict=True):
+                frame = await answer
+                if frame.HasField("sent"):
+                    del self._waiting[number]
+                    self.acknowledged.append(Acknowledged(message, frame.sent))
+                else:  # what fails for good is a defect of the test
+                    assert frame.error.code >= chat_pb2.ERROR_CODE_UNAVAILABLE, frame.error
