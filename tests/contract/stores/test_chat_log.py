@@ -329,3 +329,20 @@ async def test_close_finishes_what_was_asked_before(store: Store) -> None:
     await store.close()
     await asyncio.gather(*writes, *reads)
     await store.close()
+
+
+async def test_a_call_while_closing_is_done_or_refused(store: Store) -> None:
+    async def write_until_refused(chat_id: str) -> int:
+        for seq in range(1, 10_000):
+            try:
+                await store.log.append([entry(chat_id, seq)])
+                await store.log.load(chat_id)
+            except StoreUnavailableError:
+                return seq
+            await asyncio.sleep(0)
+        return 0
+
+    writers = [asyncio.ensure_future(write_until_refused(f"g.{number:022}")) for number in range(10)]
+    await store.log.append([entry(CHAT, 1)])
+    await store.close()
+    assert all(await asyncio.gather(*writers))

@@ -60,9 +60,15 @@ class Readers:
         self._queue.put(read)
         return cast("R", await read.future)
 
-    def close(self) -> None:
-        """Finishes the reads that wait, then ends threads and connections. Waits for it: not for the event loop."""
+    def refuse(self) -> None:
+        """Takes no more reads from now on. Called on the event loop, so that none can slip in behind the last one."""
         self._closed = True
+
+    def close(self) -> None:
+        """Finishes the reads that wait, then ends threads and connections. After `refuse`.
+
+        Waits for them, so it is not for the event loop.
+        """
         for _ in self._threads:
             self._queue.put(None)
         for thread in self._threads:

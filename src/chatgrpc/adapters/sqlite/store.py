@@ -10,14 +10,14 @@ from typing import Self
 
 from chatgrpc.adapters.sqlite.accounts import SqliteDeviceStore, SqliteProfileStore
 from chatgrpc.adapters.sqlite.chat_log import SqliteChatLog
-from chatgrpc.adapters.sqlite.checkpointer import Checkpointer
-from chatgrpc.adapters.sqlite.connections import open_checkpointer, open_reader, open_writer
+from chatgrpc.adapters.sqlite.connections import open_reader, open_writer
 from chatgrpc.adapters.sqlite.cursors import SqliteCursorStore
 from chatgrpc.adapters.sqlite.epochs import SqliteEpochCounter
 from chatgrpc.adapters.sqlite.errors import StoreInUseError, unavailable
 from chatgrpc.adapters.sqlite.readers import Readers
 from chatgrpc.adapters.sqlite.receipts import SqliteReceiptStore
 from chatgrpc.adapters.sqlite.schema import migrate, packaged_migrations
+from chatgrpc.adapters.sqlite.scrubber import Scrubber
 from chatgrpc.adapters.sqlite.writer import Writer
 from chatgrpc.ports.errors import StoreUnavailableError
 
@@ -34,8 +34,8 @@ class SqliteStore:
         self._files = files
         self._writer = Writer(files.writer, loop)
         self._readers = Readers(files.readers, loop)
-        self._checkpointer = Checkpointer(files.checkpointer, self._writer.upkeep)
-        self.log = SqliteChatLog(self._writer, self._readers, self._checkpointer.note_erasure)
+        self._scrubber = Scrubber(self._writer, loop)
+        self.log = SqliteChatLog(self._writer, self._readers, self._scrubber.note_erasure)
         self.receipts = SqliteReceiptStore(self._writer, self._readers)
         self.cursors = SqliteCursorStore(self._writer, self._readers)
         self.profiles = SqliteProfileStore(self._writer, self._readers)
@@ -57,23 +57,21 @@ class SqliteStore:
         """
         files = await asyncio.to_thread(_Files, path)
         store = cls(files, asyncio.get_running_loop())
-        store._start()
+        store._writer.start()
+        store._readers.start()
         return store
 
     async def close(self) -> None:
         """See `ports.store.Store`."""
         if self._closing is None:
+            self._scrubber.close()
+            self._readers.refuse()
+            self._writer.refuse()
             self._closing = asyncio.ensure_future(asyncio.to_thread(self._close))
         # Shielded: a caller that is cancelled must not leave it half closed.
         await asyncio.shield(self._closing)
 
-    def _start(self) -> None:
-        self._writer.after_commit.append(self._checkpointer.note_commit)
-        for part in (self._writer, self._readers, self._checkpointer):
-            part.start()
-
     def _close(self) -> None:
-        self._checkpointer.close()
         self._readers.close()
         self._writer.close()
         self._files.unlock()
@@ -97,8 +95,6 @@ class _Files:
                 migrate(self.writer, packaged_migrations())
                 # The last process may have died before it cut away the log that holds erased content.
                 self.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                self.checkpointer = open_checkpointer(path)
-                undo.callback(self.checkpointer.close)
                 self.readers = []
                 for _ in range(_READER_THREADS):
                     self.readers.append(open_reader(path))

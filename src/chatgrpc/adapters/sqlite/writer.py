@@ -52,8 +52,6 @@ class Writer:
         self._handback = Handback(loop, self._release)
         self._thread = threading.Thread(target=self._run, name="sqlite-writer", daemon=True)
         self._closed = False
-        self.after_commit: list[Callable[[], None]] = []
-        """Run in the writer's thread after each commit. Complete before `start`."""
         self.after_rollback: list[Callable[[], None]] = []
         """Run in the writer's thread when what the applies wrote was undone. Complete before `start`."""
 
@@ -80,9 +78,15 @@ class Writer:
         """Has `work` done between two transactions; called from any thread. What it raises of SQLite is passed over."""
         self._queue.put(work)
 
-    def close(self) -> None:
-        """Finishes what was asked before, then ends the thread and the connection. Waits for it: not for the event loop."""
+    def refuse(self) -> None:
+        """Takes no more calls from now on. Called on the event loop, so that none can slip in behind the last one."""
         self._closed = True
+
+    def close(self) -> None:
+        """Finishes what was asked before, then ends the thread and the connection. After `refuse`.
+
+        Waits for them, so it is not for the event loop.
+        """
         self._queue.put(_stop)
         self._thread.join()
         self._db.close()
@@ -145,8 +149,6 @@ class Writer:
         except sqlite3.Error as error:
             self._roll_back()
             raise _EngineFailedError(failed_commit(error)) from error
-        for note in self.after_commit:
-            note()
         return results
 
     def _roll_back(self) -> None:

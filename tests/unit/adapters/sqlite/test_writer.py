@@ -15,20 +15,22 @@ from chatgrpc.ports.errors import StoreUnavailableError
 
 
 class Counted(Writer):
-    """A writer over a table of numbers that counts its commits and rollbacks."""
+    """A writer over a table of numbers that knows what it told SQLite."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(open_writer(path), asyncio.get_running_loop())
-        self.commits = 0
-        self.rollbacks = 0
-        self.after_commit.append(self._count_commit)
-        self.after_rollback.append(self._count_rollback)
+        db = open_writer(path)
+        super().__init__(db, asyncio.get_running_loop())
+        self._statements: list[str] = []
+        db.set_trace_callback(self._statements.append)
+        self.rollbacks_noted = 0
+        self.after_rollback.append(self._note_rollback)
 
-    def _count_commit(self) -> None:
-        self.commits += 1
+    @property
+    def commits(self) -> int:
+        return self._statements.count("COMMIT")
 
-    def _count_rollback(self) -> None:
-        self.rollbacks += 1
+    def _note_rollback(self) -> None:
+        self.rollbacks_noted += 1
 
     async def hold(self) -> threading.Event:
         """Keeps the thread busy until the event is set."""
@@ -55,6 +57,7 @@ async def writer(tmp_path: Path) -> AsyncIterator[Counted]:
     opened = Counted(tmp_path / "numbers.db")
     opened.start()
     yield opened
+    opened.refuse()
     await asyncio.to_thread(opened.close)
 
 
@@ -78,7 +81,7 @@ async def test_a_group_that_fails_is_written_call_by_call(writer: Counted) -> No
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     assert [number for number, outcome in enumerate(outcomes) if isinstance(outcome, StoreUnavailableError)] == [5]
     assert [outcome for outcome in outcomes if isinstance(outcome, int)] == [n * 2 for n in range(10) if n != 5]
-    assert (writer.commits, writer.rollbacks) == (1 + 9, 2)
+    assert (writer.commits, writer.rollbacks_noted) == (1 + 9, 2)
 
 
 async def test_a_large_group_is_cut(writer: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
