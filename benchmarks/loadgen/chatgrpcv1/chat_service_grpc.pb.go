@@ -64,7 +64,7 @@ type ChatServiceClient interface {
 	CreateJoinLink(ctx context.Context, in *CreateJoinLinkRequest, opts ...grpc.CallOption) (*CreateJoinLinkResponse, error)
 	// Revokes the join link. Admins.
 	RevokeJoinLink(ctx context.Context, in *RevokeJoinLinkRequest, opts ...grpc.CallOption) (*RevokeJoinLinkResponse, error)
-	// Joins a group by its link, or asks to be let in.
+	// Joins a group by its link, or asks to be let in. Repeated, it changes nothing more, so it needs no key.
 	JoinByLink(ctx context.Context, in *JoinByLinkRequest, opts ...grpc.CallOption) (*JoinByLinkResponse, error)
 	// Lets someone in who asked, or declines. Admins.
 	AnswerJoinRequest(ctx context.Context, in *AnswerJoinRequestRequest, opts ...grpc.CallOption) (*AnswerJoinRequestResponse, error)
@@ -236,7 +236,7 @@ type ChatServiceServer interface {
 	CreateJoinLink(context.Context, *CreateJoinLinkRequest) (*CreateJoinLinkResponse, error)
 	// Revokes the join link. Admins.
 	RevokeJoinLink(context.Context, *RevokeJoinLinkRequest) (*RevokeJoinLinkResponse, error)
-	// Joins a group by its link, or asks to be let in.
+	// Joins a group by its link, or asks to be let in. Repeated, it changes nothing more, so it needs no key.
 	JoinByLink(context.Context, *JoinByLinkRequest) (*JoinByLinkResponse, error)
 	// Lets someone in who asked, or declines. Admins.
 	AnswerJoinRequest(context.Context, *AnswerJoinRequestRequest) (*AnswerJoinRequestResponse, error)

@@ -1096,10 +1096,10 @@ func (x *RoleChangedContent) GetRole() MemberRole {
 // The group has another title or picture.
 type ChatInfoChangedContent struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The title from now on.
-	Title string `protobuf:"bytes,1,opt,name=title,proto3" json:"title,omitempty"`
-	// Where clients find the picture from now on; empty = none.
-	PictureUrl    string `protobuf:"bytes,2,opt,name=picture_url,json=pictureUrl,proto3" json:"picture_url,omitempty"`
+	// The title from now on; not set = as it was.
+	Title *string `protobuf:"bytes,1,opt,name=title,proto3,oneof" json:"title,omitempty"`
+	// Where clients find the picture from now on, empty = none; not set = as it was.
+	PictureUrl    *string `protobuf:"bytes,2,opt,name=picture_url,json=pictureUrl,proto3,oneof" json:"picture_url,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1135,15 +1135,15 @@ func (*ChatInfoChangedContent) Descriptor() ([]byte, []int) {
 }
 
 func (x *ChatInfoChangedContent) GetTitle() string {
-	if x != nil {
-		return x.Title
+	if x != nil && x.Title != nil {
+		return *x.Title
 	}
 	return ""
 }
 
 func (x *ChatInfoChangedContent) GetPictureUrl() string {
-	if x != nil {
-		return x.PictureUrl
+	if x != nil && x.PictureUrl != nil {
+		return *x.PictureUrl
 	}
 	return ""
 }
@@ -1560,11 +1560,13 @@ const file_chatgrpc_v1_content_proto_rawDesc = "" +
 	"\x11new_owner_user_id\x18\x02 \x01(\tR\x0enewOwnerUserId\"Z\n" +
 	"\x12RoleChangedContent\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\x12+\n" +
-	"\x04role\x18\x02 \x01(\x0e2\x17.chatgrpc.v1.MemberRoleR\x04role\"O\n" +
-	"\x16ChatInfoChangedContent\x12\x14\n" +
-	"\x05title\x18\x01 \x01(\tR\x05title\x12\x1f\n" +
-	"\vpicture_url\x18\x02 \x01(\tR\n" +
-	"pictureUrl\"S\n" +
+	"\x04role\x18\x02 \x01(\x0e2\x17.chatgrpc.v1.MemberRoleR\x04role\"s\n" +
+	"\x16ChatInfoChangedContent\x12\x19\n" +
+	"\x05title\x18\x01 \x01(\tH\x00R\x05title\x88\x01\x01\x12$\n" +
+	"\vpicture_url\x18\x02 \x01(\tH\x01R\n" +
+	"pictureUrl\x88\x01\x01B\b\n" +
+	"\x06_titleB\x0e\n" +
+	"\f_picture_url\"S\n" +
 	"\x12MemberMutedContent\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\x12$\n" +
 	"\x0emuted_until_ms\x18\x02 \x01(\x03R\fmutedUntilMs\"L\n" +
@@ -1688,6 +1690,7 @@ func file_chatgrpc_v1_content_proto_init() {
 		(*Content_JoinDeclined)(nil),
 		(*Content_Erased)(nil),
 	}
+	file_chatgrpc_v1_content_proto_msgTypes[12].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

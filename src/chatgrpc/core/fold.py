@@ -42,7 +42,7 @@ def apply_event(chat: chat_pb2.Chat, event: chat_pb2.ChatEvent) -> bool:
         case "role_changed":
             _member_changed(chat, content.role_changed.user_id, role=content.role_changed.role)
         case "chat_info_changed":
-            chat.title, chat.picture_url = content.chat_info_changed.title, content.chat_info_changed.picture_url
+            _info_changed(chat, content.chat_info_changed)
         case "member_muted":
             muted = content.member_muted
             _member_changed(chat, muted.user_id, muted_until_ms=muted.muted_until_ms)
@@ -102,6 +102,13 @@ def _member_changed(
         member.role = role
     if muted_until_ms is not None:
         member.muted_until_ms = muted_until_ms
+
+
+def _info_changed(chat: chat_pb2.Chat, changed: content_pb2.ChatInfoChangedContent) -> None:
+    if changed.HasField("title"):
+        chat.title = changed.title
+    if changed.HasField("picture_url"):
+        chat.picture_url = changed.picture_url
 
 
 def _forget_request(chat: chat_pb2.Chat, user_id: str) -> None:

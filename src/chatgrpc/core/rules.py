@@ -112,8 +112,12 @@ def check_shape(content: content_pb2.Content, limits: Limits) -> None:
             _check_member_count(len(content.members_added.user_ids), limits)
             _check_user_ids(content.members_added.user_ids)
         case "chat_info_changed":
-            _check_title(content.chat_info_changed.title, limits)
-            _limit(len(content.chat_info_changed.picture_url.encode()), limits.picture_url_bytes_max, "picture_url")
+            changed = content.chat_info_changed
+            changes = changed.HasField("title") or changed.HasField("picture_url")
+            _require(changes, "Nothing to change: set title or picture_url.")
+            if changed.HasField("title"):
+                _check_title(changed.title, limits)
+            _limit(len(changed.picture_url.encode()), limits.picture_url_bytes_max, "picture_url")
         case None:
             raise RefusedError(chat_pb2.ERROR_CODE_INVALID_ARGUMENT, "content.body is missing: set one of its arms.")
         case "erased":

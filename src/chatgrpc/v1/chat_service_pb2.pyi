@@ -764,22 +764,16 @@ class JoinByLinkRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TOKEN_FIELD_NUMBER: _builtins.int
-    KEY_FIELD_NUMBER: _builtins.int
     token: _builtins.str
     """JoinLink.token."""
-    @_builtins.property
-    def key(self) -> _chat_pb2.WriteKey:
-        """Makes it exact. Optional."""
-
     def __init__(
         self,
         *,
         token: _builtins.str = ...,
-        key: _chat_pb2.WriteKey | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

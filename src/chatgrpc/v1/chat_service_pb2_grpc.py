@@ -184,7 +184,7 @@ class ChatServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def JoinByLink(self, request, context):
-        """Joins a group by its link, or asks to be let in.
+        """Joins a group by its link, or asks to be let in. Repeated, it changes nothing more, so it needs no key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

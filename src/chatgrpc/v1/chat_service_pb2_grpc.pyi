@@ -56,7 +56,7 @@ class ChatServiceStub:
     RevokeJoinLink: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.RevokeJoinLinkRequest, _chat_service_pb2.RevokeJoinLinkResponse]
     """Revokes the join link. Admins."""
     JoinByLink: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.JoinByLinkRequest, _chat_service_pb2.JoinByLinkResponse]
-    """Joins a group by its link, or asks to be let in."""
+    """Joins a group by its link, or asks to be let in. Repeated, it changes nothing more, so it needs no key."""
     AnswerJoinRequest: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.AnswerJoinRequestRequest, _chat_service_pb2.AnswerJoinRequestResponse]
     """Lets someone in who asked, or declines. Admins."""
 
@@ -88,7 +88,7 @@ class ChatServiceAsyncStub(ChatServiceStub):
     RevokeJoinLink: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.RevokeJoinLinkRequest, _chat_service_pb2.RevokeJoinLinkResponse]  # type: ignore[assignment]
     """Revokes the join link. Admins."""
     JoinByLink: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.JoinByLinkRequest, _chat_service_pb2.JoinByLinkResponse]  # type: ignore[assignment]
-    """Joins a group by its link, or asks to be let in."""
+    """Joins a group by its link, or asks to be let in. Repeated, it changes nothing more, so it needs no key."""
     AnswerJoinRequest: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.AnswerJoinRequestRequest, _chat_service_pb2.AnswerJoinRequestResponse]  # type: ignore[assignment]
     """Lets someone in who asked, or declines. Admins."""
 
@@ -189,7 +189,7 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_service_pb2.JoinByLinkRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_service_pb2.JoinByLinkResponse, _abc.Awaitable[_chat_service_pb2.JoinByLinkResponse]]:
-        """Joins a group by its link, or asks to be let in."""
+        """Joins a group by its link, or asks to be let in. Repeated, it changes nothing more, so it needs no key."""
 
     @_abc_1.abstractmethod
     def AnswerJoinRequest(

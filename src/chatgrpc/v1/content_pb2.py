@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63hatgrpc/v1/content.proto\x12\x0b\x63hatgrpc.v1\"\xd8\x07\n\x07\x43ontent\x12(\n\x04text\x18\x01 \x01(\x0b\x32\x18.chatgrpc.v1.TextContentH\x00\x12\x30\n\x08reaction\x18\x02 \x01(\x0b\x32\x1c.chatgrpc.v1.ReactionContentH\x00\x12(\n\x04\x65\x64it\x18\x03 \x01(\x0b\x32\x18.chatgrpc.v1.EditContentH\x00\x12,\n\x06\x64\x65lete\x18\x04 \x01(\x0b\x32\x1a.chatgrpc.v1.DeleteContentH\x00\x12\x32\n\tencrypted\x18\x05 \x01(\x0b\x32\x1d.chatgrpc.v1.EncryptedContentH\x00\x12(\n\x04hide\x18\x06 \x01(\x0b\x32\x18.chatgrpc.v1.HideContentH\x00\x12\x39\n\rchat_settings\x18\x07 \x01(\x0b\x32 .chatgrpc.v1.ChatSettingsContentH\x00\x12\x37\n\x0c\x63hat_created\x18\x10 \x01(\x0b\x32\x1f.chatgrpc.v1.ChatCreatedContentH\x00\x12\x39\n\rmembers_added\x18\x11 \x01(\x0b\x32 .chatgrpc.v1.MembersAddedContentH\x00\x12;\n\x0emember_removed\x18\x12 \x01(\x0b\x32!.chatgrpc.v1.MemberRemovedContentH\x00\x12\x37\n\x0crole_changed\x18\x13 \x01(\x0b\x32\x1f.chatgrpc.v1.RoleChangedContentH\x00\x12@\n\x11\x63hat_info_changed\x18\x14 \x01(\x0b\x32#.chatgrpc.v1.ChatInfoChangedContentH\x00\x12\x37\n\x0cmember_muted\x18\x15 \x01(\x0b\x32\x1f.chatgrpc.v1.MemberMutedContentH\x00\x12@\n\x11join_link_changed\x18\x16 \x01(\x0b\x32#.chatgrpc.v1.JoinLinkChangedContentH\x00\x12;\n\x0ejoin_requested\x18\x17 \x01(\x0b\x32!.chatgrpc.v1.JoinRequestedContentH\x00\x12\x39\n\rjoin_declined\x18\x18 \x01(\x0b\x32 .chatgrpc.v1.JoinDeclinedContentH\x00\x12,\n\x06\x65rased\x18\x1e \x01(\x0b\x32\x1a.chatgrpc.v1.ErasedContentH\x00\x12\x14\n\x0creply_to_seq\x18\x32 \x01(\x04\x12\x15\n\rforward_count\x18\x33 \x01(\rB\x06\n\x04\x62ody\"\x1b\n\x0bTextContent\x12\x0c\n\x04text\x18\x01 \x01(\t\"4\n\x0fReactionContent\x12\x12\n\ntarget_seq\x18\x01 \x01(\x04\x12\r\n\x05\x65moji\x18\x02 \x01(\t\"/\n\x0b\x45\x64itContent\x12\x12\n\ntarget_seq\x18\x01 \x01(\x04\x12\x0c\n\x04text\x18\x02 \x01(\t\"#\n\rDeleteContent\x12\x12\n\ntarget_seq\x18\x01 \x01(\x04\"6\n\x10\x45ncryptedContent\x12\x0e\n\x06scheme\x18\x01 \x01(\t\x12\x12\n\nciphertext\x18\x02 \x01(\x0c\",\n\x0bHideContent\x12\x0f\n\x07\x63hat_id\x18\x01 \x01(\t\x12\x0c\n\x04seqs\x18\x02 \x03(\x04\"P\n\x13\x43hatSettingsContent\x12\x0f\n\x07\x63hat_id\x18\x01 \x01(\t\x12\x16\n\x0emuted_until_ms\x18\x02 \x01(\x03\x12\x10\n\x08\x61rchived\x18\x03 \x01(\x08\"n\n\x12\x43hatCreatedContent\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.chatgrpc.v1.ChatKind\x12\r\n\x05title\x18\x02 \x01(\t\x12$\n\x07members\x18\x03 \x03(\x0b\x32\x13.chatgrpc.v1.Member\"\'\n\x13MembersAddedContent\x12\x10\n\x08user_ids\x18\x01 \x03(\t\"B\n\x14MemberRemovedContent\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x19\n\x11new_owner_user_id\x18\x02 \x01(\t\"L\n\x12RoleChangedContent\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12%\n\x04role\x18\x02 \x01(\x0e\x32\x17.chatgrpc.v1.MemberRole\"<\n\x16\x43hatInfoChangedContent\x12\r\n\x05title\x18\x01 \x01(\t\x12\x13\n\x0bpicture_url\x18\x02 \x01(\t\"=\n\x12MemberMutedContent\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x16\n\x0emuted_until_ms\x18\x02 \x01(\x03\"B\n\x16JoinLinkChangedContent\x12(\n\tjoin_link\x18\x01 \x01(\x0b\x32\x15.chatgrpc.v1.JoinLink\"\x16\n\x14JoinRequestedContent\"&\n\x13JoinDeclinedContent\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"\x0f\n\rErasedContent\"l\n\x06Member\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12%\n\x04role\x18\x02 \x01(\x0e\x32\x17.chatgrpc.v1.MemberRole\x12\x12\n\njoined_seq\x18\x03 \x01(\x04\x12\x16\n\x0emuted_until_ms\x18\x04 \x01(\x03\"4\n\x08JoinLink\x12\r\n\x05token\x18\x01 \x01(\t\x12\x19\n\x11\x61pproval_required\x18\x02 \x01(\x08*d\n\x08\x43hatKind\x12\x19\n\x15\x43HAT_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43HAT_KIND_DIRECT\x10\x01\x12\x13\n\x0f\x43HAT_KIND_GROUP\x10\x02\x12\x12\n\x0e\x43HAT_KIND_SELF\x10\x03*o\n\nMemberRole\x12\x1b\n\x17MEMBER_ROLE_UNSPECIFIED\x10\x00\x12\x16\n\x12MEMBER_ROLE_MEMBER\x10\x01\x12\x15\n\x11MEMBER_ROLE_ADMIN\x10\x02\x12\x15\n\x11MEMBER_ROLE_OWNER\x10\x03\x42O\n\x0f\x64\x65v.chatgrpc.v1P\x01Z:github.com/chatgrpc/chatgrpc/gen/go/chatgrpc/v1;chatgrpcv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63hatgrpc/v1/content.proto\x12\x0b\x63hatgrpc.v1\"\xd8\x07\n\x07\x43ontent\x12(\n\x04text\x18\x01 \x01(\x0b\x32\x18.chatgrpc.v1.TextContentH\x00\x12\x30\n\x08reaction\x18\x02 \x01(\x0b\x32\x1c.chatgrpc.v1.ReactionContentH\x00\x12(\n\x04\x65\x64it\x18\x03 \x01(\x0b\x32\x18.chatgrpc.v1.EditContentH\x00\x12,\n\x06\x64\x65lete\x18\x04 \x01(\x0b\x32\x1a.chatgrpc.v1.DeleteContentH\x00\x12\x32\n\tencrypted\x18\x05 \x01(\x0b\x32\x1d.chatgrpc.v1.EncryptedContentH\x00\x12(\n\x04hide\x18\x06 \x01(\x0b\x32\x18.chatgrpc.v1.HideContentH\x00\x12\x39\n\rchat_settings\x18\x07 \x01(\x0b\x32 .chatgrpc.v1.ChatSettingsContentH\x00\x12\x37\n\x0c\x63hat_created\x18\x10 \x01(\x0b\x32\x1f.chatgrpc.v1.ChatCreatedContentH\x00\x12\x39\n\rmembers_added\x18\x11 \x01(\x0b\x32 .chatgrpc.v1.MembersAddedContentH\x00\x12;\n\x0emember_removed\x18\x12 \x01(\x0b\x32!.chatgrpc.v1.MemberRemovedContentH\x00\x12\x37\n\x0crole_changed\x18\x13 \x01(\x0b\x32\x1f.chatgrpc.v1.RoleChangedContentH\x00\x12@\n\x11\x63hat_info_changed\x18\x14 \x01(\x0b\x32#.chatgrpc.v1.ChatInfoChangedContentH\x00\x12\x37\n\x0cmember_muted\x18\x15 \x01(\x0b\x32\x1f.chatgrpc.v1.MemberMutedContentH\x00\x12@\n\x11join_link_changed\x18\x16 \x01(\x0b\x32#.chatgrpc.v1.JoinLinkChangedContentH\x00\x12;\n\x0ejoin_requested\x18\x17 \x01(\x0b\x32!.chatgrpc.v1.JoinRequestedContentH\x00\x12\x39\n\rjoin_declined\x18\x18 \x01(\x0b\x32 .chatgrpc.v1.JoinDeclinedContentH\x00\x12,\n\x06\x65rased\x18\x1e \x01(\x0b\x32\x1a.chatgrpc.v1.ErasedContentH\x00\x12\x14\n\x0creply_to_seq\x18\x32 \x01(\x04\x12\x15\n\rforward_count\x18\x33 \x01(\rB\x06\n\x04\x62ody\"\x1b\n\x0bTextContent\x12\x0c\n\x04text\x18\x01 \x01(\t\"4\n\x0fReactionContent\x12\x12\n\ntarget_seq\x18\x01 \x01(\x04\x12\r\n\x05\x65moji\x18\x02 \x01(\t\"/\n\x0b\x45\x64itContent\x12\x12\n\ntarget_seq\x18\x01 \x01(\x04\x12\x0c\n\x04text\x18\x02 \x01(\t\"#\n\rDeleteContent\x12\x12\n\ntarget_seq\x18\x01 \x01(\x04\"6\n\x10\x45ncryptedContent\x12\x0e\n\x06scheme\x18\x01 \x01(\t\x12\x12\n\nciphertext\x18\x02 \x01(\x0c\",\n\x0bHideContent\x12\x0f\n\x07\x63hat_id\x18\x01 \x01(\t\x12\x0c\n\x04seqs\x18\x02 \x03(\x04\"P\n\x13\x43hatSettingsContent\x12\x0f\n\x07\x63hat_id\x18\x01 \x01(\t\x12\x16\n\x0emuted_until_ms\x18\x02 \x01(\x03\x12\x10\n\x08\x61rchived\x18\x03 \x01(\x08\"n\n\x12\x43hatCreatedContent\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.chatgrpc.v1.ChatKind\x12\r\n\x05title\x18\x02 \x01(\t\x12$\n\x07members\x18\x03 \x03(\x0b\x32\x13.chatgrpc.v1.Member\"\'\n\x13MembersAddedContent\x12\x10\n\x08user_ids\x18\x01 \x03(\t\"B\n\x14MemberRemovedContent\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x19\n\x11new_owner_user_id\x18\x02 \x01(\t\"L\n\x12RoleChangedContent\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12%\n\x04role\x18\x02 \x01(\x0e\x32\x17.chatgrpc.v1.MemberRole\"`\n\x16\x43hatInfoChangedContent\x12\x12\n\x05title\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x18\n\x0bpicture_url\x18\x02 \x01(\tH\x01\x88\x01\x01\x42\x08\n\x06_titleB\x0e\n\x0c_picture_url\"=\n\x12MemberMutedContent\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x16\n\x0emuted_until_ms\x18\x02 \x01(\x03\"B\n\x16JoinLinkChangedContent\x12(\n\tjoin_link\x18\x01 \x01(\x0b\x32\x15.chatgrpc.v1.JoinLink\"\x16\n\x14JoinRequestedContent\"&\n\x13JoinDeclinedContent\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"\x0f\n\rErasedContent\"l\n\x06Member\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12%\n\x04role\x18\x02 \x01(\x0e\x32\x17.chatgrpc.v1.MemberRole\x12\x12\n\njoined_seq\x18\x03 \x01(\x04\x12\x16\n\x0emuted_until_ms\x18\x04 \x01(\x03\"4\n\x08JoinLink\x12\r\n\x05token\x18\x01 \x01(\t\x12\x19\n\x11\x61pproval_required\x18\x02 \x01(\x08*d\n\x08\x43hatKind\x12\x19\n\x15\x43HAT_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43HAT_KIND_DIRECT\x10\x01\x12\x13\n\x0f\x43HAT_KIND_GROUP\x10\x02\x12\x12\n\x0e\x43HAT_KIND_SELF\x10\x03*o\n\nMemberRole\x12\x1b\n\x17MEMBER_ROLE_UNSPECIFIED\x10\x00\x12\x16\n\x12MEMBER_ROLE_MEMBER\x10\x01\x12\x15\n\x11MEMBER_ROLE_ADMIN\x10\x02\x12\x15\n\x11MEMBER_ROLE_OWNER\x10\x03\x42O\n\x0f\x64\x65v.chatgrpc.v1P\x01Z:github.com/chatgrpc/chatgrpc/gen/go/chatgrpc/v1;chatgrpcv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,10 +32,10 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'chatgrpc.v1.content_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.chatgrpc.v1P\001Z:github.com/chatgrpc/chatgrpc/gen/go/chatgrpc/v1;chatgrpcv1'
-  _globals['_CHATKIND']._serialized_start=2119
-  _globals['_CHATKIND']._serialized_end=2219
-  _globals['_MEMBERROLE']._serialized_start=2221
-  _globals['_MEMBERROLE']._serialized_end=2332
+  _globals['_CHATKIND']._serialized_start=2155
+  _globals['_CHATKIND']._serialized_end=2255
+  _globals['_MEMBERROLE']._serialized_start=2257
+  _globals['_MEMBERROLE']._serialized_end=2368
   _globals['_CONTENT']._serialized_start=43
   _globals['_CONTENT']._serialized_end=1027
   _globals['_TEXTCONTENT']._serialized_start=1029
@@ -61,19 +61,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROLECHANGEDCONTENT']._serialized_start=1603
   _globals['_ROLECHANGEDCONTENT']._serialized_end=1679
   _globals['_CHATINFOCHANGEDCONTENT']._serialized_start=1681
-  _globals['_CHATINFOCHANGEDCONTENT']._serialized_end=1741
-  _globals['_MEMBERMUTEDCONTENT']._serialized_start=1743
-  _globals['_MEMBERMUTEDCONTENT']._serialized_end=1804
-  _globals['_JOINLINKCHANGEDCONTENT']._serialized_start=1806
-  _globals['_JOINLINKCHANGEDCONTENT']._serialized_end=1872
-  _globals['_JOINREQUESTEDCONTENT']._serialized_start=1874
-  _globals['_JOINREQUESTEDCONTENT']._serialized_end=1896
-  _globals['_JOINDECLINEDCONTENT']._serialized_start=1898
-  _globals['_JOINDECLINEDCONTENT']._serialized_end=1936
-  _globals['_ERASEDCONTENT']._serialized_start=1938
-  _globals['_ERASEDCONTENT']._serialized_end=1953
-  _globals['_MEMBER']._serialized_start=1955
-  _globals['_MEMBER']._serialized_end=2063
-  _globals['_JOINLINK']._serialized_start=2065
-  _globals['_JOINLINK']._serialized_end=2117
+  _globals['_CHATINFOCHANGEDCONTENT']._serialized_end=1777
+  _globals['_MEMBERMUTEDCONTENT']._serialized_start=1779
+  _globals['_MEMBERMUTEDCONTENT']._serialized_end=1840
+  _globals['_JOINLINKCHANGEDCONTENT']._serialized_start=1842
+  _globals['_JOINLINKCHANGEDCONTENT']._serialized_end=1908
+  _globals['_JOINREQUESTEDCONTENT']._serialized_start=1910
+  _globals['_JOINREQUESTEDCONTENT']._serialized_end=1932
+  _globals['_JOINDECLINEDCONTENT']._serialized_start=1934
+  _globals['_JOINDECLINEDCONTENT']._serialized_end=1972
+  _globals['_ERASEDCONTENT']._serialized_start=1974
+  _globals['_ERASEDCONTENT']._serialized_end=1989
+  _globals['_MEMBER']._serialized_start=1991
+  _globals['_MEMBER']._serialized_end=2099
+  _globals['_JOINLINK']._serialized_start=2101
+  _globals['_JOINLINK']._serialized_end=2153
 # @@protoc_insertion_point(module_scope)

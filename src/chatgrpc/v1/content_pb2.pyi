@@ -502,20 +502,27 @@ class ChatInfoChangedContent(_message.Message):
     TITLE_FIELD_NUMBER: _builtins.int
     PICTURE_URL_FIELD_NUMBER: _builtins.int
     title: _builtins.str
-    """The title from now on."""
+    """The title from now on; not set = as it was."""
     picture_url: _builtins.str
-    """Where clients find the picture from now on; empty = none."""
+    """Where clients find the picture from now on, empty = none; not set = as it was."""
     def __init__(
         self,
         *,
-        title: _builtins.str = ...,
-        picture_url: _builtins.str = ...,
+        title: _builtins.str | None = ...,
+        picture_url: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_picture_url", b"_picture_url", "_title", b"_title", "picture_url", b"picture_url", "title", b"title"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["picture_url", b"picture_url", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_picture_url", b"_picture_url", "_title", b"_title", "picture_url", b"picture_url", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__picture_url: _TypeAlias = _typing.Literal["picture_url"]  # noqa: Y015
+    _WhichOneofArgType__picture_url: _TypeAlias = _typing.Literal["_picture_url", b"_picture_url"]  # noqa: Y015
+    _WhichOneofReturnType__title: _TypeAlias = _typing.Literal["title"]  # noqa: Y015
+    _WhichOneofArgType__title: _TypeAlias = _typing.Literal["_title", b"_title"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__picture_url) -> _WhichOneofReturnType__picture_url | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__title) -> _WhichOneofReturnType__title | None: ...
 
 Global___ChatInfoChangedContent: _TypeAlias = ChatInfoChangedContent  # noqa: Y015
 

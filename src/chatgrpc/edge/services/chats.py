@@ -17,7 +17,7 @@ from chatgrpc.edge.services.requests import (
     checked_chat_id,
     checked_page_size,
     checked_user_id,
-    require,
+    new_client_message_id,
     write_key,
 )
 from chatgrpc.v1 import chat_pb2, content_pb2
@@ -96,12 +96,11 @@ class ChatService(ChatServiceServicer):
     @refused_by(UpdateGroupResponse)
     async def UpdateGroup(self, request: UpdateGroupRequest, context: object) -> UpdateGroupResponse:
         """Changes a group's title or picture."""
-        require(request.HasField("title") or request.HasField("picture_url"), "Nothing to change: set title or picture_url.")
-        chat = await chat_of_member(self._backend, current_claims().user_id, checked_chat_id(request.chat_id))
-        changed = content_pb2.ChatInfoChangedContent(
-            title=request.title if request.HasField("title") else chat.title,
-            picture_url=request.picture_url if request.HasField("picture_url") else chat.picture_url,
-        )
+        changed = content_pb2.ChatInfoChangedContent()
+        if request.HasField("title"):
+            changed.title = request.title
+        if request.HasField("picture_url"):
+            changed.picture_url = request.picture_url
         return UpdateGroupResponse(committed=await self._change(request, content_pb2.Content(chat_info_changed=changed)))
 
     @refused_by(AddMembersResponse)
@@ -164,9 +163,8 @@ class ChatService(ChatServiceServicer):
         """
         caller = current_claims().user_id
         chat_id = _chat_id_of_link(request.token)
-        client_message_id, seen_seq = write_key(request)
         content = content_pb2.Content(join_requested=content_pb2.JoinRequestedContent())
-        write = Write(chat_id, caller, content, client_message_id, seen_seq, join_token=request.token)
+        write = Write(chat_id, caller, content, new_client_message_id(), None, join_token=request.token)
         outcome = await self._backend.submit(write)
         stored = await self._backend.log.load(chat_id)
         if stored is None:
@@ -178,10 +176,7 @@ class ChatService(ChatServiceServicer):
             return JoinByLinkResponse(pending=JoinPending(chat_id=chat_id))
         if isinstance(outcome, chat_pb2.Error):
             return JoinByLinkResponse(error=outcome)
-        raise RefusedError(
-            chat_pb2.ERROR_CODE_NOT_A_MEMBER,
-            "You were declined, or left, since this request first came in. Ask again with a new key.",
-        )
+        raise RefusedError(chat_pb2.ERROR_CODE_NOT_A_MEMBER, "You were declined, or removed, at this very moment.")
 
     @refused_by(AnswerJoinRequestResponse)
     async def AnswerJoinRequest(self, request: AnswerJoinRequestRequest, context: object) -> AnswerJoinRequestResponse:

@@ -57,10 +57,15 @@ class KeyedRequest(Protocol):
         ...
 
 
+def new_client_message_id() -> bytes:
+    """An id for a write whose caller gave none."""
+    return secrets.token_bytes(CLIENT_MESSAGE_ID_BYTES)
+
+
 def write_key(request: KeyedRequest) -> tuple[bytes, int | None]:
     """The request's `client_message_id` and `seen_seq`; without a key a new id, which cannot be a repetition."""
     if not request.HasField("key"):
-        return secrets.token_bytes(CLIENT_MESSAGE_ID_BYTES), None
+        return new_client_message_id(), None
     client_message_id = request.key.client_message_id
     require(
         len(client_message_id) == CLIENT_MESSAGE_ID_BYTES,

@@ -132,6 +132,8 @@ def sentence(event: chat_pb2.ChatEvent, me: str) -> str:
             article = "an" if change.role != content_pb2.MEMBER_ROLE_MEMBER else "a"
             return f"{who} made {_name(change.user_id, me)} {article} {role_name(change.role)}"
         case "chat_info_changed":
+            if not content.chat_info_changed.HasField("title"):
+                return f"{who} changed the group's picture"
             return f"{who} changed the group to “{safe(content.chat_info_changed.title)}”"
         case "member_muted":
             muted = content.member_muted
