@@ -120,12 +120,8 @@ class Node:
         self._wake_up()
         return await outcome
 
-    async def receipts(self, chat_id: str) -> list[chat_pb2.Receipt]:
+    async def receipts(self, chat_id: str, user_ids: list[str]) -> list[chat_pb2.Receipt]:
         """See `Backend.receipts`."""
-        stored = await self._store.log.load(chat_id)
-        if stored is None:
-            return []
-        user_ids = [member.user_id for member in chat_pb2.Chat.FromString(stored.chat).members]
         return [mark.receipt() for mark in await self._watermarks.of_chat(chat_id, user_ids)]
 
     async def mark_read(self, user_id: str, chat_id: str, seq: int) -> chat_pb2.Receipt | chat_pb2.Error:

@@ -40,8 +40,8 @@ class Backend(Protocol):
         """Hands a write to the chat's owner; returns when it is committed, or refused."""
         ...
 
-    async def receipts(self, chat_id: str) -> list[chat_pb2.Receipt]:
-        """The marks of a chat's members, those not yet stored included."""
+    async def receipts(self, chat_id: str, user_ids: list[str]) -> list[chat_pb2.Receipt]:
+        """The marks of these members of a chat, those not yet stored included; zeroes for who has none."""
         ...
 
     async def mark_read(self, user_id: str, chat_id: str, seq: int) -> chat_pb2.Receipt | chat_pb2.Error:

@@ -99,7 +99,7 @@ async def _summarize(backend: Backend, user_id: str, membership: Membership) -> 
     shown = {user_id}
     if len(chat.members) <= backend.limits.small_group_members_max:
         shown = {member.user_id for member in chat.members}
-    receipts = await backend.receipts(membership.chat_id)
+    receipts = await backend.receipts(membership.chat_id, [member.user_id for member in chat.members])
     return chat_service_pb2.ChatSummary(
         chat=chat,
         head_seq=stored.head_seq,
