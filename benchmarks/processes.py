@@ -98,7 +98,7 @@ class Server:
 @contextmanager
 def echo_server(cpu: int | None) -> Iterator[Server]:
     """The echo server, new."""
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, str(ROOT / "benchmarks" / "echo_server.py"), "--port", str(port)]
     with (
         tempfile.TemporaryDirectory(prefix="chatgrpc-echo-") as folder,
@@ -110,7 +110,7 @@ def echo_server(cpu: int | None) -> Iterator[Server]:
 @contextmanager
 def chat_server(parent: Path, cpu: int | None) -> Iterator[tuple[Server, Path]]:
     """`chatgrpc serve` on its defaults, with an empty data folder below `parent`; yields it and the data folder."""
-    port = _free_port()
+    port = free_port()
     parent.mkdir(parents=True, exist_ok=True)
     env = {name: value for name, value in os.environ.items() if not name.startswith("CHATGRPC_")} | {
         "CHATGRPC_SERVER__PORT": str(port),
@@ -224,7 +224,8 @@ def _pinned(cpu: int | None) -> Iterator[None]:
         os.sched_setaffinity(0, usual)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on just now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

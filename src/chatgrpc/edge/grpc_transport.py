@@ -51,10 +51,10 @@ class GrpcTransport:
         self._woken = False
         self._overdue: list[_Stream] = []
 
-    def register(self, server: grpc.aio.Server) -> None:
-        """Makes the server, which must not have started, hand its streams to this transport."""
+    def register(self, server: grpc.aio.Server, service: str = SERVICE, method: str = METHOD) -> None:
+        """Makes the server, which must not have started, hand the streams of a bidirectional method to this transport."""
         handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(self._serve)
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
 
     @property
     def stream_count(self) -> int:
