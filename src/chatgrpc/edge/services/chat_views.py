@@ -96,13 +96,12 @@ async def _summarize(backend: Backend, user_id: str, membership: Membership) -> 
     chat = chat_pb2.Chat.FromString(stored.chat) if stored is not None else chat_pb2.Chat()
     if stored is None or member_of(chat, user_id) is None:
         return None
-    shown = {user_id}
+    shown = [user_id]
     if len(chat.members) <= backend.limits.small_group_members_max:
-        shown = {member.user_id for member in chat.members}
-    receipts = await backend.receipts(membership.chat_id, [member.user_id for member in chat.members])
+        shown = [member.user_id for member in chat.members]
     return chat_service_pb2.ChatSummary(
         chat=chat,
         head_seq=stored.head_seq,
         first_visible_seq=first_visible(membership.intervals),
-        receipts=[receipt for receipt in receipts if receipt.user_id in shown],
+        receipts=await backend.receipts(membership.chat_id, shown),
     )
