@@ -61,6 +61,7 @@ class Admissions:
             )
             identified(claims)
             memberships = await self._memberships(claims.user_id)
+            await self._watermarks.save()  # so that what was acknowledged a moment ago is found
             acked = await self._cursors.of_device(claims.user_id, wanted.device_id)
             marks = await self._watermarks.of_user_chats(claims.user_id, _since_ms(wanted.sync_token))
         except TokenRejectedError as rejected:

@@ -1,5 +1,7 @@
 """Receipts and cursors between memory and the store: noted at once, stored in batches once a second."""
 
+import asyncio
+
 import structlog
 
 from chatgrpc.core.limits import Limits
@@ -19,6 +21,7 @@ class Watermarks:
         self._cursors = cursors
         self._book = ReceiptBook(limits)
         self._unsaved_cursors: dict[tuple[str, str, str], int] = {}
+        self._saving = asyncio.Lock()
 
     def raise_mark(self, chat_id: str, user_id: str, delivered_seq: int, read_seq: int, now_ms: int) -> Raised | None:
         """Raises a user's marks; None if neither rose."""
@@ -35,12 +38,15 @@ class Watermarks:
         return self._book.merge(marks)
 
     async def of_user_chats(self, user_id: str, since_ms: int) -> list[Mark]:
-        """The marks of the user's chats that changed since then. Stores what is in memory first, so that none is missed."""
-        await self.save()
+        """The marks of the user's chats that changed since then, as stored; call `save` first, so that none is missed."""
         return await self._receipts.of_user_chats(user_id, since_ms)
 
     async def save(self) -> None:
-        """Stores what changed; what cannot be stored now is kept for the next time."""
+        """Stores what changed before this call; what cannot be stored now is kept for the next time."""
+        async with self._saving:  # what another call has taken is stored when this one returns
+            await self._save()
+
+    async def _save(self) -> None:
         marks = self._book.take_unsaved()
         cursors, self._unsaved_cursors = self._unsaved_cursors, {}
         try:
