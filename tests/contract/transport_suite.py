@@ -236,7 +236,8 @@ class TransportSuite(ABC):
     def _makes_no_noise(self, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
         """What peers do is not worth a line in the log."""
         yield
-        noise = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+        records = [record for when in ("setup", "call", "teardown") for record in caplog.get_records(when)]
+        noise = [record.getMessage() for record in records if record.levelno >= logging.WARNING]
         assert not noise, noise
 
     # Opening
@@ -411,6 +412,17 @@ class TransportSuite(ABC):
         await edge.closes(stream)
         assert edge.received[stream] == messages
         assert await code_of(call) is grpc.StatusCode.OK
+
+    async def test_what_was_not_drained_when_the_peer_closed_is_reported_with_the_closing(self, edge: Edge, peer: Peer) -> None:
+        call = peer.connect()
+        for message in (b"one", b"two", b"three"):
+            await call.write(message)
+        await call.done_writing()
+        assert await code_of(call) is grpc.StatusCode.OK
+        edge.drain()
+        [stream] = edge.opened
+        assert edge.received[stream] == [b"one", b"two", b"three"]
+        assert edge.closed == {stream}
 
     async def test_a_cancelled_stream_ends(self, edge: Edge, peer: Peer) -> None:
         call = peer.connect()

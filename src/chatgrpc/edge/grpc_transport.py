@@ -256,7 +256,7 @@ class _Stream:
             future = self.reading.send(None)
         except StopIteration as done:
             self._has_read(done.value)
-        except Exception:
+        except Exception:  # whatever the core calls it: the call is over
             self._has_read(grpc.aio.EOF)
         else:
             future.add_done_callback(self._advance_read)
@@ -287,7 +287,7 @@ class _Stream:
                 self.transport.has_written(self)
             else:
                 self._write_last()
-        except Exception:
+        except Exception:  # as above
             self.writing = None
             self._has_ended()
         else:
