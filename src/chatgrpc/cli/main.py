@@ -12,6 +12,7 @@ from chatgrpc import logs
 from chatgrpc.cli.flags import ConfigOption, DataDirOption, takes_settings
 from chatgrpc.cli.shown_settings import as_toml
 from chatgrpc.config import LoadedSettings, StartError, load_settings
+from chatgrpc.edge.engine import serve_by_polling
 
 COMMANDS_GROUP = "chatgrpc.commands"
 """Entry points of this group are functions `register(app: typer.Typer) -> None` that add commands."""
@@ -60,6 +61,7 @@ def build_app() -> typer.Typer:
 def serve(loaded: LoadedSettings) -> None:
     """Run the server. On its defaults it needs no other service, and keeps all its data in one folder."""
     logs.configure(loaded.settings.log.level, loaded.settings.log.format)
+    serve_by_polling()
     # gRPC and the stores take time to load, and only this command needs them.
     from chatgrpc import node  # noqa: PLC0415
 
