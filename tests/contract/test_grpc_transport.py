@@ -9,7 +9,7 @@ import pytest
 from chatgrpc.edge.grpc_transport import SERVICE, GrpcTransport
 from chatgrpc.edge.server import GrpcServer, ServerOptions
 from chatgrpc.edge.transport import StreamStatus
-from tests.contract.transport_suite import (
+from tests.contract.transport_ends import (
     CLOSE_TIMEOUT_S,
     INBOX_BYTES_MAX,
     MESSAGE_BYTES_MAX,
@@ -18,9 +18,9 @@ from tests.contract.transport_suite import (
     Edge,
     Peer,
     Served,
-    TransportSuite,
     come_and_go,
 )
+from tests.contract.transport_suite import TransportSuite
 
 
 class TestGrpcTransport(TransportSuite):
