@@ -61,7 +61,6 @@ def build_app() -> typer.Typer:
 def serve(loaded: LoadedSettings) -> None:
     """Run the server. On its defaults it needs no other service, and keeps all its data in one folder."""
     logs.configure(loaded.settings.log.level, loaded.settings.log.format)
-    serve_by_polling()
     # gRPC and the stores take time to load, and only this command needs them.
     from chatgrpc import node  # noqa: PLC0415
 
@@ -99,6 +98,7 @@ def config(loaded: LoadedSettings) -> None:
 
 def main() -> None:
     """Entry point. Exits with 2 when the command, its settings or its surroundings are wrong, with 130 on an interrupt."""
+    serve_by_polling()  # before any command is loaded: those of the client import grpc
     try:
         build_app()()
     except StartError as error:

@@ -43,3 +43,17 @@ def test_a_choice_in_the_environment_stays() -> None:
     chosen, said = serve(GRPC_EXPERIMENTS="-an_engine_of_the_future")
     assert chosen == "-an_engine_of_the_future"
     assert "Unknown experiment" in said  # so the other test could fail
+
+
+def test_the_command_chooses_before_anything_imports_grpc() -> None:
+    program = """
+import os, sys
+from chatgrpc.cli import main
+main.build_app = lambda: lambda: print("grpc" in sys.modules, os.environ["GRPC_EXPERIMENTS"])
+main.main()
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "GRPC_EXPERIMENTS"}
+    run = subprocess.run(
+        [sys.executable, "-c", program], env=environment, check=True, capture_output=True, text=True, timeout=60
+    )
+    assert run.stdout.split() == ["False", "-event_engine_listener"]
