@@ -8,7 +8,7 @@ import asyncio
 import secrets
 import time
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -96,7 +96,7 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         handler = await continuation(handler_call_details)
         if method.startswith(PUBLIC_METHODS) and handler is not None:
-            return handler
+            return _parsing(handler)
         if handler is None or handler.unary_unary is None:
             return grpc.stream_stream_rpc_method_handler(self._refuse_unknown_method)
 
@@ -177,6 +177,41 @@ def bearer_token(metadata: Any) -> str | None:
         if key == "authorization" and isinstance(value, str) and value[:7].lower() == "bearer ":
             return value[7:].strip() or None
     return None
+
+
+def _parsing(handler: _Handler) -> _Handler:
+    """The same handler, parsing for itself: grpc.aio would answer UNKNOWN, and log a traceback, for what is no request."""
+    if handler.request_deserializer is None:
+        return handler
+
+    async def parsed(request: bytes, context: _Context) -> Any:
+        try:
+            return _parse(handler, request)
+        except StatusError as malformed:
+            return await _abort(context, malformed)
+
+    async def each_parsed(requests: AsyncIterable[bytes], context: _Context) -> AsyncIterator[Any]:
+        async for request in requests:
+            yield await parsed(request, context)
+
+    answer: Any = handler.unary_unary or handler.unary_stream or handler.stream_stream
+
+    async def one_to_one(request: bytes, context: _Context) -> Any:
+        return await answer(await parsed(request, context), context)
+
+    async def one_to_many(request: bytes, context: _Context) -> None:
+        await answer(await parsed(request, context), context)
+
+    async def many_to_many(requests: AsyncIterable[bytes], context: _Context) -> AsyncIterator[Any]:
+        async for reply in answer(each_parsed(requests, context), context):
+            yield reply
+
+    serializer = handler.response_serializer
+    if handler.unary_unary is not None:
+        return grpc.unary_unary_rpc_method_handler(one_to_one, response_serializer=serializer)
+    if handler.unary_stream is not None:
+        return grpc.unary_stream_rpc_method_handler(one_to_many, response_serializer=serializer)
+    return grpc.stream_stream_rpc_method_handler(many_to_many, response_serializer=serializer)
 
 
 def _parse(handler: _Handler, request: bytes) -> Any:

@@ -15,8 +15,13 @@ from chatgrpc.config import StartError
 
 _MS = 1000
 
-_ROUTINE = ("ExecuteBatchError raised in core by servicer method", "Aborting method [%s] due to server stop.")
-"""What grpc.aio logs when a peer goes away while its call is being answered, or is cut off by our stop. Both are daily life."""
+_ROUTINE = (
+    "ExecuteBatchError raised in core by servicer method",
+    "Aborting method [%s] due to server stop.",
+    "Invalid encoding on",
+)
+"""What grpc.aio logs when a peer goes away while its call is being answered, is cut off by our stop, or sends a header that is
+not UTF-8, which it quotes, and which may be a token. All are daily life."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from google.protobuf import wrappers_pb2
 
 from chatgrpc.edge.errors import StatusError, error_info_of
 from chatgrpc.edge.interceptors import UnaryInterceptor, UnaryLimits, bearer_token, current_claims
+from chatgrpc.edge.server import GrpcServer, ServerOptions
 from chatgrpc.ports.tokens import Claims, KeysUnavailableError, TokenRejectedError
 from tests.error_info import ErrorInfoRequired
 
@@ -192,6 +193,42 @@ async def test_bytes_that_are_no_request_are_refused(rig: Rig) -> None:
     info = error_info_of(failed.value.trailing_metadata())
     assert info is not None
     assert (failed.value.code(), info.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_MALFORMED")
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        ("unary_unary", "/grpc.health.v1.Health/Check"),
+        ("unary_stream", "/grpc.health.v1.Health/Watch"),
+        ("stream_stream", "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"),
+    ],
+)
+async def test_bytes_that_are_no_request_are_refused_by_public_methods_too(
+    caplog: pytest.LogCaptureFixture, kind: str, method: str
+) -> None:
+    server = GrpcServer(ServerOptions(), [UnaryInterceptor(KnownTokens(), lambda *_: None, now_ms=lambda: NOW_MS)])
+    port = await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+
+        async def call(request: bytes) -> bytes:
+            stub = getattr(channel, kind)(method)
+            calling = stub(aiter_of(request)) if kind == "stream_stream" else stub(request)
+            answer: bytes = await calling if kind == "unary_unary" else await calling.read()
+            calling.cancel()
+            return answer
+
+        assert await call(b"\x3a\x00" if kind == "stream_stream" else b"")  # 7: list_services
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await call(b"\xff\xff\xff")
+    await server.stop(0)
+    info = error_info_of(failed.value.trailing_metadata())
+    assert info is not None
+    assert (failed.value.code(), info.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_MALFORMED")
+    assert caplog.records == []
+
+
+async def aiter_of(request: bytes) -> AsyncIterator[bytes]:
+    yield request
 
 
 @pytest.mark.parametrize("method", ["/chatgrpc.test.Service/Missing", "/nowhere/to.be.found", "/chatgrpc.test.Service/Stream"])
