@@ -154,7 +154,7 @@ class Client:
     async def acknowledge(self, event: LogEvent) -> None:
         """With `manual_ack`: this event, and all yielded before it, are dealt with. On disk when this returns."""
         assert self.config.manual_ack, "only with ClientConfig.manual_ack"
-        await self._engine.acknowledge(event.event)
+        await asyncio.shield(asyncio.ensure_future(self._engine.acknowledge(event.event)))
 
     # --- sending
 

@@ -347,6 +347,8 @@ class Engine:
             records: list[Record] = []
             sync_token = None
             waiting = self._unacknowledged
+            if not any(record is event for record in waiting):
+                event = None  # acknowledged before, perhaps by a call that was cancelled while it waited for the disk
             while waiting and (event is not None or not isinstance(waiting[0], chat_pb2.ChatEvent)):
                 record = waiting.popleft()
                 if isinstance(record, _Synced):

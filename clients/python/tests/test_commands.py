@@ -1,0 +1,404 @@
+"""The commands, as a person or a script runs them, on a real server."""
+
+import asyncio
+import contextlib
+import json
+import os
+import pty
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from chatgrpc.cli.main import build_app
+from chatgrpc_client.datadir import DataDir
+from tests.support.server import ServerProcess
+
+from .conftest import Home
+
+CHATGRPC = str(Path(sys.executable).parent / "chatgrpc")
+TIMEOUT_S = 30.0
+
+Names = tuple[str, str, str]
+
+
+class Command:
+    """A command that runs."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.lines: list[str] = []
+
+    async def until(self, condition: Callable[[str], bool]) -> str:
+        """Reads lines up to one for which the condition holds; returns it."""
+        assert self.process.stdout is not None
+        async with asyncio.timeout(TIMEOUT_S):
+            while line := (await self.process.stdout.readline()).decode().rstrip("\n"):
+                self.lines.append(line)
+                if condition(line):
+                    return line
+        raise AssertionError(f"the output ended: {self.lines}")
+
+    def type(self, *lines: str) -> None:
+        """Writes lines to its standard input."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("".join(f"{line}\n" for line in lines).encode())
+
+    async def end(self, number: signal.Signals | None = None) -> int:
+        """Signals it, or closes its input, and reads to the end; returns the exit code."""
+        if number is not None:
+            self.process.send_signal(number)
+        elif self.process.stdin is not None:
+            self.process.stdin.close()
+        assert self.process.stdout is not None
+        async with asyncio.timeout(TIMEOUT_S):
+            rest = (await self.process.stdout.read()).decode()
+            self.lines += rest.splitlines()
+            return await self.process.wait()
+
+
+class Shell:
+    """Runs commands against a server, with a home of their own."""
+
+    def __init__(self, server: ServerProcess, folder: Path) -> None:
+        self.environment = os.environ | {
+            "CHATGRPC_ADDRESS": server.address,
+            "CHATGRPC_DATA_DIR": str(server.data_dir),
+            "XDG_DATA_HOME": str(folder / "home"),
+            "COLUMNS": "200",
+            "TERM": "xterm",
+        }
+
+    @contextlib.asynccontextmanager
+    async def start(self, *arguments: str) -> AsyncIterator[Command]:
+        """A command that runs for the length of the block."""
+        process = await asyncio.create_subprocess_exec(
+            CHATGRPC,
+            *arguments,
+            env=self.environment,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        try:
+            yield Command(process)
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+    def call(self, *arguments: str) -> tuple[int, list[str]]:
+        """Runs a command in this process, which is faster; returns its exit code and its lines."""
+        result = CliRunner().invoke(build_app(), arguments, env=self.environment)
+        return result.exit_code, result.output.splitlines()
+
+    async def run(self, *arguments: str, typed: str = "") -> tuple[int, list[str]]:
+        """Runs a command to its end; returns its exit code and its lines."""
+        async with self.start(*arguments) as command:
+            if typed:
+                command.type(typed.rstrip("\n"))
+            code = await command.end()
+            return code, command.lines
+
+
+@pytest.fixture
+def shell(shared_server: ServerProcess, tmp_path: Path) -> Shell:
+    return Shell(shared_server, tmp_path)
+
+
+def parsed(lines: list[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in lines]
+
+
+def test_send_and_history_for_scripts(shell: Shell, names: Names) -> None:
+    alice, bob, carol = names
+    code, lines = shell.call("send", "--as", alice, "--to", bob, "first\x1b[2J \u202eline")
+    assert code == 0
+    assert re.fullmatch(rf"✓ sent to {bob} as #2 \(chat d\.\S{{22}}\)", lines[0])
+    code, lines = shell.call("send", "--as", alice, "--to", bob, "second", "--json")
+    (sent,) = parsed(lines)
+    assert (code, sent["seq"], sent["status"]) == (0, 3, "sent")
+    shell.call("send", "--as", bob, "--chat", sent["chat_id"], "third")
+
+    code, lines = shell.call("history", "--as", bob, "--with", alice, "--json", "--all")
+    events = parsed(lines)
+    assert (code, [e["seq"] for e in events]) == (0, [1, 2, 3, 4])
+    assert events[1]["text"] == "first\x1b[2J \u202eline"
+    assert not {"\x1b", "\u202e"} & set(lines[1])
+    assert (events[0]["type"], events[0]["kind"], events[0]["sender"]) == ("chat_created", "direct", alice)
+    assert events[2]["client_message_id"] == sent["client_message_id"]
+    for options, seqs in (
+        (("--limit", "2"), [3, 4]),
+        (("--before", "4", "--limit", "2"), [2, 3]),
+        (("--after", "2", "--limit", "2"), [3, 4]),
+        ((), [1, 2, 3, 4]),
+    ):
+        _, lines = shell.call("history", "--as", bob, "--with", alice, "--json", *options)
+        assert [e["seq"] for e in parsed(lines)] == seqs
+
+    code, lines = shell.call("history", "--as", bob, "--chat", sent["chat_id"])
+    assert code == 0
+    assert lines[1].endswith(f"{alice}: first\\x1b[2J \\u202eline")
+    code, lines = shell.call("history", "--as", bob, "--with", carol)
+    assert code == 1
+    assert "not a member" in lines[0]
+
+
+def test_a_refused_send_says_why(shell: Shell, names: Names) -> None:
+    alice, _, _ = names
+    code, lines = shell.call("send", "--as", alice, "--chat", "g.aaaaaaaaaaaaaaaaaaaaaa", "hello")
+    assert code == 3
+    assert "not a member" in lines[0]
+
+
+def test_tail_counts_messages_and_goes_on_where_it_stopped(shell: Shell, names: Names) -> None:
+    alice, bob, _ = names
+    for text in ("one", "two", "three"):
+        shell.call("send", "--as", alice, "--to", bob, text)
+    code, lines = shell.call("tail", "--as", bob, "--json", "--count", "2")
+    assert (code, [e["seq"] for e in parsed(lines)]) == (0, [1, 2, 3])
+    code, lines = shell.call("tail", "--as", bob, "--count", "1")
+    assert code == 0
+    assert lines[0].endswith(f"{alice}: three")
+
+
+async def test_tail_neither_skips_nor_repeats_across_interrupts(shell: Shell, home: Home, names: Names) -> None:
+    alice, bob, _ = names
+    got: list[int] = []
+    async with shell.start("send", "--as", alice, "--to", bob, "-") as sender:
+
+        async def flood() -> int:
+            for number in range(400):
+                sender.type(f"{number}")
+                await asyncio.sleep(0.01)
+            return await sender.end()
+
+        flooding = asyncio.create_task(flood())
+        for number, wanted in ((signal.SIGINT, 60), (signal.SIGTERM, 150), (signal.SIGINT, 401)):
+            async with shell.start("tail", "--as", bob, "--json") as tail:
+                await tail.until(lambda line, seq=wanted: json.loads(line)["seq"] >= seq)  # type: ignore[misc]
+                assert await tail.end(number) == 130
+                got += [event["seq"] for event in parsed(tail.lines)]
+        assert await flooding == 0
+    assert got == list(range(1, 402))
+
+
+def test_devices_are_listed_and_revoked(shell: Shell, names: Names) -> None:
+    alice, bob, _ = names
+    shell.call("send", "--as", alice, "--to", bob, "hi")
+    _, lines = shell.call("devices", "--as", alice)
+    device_id = lines[0].split()[0]
+    assert device_id.startswith("send-")
+    assert shell.call("devices", "--as", alice, "--revoke", device_id)[0] == 0
+    code, lines = shell.call("send", "--as", alice, "--to", bob, "again")
+    assert code == 1
+    assert "revoked" in lines[0]
+    assert "wait on disk" in lines[1]
+
+
+def test_wrong_calls_say_what_is_wrong(shell: Shell, names: Names, tmp_path: Path) -> None:
+    alice, bob, _ = names
+    assert shell.call("send", "--as", alice, "text")[0] == 2
+    assert shell.call("send", "--as", "no such user!", "--to", bob, "text")[0] == 2
+    code, lines = shell.call("history", "--as", alice, "--with", bob, "--token", "forged")
+    assert code == 1
+    assert "chatgrpc token" in lines[0]
+    with DataDir(tmp_path / "home" / "chatgrpc" / alice / "chat"):
+        code, lines = shell.call("chat", "--as", alice, "--with", bob)
+    assert code == 1
+    assert "--device NAME" in lines[0]
+    shell.environment["CHATGRPC_DATA_DIR"] = str(tmp_path / "nowhere")
+    code, lines = shell.call("history", "--as", alice, "--with", bob)
+    assert code == 2
+    assert "chatgrpc serve" in lines[0]
+
+
+def test_send_without_a_server_keeps_the_message_and_says_so(tmp_path: Path) -> None:
+    server = ServerProcess(tmp_path / "server")
+    server.token("alice")  # makes the key
+    shell = Shell(server, tmp_path)
+    code, lines = shell.call("send", "--as", "alice", "--to", "bob", "kept", "--timeout", "0.5")
+    assert code == 1
+    assert "not sent yet: the server cannot be reached" in lines[0]
+    assert "do not send the text again" in lines[1]
+    try:
+        asyncio.run(server.start())
+        code, lines = shell.call("send", "--as", "alice", "--to", "bob", "later")
+        assert (code, lines[-1]) == (0, "1 messages that waited from earlier are sent too")
+        _, lines = shell.call("history", "--as", "bob", "--with", "alice", "--json")
+        assert [e.get("text") for e in parsed(lines)] == [None, "kept", "later"]
+    finally:
+        server.close()
+
+
+async def test_send_waits_for_another_send_of_the_same_user(shell: Shell, names: Names) -> None:
+    alice, bob, _ = names
+    runs = await asyncio.gather(*(shell.run("send", "--as", alice, "--to", bob, f"{n}") for n in range(2)))
+    assert [code for code, _ in runs] == [0, 0], runs
+
+
+async def test_a_chat_through_pipes(shell: Shell, home: Home, names: Names) -> None:
+    alice_id, bob_id, carol_id = names
+    async with home.device(bob_id) as bob, shell.start("chat", "--as", alice_id, "--with", bob_id) as alice:
+        await alice.until(lambda line: "nothing said yet" in line)
+        alice.type("hello", "/edit 2 hello!", "/nonsense")
+        await alice.until(lambda line: "no command /nonsense" in line)
+        await alice.until(lambda line: "✓✓ delivered #2" in line)
+        chat_id = bob.direct_chat_id(alice_id)
+        await bob.mark_read(chat_id, 3)
+        await alice.until(lambda line: line.strip() == "✓✓ read #2")
+        bob.typing(chat_id)
+        await alice.until(lambda line: f"{bob_id} is typing…" in line)
+        await (await bob.send("hi \x1b[31mred", user_id=alice_id, reply_to_seq=2)).sent
+        await alice.until(lambda line: line.endswith(f"{bob_id}: ↳#2 “hello!” hi \\x1b[31mred"))
+        alice.type("/react 4 👍", f"/forward 4 {carol_id}", "/delete 2", "/hide 4", "/who", "/chats")
+        await alice.until(lambda line: "hidden for you: #4" in line)
+        alice.type(f'/group new "Book club" {bob_id}', "hi group", "/group rename Film club", f"/group role {bob_id} admin")
+        await alice.until(lambda line: f"you made {bob_id} an admin" in line)
+        alice.type("/group link ask")
+        token = (await alice.until(lambda line: "/group join" in line)).split()[-1]
+        async with shell.start("chat", "--as", carol_id, "--with", bob_id) as carol:
+            carol.type(f"/group join {token}")
+            await carol.until(lambda line: "an admin of the group must let you in" in line)
+            await alice.until(lambda line: f"{carol_id} asks to be let in" in line)
+            alice.type(f"/group approve {carol_id}")
+            await alice.until(lambda line: f"you added {carol_id}" in line)
+            assert await carol.end() == 0
+        alice.type(f"/group mute {carol_id} 5", f"/group remove {carol_id}", "/group leave")
+        await alice.until(lambda line: line.endswith(f"you left; {bob_id} owns the group now"))
+        assert await alice.end() == 0
+        output = "\n".join(alice.lines)
+        for wanted in ("you edited #2: hello!", "👍 you reacted to #4", "you deleted #2", "/open N goes there", "Film club"):
+            assert wanted in output
+        page = await bob.history(chat_id, limit=50)
+        assert [e.content.WhichOneof("body") for e in page.events] == [
+            "chat_created",
+            "erased",
+            "erased",
+            "text",
+            "reaction",
+            "delete",
+        ]
+
+
+async def test_a_chat_survives_kills_of_the_server_and_of_itself(own_server: ServerProcess, tmp_path: Path) -> None:
+    """The main job: what was typed meanwhile is sent once, in order."""
+    shell, typed = Shell(own_server, tmp_path), [f"line {number}" for number in range(60)]
+    async with shell.start("chat", "--as", "alice", "--with", "bob") as alice:
+        await alice.until(lambda line: "nothing said yet" in line)
+        alice.type(*typed[:10])
+        await alice.until(lambda line: line.endswith("you: line 9"))
+        alice.type(*typed[10:20])
+        own_server.kill()
+        alice.type(*typed[20:28])
+        await alice.until(lambda line: "not connected" in line)
+        await own_server.start()
+        alice.type(*typed[28:30])  # who types is not kept waiting for the next try
+        await alice.until(lambda line: line.endswith("you: line 29"))
+        own_server.kill()
+        alice.type(*typed[30:40])
+        await asyncio.sleep(0.3)
+        assert await alice.end(signal.SIGTERM) == 130
+    async with shell.start("chat", "--as", "alice", "--with", "bob") as alice:
+        alice.type(*typed[40:50])
+        await alice.until(lambda line: "not connected" in line)
+        alice.process.kill()
+        await alice.process.wait()
+    await own_server.start()
+    code, _ = await shell.run("chat", "--as", "alice", "--with", "bob", typed="\n".join(typed[50:]))
+    assert code == 0
+    _, lines = await shell.run("history", "--as", "bob", "--with", "alice", "--json", "--all")
+    said = [event["text"] for event in parsed(lines) if event["type"] == "text"]
+    assert said == typed
+
+
+class Terminal:
+    """A pseudo-terminal with a command in it."""
+
+    def __init__(self, descriptor: int, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.screen = ""
+        self._descriptor = descriptor
+        self._changed = asyncio.Event()
+        os.set_blocking(descriptor, False)
+        asyncio.get_running_loop().add_reader(descriptor, self._read)
+
+    def _read(self) -> None:
+        try:
+            chunk = os.read(self._descriptor, 65_536)
+        except OSError:
+            chunk = b""
+        if not chunk:
+            asyncio.get_running_loop().remove_reader(self._descriptor)
+        if b"\x1b[6n" in chunk:
+            os.write(self._descriptor, b"\x1b[1;1R")  # prompt_toolkit asks where the cursor is
+        self.screen += re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]|\r", "", chunk.decode(errors="replace"))
+        self._changed.set()
+
+    def type(self, text: str) -> None:
+        """Presses keys."""
+        os.write(self._descriptor, text.encode())
+
+    async def until(self, *wanted: str) -> None:
+        """Waits until these stand on the screen, one after the other, since the last call."""
+        for text in wanted:
+            try:
+                async with asyncio.timeout(TIMEOUT_S):
+                    while text not in self.screen:
+                        self._changed.clear()
+                        await self._changed.wait()
+            except TimeoutError:
+                raise AssertionError(f"{text!r} does not come; the screen is {self.screen[-3000:]!r}") from None
+            self.screen = self.screen.split(text, 1)[1]
+
+    def close(self) -> None:
+        """Takes the terminal away."""
+        asyncio.get_running_loop().remove_reader(self._descriptor)
+        os.close(self._descriptor)
+
+
+@contextlib.asynccontextmanager
+async def terminal(shell: Shell, *arguments: str) -> AsyncIterator[Terminal]:
+    """A command in a terminal of its own."""
+    here, there = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        CHATGRPC, *arguments, env=shell.environment, stdin=there, stdout=there, stderr=there, start_new_session=True
+    )
+    os.close(there)
+    window = Terminal(here, process)
+    try:
+        yield window
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        window.close()
+
+
+async def test_two_people_in_two_terminals(shell: Shell, names: Names) -> None:
+    alice_id, bob_id, _ = names
+    async with (
+        terminal(shell, "chat", "--as", alice_id, "--with", bob_id) as alice,
+        terminal(shell, "chat", "--as", bob_id, "--with", alice_id) as bob,
+    ):
+        await alice.until("nothing said yet", f"{alice_id} → {bob_id}>")
+        await bob.until("nothing said yet")
+        alice.type("hello bob\r")
+        await alice.until("you: hello bob", "✓✓ read #2")
+        await bob.until(f"{alice_id}: hello bob")
+        bob.type("I am typ")
+        await alice.until("is typing…")
+        bob.type("ing\r")
+        await alice.until(f"{bob_id}: I am typing", "online")
+        alice.type("/react 3 👍\r")
+        await bob.until(f"👍 {alice_id} reacted to #3 “I am typing”")
+        alice.type("\x04")  # Ctrl-D
+        assert await asyncio.wait_for(alice.process.wait(), TIMEOUT_S) == 0
+        await bob.until("last seen")
+        bob.type("\x03")  # Ctrl-C
+        assert await asyncio.wait_for(bob.process.wait(), TIMEOUT_S) == 0

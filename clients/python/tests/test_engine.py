@@ -1,0 +1,291 @@
+"""What a working server rarely or never does: a scripted one loses its log, leaves gaps, falls silent, on demand."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from chatgrpc.core.ids import direct_chat_id
+from chatgrpc.v1 import chat_pb2, session_pb2, session_pb2_grpc
+from chatgrpc_client import Client, ClientConfig, LogEvent
+
+from . import frames
+from .conftest import watching
+from .frames import frame, text, welcome
+
+CHAT = direct_chat_id("alice", "bob")
+event = partial(frames.event, chat_id=CHAT)
+opened = partial(frames.opened, chat_id=CHAT)
+
+
+class Stream:
+    """One stream, as the script sees it."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+        self._frames: list[session_pb2.ClientFrame] = []
+        self.hello = session_pb2.Hello()
+
+    async def read(self, arm: str) -> session_pb2.ClientFrame:
+        """The next frame of this kind; others are passed over."""
+        while True:
+            while self._frames:
+                found = self._frames.pop(0)
+                if found.WhichOneof("body") == arm:
+                    return found
+            request = await self._context.read()
+            if not isinstance(request, session_pb2.ConnectRequest):
+                raise ConnectionResetError
+            self._frames += request.frames
+
+    async def write(self, *frames: session_pb2.ServerFrame) -> None:
+        """Sends frames in one batch."""
+        await self._context.write(session_pb2.ConnectResponse(frames=frames))
+
+    async def welcome(self, *frames: session_pb2.ServerFrame) -> None:
+        """Reads the Hello, and answers with a Welcome, these frames, and the end of the synchronization."""
+        self.hello = (await self.read("hello")).hello
+        await self.write(welcome(), *frames, frame(session_pb2.SyncComplete(sync_token="t")))
+
+    async def stay(self) -> None:
+        """Keeps the stream open until the client ends it."""
+        await self.read("hello")
+
+
+Script = Callable[[Stream], Awaitable[None]]
+
+
+class ScriptedServer(session_pb2_grpc.SessionServiceServicer):
+    """Runs one script per stream, in order."""
+
+    def __init__(self, *scripts: Script) -> None:
+        self._scripts = list(scripts)
+        self.streams = 0
+        self.failures: list[BaseException] = []
+
+    async def Connect(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]
+        """Runs the next script; the stream ends with it."""
+        script = self._scripts[min(self.streams, len(self._scripts) - 1)]
+        self.streams += 1
+        try:
+            await script(Stream(context))
+        except ConnectionResetError:
+            return
+        except AssertionError as error:
+            self.failures.append(error)
+
+
+@contextlib.asynccontextmanager
+async def client_of(tmp_path: Path, *scripts: Script, **settings: Any) -> AsyncIterator[tuple[Client, ScriptedServer]]:
+    scripted = ScriptedServer(*scripts)
+    server = grpc.aio.server()
+    session_pb2_grpc.add_SessionServiceServicer_to_server(scripted, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+
+    async def token() -> str:
+        return "token"
+
+    config = ClientConfig(
+        address=f"127.0.0.1:{port}",
+        user_id="alice",
+        data_dir=tmp_path / "alice",
+        **({"backoff_cap_s": 0.1, "own_ack_delay_s": 0.05} | settings),
+    )
+    try:
+        async with asyncio.timeout(20), Client(config, token) as client:
+            yield client, scripted
+    finally:
+        await server.stop(0)
+    if scripted.failures:
+        raise scripted.failures[0]
+
+
+def answer(request: session_pb2.ClientFrame, body: chat_pb2.SendResult | chat_pb2.Error) -> session_pb2.ServerFrame:
+    if isinstance(body, chat_pb2.Error):
+        return session_pb2.ServerFrame(request_id=request.request_id, error=body)
+    return session_pb2.ServerFrame(request_id=request.request_id, sent=body)
+
+
+def result(seq: int) -> chat_pb2.SendResult:
+    return chat_pb2.SendResult(chat_id=CHAT, seq=seq, message_id=b"m" * 16)
+
+
+async def committing(stream: Stream) -> None:
+    """Commits what comes, from seq 100 on."""
+    await stream.welcome()
+    for seq in range(100, 200):
+        await stream.write(answer(await stream.read("send"), result(seq)))
+
+
+@pytest.mark.parametrize("was_committed", [False, True])
+async def test_a_message_whose_key_is_too_old_gets_a_new_one_only_if_it_is_not_in_the_log(
+    tmp_path: Path, was_committed: bool
+) -> None:
+    keys: list[chat_pb2.WriteKey] = []
+
+    async def far_behind(stream: Stream) -> None:
+        await stream.welcome(frame(opened(11, head_seq=10)))
+        send = await stream.read("send")
+        keys.append(send.send.key)
+        error = chat_pb2.Error(code=chat_pb2.ERROR_CODE_SEEN_SEQ_TOO_OLD)
+        await stream.write(answer(send, error))
+        fetch = await stream.read("fetch_history")
+        head = event(12)
+        page = session_pb2.HistoryPage(chat_id=CHAT, events=[head])
+        await stream.write(session_pb2.ServerFrame(request_id=fetch.request_id, history_page=page))
+        own_id = send.send.key.client_message_id if was_committed else b"o" * 16
+        await stream.write(frame(event(11, text("x"), sender="alice", client_message_id=own_id)), frame(head))
+        again = await stream.read("send")
+        keys.append(again.send.key)
+        await stream.write(answer(again, result(13)))
+        await stream.stay()
+
+    async with client_of(tmp_path, far_behind) as (client, _):
+        await client.wait_until_live(10)
+        sent = await (await client.send("hello", chat_id=CHAT)).sent
+        if was_committed:
+            assert sent.seq == 11
+            assert len(keys) == 1
+        else:
+            assert sent.seq == 13
+            assert [key.seen_seq for key in keys] == [10, 12]
+            assert keys[0].client_message_id == keys[1].client_message_id
+
+
+async def test_a_server_that_lost_its_log_is_taken_as_it_is(tmp_path: Path) -> None:
+    keys: list[chat_pb2.WriteKey] = []
+
+    async def before_the_loss(stream: Stream) -> None:
+        await stream.welcome(frame(opened(1)), *(frame(event(n)) for n in range(1, 6)))
+        while (await stream.read("ack")).ack.seq < 5:
+            pass
+
+    async def after_it(stream: Stream) -> None:
+        await stream.welcome()
+        send = await stream.read("send")
+        keys.append(send.send.key)
+        await stream.write(answer(send, chat_pb2.Error(code=chat_pb2.ERROR_CODE_SEEN_SEQ_AHEAD)))
+        await stream.stay()
+
+    async def resumed(stream: Stream) -> None:
+        await stream.welcome(frame(opened(1, head_seq=0)))
+        assert not stream.hello.positions, "the chat is not held any more"
+        send = await stream.read("send")
+        keys.append(send.send.key)
+        await stream.write(answer(send, result(1)))
+        await stream.stay()
+
+    async with client_of(tmp_path, before_the_loss, after_it, resumed) as (client, server):
+        while server.streams < 2:
+            await asyncio.sleep(0.01)
+        await (await client.send("hello", chat_id=CHAT)).sent
+        assert [key.seen_seq for key in keys] == [5, 0]
+        assert keys[0].client_message_id == keys[1].client_message_id
+
+
+async def test_a_gap_is_repaired_by_resuming_at_the_last_event_held(tmp_path: Path) -> None:
+    async def with_a_gap(stream: Stream) -> None:
+        await stream.welcome(frame(opened(1)), frame(event(1)), frame(event(3)))
+        await stream.stay()
+
+    async def whole(stream: Stream) -> None:
+        await stream.welcome(*(frame(event(n)) for n in (2, 3)))
+        assert [(p.chat_id, p.seq) for p in stream.hello.positions] == [(CHAT, 1)]
+        await stream.stay()
+
+    async with client_of(tmp_path, with_a_gap, whole) as (client, _), watching(client) as got:
+        await got.until(lambda: len(got.of(LogEvent)) == 3)
+        assert [e.seq for e in got.of(LogEvent)] == [1, 2, 3]
+
+
+async def test_a_failed_send_goes_again_with_the_same_key_before_later_ones(tmp_path: Path) -> None:
+    sends: list[tuple[str, bytes]] = []
+
+    async def failing(stream: Stream) -> None:
+        await stream.welcome()
+        for number in range(4):
+            send = await stream.read("send")
+            sends.append((send.send.content.text.text, send.send.key.client_message_id))
+            failure = chat_pb2.Error(code=chat_pb2.ERROR_CODE_UNAVAILABLE, retry_after_ms=20)
+            await stream.write(answer(send, failure if number == 0 else result(number)))
+        await stream.stay()
+
+    async with client_of(tmp_path, failing) as (client, _):
+        outgoing = [await client.send(value, user_id="bob") for value in ("one", "two", "three")]
+        for each in outgoing:
+            await each.sent
+    assert [value for value, _ in sends] == ["one", "one", "two", "three"]
+    assert sends[0] == sends[1]
+
+
+async def test_a_stream_that_just_ends_or_owes_an_answer_is_replaced_and_everything_sent_again(tmp_path: Path) -> None:
+    async def ends(stream: Stream) -> None:
+        await stream.welcome()
+        await stream.read("send")
+
+    async def is_mute(stream: Stream) -> None:
+        await stream.welcome()
+        await stream.read("send")
+        await stream.stay()
+
+    async with client_of(tmp_path, ends, is_mute, committing, answer_timeout_s=0.3) as (client, server):
+        assert (await (await client.send("hello", user_id="bob")).sent).seq == 100
+        assert server.streams == 3
+
+
+async def test_a_drained_stream_is_left_with_everything_acknowledged(tmp_path: Path) -> None:
+    acks: list[int] = []
+
+    async def draining(stream: Stream) -> None:
+        await stream.welcome(frame(opened(1)), frame(event(1, sender="alice")))
+        await stream.write(frame(session_pb2.Drain(reconnect_after_ms=10)))
+        acks.append((await stream.read("ack")).ack.seq)
+        await stream.stay()
+
+    async with client_of(tmp_path, draining, committing, own_ack_delay_s=60.0) as (client, server):
+        await (await client.send("hello", user_id="bob")).sent
+        assert server.streams == 2
+    assert acks == [1]
+
+
+async def test_the_last_acknowledgements_leave_with_the_client(tmp_path: Path) -> None:
+    acks: list[int] = []
+
+    async def server(stream: Stream) -> None:
+        await stream.welcome(frame(opened(1)), frame(event(1, sender="alice")))
+        acks.append((await stream.read("ack")).ack.seq)
+        await stream.stay()
+
+    async with client_of(tmp_path, server, own_ack_delay_s=60.0) as (client, _), watching(client) as got:
+        await got.until(lambda: bool(got.of(LogEvent)))
+        assert not acks
+    assert acks == [1]
+
+
+async def test_a_read_mark_made_offline_goes_with_the_next_hello(tmp_path: Path) -> None:
+    hellos: list[session_pb2.Hello] = []
+
+    async def first(stream: Stream) -> None:
+        await stream.welcome(frame(opened(1)), frame(event(1)))
+        await stream.read("ack")
+
+    async def second(stream: Stream) -> None:
+        await stream.welcome()
+        hellos.append(stream.hello)
+        await stream.stay()
+
+    async with client_of(tmp_path, first, second) as (client, server), watching(client) as got:
+        await got.until(lambda: bool(got.of(LogEvent)))
+        await client.mark_read(CHAT, 1)
+        while not hellos:
+            await asyncio.sleep(0.01)
+        assert server.streams == 2
+        read = {p.chat_id: p.read_seq for p in hellos[0].positions}
+        assert read == {CHAT: 1}
