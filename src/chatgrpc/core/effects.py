@@ -54,13 +54,6 @@ class Marked:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadMembership:
-    """An event came of a chat that the feed does not know: read the membership; then call `membership_read`."""
-
-    chat_id: str
-
-
-@dataclass(frozen=True, slots=True)
 class ShowTyping:
     """Tell the other members."""
 
@@ -82,7 +75,7 @@ class End:
     ended: Ended
 
 
-Effect: TypeAlias = Admit | VerifyToken | Submit | FetchPage | Marked | ReadMembership | ShowTyping | Watch | End
+Effect: TypeAlias = Admit | VerifyToken | Submit | FetchPage | Marked | ShowTyping | Watch | End
 NOTHING: Sequence[Effect] = ()
 
 

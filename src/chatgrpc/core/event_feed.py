@@ -1,20 +1,27 @@
 """The feed of one device: which events it has, which it gets next, and how many it owes an acknowledgement for.
 
 Per chat a device is *live*, and committed events are pushed as they come, or it *lags*, and pages are read from the log as
-fast as its acknowledgements allow. A chat lags at the start if the device is behind; it lags again when an event comes that is
-not the next one (a push was lost, G4), or when the window of unacknowledged events is full (the device is slow, G5). While it
-lags only its head moves; the log is the buffer. It is live again as soon as a page ends at the head, and since a page is read
-up to the head known at that moment there is neither a hole nor a repetition at the seam.
+fast as its acknowledgements allow. A chat lags at the start if the device is behind; it lags again when the window of
+unacknowledged events is full (the device is slow, G5). While it lags only its head moves; the log is the buffer. It is live
+again as soon as a page ends at the head, and since a page is read up to the head known at that moment there is neither a hole
+nor a repetition at the seam.
+
+What the user may see follows from the events themselves, as long as none is missing between them: the user is a member up to
+the event that says it is the last. Of a chat that the feed does not know, or that the user had left, or of which a delivery was
+lost (G4), the membership is *unclear*: it is read before anything more is pushed, and the chat lags from there (G6).
 """
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TypeAlias
 
 from chatgrpc.core.entries import Membership, StoredChat, StoredEvent
 from chatgrpc.core.events import event_chunk, frame_chunk
+from chatgrpc.core.fold import member_of
 from chatgrpc.core.limits import Limits
-from chatgrpc.core.visibility import Interval, first_visible, is_member, next_visible, segments_after
+from chatgrpc.core.visibility import Interval, first_visible, is_member, last_visible, next_visible, segments_after
 from chatgrpc.v1 import chat_pb2, session_pb2
 
 _READ_EVENTS_MAX = 256
@@ -23,7 +30,7 @@ _READ_EVENTS_MAX = 256
 
 @dataclass(frozen=True, slots=True)
 class ReadLog:
-    """Read events `after_seq < seq <= up_to_seq` and hand them to `read_done`."""
+    """Read events `after_seq < seq <= up_to_seq` and hand them to `log_read`."""
 
     chat_id: str
     after_seq: int
@@ -39,7 +46,14 @@ class LoadChat:
     chat_id: str
 
 
-Read: TypeAlias = ReadLog | LoadChat
+@dataclass(frozen=True, slots=True)
+class ReadMembership:
+    """Read the user's membership of the chat and hand it to `membership_read`."""
+
+    chat_id: str
+
+
+Read: TypeAlias = ReadLog | LoadChat | ReadMembership
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +71,35 @@ class Start:
 class _Cursor:
     """Where the device is in one chat."""
 
-    __slots__ = ("acked_seq", "announced", "head_seq", "intervals", "lags", "pushed_seq", "unacked_sizes")
+    __slots__ = ("acked_seq", "announced", "head_seq", "intervals", "is_open", "lags", "pushed_seq", "unacked")
 
     def __init__(self, intervals: tuple[Interval, ...], pushed_seq: int, head_seq: int, announced: bool) -> None:
         self.intervals = intervals
+        self.is_open = is_member(intervals)
         self.pushed_seq = self.acked_seq = pushed_seq
-        self.head_seq = head_seq
+        self.head_seq = head_seq  # the last event that the user may see; all up to it are accounted for by `intervals`
         self.announced = announced  # the device knows the chat and where its next event stands
         self.lags = False
-        self.unacked_sizes: list[int] = []
+        self.unacked: deque[tuple[int, int]] = deque()  # seq and size of each event pushed and not acknowledged
+
+
+class _Unclear:
+    """What was delivered of a chat whose membership is to be read."""
+
+    __slots__ = ("covers_seq", "highest_seq", "left")
+
+    def __init__(self, seq: int, last: bool) -> None:
+        self.covers_seq = seq  # a membership as of an earlier event would not do
+        self.highest_seq = seq  # from `covers_seq` up to here nothing is missing
+        self.left = last
+
+    def note(self, seq: int, last: bool) -> None:
+        if seq <= self.highest_seq:
+            return
+        if seq != self.highest_seq + 1 or last or self.left:
+            self.covers_seq = seq
+        self.highest_seq = seq
+        self.left = last
 
 
 class EventFeed:
@@ -75,70 +109,70 @@ class EventFeed:
         self._events_max = limits.unacknowledged_events_max
         self._bytes_max = limits.unacknowledged_bytes_max
         self._page_bytes_max = limits.page_bytes_max
+        self._heads_max = limits.heartbeat_heads_max
         self._out = out
+        self._user_id = ""
         self._cursors: dict[str, _Cursor] = {}
         self._lagging: dict[str, _Cursor] = {}  # ordered; the first is read first
-        self._left: dict[str, int] = {}  # chats that ended for the user during the session: last seq pushed
+        self._unclear: dict[str, _Unclear] = {}
+        self._left: dict[str, int] = {}  # chats that ended for the user, and of which the device has all: last seq
+        self._syncing: dict[str, int] = {}  # chats not yet pushed up to where they stood at the opening
         self._unacked_events = 0
         self._unacked_bytes = 0
-        self._reading: _Cursor | None = None
+        self._reading: Read | None = None
 
     @property
-    def is_live(self) -> bool:
-        """No chat lags."""
-        return not self._lagging
+    def is_synced(self) -> bool:
+        """Everything up to the moment of the opening has been pushed."""
+        return not self._syncing
 
-    def open(self, memberships: Iterable[Membership], start: Start) -> None:
-        """Begins with the user's chats, present and past."""
+    @property
+    def is_behind(self) -> bool:
+        """There is something that `next_read` may ask for."""
+        return bool(self._lagging or self._unclear)
+
+    def open(self, user_id: str, memberships: Iterable[Membership], start: Start) -> None:
+        """Begins with the user's chats, present and past. Events may have been delivered before."""
+        self._user_id = user_id
         for membership in memberships:
+            chat_id = membership.chat_id
             cursor = _first_cursor(membership, start)
             if cursor is None:
-                self._left[membership.chat_id] = membership.intervals[-1].left_seq
-                continue
-            self._cursors[membership.chat_id] = cursor
-            if cursor.head_seq > cursor.pushed_seq or not cursor.announced:
-                self._lag(membership.chat_id, cursor)
+                self._left[chat_id] = membership.intervals[-1].left_seq
+            else:
+                self._cursors[chat_id] = cursor
+                if cursor.head_seq > cursor.pushed_seq or not cursor.announced:
+                    self._syncing[chat_id] = cursor.head_seq
+                    self._lag(chat_id, cursor)
+            if chat_id in self._unclear:
+                self._clear_up(membership)
 
     def knows(self, chat_id: str) -> bool:
-        """The chat is in the feed: the user is a member, as far as this stream has got."""
-        return chat_id in self._cursors
-
-    def pushed_seq(self, chat_id: str) -> int:
-        """The last seq pushed; 0 for a chat that is not in the feed."""
+        """The user is a member of the chat, as far as this stream has got."""
         cursor = self._cursors.get(chat_id)
-        return cursor.pushed_seq if cursor is not None else 0
+        return cursor is not None and cursor.is_open
 
-    def deliver(self, chat_id: str, seq: int, chunk: bytes, last: bool) -> bool:
-        """Takes a committed event; returns False if the chat is not in the feed (then `admit` must follow).
-
-        `last` says that the user is no member after this event.
-        """
+    def head_seq(self, chat_id: str) -> int:
+        """The last event that the user may see, as far as this stream has got; 0 for a chat that is not in the feed."""
         cursor = self._cursors.get(chat_id)
-        if cursor is None:
-            return False
-        cursor.head_seq = max(cursor.head_seq, seq)
+        return cursor.head_seq if cursor is not None else 0
+
+    def deliver(self, chat_id: str, seq: int, chunk: bytes, last: bool) -> None:
+        """Takes a committed event. `last` says that the user is no member after it."""
+        cursor = self._cursors.get(chat_id)
+        if cursor is None or seq != cursor.head_seq + 1 or not cursor.is_open:
+            self._note_unclear(chat_id, cursor, seq, last)
+            return
+        cursor.head_seq = seq
         if last:
             cursor.intervals = (*cursor.intervals[:-1], replace(cursor.intervals[-1], left_seq=seq))
-        if cursor.lags or seq <= cursor.pushed_seq:
-            return True
-        if seq != cursor.pushed_seq + 1 or self._unacked_events >= self._events_max or self._unacked_bytes >= self._bytes_max:
+            cursor.is_open = False
+        if cursor.lags:
+            return
+        if self._window_is_full():
             self._lag(chat_id, cursor)
-            return True
+            return
         self._push(cursor, seq, chunk)
-        if last:
-            self._drop(chat_id, cursor)
-        return True
-
-    def admit(self, membership: Membership) -> None:
-        """Takes up a chat that the user was let into during the session."""
-        chat_id = membership.chat_id
-        cursor = self._cursors.get(chat_id)
-        if cursor is None:
-            pushed_seq = self._left.pop(chat_id, 0)
-            cursor = self._cursors[chat_id] = _Cursor(membership.intervals, pushed_seq, membership.head_seq, announced=False)
-        cursor.intervals = membership.intervals
-        cursor.head_seq = max(cursor.head_seq, membership.head_seq)
-        self._lag(chat_id, cursor)
 
     def ack(self, chat_id: str, seq: int) -> int:
         """The device acknowledges up to `seq`; returns the seq that it is acknowledged up to now, 0 if that is no news."""
@@ -146,100 +180,157 @@ class EventFeed:
         if cursor is None:
             return 0
         seq = min(seq, cursor.pushed_seq)
-        count = seq - cursor.acked_seq
-        if count <= 0:
+        if seq <= cursor.acked_seq:
             return 0
         cursor.acked_seq = seq
-        self._unacked_events -= count
-        self._unacked_bytes -= sum(cursor.unacked_sizes[:count])
-        del cursor.unacked_sizes[:count]
+        unacked = cursor.unacked
+        while unacked and unacked[0][0] <= seq:
+            self._unacked_events -= 1
+            self._unacked_bytes -= unacked.popleft()[1]
+        if not cursor.is_open:
+            self._retire(chat_id, cursor)
         return seq
 
     def next_read(self) -> Read | None:
-        """What to read next for the chats that lag; None if nothing may be read now. One read is under way at a time."""
-        if self._reading is not None:
-            return None
-        for chat_id, cursor in list(self._lagging.items()):
-            segments = segments_after(cursor.intervals, cursor.pushed_seq, cursor.head_seq)
-            if segments and segments[0].first_seq > cursor.pushed_seq + 1:
-                if cursor.unacked_sizes:
-                    continue  # the window counts by seq; it must be empty before a jump
-                cursor.pushed_seq = cursor.acked_seq = segments[0].first_seq - 1
-                cursor.announced = False
-            if not cursor.announced:
-                self._reading = cursor
-                return LoadChat(chat_id)
-            if not segments:
-                del self._lagging[chat_id]
-                cursor.lags = False
-                if not is_member(cursor.intervals):
-                    self._drop(chat_id, cursor)
-                continue
-            if self._unacked_events > self._events_max // 2 or self._unacked_bytes > self._bytes_max // 2:
-                return None  # wait until a page is worth reading
-            self._reading = cursor
-            return ReadLog(
-                chat_id,
-                cursor.pushed_seq,
-                segments[0].last_seq,
-                min(_READ_EVENTS_MAX, self._events_max - self._unacked_events),
-                min(self._page_bytes_max, self._bytes_max - self._unacked_bytes),
-            )
+        """What to read next; None if nothing may be read now. One read is under way at a time."""
+        if self._reading is None:
+            self._reading = self._wanted_read()
+            return self._reading
         return None
 
-    def read_done(self, events: list[StoredEvent]) -> None:
+    def log_read(self, events: list[StoredEvent]) -> None:
         """Takes the page that `next_read` asked for."""
-        cursor, self._reading = self._reading, None
-        if cursor is None:
+        reading, self._reading = self._reading, None
+        if not isinstance(reading, ReadLog):
             return
-        if not events:  # never ask for the same page in a circle; the next delivery raises the head again
+        cursor = self._cursors[reading.chat_id]
+        if not events:  # never ask for the same page in a circle; the next delivery is a gap then, and raises the head again
             cursor.head_seq = cursor.pushed_seq
         for event in events:
+            if self._window_is_full():  # other chats were pushed meanwhile; what does not fit is read again
+                break
             self._push(cursor, event.seq, event_chunk(event.event))
+        if cursor.pushed_seq >= self._syncing.get(reading.chat_id, 0):
+            self._syncing.pop(reading.chat_id, None)
 
-    def chat_loaded(self, chat_id: str, stored: StoredChat) -> None:
+    def chat_loaded(self, stored: StoredChat) -> None:
         """Takes the state that `next_read` asked for: tells the device of the chat and of where its next event stands."""
-        cursor, self._reading = self._reading, None
-        if cursor is None:
+        reading, self._reading = self._reading, None
+        if not isinstance(reading, LoadChat):
             return
+        cursor = self._cursors[reading.chat_id]
         cursor.announced = True
         opened = session_pb2.ChatOpened(
+            chat=chat_pb2.Chat.FromString(stored.chat),
             next_seq=next_visible(cursor.intervals, cursor.pushed_seq) or cursor.pushed_seq + 1,
             head_seq=cursor.head_seq,
             first_visible_seq=first_visible(cursor.intervals),
         )
-        if is_member(cursor.intervals):
-            opened.chat.ParseFromString(stored.chat)
-        else:  # the state of now is none of a past member's business; the events up to their leaving tell what they may know
-            opened.chat.CopyFrom(chat_pb2.Chat(chat_id=chat_id))
+        if member_of(opened.chat, self._user_id) is None:
+            # The state of now is none of a past member's business; the events up to their leaving tell what they may know.
+            opened.chat.CopyFrom(chat_pb2.Chat(chat_id=reading.chat_id))
         self._out.append(frame_chunk(session_pb2.ServerFrame(chat_opened=opened)))
+
+    def membership_read(self, membership: Membership | None) -> None:
+        """Takes the membership that `next_read` asked for; None = there is none."""
+        reading, self._reading = self._reading, None
+        if not isinstance(reading, ReadMembership):
+            return
+        if membership is None:
+            del self._unclear[reading.chat_id]
+        else:
+            self._clear_up(membership)
 
     def heads_behind(self) -> list[tuple[str, int]]:
         """Chats of which the device has not acknowledged the head, with their heads: what a heartbeat must name."""
-        return [(chat_id, cursor.head_seq) for chat_id, cursor in self._cursors.items() if cursor.acked_seq < cursor.head_seq]
+        behind = ((chat_id, cursor.head_seq) for chat_id, cursor in self._cursors.items() if cursor.acked_seq < cursor.head_seq)
+        return list(islice(behind, self._heads_max))
+
+    def _window_is_full(self) -> bool:
+        return self._unacked_events >= self._events_max or self._unacked_bytes >= self._bytes_max
 
     def _push(self, cursor: _Cursor, seq: int, chunk: bytes) -> None:
+        size = len(chunk)
         cursor.pushed_seq = seq
-        cursor.unacked_sizes.append(len(chunk))
+        cursor.unacked.append((seq, size))
         self._unacked_events += 1
-        self._unacked_bytes += len(chunk)
+        self._unacked_bytes += size
         self._out.append(chunk)
 
     def _lag(self, chat_id: str, cursor: _Cursor) -> None:
         cursor.lags = True
         self._lagging.setdefault(chat_id, cursor)
 
-    def _drop(self, chat_id: str, cursor: _Cursor) -> None:
-        """The user is no member any more and has all they may see."""
-        del self._cursors[chat_id]
-        self._left[chat_id] = cursor.pushed_seq
-        self._unacked_events -= len(cursor.unacked_sizes)
-        self._unacked_bytes -= sum(cursor.unacked_sizes)
+    def _note_unclear(self, chat_id: str, cursor: _Cursor | None, seq: int, last: bool) -> None:
+        if cursor is not None and seq <= cursor.head_seq:
+            return  # a repetition
+        unclear = self._unclear.get(chat_id)
+        if unclear is None:
+            self._unclear[chat_id] = _Unclear(seq, last)
+        else:
+            unclear.note(seq, last)
+
+    def _clear_up(self, membership: Membership) -> None:
+        """Goes on with a chat by its membership, unless that is older than what was delivered; then it is read again."""
+        chat_id, intervals = membership.chat_id, membership.intervals
+        unclear = self._unclear.pop(chat_id)
+        cursor = self._cursors.get(chat_id)
+        if membership.head_seq < max(unclear.covers_seq, cursor.head_seq if cursor is not None else 0):
+            self._unclear[chat_id] = unclear
+            return
+        head_seq = max(membership.head_seq, unclear.highest_seq) if is_member(intervals) else intervals[-1].left_seq
+        if cursor is None:
+            pushed_seq = self._left.get(chat_id, 0)
+            if not is_member(intervals) and pushed_seq >= head_seq:
+                return
+            self._left.pop(chat_id, None)
+            cursor = self._cursors[chat_id] = _Cursor(intervals, pushed_seq, head_seq, announced=False)
+        cursor.intervals, cursor.is_open, cursor.head_seq = intervals, is_member(intervals), head_seq
+        self._lag(chat_id, cursor)
+
+    def _wanted_read(self) -> Read | None:
+        if self._unclear:
+            return ReadMembership(next(iter(self._unclear)))
+        while self._lagging:
+            chat_id, cursor = next(iter(self._lagging.items()))
+            segments = segments_after(cursor.intervals, cursor.pushed_seq, cursor.head_seq)
+            if segments and segments[0].first_seq > cursor.pushed_seq + 1:
+                cursor.pushed_seq = segments[0].first_seq - 1  # what lies between is not for this user
+                cursor.announced = False
+            if not cursor.announced:
+                return LoadChat(chat_id)
+            if segments:
+                return self._page(chat_id, cursor, segments[0].last_seq)
+            del self._lagging[chat_id]
+            self._syncing.pop(chat_id, None)
+            cursor.lags = False
+            if not cursor.is_open:
+                self._retire(chat_id, cursor)
+        return None
+
+    def _page(self, chat_id: str, cursor: _Cursor, up_to_seq: int) -> ReadLog | None:
+        """The next page of a chat, once the window has room for one that is worth reading."""
+        if self._unacked_events > self._events_max // 2 or self._unacked_bytes > self._bytes_max // 2:
+            return None
+        return ReadLog(
+            chat_id,
+            cursor.pushed_seq,
+            up_to_seq,
+            min(_READ_EVENTS_MAX, self._events_max - self._unacked_events),
+            min(self._page_bytes_max, self._bytes_max - self._unacked_bytes),
+        )
+
+    def _retire(self, chat_id: str, cursor: _Cursor) -> None:
+        """Drops the cursor of a chat that the user left, once the device has acknowledged all they may see."""
+        if not cursor.lags and not cursor.unacked:
+            del self._cursors[chat_id]
+            self._left[chat_id] = cursor.pushed_seq
 
 
 def _first_cursor(membership: Membership, start: Start) -> _Cursor | None:
     """Where a device begins in a chat; None for a past chat of which it has, or wants, nothing more."""
-    chat_id, intervals, head_seq = membership.chat_id, membership.intervals, membership.head_seq
+    chat_id, intervals = membership.chat_id, membership.intervals
+    head_seq = last_visible(intervals, membership.head_seq)
     position = start.positions.get(chat_id)
     if position is not None:
         pushed_seq = position
@@ -247,11 +338,9 @@ def _first_cursor(membership: Membership, start: Start) -> _Cursor | None:
         pushed_seq = start.acked.get(chat_id, 0)
     elif chat_id.startswith("s."):
         pushed_seq = 0  # a self chat holds settings, which a new device needs from the first on
-    elif is_member(intervals):
-        pushed_seq = head_seq
     else:
-        return None
-    if not is_member(intervals) and not segments_after(intervals, pushed_seq, head_seq):
+        pushed_seq = head_seq
+    if not is_member(intervals) and pushed_seq >= head_seq:
         return None
     # A device holds more than the log only if the log was set back; then it is told where the log really ends.
     announced = position is not None and position <= head_seq

@@ -15,6 +15,8 @@ class Limits:
     """Frames in a batch; DISCONNECT_CODE_MALFORMED."""
     requests_in_flight_max: int = 256
     """Unanswered requests of a session; ERROR_CODE_TOO_MANY_IN_FLIGHT."""
+    sends_in_order_max: int = 1_024
+    """Sends of a session that have no outcome yet, or failed and are to come again; DISCONNECT_CODE_OVERLOADED."""
     history_requests_in_flight_max: int = 4
     """Unanswered FetchHistory of a session, since each answer may be a page; ERROR_CODE_TOO_MANY_IN_FLIGHT."""
     text_bytes_max: int = 65_536
@@ -31,6 +33,8 @@ class Limits:
     """The same in bytes."""
     control_frames_max: int = 2_048
     """Receipts, typing and presence waiting for a device that does not read; more are dropped, and come with its next Hello."""
+    heartbeat_heads_max: int = 64
+    """Chats named in a heartbeat; the others are named once the device has caught up with some of these."""
     backlog_bytes_max: int = 256 * 1024
     """Bytes waiting to be sent on a stream; past it the stream is not read until they are gone."""
     history_page_default: int = 20

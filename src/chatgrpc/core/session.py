@@ -11,6 +11,7 @@ requests are served, and the feed pushes events → `ENDED`.
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from chatgrpc.core.disconnect import Code, Ended
 from chatgrpc.core.effects import (
@@ -21,7 +22,6 @@ from chatgrpc.core.effects import (
     End,
     FetchPage,
     Marked,
-    ReadMembership,
     ShowTyping,
     Submit,
     VerifyToken,
@@ -34,6 +34,7 @@ from chatgrpc.core.ids import CLIENT_MESSAGE_ID_BYTES, direct_chat_id, is_chat_i
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.refusal import is_retryable
 from chatgrpc.core.rules import MESSAGES
+from chatgrpc.core.send_order import SendOrder
 from chatgrpc.core.write import Write
 from chatgrpc.v1 import chat_pb2, session_pb2
 
@@ -85,16 +86,17 @@ class Session:
         self._last_output_ms = now_ms
         self._token_expires_at_ms = 0
         self._drained_at_ms = 0
+        self._drained_for: Code = session_pb2.DISCONNECT_CODE_MAX_AGE
         self._last_request_id = 0
         self._requests_in_flight = 0
         self._history_in_flight = 0
         self._hello_request_id = 0
         self._hello = session_pb2.Hello()
         self._early_frames: list[session_pb2.ClientFrame] = []
-        self._early_chats: dict[str, None] = {}
-        self._sync_token = ""
-        self._failed_sends: dict[str, bytes] = {}  # chat id -> client message id that must come again first (M7)
+        self._sync_token: str | None = None
+        self._send_order = SendOrder()
         self._typing_at_ms: dict[str, int] = {}
+        self._typing_shown: set[str] = set()
 
     # Frames.
 
@@ -104,12 +106,14 @@ class Session:
         if self.state is State.OPEN:
             return self._dispatch(frame, now_ms)
         if self.state is State.AWAITING_HELLO:
-            return self._receive_hello(frame)
+            return self._receive_hello(frame, now_ms)
         if self.state is State.OPENING:
+            if len(self._early_frames) >= self._limits.frames_per_batch_max:
+                return self.end(_violation("Too many frames before the Welcome; wait for it."))
             self._early_frames.append(frame)
         return NOTHING
 
-    def _receive_hello(self, frame: session_pb2.ClientFrame) -> Sequence[Effect]:
+    def _receive_hello(self, frame: session_pb2.ClientFrame, now_ms: int) -> Sequence[Effect]:
         if frame.WhichOneof("body") != "hello":
             return self.end(_violation("The first frame must be a Hello."))
         hello = frame.hello
@@ -127,6 +131,7 @@ class Session:
                 )
             )
         self.state = State.OPENING
+        self.deadline_ms = now_ms + self._timings.heartbeat_interval_ms
         self.device_id = hello.device_id
         self._hello_request_id = self._last_request_id = frame.request_id
         self._hello.CopyFrom(hello)
@@ -163,7 +168,7 @@ class Session:
                 return [Watch(tuple(dict.fromkeys(known))[: self._limits.watched_chats_max])]
             case "hello":
                 return self.end(_violation("A stream has one Hello."))
-        return NOTHING if request_id == 0 else self._refuse(request_id, chat_pb2.ERROR_CODE_INVALID_ARGUMENT, "Unknown frame.")
+        return self._refuse(request_id, chat_pb2.ERROR_CODE_INVALID_ARGUMENT, "Unknown frame.")
 
     # Requests.
 
@@ -190,8 +195,9 @@ class Session:
                 chat_pb2.ERROR_CODE_UNSUPPORTED_CONTENT,
                 "Changes of a chat go through ChatService; other content is unknown.",
             )
-        awaited = self._failed_sends.get(chat_id)
-        if awaited is not None and awaited != client_message_id:
+        if self._send_order.count >= self._limits.sends_in_order_max:
+            return self.end(Ended(session_pb2.DISCONNECT_CODE_OVERLOADED, "Too many sends failed and have not come again."))
+        if not self._send_order.admit(chat_id, client_message_id):
             return self._refuse(
                 request_id,
                 chat_pb2.ERROR_CODE_AFTER_FAILED_SEND,
@@ -199,9 +205,8 @@ class Session:
                 100,
             )
         if self._requests_in_flight >= self._limits.requests_in_flight_max:
-            self._failed_sends[chat_id] = client_message_id
+            self._send_order.fail(chat_id, client_message_id)
             return self._too_many(request_id, self._limits.requests_in_flight_max)
-        self._failed_sends.pop(chat_id, None)
         self._requests_in_flight += 1
         write = Write(chat_id, self.user_id, send.content, client_message_id, send.key.seen_seq, self.device_id, peer_user_id)
         return [Submit(request_id, write)]
@@ -210,29 +215,35 @@ class Session:
         """The outcome of a `Submit`."""
         self._requests_in_flight -= 1
         if isinstance(outcome, chat_pb2.SendResult):
+            self._send_order.settle(write.chat_id, write.client_message_id)
             self._answer(request_id, session_pb2.ServerFrame(sent=outcome))
             return
         if is_retryable(outcome):
-            self._failed_sends.setdefault(write.chat_id, write.client_message_id)
+            self._send_order.fail(write.chat_id, write.client_message_id)
+        else:
+            self._send_order.settle(write.chat_id, write.client_message_id)
         self._answer(request_id, session_pb2.ServerFrame(error=outcome))
 
     def _mark_read(self, mark: session_pb2.MarkRead) -> Sequence[Effect]:
-        read_seq = min(mark.seq, self.feed.pushed_seq(mark.chat_id))
+        read_seq = min(mark.seq, self.feed.head_seq(mark.chat_id))  # perhaps read by pages, above what was pushed
         return [Marked(mark.chat_id, 0, read_seq)] if read_seq else NOTHING
 
     def _typing(self, typing: session_pb2.Typing, now_ms: int) -> Sequence[Effect]:
         chat_id = typing.chat_id
         if not self.feed.knows(chat_id):
             return NOTHING
-        stopped = typing.kind == session_pb2.TYPING_KIND_STOPPED
-        if (
-            not stopped
-            and now_ms - self._typing_at_ms.get(chat_id, -self._limits.typing_interval_ms) < self._limits.typing_interval_ms
-        ):
+        if typing.kind == session_pb2.TYPING_KIND_STOPPED:
+            if chat_id not in self._typing_shown:
+                return NOTHING
+            self._typing_shown.remove(chat_id)
+            return [ShowTyping(chat_id, typing.kind)]
+        earliest_ms = self._typing_at_ms.get(chat_id, 0) + self._limits.typing_interval_ms
+        if now_ms < earliest_ms:
             return NOTHING
         self._typing_at_ms[chat_id] = now_ms
+        self._typing_shown.add(chat_id)
         kind = typing.kind
-        if kind not in {session_pb2.TYPING_KIND_RECORDING, session_pb2.TYPING_KIND_STOPPED}:
+        if kind != session_pb2.TYPING_KIND_RECORDING:
             kind = session_pb2.TYPING_KIND_TEXT
         return [ShowTyping(chat_id, kind)]
 
@@ -297,20 +308,18 @@ class Session:
             token_expires_at_ms=admission.token_expires_at_ms,
             server_time_ms=now_ms,
         )
-        self._answer(self._hello_request_id, session_pb2.ServerFrame(welcome=welcome))
+        welcome_frame = session_pb2.ServerFrame(request_id=self._hello_request_id, welcome=welcome)
+        self.events.append(frame_chunk(welcome_frame))
         positions = {position.chat_id: position.seq for position in hello.positions}
         at_head = hello.start_at == session_pb2.START_AT_HEAD
-        self.feed.open(admission.memberships, Start(positions, admission.acked, at_head))
+        self.feed.open(admission.user_id, admission.memberships, Start(positions, admission.acked, at_head))
         self.events += [frame_chunk(session_pb2.ServerFrame(receipt=receipt)) for receipt in admission.receipts]
-        effects: list[Effect] = [ReadMembership(chat_id) for chat_id in self._early_chats]
-        for position in hello.positions:
-            known_seq = self.feed.pushed_seq(
-                position.chat_id
-            )  # what the device says it holds, it has received, and perhaps read
-            delivered_seq, read_seq = min(position.seq, known_seq), min(position.read_seq, known_seq)
-            if delivered_seq:
+        effects: list[Effect] = []
+        for position in hello.positions:  # what the device says it holds, it has received, and perhaps read
+            head_seq = self.feed.head_seq(position.chat_id)
+            delivered_seq, read_seq = min(position.seq, head_seq), min(position.read_seq, head_seq)
+            if delivered_seq or read_seq:
                 effects.append(Marked(position.chat_id, delivered_seq, read_seq))
-        self._early_chats.clear()
         self._hello.Clear()
         self._note_sync()
         early, self._early_frames = self._early_frames, []
@@ -320,39 +329,35 @@ class Session:
 
     # Events.
 
-    def deliver(self, chat_id: str, seq: int, chunk: bytes, last: bool) -> Sequence[Effect]:
+    def deliver(self, chat_id: str, seq: int, chunk: bytes, last: bool) -> None:
         """Takes a committed event of one of the user's chats; `last` if the user is no member after it."""
-        if self.state is State.OPEN:
-            if self.feed.deliver(chat_id, seq, chunk, last):
-                return NOTHING
-            return [ReadMembership(chat_id)]
-        if self.state is State.OPENING:
-            self._early_chats[chat_id] = None
-        return NOTHING
-
-    def membership_read(self, membership: Membership | None) -> None:
-        """The outcome of a `ReadMembership`."""
-        if self.state is State.OPEN and membership is not None:
-            self.feed.admit(membership)
+        if self.state in _SHOWN_TO:
+            self.feed.deliver(chat_id, seq, chunk, last)
 
     def next_read(self) -> Read | None:
         """What the feed wants read next, unless too much waits to be sent already."""
-        if self.feed.is_live and not self._sync_token:
+        if self.state is not State.OPEN:
             return None
-        if self.state is not State.OPEN or self.backlog_bytes() > self._limits.unacknowledged_bytes_max:
-            return None
-        wanted = self.feed.next_read()
-        if wanted is None:
-            self._note_sync()
+        wanted = None
+        if self.feed.is_behind and self.backlog_bytes() <= self._limits.unacknowledged_bytes_max:
+            wanted = self.feed.next_read()
+        self._note_sync()
         return wanted
 
     def log_read(self, events: list[StoredEvent]) -> None:
         """The outcome of a `ReadLog`."""
-        self.feed.read_done(events)
+        if self.state is State.OPEN:
+            self.feed.log_read(events)
 
-    def chat_loaded(self, chat_id: str, stored: StoredChat) -> None:
+    def chat_loaded(self, stored: StoredChat) -> None:
         """The outcome of a `LoadChat`."""
-        self.feed.chat_loaded(chat_id, stored)
+        if self.state is State.OPEN:
+            self.feed.chat_loaded(stored)
+
+    def membership_read(self, membership: Membership | None) -> None:
+        """The outcome of a `ReadMembership`."""
+        if self.state is State.OPEN:
+            self.feed.membership_read(membership)
 
     def show_receipt(self, receipt: chat_pb2.Receipt) -> None:
         """Someone's marks rose."""
@@ -376,24 +381,26 @@ class Session:
         """Takes the next message to send: a serialized ConnectResponse; empty if there is nothing, or it is too early."""
         if self.state is State.OPENING:
             return b""
-        events = self.events
-        chunks = events
-        if len(events) > 1:
-            size = 0
-            for index, chunk in enumerate(events):
-                size += len(chunk)
-                if size > self._limits.batch_bytes_max and index:
-                    chunks = events[:index]
-                    break
+        chunks = self._within_limits(self.events)
         taken = len(chunks)
-        if self.control and taken == len(events):
-            chunks = [*chunks, *self.control.values()]
-            self.control.clear()
+        if self.control and taken == len(self.events):
+            chunks = self._within_limits([*chunks, *self.control.values()])
+            for key in list(islice(self.control, len(chunks) - taken)):
+                del self.control[key]
         message = b"".join(chunks)
-        del events[:taken]
+        del self.events[:taken]
         if message:
             self._last_output_ms = now_ms
         return message
+
+    def _within_limits(self, chunks: list[bytes]) -> list[bytes]:
+        """As many of the chunks, from the first on, as fit into one message."""
+        bytes_left = self._limits.batch_bytes_max
+        for index, chunk in enumerate(chunks):
+            bytes_left -= len(chunk)
+            if (bytes_left < 0 and index) or index >= self._limits.frames_per_batch_max:
+                return chunks[:index]
+        return chunks
 
     # Time and end.
 
@@ -404,19 +411,18 @@ class Session:
         if self.state is State.ENDED:
             return NOTHING
         interval_ms = self._timings.heartbeat_interval_ms
+        if self.state is State.OPENING:  # the device is not heard until it is admitted; who keeps it waiting is the store
+            return self.end(Ended(session_pb2.DISCONNECT_CODE_UNAVAILABLE))
         if now_ms - self._last_input_ms >= interval_ms * 5 // 2:
             return self.end(Ended(session_pb2.DISCONNECT_CODE_HEARTBEAT_MISSED))
-        if self.state is State.OPENING:
-            self.deadline_ms = now_ms + interval_ms
-            return NOTHING
         if now_ms >= self._token_expires_at_ms:
             return self.end(
                 Ended(session_pb2.DISCONNECT_CODE_UNAUTHENTICATED, "The token expired. Get a new one.", "TOKEN_EXPIRED")
             )
         if self._drained_at_ms and now_ms - self._drained_at_ms >= self._timings.drain_grace_ms:
-            return self.end(Ended(session_pb2.DISCONNECT_CODE_MAX_AGE))
+            return self.end(Ended(self._drained_for))
         if self._timings.max_age_ms and not self._drained_at_ms and now_ms - self._opened_at_ms >= self._timings.max_age_ms:
-            self.drain(0, now_ms)
+            self._drain(session_pb2.DISCONNECT_CODE_MAX_AGE, 0, now_ms)
         if now_ms - self._last_output_ms >= interval_ms:
             self._last_output_ms = now_ms
             self.events.append(frame_chunk(session_pb2.ServerFrame(heartbeat=self._heartbeat())))
@@ -424,20 +430,32 @@ class Session:
         return NOTHING
 
     def drain(self, reconnect_after_ms: int, now_ms: int) -> None:
-        """Tells the device that its stream will end soon."""
-        if self.state is not State.OPEN:
-            return
+        """Tells the device that its node is about to stop."""
+        if self.state is State.OPEN:
+            self._drain(session_pb2.DISCONNECT_CODE_SHUTTING_DOWN, reconnect_after_ms, now_ms)
+            self._set_deadline(now_ms)
+
+    def _drain(self, code: Code, reconnect_after_ms: int, now_ms: int) -> None:
+        self._drained_for = code
         self._drained_at_ms = now_ms
         drain = session_pb2.Drain(reconnect_after_ms=reconnect_after_ms)
         self.events.append(frame_chunk(session_pb2.ServerFrame(drain=drain)))
 
     def end(self, ended: Ended) -> Sequence[Effect]:
-        """Ends the session: the last frame is a Disconnect."""
+        """Ends the session: the last frame is a Disconnect. What waits before it is cut to what fits into the last message."""
         if self.state is State.ENDED:
             return NOTHING
         self.state = State.ENDED
         self.control.clear()
-        self.events.append(frame_chunk(ended.frame()))
+        last = frame_chunk(ended.frame())
+        bytes_left = self._limits.batch_bytes_max - len(last)
+        kept = 0
+        for chunk in self.events[: self._limits.frames_per_batch_max - 1]:
+            bytes_left -= len(chunk)
+            if bytes_left < 0:
+                break
+            kept += 1
+        self.events[kept:] = [last]
         return [End(ended)]
 
     def closed(self) -> None:
@@ -468,13 +486,13 @@ class Session:
         return session_pb2.Heartbeat(heads=heads)
 
     def _note_sync(self) -> None:
-        if self._sync_token and self.feed.is_live:
+        if self._sync_token is not None and self.feed.is_synced:
             complete = session_pb2.SyncComplete(sync_token=self._sync_token)
-            self._sync_token = ""
+            self._sync_token = None
             self.events.append(frame_chunk(session_pb2.ServerFrame(sync_complete=complete)))
 
     def _answer(self, request_id: int, frame: session_pb2.ServerFrame) -> None:
-        if self.state is State.ENDED:
+        if self.state is State.ENDED or request_id == 0:
             return
         frame.request_id = request_id
         self.events.append(frame_chunk(frame))

@@ -26,7 +26,6 @@ from chatgrpc.core.effects import (
     End,
     FetchPage,
     Marked,
-    ReadMembership,
     ShowTyping,
     Submit,
     VerifyToken,
@@ -256,10 +255,8 @@ class Edge:
             for user_id in delivery.recipients:
                 for connection in of_user(user_id):
                     last = user_id == delivery.left_user_id
-                    effects = connection.session.deliver(delivery.chat_id, delivery.seq, delivery.chunk, last)
+                    connection.session.deliver(delivery.chat_id, delivery.seq, delivery.chunk, last)
                     dirty[connection] = None
-                    if effects:
-                        self._run(connection, effects)
 
     # Effects.
 
@@ -274,8 +271,8 @@ class Edge:
                 case Admit():
                     self._hold(connection)
                     self._start(self._admit(connection, effect), connection)
-                case FetchPage() | ReadMembership():
-                    self._start(self._reader.answer(connection.session, effect), connection)
+                case FetchPage(request_id, request):
+                    self._start(self._reader.page(connection.session, request_id, request), connection)
                 case VerifyToken(request_id, token):
                     self._start(self._verify(connection, request_id, token), connection)
                 case ShowTyping(chat_id, kind):

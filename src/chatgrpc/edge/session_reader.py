@@ -2,8 +2,7 @@
 
 import structlog
 
-from chatgrpc.core.effects import FetchPage, ReadMembership
-from chatgrpc.core.event_feed import LoadChat, Read
+from chatgrpc.core.event_feed import LoadChat, Read, ReadMembership
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.refusal import unavailable
 from chatgrpc.core.session import Session
@@ -23,7 +22,7 @@ class SessionReader:
         self._limits = limits
 
     async def feed(self, session: Session, wanted: Read) -> None:
-        """Reads what a lagging device gets next.
+        """Reads what the session's feed wants.
 
         Raises:
             StoreError: it cannot be read.
@@ -32,21 +31,18 @@ class SessionReader:
             stored = await self._chat_log.load(wanted.chat_id)
             if stored is None:
                 raise StoreUnavailableError(f"chat {wanted.chat_id} has members and no events")
-            session.chat_loaded(wanted.chat_id, stored)
+            session.chat_loaded(stored)
+            return
+        if isinstance(wanted, ReadMembership):
+            session.membership_read(await self._chat_log.membership(session.user_id, wanted.chat_id))
             return
         events = await self._chat_log.read_after(
             wanted.chat_id, wanted.after_seq, wanted.up_to_seq, wanted.limit, wanted.bytes_max
         )
         session.log_read(events)
 
-    async def answer(self, session: Session, effect: FetchPage | ReadMembership) -> None:
-        """Reads a page of history, or a membership, and hands it to the session."""
-        if isinstance(effect, FetchPage):
-            await self._fetch_page(session, effect.request_id, effect.request)
-            return
-        session.membership_read(await self._chat_log.membership(session.user_id, effect.chat_id))
-
-    async def _fetch_page(self, session: Session, request_id: int, request: session_pb2.FetchHistory) -> None:
+    async def page(self, session: Session, request_id: int, request: session_pb2.FetchHistory) -> None:
+        """Reads a page of history, as the session's user may see it, and hands it to the session."""
         try:
             membership = await self._chat_log.membership(session.user_id, request.chat_id)
             if membership is None:

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from chatgrpc.core.entries import Entry, Membership, StoredChat, StoredEvent
+from chatgrpc.core.entries import ChatView, Entry, Membership, MemberView, StoredChat, StoredEvent
 from chatgrpc.core.events import erased
 from chatgrpc.core.fold import apply_event
 from chatgrpc.core.visibility import Interval
-from chatgrpc.v1 import chat_pb2
+from chatgrpc.v1 import chat_pb2, content_pb2
 
 
 class ModelLog:
@@ -51,6 +51,30 @@ class ModelLog:
                 amends_seq = other.content.edit.target_seq if other.content.WhichOneof("body") == "edit" else 0
                 if entry.erases_seq and entry.erases_seq in {seq, amends_seq}:
                     log[seq - 1] = chat_pb2.ChatEvent.FromString(erased(other.SerializeToString()))
+
+    def put(self, chat_id: str, content: content_pb2.Content, sender_user_id: str = "bob") -> Entry:
+        """Appends an event that nobody checks, with its view."""
+        seq = self.head_seq(chat_id) + 1
+        event = chat_pb2.ChatEvent(
+            chat_id=chat_id,
+            seq=seq,
+            message_id=seq.to_bytes(16, "big"),
+            client_message_id=seq.to_bytes(16, "big"),
+            sender_user_id=sender_user_id,
+            sent_at_ms=seq,
+            content=content,
+        )
+        chat = chat_pb2.Chat.FromString(self.views.get(chat_id, b""))
+        before = {member.user_id: member.joined_seq for member in chat.members}
+        view = None
+        if apply_event(chat, event):
+            after = {member.user_id: member.joined_seq for member in chat.members}
+            views = [MemberView(user_id, Interval(seq)) for user_id in after.keys() - before.keys()]
+            views += [MemberView(user_id, Interval(before[user_id], seq)) for user_id in before.keys() - after.keys()]
+            view = ChatView(chat.SerializeToString(), tuple(views))
+        entry = Entry(chat_id, seq, 1, event.SerializeToString(), view=view)
+        self.append([entry])
+        return entry
 
     def _note_members(self, event: chat_pb2.ChatEvent) -> None:
         history = self.members.setdefault(event.chat_id, [frozenset()])
