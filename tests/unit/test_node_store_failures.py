@@ -1,0 +1,174 @@
+"""A node whose store fails: every send is answered, none is lost or doubled, and the sender's order holds (G1, G3, M7).
+
+The store is the real SQLite one; its failures are injected at the port, since a disk does not fail on command.
+"""
+
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from chatgrpc.adapters.jwt import DevIssuer
+from chatgrpc.adapters.sqlite.chat_log import SqliteChatLog
+from chatgrpc.config import ServerSettings, Settings
+from chatgrpc.core.entries import Entry, Membership, StoredChat, StoredEvent
+from chatgrpc.node import serving
+from chatgrpc.ports.errors import OutcomeUnknownError, StoreUnavailableError
+from chatgrpc.v1 import chat_pb2, session_pb2
+from tests.support.device import Device, DisconnectedError
+
+
+class Faults:
+    """How the log's next calls fail."""
+
+    def __init__(self) -> None:
+        self.appends: list[str] = []
+        """Of the next appends: `clean` (nothing stored), `stored` or `lost` (nobody knows, and it was stored or not)."""
+        self.reads_fail = False
+        """Reads of chats and memberships fail."""
+        self.pages_fail = False
+        """Reads of events fail."""
+
+    def check(self, fails: bool) -> None:
+        if fails:
+            raise StoreUnavailableError("injected")
+
+
+@pytest.fixture
+def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
+    faults = Faults()
+    append, load, read_after = SqliteChatLog.append, SqliteChatLog.load, SqliteChatLog.read_after
+    memberships = SqliteChatLog.memberships
+
+    async def failing_append(log: SqliteChatLog, entries: Sequence[Entry]) -> None:
+        fault = faults.appends.pop(0) if faults.appends else ""
+        if fault == "clean":
+            raise StoreUnavailableError("injected")
+        if fault == "lost":
+            raise OutcomeUnknownError("injected")
+        await append(log, entries)
+        if fault == "stored":
+            raise OutcomeUnknownError("injected")
+
+    async def failing_load(log: SqliteChatLog, chat_id: str) -> StoredChat | None:
+        faults.check(faults.reads_fail)
+        return await load(log, chat_id)
+
+    async def failing_read_after(
+        log: SqliteChatLog, chat_id: str, after_seq: int, up_to_seq: int, limit: int, bytes_max: int
+    ) -> list[StoredEvent]:
+        faults.check(faults.pages_fail)
+        return await read_after(log, chat_id, after_seq, up_to_seq, limit, bytes_max)
+
+    async def failing_memberships(log: SqliteChatLog, user_id: str, after_chat_id: str, limit: int) -> list[Membership]:
+        faults.check(faults.reads_fail)
+        return await memberships(log, user_id, after_chat_id, limit)
+
+    monkeypatch.setattr(SqliteChatLog, "append", failing_append)
+    monkeypatch.setattr(SqliteChatLog, "load", failing_load)
+    monkeypatch.setattr(SqliteChatLog, "read_after", failing_read_after)
+    monkeypatch.setattr(SqliteChatLog, "memberships", failing_memberships)
+    return faults
+
+
+@pytest.fixture
+async def device_of(tmp_path: Path, faults: Faults) -> AsyncIterator[Callable[[str], Device]]:
+    issuer = DevIssuer.open(tmp_path)
+    devices: list[Device] = []
+    async with serving(Settings(data_dir=tmp_path, server=ServerSettings(port=0, metrics_port=0))) as port:
+
+        def device_of(user_id: str) -> Device:
+            devices.append(Device(f"127.0.0.1:{port}", issuer.mint(user_id, 600, time.time_ns() // 1_000_000), "phone"))
+            return devices[-1]
+
+        yield device_of
+        for device in devices:
+            await device.close()
+
+
+@pytest.mark.parametrize("fault", ["clean", "stored", "lost"])
+async def test_a_failed_append_is_answered_and_its_repetition_commits_once_and_in_order(
+    device_of: Callable[[str], Device], faults: Faults, fault: str
+) -> None:
+    async with device_of("alice") as alice, device_of("bob") as bob:
+        first = await alice.send("bob", "before")
+        faults.appends = [fault]
+        frames = [alice.compose(first.chat_id, f"{number}") for number in range(20)]
+        failed = [await (await alice.post(frame)) for frame in frames[:1]]
+        assert [answer.error.code for answer in failed] == [chat_pb2.ERROR_CODE_UNAVAILABLE]
+        assert failed[0].error.retry_after_ms > 0
+
+        # A later one must not overtake the failed one, and gets through as soon as that one has come again (M7).
+        early = await (await alice.post(frames[1]))
+        assert early.error.code == chat_pb2.ERROR_CODE_AFTER_FAILED_SEND
+        answers = [await answer for answer in [await alice.post(frame) for frame in frames]]
+        assert [answer.sent.seq for answer in answers] == list(range(3, 23))
+        assert answers[0].sent.duplicate == (fault == "stored")
+
+        await bob.until_held(first.chat_id, 22)
+        assert bob.held.texts(first.chat_id) == ["before", *(f"{number}" for number in range(20))]
+
+
+async def test_sends_under_way_behind_a_failed_append_fail_with_it(device_of: Callable[[str], Device], faults: Faults) -> None:
+    async with device_of("alice") as alice, device_of("bob") as bob:
+        first = await alice.send("bob", "before")
+        faults.appends = ["clean"] * 3
+        frames = [alice.compose(first.chat_id, f"{number}") for number in range(50)]
+        outstanding = list(range(50))
+        for _ in range(100):
+            posted = [(number, await alice.post(frames[number])) for number in outstanding]
+            answers = [(number, await answer) for number, answer in posted]
+            failed = [number for number, answer in answers if answer.HasField("error")]
+            assert outstanding[len(outstanding) - len(failed) :] == failed, "a failed send was overtaken"
+            outstanding = failed
+            if not outstanding:
+                break
+        await bob.until_held(first.chat_id, 52)
+        assert bob.held.texts(first.chat_id) == ["before", *(f"{number}" for number in range(50))]
+
+
+async def test_a_chat_that_cannot_be_loaded_answers_and_loads_later(device_of: Callable[[str], Device], faults: Faults) -> None:
+    async with device_of("alice") as alice:
+        faults.reads_fail = True
+        frame = alice.compose("bob", "hello")
+        refused = await (await alice.post(frame))
+        assert refused.error.code == chat_pb2.ERROR_CODE_UNAVAILABLE
+        history = session_pb2.FetchHistory(chat_id="d.AAAAAAAAAAAAAAAAAAAAAA")
+        page = await alice.request(session_pb2.ClientFrame(fetch_history=history))
+        assert page.error.code in {chat_pb2.ERROR_CODE_UNAVAILABLE, chat_pb2.ERROR_CODE_NOT_A_MEMBER}
+        faults.reads_fail = False
+        assert (await (await alice.post(frame))).sent.seq == 2
+
+
+async def test_a_device_whose_chats_cannot_be_read_is_told_to_come_again(
+    device_of: Callable[[str], Device], faults: Faults
+) -> None:
+    alice = device_of("alice")
+    faults.reads_fail = True
+    with pytest.raises(DisconnectedError) as refused:
+        await alice.connect()
+    assert refused.value.disconnect is not None
+    assert refused.value.disconnect.code == session_pb2.DISCONNECT_CODE_UNAVAILABLE
+    assert refused.value.disconnect.reconnect_after_ms > 0
+    faults.reads_fail = False
+    await alice.connect()
+
+
+async def test_catching_up_that_fails_ends_the_stream_and_goes_on_at_the_next(
+    device_of: Callable[[str], Device], faults: Faults
+) -> None:
+    async with device_of("alice") as alice:
+        sent = [await alice.send("bob", f"{number}") for number in range(10)]
+    chat_id = sent[0].chat_id
+    bob = device_of("bob")
+    faults.pages_fail = True
+    await bob.connect()
+    ended = await bob.until_ended()
+    assert ended.disconnect is not None
+    assert ended.disconnect.code == session_pb2.DISCONNECT_CODE_UNAVAILABLE
+    assert bob.held.cursors.get(chat_id, 0) == 0
+    faults.pages_fail = False
+    await bob.connect()
+    await bob.until_held(chat_id, 11)
+    assert bob.held.texts(chat_id) == [f"{number}" for number in range(10)]
