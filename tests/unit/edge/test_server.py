@@ -1,22 +1,18 @@
 """The server's shell: port, TLS, health, reflection, limits, stop."""
 
 import asyncio
-import datetime
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from chatgrpc.config import StartError
 from chatgrpc.edge.server import GrpcServer, ServerOptions
+from tests.support.certificate import write_certificate
 
 SERVICE = "grpc.testing.Echo"
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -62,21 +58,7 @@ async def channel(started: tuple[GrpcServer, int]) -> AsyncIterator[grpc.aio.Cha
 
 @pytest.fixture
 def tls_files(tmp_path: Path) -> tuple[Path, Path]:
-    """A certificate for `localhost`, signed by itself, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + datetime.timedelta(1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    cert_file, key_file = tmp_path / "cert.pem", tmp_path / "key.pem"
-    cert_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    key_file.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return cert_file, key_file
+    return write_certificate(tmp_path)
 
 
 async def test_port_0_takes_a_free_port_and_says_which(channel: grpc.aio.Channel) -> None:
