@@ -2,16 +2,20 @@
 
 One read and one write a message, no parsing, nothing else. What a Python server pays for a message cannot be less, so it has
 whatever makes grpc.aio fast: uvloop, identity serializers, `read` and `write` instead of iterators, no interceptor. It listens
-as a node does, on the same class and options, so that no option stands between the two.
+as a node does, on the same I/O engine, class and options, so that no option stands between the two.
 """
 
 import argparse
 import gc
 
-import grpc
-import uvloop
+from chatgrpc.edge.engine import serve_by_polling
 
-from chatgrpc.edge.server import GrpcServer, ServerOptions
+serve_by_polling()  # chosen when grpc is imported
+
+import grpc  # noqa: E402
+import uvloop  # noqa: E402
+
+from chatgrpc.edge.server import GrpcServer, ServerOptions  # noqa: E402
 
 SERVICE = "chatgrpc.bench.Echo"
 
