@@ -273,18 +273,20 @@ class Sequencer:
         """The lowest seq at which an earlier try of the write may stand."""
         if write.seen_seq is None or write.content.WhichOneof("body") == "chat_created":
             return chat.head_seq + 1
+        if 0 <= chat.head_seq - write.seen_seq <= self._limits.dedupe_span_max:
+            return write.seen_seq + 1
+        if write.sender_user_id not in chat.members and not _is_their_own(chat, write):
+            raise _no_such_chat(write)  # where the log ends is told to members only
         if write.seen_seq > chat.head_seq:
             raise RefusedError(
                 chat_pb2.ERROR_CODE_SEEN_SEQ_AHEAD,
                 f"seen_seq is {write.seen_seq}, and the chat's last event is {chat.head_seq}. Send the highest seq you hold.",
             )
-        if chat.head_seq - write.seen_seq > self._limits.dedupe_span_max:
-            raise RefusedError(
-                chat_pb2.ERROR_CODE_SEEN_SEQ_TOO_OLD,
-                f"More than {self._limits.dedupe_span_max} events lie above seen_seq. Sync the chat; if the message is not "
-                "among the events above seen_seq, send it again with the seen_seq of now.",
-            )
-        return write.seen_seq + 1
+        raise RefusedError(
+            chat_pb2.ERROR_CODE_SEEN_SEQ_TOO_OLD,
+            f"More than {self._limits.dedupe_span_max} events lie above seen_seq. Sync the chat; if the message is not "
+            "among the events above seen_seq, send it again with the seen_seq of now.",
+        )
 
     def _decide(self, chat: ActiveChat, ticket: Ticket, write: Write, now_ms: int) -> None:
         earlier = self._earlier_try(chat, write)
@@ -431,6 +433,13 @@ def _result(chat_id: str, head: EventHead, again: bool) -> chat_pb2.SendResult:
     return chat_pb2.SendResult(
         chat_id=chat_id, seq=head.seq, message_id=head.message_id, sent_at_ms=head.sent_at_ms, duplicate=again
     )
+
+
+def _is_their_own(chat: ActiveChat, write: Write) -> bool:
+    """The sender's self chat, or their direct chat with the other user whom they named: theirs, whether it is there or not."""
+    if write.peer_user_id:
+        return chat.chat_id == direct_chat_id(write.sender_user_id, write.peer_user_id)
+    return chat.chat_id == self_chat_id(write.sender_user_id)
 
 
 def _no_such_chat(write: Write) -> RefusedError:

@@ -338,6 +338,19 @@ def test_g3_too_far_behind_is_refused_at_the_limit_and_not_before() -> None:
     assert owner.result("duplicate").seq == 7, "what is in memory is found all the same"
 
 
+@pytest.mark.parametrize("seen_seq", [1, 100])
+def test_g6_where_the_log_ends_is_told_to_members_only(seen_seq: int) -> None:
+    """Too far behind, or ahead: a stranger who is told which could find the head, and that there is a chat."""
+    owner = Owner(Limits(dedupe_span_max=5))
+    for number in range(8):
+        owner.do(f"t{number}", to("bob", number))
+    owner.do("stranger", into(direct_chat_id("alice", "bob"), 99, sender="eve", seen_seq=seen_seq))
+    owner.do("no chat", into("d." + "x" * 22, 99, sender="eve", seen_seq=seen_seq))
+    assert owner.error("stranger") == owner.error("no chat") == "NOT_A_MEMBER"
+    owner.do("their own", to("carol", 20, seen_seq=seen_seq))
+    assert owner.error("their own") == "SEEN_SEQ_AHEAD"
+
+
 def test_g3_a_widened_search_is_kept_for_a_minute() -> None:
     owner = Owner(Limits(recent_events_per_chat=2))
     for number in range(30):

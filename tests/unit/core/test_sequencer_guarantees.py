@@ -416,8 +416,12 @@ class Schedules(RuleBasedStateMachine):
             self.check_result(message, answer.outcome)
         elif not is_retryable(answer.outcome):
             message.refused = True
-            too_old = answer.outcome.code == chat_pb2.ERROR_CODE_SEEN_SEQ_TOO_OLD
-            assert too_old or not self.is_committed(message), "G3: a try of a committed write was refused"
+            # Too far back to look, which is told to members only; who is none learns it from the events up to their leaving.
+            too_far = self.log.head_seq(chat_id) - message.seen_seq > LIMITS.dedupe_span_max and answer.outcome.code in {
+                chat_pb2.ERROR_CODE_SEEN_SEQ_TOO_OLD,
+                chat_pb2.ERROR_CODE_NOT_A_MEMBER,
+            }
+            assert too_far or not self.is_committed(message), "G3: a try of a committed write was refused"
         if isinstance(answer.outcome, chat_pb2.Error) and answer.outcome.code == chat_pb2.ERROR_CODE_NOT_A_MEMBER:
             heads = range(attempt.head_seq, self.log.head_seq(chat_id) + 1)
             assert not all(self.log.is_member(chat_id, device.user_id, seq) for seq in heads), "refused by what never was"
