@@ -309,7 +309,7 @@ class Devices(RuleBasedStateMachine):
         assert feed._unacked_events <= LIMITS.unacknowledged_events_max
         assert feed._unacked_bytes <= LIMITS.unacknowledged_bytes_max + EVENT_BYTES_MAX
         assert feed._unacked_events == sum(len(cursor.unacked or ()) for cursor in feed._cursors.values())
-        assert feed._unacked_bytes == sum(size for cursor in feed._cursors.values() for _, size in cursor.unacked)
+        assert feed._unacked_bytes == sum(size for cursor in feed._cursors.values() for _, size in cursor.unacked or ())
         assert sum(frame.HasField("event") for frame in waiting) <= feed._unacked_events
         assert len(feed.heads_behind()) <= LIMITS.heartbeat_heads_max
 
