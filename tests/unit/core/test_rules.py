@@ -1,0 +1,418 @@
+"""Who may put what into a chat's log: each arm, role, kind of chat and limit."""
+
+from typing import Any
+
+import pytest
+
+from chatgrpc.core.ids import self_chat_id
+from chatgrpc.core.limits import Limits
+from chatgrpc.core.refusal import RefusedError
+from chatgrpc.core.rules import (
+    MESSAGES,
+    Circumstances,
+    EventHead,
+    check_kind,
+    check_shape,
+    complete,
+    new_members,
+    target_seq,
+)
+from chatgrpc.core.write import Write
+from chatgrpc.v1 import chat_pb2, content_pb2
+
+NOW_MS = 10_000_000_000
+HEAD_SEQ = 20
+LIMITS = Limits(
+    text_bytes_max=10,
+    content_bytes_max=2_000,
+    group_members_max=8,
+    title_chars_max=10,
+    picture_url_bytes_max=20,
+    hide_seqs_max=3,
+    reaction_bytes_max=8,
+    join_requests_max=2,
+)
+MEMBER, ADMIN, OWNER = content_pb2.MEMBER_ROLE_MEMBER, content_pb2.MEMBER_ROLE_ADMIN, content_pb2.MEMBER_ROLE_OWNER
+GROUP, DIRECT, SELF = content_pb2.CHAT_KIND_GROUP, content_pb2.CHAT_KIND_DIRECT, content_pb2.CHAT_KIND_SELF
+KEY = bytes(16)
+
+
+def content(arm: str, reply_to_seq: int = 0, **fields: Any) -> content_pb2.Content:
+    made = content_pb2.Content(reply_to_seq=reply_to_seq)
+    getattr(made, arm).SetInParent()
+    for name, value in fields.items():
+        if isinstance(value, list):
+            getattr(getattr(made, arm), name).extend(value)
+        else:
+            setattr(getattr(made, arm), name, value)
+    return made
+
+
+def group(kind: content_pb2.ChatKind.ValueType = GROUP) -> chat_pb2.Chat:
+    """A group whose members are called after their roles, two of each."""
+    chat = chat_pb2.Chat(chat_id="g.x", kind=kind, title="t", join_request_user_ids=["asker"])
+    for role, name in ((OWNER, "owner"), (ADMIN, "admin"), (MEMBER, "member")):
+        for number in ("", "2"):
+            chat.members.add(user_id=name + number, role=role, joined_seq=5)
+    chat.join_link.token = "secret"
+    return chat
+
+
+def head(seq: int, sender: str, arm: str = "text", age_ms: int = 0) -> EventHead:
+    return EventHead(seq, KEY, sender, KEY, NOW_MS - age_ms, arm)
+
+
+def decide(
+    sender: str,
+    wanted: content_pb2.Content,
+    chat: chat_pb2.Chat | None = None,
+    target: EventHead | None = None,
+    join_token: str = "",
+) -> content_pb2.Content:
+    chat = chat or group()
+    members = {member.user_id: member for member in chat.members}
+    write = Write(chat.chat_id, sender, wanted, KEY, None, join_token=join_token)
+    return complete(write, Circumstances(chat, members.get(sender), HEAD_SEQ, target, NOW_MS), LIMITS)
+
+
+def outcome(
+    sender: str,
+    wanted: content_pb2.Content,
+    chat: chat_pb2.Chat | None = None,
+    target: EventHead | None = None,
+    join_token: str = "",
+) -> str:
+    """OK, or the code it is refused with."""
+    try:
+        decide(sender, wanted, chat, target, join_token)
+    except RefusedError as refused:
+        return chat_pb2.ErrorCode.Name(refused.error.code).removeprefix("ERROR_CODE_")
+    return "OK"
+
+
+def shape(wanted: content_pb2.Content) -> str:
+    try:
+        check_shape(wanted, LIMITS)
+    except RefusedError as refused:
+        return chat_pb2.ErrorCode.Name(refused.error.code).removeprefix("ERROR_CODE_")
+    return "OK"
+
+
+# Roles.
+
+OK, NO, OUT, NONE = "OK", "FORBIDDEN", "NOT_A_MEMBER", "NOT_FOUND"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "of_owner", "of_admin", "of_member"),
+    [
+        (content("text", text="hi"), OK, OK, OK),
+        (content("encrypted", scheme="s"), OK, OK, OK),
+        (content("reaction", target_seq=6), OK, OK, OK),
+        (content("members_added", user_ids=["new"]), OK, OK, NO),
+        (content("member_removed", user_id="member2"), OK, OK, NO),
+        (content("member_removed", user_id="admin2"), OK, NO, NO),
+        (content("member_removed", user_id="owner2"), NO, NO, NO),
+        (content("member_removed", user_id="nobody"), NONE, NONE, NONE),
+        (content("role_changed", user_id="member2", role=ADMIN), OK, NO, NO),
+        (content("role_changed", user_id="owner2", role=MEMBER), OK, NO, NO),
+        (content("role_changed", user_id="nobody", role=ADMIN), NONE, NO, NO),
+        (content("role_changed", user_id="member2", role=0), "INVALID_ARGUMENT", NO, NO),
+        (content("role_changed", user_id="member2", role=9), "INVALID_ARGUMENT", NO, NO),
+        (content("chat_info_changed", title="New"), OK, OK, NO),
+        (content("member_muted", user_id="member2", muted_until_ms=NOW_MS + 1), OK, OK, NO),
+        (content("member_muted", user_id="admin2", muted_until_ms=NOW_MS + 1), OK, NO, NO),
+        (content("member_muted", user_id="owner2", muted_until_ms=NOW_MS + 1), NO, NO, NO),
+        (content("member_muted", user_id="nobody"), NONE, NONE, NO),
+        (content("member_muted", user_id="member2", muted_until_ms=-1), "INVALID_ARGUMENT", "INVALID_ARGUMENT", NO),
+        (content("join_link_changed"), OK, OK, NO),
+        (content("join_declined", user_id="asker"), OK, OK, NO),
+        (content("join_declined", user_id="nobody"), NONE, NONE, NO),
+    ],
+    ids=lambda value: str(value).replace("\n", " ") if isinstance(value, content_pb2.Content) else None,
+)
+def test_roles(wanted: content_pb2.Content, of_owner: str, of_admin: str, of_member: str) -> None:
+    assert [outcome(sender, wanted) for sender in ("owner", "admin", "member")] == [of_owner, of_admin, of_member]
+    assert outcome("stranger", wanted) == OUT
+
+
+@pytest.mark.parametrize("sender", ["owner", "admin", "member"])
+def test_everyone_may_leave(sender: str) -> None:
+    assert outcome(sender, content("member_removed", user_id=sender)) == OK
+
+
+@pytest.mark.parametrize(
+    ("members", "heir"),
+    [
+        ([("me", OWNER), ("m", MEMBER), ("a1", ADMIN), ("a2", ADMIN)], "a1"),
+        ([("m1", MEMBER), ("me", OWNER), ("m2", MEMBER)], "m1"),
+        ([("me", OWNER), ("other", OWNER), ("a", ADMIN)], ""),
+        ([("me", OWNER)], ""),
+        ([("me", ADMIN), ("m", MEMBER)], ""),
+    ],
+)
+def test_the_last_owner_who_leaves_has_an_heir(members: list[tuple[str, Any]], heir: str) -> None:
+    chat = chat_pb2.Chat(chat_id="g.x", kind=GROUP)
+    for user_id, role in members:
+        chat.members.add(user_id=user_id, role=role, joined_seq=1)
+    removed = decide("me", content("member_removed", user_id="me", new_owner_user_id="m"), chat).member_removed
+    assert removed == content_pb2.MemberRemovedContent(user_id="me", new_owner_user_id=heir), "the sender does not say who"
+
+
+def test_a_group_keeps_an_owner() -> None:
+    chat = group()
+    del chat.members[1]
+    assert outcome("owner", content("role_changed", user_id="owner", role=ADMIN), chat) == NO
+    assert outcome("owner", content("role_changed", user_id="owner", role=OWNER), chat) == OK
+    assert outcome("owner", content("role_changed", user_id="owner", role=ADMIN)) == OK, "there is another"
+
+
+# Mutes.
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        (content("text", text="hi"), "MUTED"),
+        (content("encrypted", scheme="s"), "MUTED"),
+        (content("reaction", target_seq=6), "MUTED"),
+        (content("edit", target_seq=6, text="ho"), "MUTED"),
+        (content("delete", target_seq=6), OK),
+        (content("member_removed", user_id="member"), OK),
+    ],
+)
+def test_who_is_muted_takes_back_and_leaves_but_says_nothing(wanted: content_pb2.Content, expected: str) -> None:
+    chat = group()
+    chat.members[4].muted_until_ms = NOW_MS + 1
+    target = head(6, "member")
+    assert outcome("member", wanted, chat, target) == expected
+    chat.members[4].muted_until_ms = NOW_MS
+    assert outcome("member", wanted, chat, target) == OK, "the mute is over"
+
+
+# References.
+
+
+@pytest.mark.parametrize(("seq", "expected"), [(4, "TARGET_NOT_FOUND"), (5, OK), (20, OK), (21, "TARGET_NOT_FOUND")])
+def test_replies_and_reactions_refer_to_what_the_sender_may_see(seq: int, expected: str) -> None:
+    assert outcome("member", content("text", text="hi", reply_to_seq=seq)) == expected
+    assert outcome("member", content("reaction", target_seq=seq)) == expected
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (head(6, "member"), OK),
+        (head(6, "member", age_ms=LIMITS.edit_window_ms), OK),
+        (head(6, "member", age_ms=LIMITS.edit_window_ms + 1), "WINDOW_PASSED"),
+        (head(6, "owner"), "TARGET_NOT_FOUND"),
+        (head(6, "member", "encrypted"), "TARGET_NOT_FOUND"),
+        (head(6, "member", "edit"), "TARGET_NOT_FOUND"),
+        (head(6, "member", "erased"), "TARGET_NOT_FOUND"),
+        (None, "TARGET_NOT_FOUND"),
+    ],
+)
+def test_edits(target: EventHead | None, expected: str) -> None:
+    assert outcome("member", content("edit", target_seq=6, text="ho"), target=target) == expected
+
+
+@pytest.mark.parametrize(
+    ("sender", "kind", "target", "expected"),
+    [
+        ("member", GROUP, head(6, "member"), OK),
+        ("member", GROUP, head(6, "member", "encrypted"), OK),
+        ("member", GROUP, head(6, "member", age_ms=LIMITS.delete_window_ms), OK),
+        ("member", GROUP, head(6, "member", age_ms=LIMITS.delete_window_ms + 1), "WINDOW_PASSED"),
+        ("member", GROUP, head(6, "owner"), "FORBIDDEN"),
+        ("admin", GROUP, head(6, "owner"), OK),
+        ("owner", GROUP, head(6, "member", age_ms=LIMITS.delete_window_ms + 1), OK),
+        ("owner", DIRECT, head(6, "member"), "FORBIDDEN"),
+        ("owner", DIRECT, head(6, "owner", age_ms=LIMITS.delete_window_ms + 1), "WINDOW_PASSED"),
+        ("owner", GROUP, head(4, "member"), "TARGET_NOT_FOUND"),
+        ("member", GROUP, head(6, "member", "erased"), "TARGET_NOT_FOUND"),
+        ("admin", GROUP, head(6, "member", "members_added"), "TARGET_NOT_FOUND"),
+        ("admin", GROUP, head(6, "member", "reaction"), "TARGET_NOT_FOUND"),
+        ("admin", GROUP, None, "TARGET_NOT_FOUND"),
+    ],
+)
+def test_deletions(sender: str, kind: Any, target: EventHead | None, expected: str) -> None:
+    assert outcome(sender, content("delete", target_seq=6), group(kind), target) == expected
+
+
+# Kinds of chats.
+
+
+@pytest.mark.parametrize("kind", [DIRECT, GROUP, SELF])
+def test_each_arm_belongs_into_its_kinds_of_chat(kind: content_pb2.ChatKind.ValueType) -> None:
+    for_groups = {
+        "members_added",
+        "member_removed",
+        "role_changed",
+        "chat_info_changed",
+        "member_muted",
+        "join_link_changed",
+        "join_requested",
+        "join_declined",
+    }
+    for_self = {"hide", "chat_settings"}
+    for field in content_pb2.Content.DESCRIPTOR.oneofs_by_name["body"].fields:
+        if field.name == "erased":
+            continue  # refused by its shape
+        try:
+            check_kind(field.name, kind)
+            expected = OK
+        except RefusedError as refused:
+            expected = chat_pb2.ErrorCode.Name(refused.error.code).removeprefix("ERROR_CODE_")
+        if (field.name in for_groups and kind != GROUP) or (field.name in for_self and kind != SELF):
+            assert expected == "UNSUPPORTED_CONTENT", field.name
+        elif field.name == "chat_created":
+            assert expected == "INVALID_ARGUMENT"
+        else:
+            assert expected == OK, field.name
+
+
+def test_messages_are_what_people_send() -> None:
+    fields = content_pb2.Content.DESCRIPTOR.oneofs_by_name["body"].fields
+    assert {field.name for field in fields if field.number < 16} == MESSAGES
+
+
+# Adding, and joining by the link.
+
+
+def test_only_those_are_added_who_are_not_there() -> None:
+    added = decide("admin", content("members_added", user_ids=["new", "member", "new", "newer"])).members_added
+    assert list(added.user_ids) == ["new", "newer"]
+    assert outcome("admin", content("members_added", user_ids=["member", "owner"])) == "INVALID_ARGUMENT"
+
+
+def test_a_group_has_a_greatest_size() -> None:
+    assert outcome("admin", content("members_added", user_ids=["a", "b"])) == OK
+    assert outcome("admin", content("members_added", user_ids=["a", "b", "c"])) == "LIMIT_EXCEEDED"
+    assert outcome("admin", content("members_added", user_ids=["a", "b", "member"])) == OK
+
+
+def test_the_link_lets_in() -> None:
+    joined = decide("new", content("join_requested"), join_token="secret")
+    assert list(joined.members_added.user_ids) == ["new"]
+
+
+def test_the_link_may_only_let_ask() -> None:
+    chat = group()
+    chat.join_link.approval_required = True
+    assert decide("new", content("join_requested"), chat, join_token="secret").HasField("join_requested")
+    assert outcome("asker", content("join_requested"), chat, join_token="secret") == "INVALID_ARGUMENT", "asked already"
+    chat.join_request_user_ids.append("another")
+    assert outcome("new", content("join_requested"), chat, join_token="secret") == "LIMIT_EXCEEDED"
+
+
+def test_links_that_let_nobody_in() -> None:
+    assert outcome("new", content("join_requested"), join_token="wrong") == "LINK_INVALID"
+    assert outcome("member", content("join_requested"), join_token="wrong") == "LINK_INVALID"
+    assert outcome("member", content("join_requested"), join_token="secret") == "INVALID_ARGUMENT"
+    revoked = group()
+    revoked.ClearField("join_link")
+    assert outcome("new", content("join_requested"), revoked) == "LINK_INVALID"
+    deserted = group()
+    del deserted.members[:]
+    assert outcome("new", content("join_requested"), deserted, join_token="secret") == "LINK_INVALID"
+    full = group()
+    for user_id in ("a", "b"):
+        full.members.add(user_id=user_id, role=MEMBER)
+    assert outcome("new", content("join_requested"), full, join_token="secret") == "LIMIT_EXCEEDED"
+
+
+# Shapes.
+
+
+def created(*user_ids: str, title: str = "t", kind: content_pb2.ChatKind.ValueType = GROUP) -> content_pb2.Content:
+    wanted = content("chat_created", kind=kind, title=title)
+    for user_id in user_ids:
+        wanted.chat_created.members.add(user_id=user_id)
+    return wanted
+
+
+CHAT_ID = self_chat_id("alice")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        (content_pb2.Content(), "INVALID_ARGUMENT"),
+        (content("erased"), "UNSUPPORTED_CONTENT"),
+        (content("text"), "INVALID_ARGUMENT"),
+        (content("text", text="x" * 10), OK),
+        (content("text", text="x" * 11), "TOO_LARGE"),
+        (content("text", text="ä" * 5), OK),
+        (content("text", text="ä" * 6), "TOO_LARGE"),
+        (content("edit", text="x"), "INVALID_ARGUMENT"),
+        (content("edit", target_seq=1), "INVALID_ARGUMENT"),
+        (content("edit", target_seq=1, text="x" * 11), "TOO_LARGE"),
+        (content("edit", target_seq=1, text="x"), OK),
+        (content("encrypted", ciphertext=b"x"), "INVALID_ARGUMENT"),
+        (content("encrypted", scheme="s", ciphertext=b"x" * 9), OK),
+        (content("encrypted", scheme="s", ciphertext=b"x" * 10), "TOO_LARGE"),
+        (content("reaction", emoji="+"), "INVALID_ARGUMENT"),
+        (content("reaction", target_seq=1), OK),
+        (content("reaction", target_seq=1, emoji="x" * 9), "TOO_LARGE"),
+        (content("delete"), "INVALID_ARGUMENT"),
+        (content("delete", target_seq=1), OK),
+        (content("hide", seqs=[1]), "INVALID_ARGUMENT"),
+        (content("hide", chat_id=CHAT_ID), "INVALID_ARGUMENT"),
+        (content("hide", chat_id=CHAT_ID, seqs=[1, 2, 3]), OK),
+        (content("hide", chat_id=CHAT_ID, seqs=[1, 2, 3, 4]), "TOO_LARGE"),
+        (content("chat_settings"), "INVALID_ARGUMENT"),
+        (content("chat_settings", chat_id=CHAT_ID), OK),
+        (created("alice", "bob"), OK),
+        (created("alice", "alice"), "INVALID_ARGUMENT"),
+        (created("not a user"), "INVALID_ARGUMENT"),
+        (created(title=" "), "INVALID_ARGUMENT"),
+        (created(title="ä" * 10), OK),
+        (created(title="x" * 11), "TOO_LARGE"),
+        (created(*"abcdefgh"), OK),
+        (created(*"abcdefghi"), "LIMIT_EXCEEDED"),
+        (created("alice", kind=DIRECT), "UNSUPPORTED_CONTENT"),
+        (created("alice", kind=SELF), "UNSUPPORTED_CONTENT"),
+        (content("members_added"), "INVALID_ARGUMENT"),
+        (content("members_added", user_ids=["x y"]), "INVALID_ARGUMENT"),
+        (content("members_added", user_ids=list("abcdefgh")), OK),
+        (content("members_added", user_ids=list("abcdefghi")), "LIMIT_EXCEEDED"),
+        (content("chat_info_changed"), "INVALID_ARGUMENT"),
+        (content("chat_info_changed", title="t", picture_url="x" * 20), OK),
+        (content("chat_info_changed", title="t", picture_url="x" * 21), "TOO_LARGE"),
+        (content("member_removed"), OK),
+        (content("role_changed"), OK),
+        (content("member_muted"), OK),
+        (content("join_link_changed"), OK),
+        (content("join_requested"), OK),
+        (content("join_declined"), OK),
+    ],
+    ids=lambda value: str(value).replace("\n", " ")[:60] if isinstance(value, content_pb2.Content) else None,
+)
+def test_shapes(wanted: content_pb2.Content, expected: str) -> None:
+    assert shape(wanted) == expected
+
+
+def test_g7_fields_of_the_future_count_too() -> None:
+    """Otherwise they would carry any number of bytes past every limit into the log and to every member."""
+    wanted = content("text", text="hi").SerializeToString()
+    known = content_pb2.Content.FromString(wanted + b"\xa2\x38" + b"\xc8\x0f" + b"x" * 1_992)  # field 900, 1,992 bytes
+    assert known.ByteSize() > LIMITS.content_bytes_max
+    assert shape(known) == "TOO_LARGE"
+    small = content_pb2.Content.FromString(wanted + b"\xa2\x38" + b"\x02xx")
+    assert shape(small) == OK
+
+
+# What the sequencer asks.
+
+
+def test_targets() -> None:
+    assert target_seq(content("edit", target_seq=3)) == 3
+    assert target_seq(content("delete", target_seq=4)) == 4
+    assert target_seq(content("reaction", target_seq=5)) == 0
+    assert target_seq(content("text", text="hi", reply_to_seq=6)) == 0
+
+
+def test_new_members() -> None:
+    assert new_members(created("alice", "bob")) == ["alice", "bob"]
+    assert new_members(content("members_added", user_ids=["carol"])) == ["carol"]
+    assert new_members(content("text", text="hi")) == []
