@@ -36,6 +36,7 @@ class Pending:
     """Serialized ChatEvent."""
     recipients: tuple[str, ...]
     left_user_id: str
+    changes_members: bool
     erases_seq: int
     """The event that it erases; 0 = none."""
     tickets: list[tuple[Ticket, bool]]

@@ -77,6 +77,10 @@ class PresenceBook:
             if not watchers:
                 del self._watchers[user_id]
 
+    def watched(self, watcher: Watcher) -> tuple[str, ...]:
+        """Of whom the watcher wants to know."""
+        return self._watched.get(watcher, ())
+
     def watchers(self, user_id: str) -> tuple[Watcher, ...]:
         """Who wants to know of the user."""
         return tuple(self._watchers.get(user_id, ()))

@@ -77,6 +77,8 @@ class Delivery:
     """User ids of those who are members at this seq."""
     left_user_id: str
     """For whom it is the last event of the chat; empty for nobody."""
+    changes_members: bool
+    """Someone came in or left by it."""
 
 
 class Sequencer:
@@ -158,8 +160,9 @@ class Sequencer:
             for ticket, again in pending.tickets:
                 self._answers.append(Answer(ticket, _result(chat.chat_id, head, again)))
             self._answers += [Answer(ticket, error) for ticket, error in pending.refusals]
+            chunk = event_chunk(pending.event)
             deliveries.append(
-                Delivery(chat.chat_id, head.seq, event_chunk(pending.event), pending.recipients, pending.left_user_id)
+                Delivery(chat.chat_id, head.seq, chunk, pending.recipients, pending.left_user_id, pending.changes_members)
             )
         return deliveries
 
@@ -405,6 +408,7 @@ class Sequencer:
             event=serialized,
             recipients=recipients_before if left_user_id else chat.recipients,
             left_user_id=left_user_id,
+            changes_members=bool(members),
             erases_seq=erases_seq,
             tickets=tickets,
         )

@@ -1,6 +1,6 @@
 """Who is told what besides events: receipts, typing, presence. All of it is control traffic, never in an event's way."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 
 from chatgrpc.core.active_chat import ActiveChat
 from chatgrpc.core.limits import Limits
@@ -23,6 +23,8 @@ class Audience:
         self._small_group_members_max = limits.small_group_members_max
         self._touched = touched
         self._presence = PresenceBook(limits)
+        self._screens: dict[Connection, tuple[str, ...]] = {}  # the chats that each watches
+        self._on_screen: dict[str, dict[Connection, None]] = {}  # the same by chat
 
     # Receipts.
 
@@ -81,7 +83,7 @@ class Audience:
 
     def disconnected(self, connection: Connection, now_ms: int) -> None:
         """A session that had opened ended."""
-        self._presence.unwatch(connection)
+        self._unwatch(connection)
         self._presence.disconnected(connection.session.user_id, now_ms)
 
     def pass_time(self, now_ms: int) -> None:
@@ -90,7 +92,21 @@ class Audience:
             self._show_presence(user_id)
 
     def watch(self, watcher: Connection, chat_ids: tuple[str, ...]) -> None:
-        """The session watches the members of these chats; it is shown at once who is there."""
+        """The session watches the members of these chats, whoever they are; it is shown at once who is there."""
+        self._unwatch(watcher)
+        self._screens[watcher] = chat_ids
+        for chat_id in chat_ids:
+            self._on_screen.setdefault(chat_id, {})[watcher] = None
+        self._watch_members(watcher, known=())
+
+    def members_changed(self, chat_id: str) -> None:
+        """Those who have the chat on their screen watch who is in it now; who is in it no longer watches nobody of it (G6)."""
+        for watcher in list(self._on_screen.get(chat_id, ())):
+            self._watch_members(watcher, known=self._presence.watched(watcher))
+
+    def _watch_members(self, watcher: Connection, known: Container[str]) -> None:
+        """Watches the members of the chats on the screen; shows those that are not known."""
+        chat_ids = self._screens[watcher]
         watched: dict[str, None] = {}
         self._presence.watch(watcher, ())
 
@@ -98,17 +114,26 @@ class Audience:
             user_id = watcher.session.user_id
             if chat is None or user_id not in chat.members or len(chat.recipients) > self._small_group_members_max:
                 return
-            if self._connections.get(watcher.stream) is not watcher:
-                return
+            if self._screens.get(watcher) is not chat_ids:
+                return  # there are other chats on the screen by now, or there is no screen
             for member_id in chat.recipients:
                 if member_id != user_id and member_id not in watched:
                     watched[member_id] = None
-                    watcher.session.show_presence(self._presence.presence(member_id))
+                    if member_id not in known:
+                        watcher.session.show_presence(self._presence.presence(member_id))
             self._presence.watch(watcher, watched)
             self._touched(watcher)
 
         for chat_id in chat_ids:
             self._owner.with_chat(chat_id, add)
+
+    def _unwatch(self, watcher: Connection) -> None:
+        for chat_id in self._screens.pop(watcher, ()):
+            watchers = self._on_screen[chat_id]
+            del watchers[watcher]
+            if not watchers:
+                del self._on_screen[chat_id]
+        self._presence.unwatch(watcher)
 
     def _show_presence(self, user_id: str) -> None:
         presence = self._presence.presence(user_id)

@@ -257,6 +257,8 @@ class Edge:
                     last = user_id == delivery.left_user_id
                     connection.session.deliver(delivery.chat_id, delivery.seq, delivery.chunk, last)
                     dirty[connection] = None
+            if delivery.changes_members:
+                self.audience.members_changed(delivery.chat_id)
 
     # Effects.
 
