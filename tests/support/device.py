@@ -63,6 +63,8 @@ class Device:
         self.user_id = ""
         self.frames: asyncio.Queue[session_pb2.ServerFrame] = asyncio.Queue()
         """Every frame but events and heartbeats, in order."""
+        self.heartbeats: list[session_pb2.Heartbeat] = []
+        """Those that the server sent of its own accord."""
         self.auto_ack = True
         self.on_event: Callable[[chat_pb2.ChatEvent], None] = lambda event: None
         self.token = token
@@ -76,6 +78,8 @@ class Device:
         self._reader: asyncio.Task[None] | None = None
         self._ended: DisconnectedError | None = None
         self._synced = False
+        self._may_read = asyncio.Event()
+        self._may_read.set()
 
     @property
     def is_open(self) -> bool:
@@ -134,6 +138,14 @@ class Device:
         if self._channel is not None:
             await self._channel.close()
             self._channel = None
+
+    def stop_reading(self) -> None:
+        """Leaves what comes unread, so that it piles up on the way and at last in the server; until `read_on`."""
+        self._may_read.clear()
+
+    def read_on(self) -> None:
+        """Reads again."""
+        self._may_read.set()
 
     async def write(self, *frames: session_pb2.ClientFrame) -> None:
         """Sends frames in one batch."""
@@ -256,6 +268,7 @@ class Device:
                 if acks and self.auto_ack:
                     await self._acknowledge(acks)
                 await self._notify()
+                await self._may_read.wait()
             ended = DisconnectedError(last, await self._call.code())
         except grpc.aio.AioRpcError as error:
             ended = DisconnectedError(last, error.code())
@@ -297,6 +310,8 @@ class Device:
             self._synced = True
         if kind != "heartbeat":
             self.frames.put_nowait(frame)
+        elif not frame.request_id:
+            self.heartbeats.append(frame.heartbeat)
         if frame.request_id:
             self._answers.pop(frame.request_id).set_result(frame)
         return frame.disconnect if kind == "disconnect" else None

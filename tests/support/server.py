@@ -117,5 +117,8 @@ async def running_server(data_dir: Path, environment: Mapping[str, str] | None =
 
 
 def channel(address: str) -> grpc.aio.Channel:
-    """A channel of its own connection, so that tests do not share one by accident."""
-    return grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
+    """A channel of its own connection, so that tests do not share one by accident.
+
+    It reads no further ahead than a flow-control window of 64 KiB, so a device that stops reading is soon felt by the server.
+    """
+    return grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1), ("grpc.http2.bdp_probe", 0)])

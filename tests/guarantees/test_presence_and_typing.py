@@ -1,0 +1,140 @@
+"""Who is there and who is typing (M11): derived from live sessions, shown to those who watch, gone when they are."""
+
+import pytest
+
+from chatgrpc.v1 import session_pb2
+from chatgrpc.v1.chat_service_pb2 import AddMembersRequest, RemoveMemberRequest
+from tests.support.cast import Cast
+from tests.support.device import Device, next_frame
+
+TEXT = session_pb2.TYPING_KIND_TEXT
+RECORDING = session_pb2.TYPING_KIND_RECORDING
+STOPPED = session_pb2.TYPING_KIND_STOPPED
+
+
+async def presence_of(device: Device, user_id: str, online: bool) -> session_pb2.Presence:
+    """Waits until the device is shown that the user is, or is not, there."""
+    while True:
+        presence = (await next_frame(device, "presence")).presence
+        if presence.user_id == user_id and presence.online == online:
+            return presence
+
+
+async def test_who_watches_a_chat_is_shown_who_is_there_and_who_comes_and_goes(cast: Cast) -> None:
+    alice, bob = await cast.online("alice"), await cast.online("bob")
+    chat_id = (await alice.send(bob.user_id, "hello")).chat_id
+    await alice.until_held(chat_id, 2)
+    await alice.watch(chat_id)
+    assert (await presence_of(alice, bob.user_id, online=True)).last_seen_ms == 0
+    await bob.close()
+    left = await presence_of(alice, bob.user_id, online=False)
+    assert left.last_seen_ms > 0
+    await bob.connect()
+    await presence_of(alice, bob.user_id, online=True)
+
+
+async def test_a_device_that_changes_networks_does_not_flicker(cast: Cast) -> None:
+    """Gone and back within the linger: nobody is told."""
+    alice, bob = await cast.online("alice"), await cast.online("bob")
+    chat_id = (await alice.send(bob.user_id, "hello")).chat_id
+    await alice.until_held(chat_id, 2)
+    await alice.watch(chat_id)
+    await presence_of(alice, bob.user_id, online=True)
+    for _ in range(5):
+        await bob.close()
+        await bob.connect()
+    await bob.send(chat_id, "here all the time")
+    await alice.until_held(chat_id, 3)
+    assert not [frame for frame in alice.taken() if frame.HasField("presence")]
+
+
+async def test_a_user_is_there_while_any_of_their_devices_is(cast: Cast) -> None:
+    alice, phone, laptop = await cast.online("alice"), await cast.online("bob"), await cast.online("bob", "laptop")
+    chat_id = (await alice.send(phone.user_id, "hello")).chat_id
+    await alice.until_held(chat_id, 2)
+    await alice.watch(chat_id)
+    await presence_of(alice, phone.user_id, online=True)
+    await phone.close()
+    carol = await cast.online("carol")  # someone else goes at the same time, whose going is shown
+    carol_chat = (await alice.send(carol.user_id, "hello")).chat_id
+    await alice.until_held(carol_chat, 2)
+    await alice.watch(chat_id, carol_chat)
+    await presence_of(alice, carol.user_id, online=True)
+    await carol.close()
+    while (shown := (await next_frame(alice, "presence")).presence).user_id != carol.user_id or shown.online:
+        assert shown.online, "bob's laptop is still there"
+    await laptop.close()
+    await presence_of(alice, phone.user_id, online=False)
+
+
+async def test_what_is_watched_replaces_what_was_watched(cast: Cast) -> None:
+    alice, bob, carol = [await cast.online(name) for name in ("alice", "bob", "carol")]
+    chats = [(await alice.send(other.user_id, "hello")).chat_id for other in (bob, carol)]
+    for chat_id in chats:
+        await alice.until_held(chat_id, 2)
+    await alice.watch(chats[0])
+    await presence_of(alice, bob.user_id, online=True)
+    await alice.watch(chats[1])
+    await presence_of(alice, carol.user_id, online=True)
+    await bob.close()
+    await carol.close()
+    assert (await next_frame(alice, "presence")).presence.user_id == carol.user_id
+    await alice.heartbeat()
+    assert not [frame for frame in alice.taken() if frame.HasField("presence")]
+
+
+async def test_who_joins_a_watched_group_is_watched_and_who_leaves_it_is_not(cast: Cast) -> None:
+    alice, bob, carol = [await cast.online(name) for name in ("alice", "bob", "carol")]
+    chat_id = await cast.group("alice", "bob")
+    await alice.until_held(chat_id, 1)
+    await alice.watch(chat_id)
+    await presence_of(alice, bob.user_id, online=True)
+    chats = cast.caller("alice").chats
+    await chats.AddMembers(AddMembersRequest(chat_id=chat_id, user_ids=[carol.user_id]))
+    assert (await next_frame(alice, "presence")).presence == session_pb2.Presence(user_id=carol.user_id, online=True)
+    await chats.RemoveMember(RemoveMemberRequest(chat_id=chat_id, user_id=bob.user_id))
+    await alice.until_held(chat_id, 3)
+    await bob.close()
+    await carol.close()
+    assert (await next_frame(alice, "presence")).presence.user_id == carol.user_id
+
+
+async def test_a_large_group_pushes_no_presence(cast: Cast) -> None:
+    names = ["alice", "bob", *(f"member{number}" for number in range(31))]
+    alice, bob = await cast.online("alice"), await cast.online("bob")
+    chat_id = await cast.group(*names)
+    await alice.until_held(chat_id, 1)
+    await alice.watch(chat_id)
+    direct = (await alice.send(bob.user_id, "hello")).chat_id
+    await alice.until_held(direct, 2)
+    assert not [frame for frame in alice.taken() if frame.HasField("presence")]
+
+
+@pytest.mark.parametrize(("sent", "shown"), [(0, TEXT), (TEXT, TEXT), (RECORDING, RECORDING)])
+async def test_typing_is_shown_to_the_other_members_devices_and_when_it_stops(
+    cast: Cast, sent: session_pb2.TypingKind.ValueType, shown: session_pb2.TypingKind.ValueType
+) -> None:
+    alice, bob = await cast.online("alice"), await cast.online("bob")
+    laptop = await cast.online("bob", "laptop")
+    chat_id = await cast.group("alice", "bob")
+    for device in (alice, bob, laptop):
+        await device.until_held(chat_id, 1)
+    await alice.typing(chat_id, sent)
+    for device in (bob, laptop):
+        typing = (await next_frame(device, "typing")).typing
+        assert typing == session_pb2.Typing(chat_id=chat_id, user_id=alice.user_id, kind=shown)
+    await alice.typing(chat_id, STOPPED)
+    for device in (bob, laptop):
+        assert (await next_frame(device, "typing")).typing.kind == STOPPED
+    await alice.heartbeat()
+    assert not [frame for frame in alice.taken() if frame.HasField("typing")], "it is not shown to who types"
+
+
+async def test_typing_claims_no_other_name_than_ones_own(cast: Cast) -> None:
+    alice, bob = await cast.online("alice"), await cast.online("bob")
+    chat_id = await cast.group("alice", "bob")
+    for device in (alice, bob):
+        await device.until_held(chat_id, 1)
+    typing = session_pb2.Typing(chat_id=chat_id, user_id=cast.user("someone"), kind=TEXT)
+    await alice.write(session_pb2.ClientFrame(typing=typing))
+    assert (await next_frame(bob, "typing")).typing.user_id == alice.user_id
