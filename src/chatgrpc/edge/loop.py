@@ -8,7 +8,6 @@ everything in one message. Everything runs on the event loop's thread.
 
 import asyncio
 import contextlib
-import heapq
 import itertools
 import secrets
 from collections.abc import Callable, Coroutine, Sequence
@@ -36,6 +35,7 @@ from chatgrpc.core.limits import Limits
 from chatgrpc.core.session import Session, State, Timings
 from chatgrpc.core.write import Write
 from chatgrpc.edge.admission import Admissions
+from chatgrpc.edge.alarms import Alarms
 from chatgrpc.edge.audience import Audience
 from chatgrpc.edge.connection import Connection, Connections
 from chatgrpc.edge.owner import Owner
@@ -111,8 +111,7 @@ class Edge:
         self._dirty: dict[Connection, None] = {}  # something to send, or to read for
         self._with_control: dict[Connection, None] = {}  # only control traffic to send, which can wait
         self._unwritable: dict[Connection, int] = {}  # since when, oldest first
-        self._deadlines: list[tuple[int, int, Connection]] = []
-        self._numbers = itertools.count()
+        self._alarms = Alarms()
         self._tasks: set[asyncio.Task[None]] = set()
         self._tick_scheduled = False
         self._flush_timer: asyncio.TimerHandle | None = None
@@ -207,7 +206,7 @@ class Edge:
         if self._draining:
             self.end(connection, Ended(session_pb2.DISCONNECT_CODE_SHUTTING_DOWN))
             return
-        heapq.heappush(self._deadlines, (session.deadline_ms, next(self._numbers), connection))
+        self._set_alarm(connection)
 
     def _receive(self, connection: Connection, batches: list[bytes], now_ms: int) -> None:
         session = connection.session
@@ -314,6 +313,7 @@ class Edge:
         self._dirty.pop(connection, None)
         self._with_control.pop(connection, None)
         self._unwritable.pop(connection, None)
+        self._alarms.cancel(connection)
         if was_registered:
             self.audience.disconnected(connection, now_ms)
 
@@ -337,7 +337,7 @@ class Edge:
             self.end(connection, outcome)
             return
         self._run(connection, session.admitted(outcome, self._now_ms()))
-        self._schedule_deadline(connection)
+        self._set_alarm(connection)
 
     async def _verify(self, connection: Connection, request_id: int, token: str) -> None:
         verified = await self._admissions.verify(token, self._now_ms())
@@ -345,7 +345,7 @@ class Edge:
             connection.session.token_refused(request_id, verified)
             return
         connection.session.token_verified(request_id, verified.user_id, verified.expires_at_ms, self._now_ms())
-        self._schedule_deadline(connection)
+        self._set_alarm(connection)
 
     async def _feed(self, connection: Connection, wanted: Read) -> None:
         """Reads what the feed of a lagging device wants next; ends the stream if it cannot be read."""
@@ -437,15 +437,15 @@ class Edge:
 
     # Time.
 
-    def _schedule_deadline(self, connection: Connection) -> None:
-        heapq.heappush(self._deadlines, (connection.session.deadline_ms, next(self._numbers), connection))
+    def _set_alarm(self, connection: Connection) -> None:
+        if connection.session.state is not State.ENDED:
+            self._alarms.set_by(connection, connection.session.deadline_ms)
 
     def _keep_house(self) -> None:
         """What time does: deadlines, readers that are too slow, control traffic that waited, marks to store."""
         self._housekeeping = asyncio.get_running_loop().call_later(_HOUSEKEEPING_INTERVAL_S, self._keep_house)
         now_ms = self._now_ms()
-        while self._deadlines and self._deadlines[0][0] <= now_ms:
-            _, _, connection = heapq.heappop(self._deadlines)
+        for connection in self._alarms.take_due(now_ms):
             self._pass_deadline(connection, now_ms)
         self._end_slow_readers(now_ms)
         self.audience.pass_time(now_ms)
@@ -472,7 +472,7 @@ class Edge:
         if session.state is State.ENDED:
             return
         effects = session.on_deadline(now_ms) if session.deadline_ms <= now_ms else ()
-        self._schedule_deadline(connection)
+        self._set_alarm(connection)
         self._dirty[connection] = None
         self._run(connection, effects)
 
