@@ -4,7 +4,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from chatgrpc.core.entries import MemberView, StoredChat
-from chatgrpc.core.fold import CHANGES_CHAT, apply_event
+from chatgrpc.core.fold import apply_event
 from chatgrpc.core.rules import EventHead
 from chatgrpc.core.visibility import Interval
 from chatgrpc.core.write import Write
@@ -157,10 +157,8 @@ class ActiveChat:
             self.recent.popleft()
             self._by_key.pop((oldest.sender_user_id, oldest.client_message_id), None)
 
-    def apply(self, event: chat_pb2.ChatEvent) -> tuple[MemberView, ...] | None:
-        """Applies an event to the state; returns the intervals of members it opened or closed, None if nothing changed."""
-        if event.content.WhichOneof("body") not in CHANGES_CHAT:
-            return None
+    def apply(self, event: chat_pb2.ChatEvent) -> tuple[MemberView, ...]:
+        """Applies an event that changes the chat's state; returns the intervals of members that it opened or closed."""
         before = self.members
         state = chat_pb2.Chat()
         if self.chat is not None:

@@ -28,9 +28,9 @@ class VerifyToken:
     token: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Submit:
-    """Hand the write to the chat's owner; then call `answered`."""
+    """Hand the write to the chat's owner; then call `answered`. Not to be changed; see `Write`."""
 
     request_id: int
     write: Write
@@ -44,9 +44,12 @@ class FetchPage:
     request: session_pb2.FetchHistory
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Marked:
-    """The device has events up to `delivered_seq`, and its user has read up to `read_seq`; 0 = no news."""
+    """The device has events up to `delivered_seq`, and its user has read up to `read_seq`; 0 = no news.
+
+    Not to be changed; see `Write`.
+    """
 
     chat_id: str
     delivered_seq: int

@@ -22,9 +22,9 @@ class ChatView:
     members: tuple[MemberView, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Entry:
-    """One event to append."""
+    """One event to append. Not to be changed; see `Write`."""
 
     chat_id: str
     seq: int

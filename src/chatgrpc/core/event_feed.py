@@ -170,10 +170,10 @@ class EventFeed:
             cursor.is_open = False
         if cursor.lags:
             return
-        if self._window_is_full():
+        if self._unacked_events >= self._events_max or self._unacked_bytes >= self._bytes_max:
             self._lag(chat_id, cursor)
-            return
-        self._push(cursor, seq, chunk)
+        else:
+            self._push(cursor, seq, chunk)
 
     def ack(self, chat_id: str, seq: int) -> int:
         """The device acknowledges up to `seq`; returns the seq that it is acknowledged up to now, 0 if that is no news."""
@@ -210,8 +210,8 @@ class EventFeed:
         if not events:  # never ask for the same page in a circle; the next delivery is a gap then, and raises the head again
             cursor.head_seq = cursor.pushed_seq
         for event in events:
-            if self._window_is_full():  # other chats were pushed meanwhile; what does not fit is read again
-                break
+            if self._unacked_events >= self._events_max or self._unacked_bytes >= self._bytes_max:
+                break  # other chats were pushed meanwhile; what does not fit is read again
             self._push(cursor, event.seq, event_chunk(event.event))
         if cursor.pushed_seq >= self._syncing.get(reading.chat_id, 0):
             self._syncing.pop(reading.chat_id, None)
@@ -248,9 +248,6 @@ class EventFeed:
         """Chats of which the device has not acknowledged the head, with their heads: what a heartbeat must name."""
         behind = ((chat_id, cursor.head_seq) for chat_id, cursor in self._cursors.items() if cursor.acked_seq < cursor.head_seq)
         return list(islice(behind, self._heads_max))
-
-    def _window_is_full(self) -> bool:
-        return self._unacked_events >= self._events_max or self._unacked_bytes >= self._bytes_max
 
     def _push(self, cursor: _Cursor, seq: int, chunk: bytes) -> None:
         size = len(chunk)

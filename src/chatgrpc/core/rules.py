@@ -49,9 +49,9 @@ class EventHead(NamedTuple):
     arm: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Circumstances:
-    """What `complete` judges by, besides the write."""
+    """What `complete` judges by, besides the write. Not to be changed; see `Write`."""
 
     chat: chat_pb2.Chat
     sender: content_pb2.Member | None
@@ -62,9 +62,9 @@ class Circumstances:
     now_ms: int
 
 
-def target_seq(content: content_pb2.Content) -> int:
+def target_seq(content: content_pb2.Content, arm: str) -> int:
     """Seq of the event whose sender and time decide about this content; 0 = none."""
-    match content.WhichOneof("body"):
+    match arm:
         case "edit":
             return content.edit.target_seq
         case "delete":
@@ -72,9 +72,9 @@ def target_seq(content: content_pb2.Content) -> int:
     return 0
 
 
-def new_members(content: content_pb2.Content) -> list[str]:
+def new_members(content: content_pb2.Content, arm: str) -> list[str]:
     """Users who would become members by this content."""
-    match content.WhichOneof("body"):
+    match arm:
         case "chat_created":
             return [member.user_id for member in content.chat_created.members]
         case "members_added":

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from chatgrpc.core.active_chat import ActiveChat, LookedUp, Pending, Ticket, event_head
 from chatgrpc.core.entries import ChatView, Entry, StoredChat, StoredEvent
 from chatgrpc.core.events import event_chunk
+from chatgrpc.core.fold import CHANGES_CHAT
 from chatgrpc.core.ids import RandomBits, direct_chat_id, message_id, self_chat_id
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.refusal import RefusedError, unavailable
@@ -57,17 +58,17 @@ class Group:
     pending: list[tuple[ActiveChat, Pending]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
-    """The outcome of one write."""
+    """The outcome of one write. Not to be changed; see `Write`."""
 
     ticket: Ticket
     outcome: chat_pb2.SendResult | chat_pb2.Error
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Delivery:
-    """A committed event on its way to the members' devices."""
+    """A committed event on its way to the members' devices. Not to be changed; see `Write`."""
 
     chat_id: str
     seq: int
@@ -229,11 +230,16 @@ class Sequencer:
         while chat.waiting:
             ticket, write = chat.waiting[0]
             try:
-                lookup = self._needs(chat, write)
-                if lookup is not None:
-                    self._lookups.append(lookup)
-                    return
-                self._decide(chat, ticket, write, now_ms)
+                earlier = self._earlier_try(chat, write)
+                if earlier is not None:
+                    self._answer_again(chat, ticket, earlier)
+                else:
+                    arm = write.content.WhichOneof("body") or ""
+                    lookup = self._needs(chat, write, arm) if chat.looked_up is None else None
+                    if lookup is not None:
+                        self._lookups.append(lookup)
+                        return
+                    self._decide(chat, ticket, write, arm, now_ms)
             except RefusedError as refused:
                 self._refuse(chat, ticket, refused.error)
             chat.waiting.popleft()
@@ -249,32 +255,30 @@ class Sequencer:
         last = next(reversed(chat.in_flight.values()))
         last.refusals.append((ticket, error))
 
-    def _needs(self, chat: ActiveChat, write: Write) -> Lookup | None:
-        """What must be read before the write can be decided; None once it is at hand."""
-        if chat.looked_up is not None or chat.find(write.sender_user_id, write.client_message_id) is not None:
-            return None
+    def _needs(self, chat: ActiveChat, write: Write, arm: str) -> Lookup | None:
+        """What must be read before the write can be decided, if anything."""
         ranges = []
-        unseen_from = self._unseen_from(chat, write)
+        unseen_from = self._unseen_from(chat, write, arm)
         if unseen_from < chat.floor_seq:
             ranges.append((unseen_from - 1, chat.floor_seq - 1))
-        if write.content.WhichOneof("body") == "chat_created" and chat.floor_seq > 1:
+        if arm == "chat_created" and chat.floor_seq > 1:
             ranges.append((0, 1))  # an earlier try stands at seq 1 or nowhere
-        target = target_seq(write.content)
+        target = target_seq(write.content, arm)
         if 0 < target < min(unseen_from, chat.floor_seq):
             ranges.append((target - 1, target))
-        counted = new_members(write.content)
+        counted = new_members(write.content, arm)
         if chat.chat is None and write.peer_user_id:
             counted = [write.sender_user_id, write.peer_user_id]
-        elif write.content.WhichOneof("body") == "join_requested":
+        elif arm == "join_requested":
             counted = [write.sender_user_id]
         if not ranges and not counted:
             return None
         erasing = frozenset(pending.erases_seq for pending in chat.in_flight.values() if pending.erases_seq)
         return Lookup(chat, tuple(sorted(ranges)), tuple(counted), erasing)
 
-    def _unseen_from(self, chat: ActiveChat, write: Write) -> int:
+    def _unseen_from(self, chat: ActiveChat, write: Write, arm: str) -> int:
         """The lowest seq at which an earlier try of the write may stand."""
-        if write.seen_seq is None or write.content.WhichOneof("body") == "chat_created":
+        if write.seen_seq is None or arm == "chat_created":
             return chat.head_seq + 1
         if 0 <= chat.head_seq - write.seen_seq <= self._limits.dedupe_span_max:
             return write.seen_seq + 1
@@ -291,24 +295,21 @@ class Sequencer:
             "among the events above seen_seq, send it again with the seen_seq of now.",
         )
 
-    def _decide(self, chat: ActiveChat, ticket: Ticket, write: Write, now_ms: int) -> None:
-        earlier = self._earlier_try(chat, write)
-        if earlier is not None:
-            self._answer_again(chat, ticket, earlier)
-            return
+    def _decide(self, chat: ActiveChat, ticket: Ticket, write: Write, arm: str, now_ms: int) -> None:
+        """Stages a write that was not committed before, or refuses it."""
         self._check_chat_counts(chat)
-        if write.content.WhichOneof("body") == "chat_created" and chat.chat is None:
+        if arm == "chat_created" and chat.chat is None:
             self._stage(chat, [(ticket, False)], write, write.content, now_ms)
             return
         if chat.chat is None:
-            self._open(chat, write, now_ms)
+            self._open(chat, write, arm, now_ms)
         if chat.chat is None:
             raise _no_such_chat(write)
         circumstances = Circumstances(
             chat=chat.chat,
             sender=chat.members.get(write.sender_user_id),
             head_seq=chat.head_seq,
-            target=self._target(chat, target_seq(write.content)),
+            target=self._target(chat, target_seq(write.content, arm)),
             now_ms=now_ms,
         )
         content = complete(write, circumstances, self._limits)
@@ -330,7 +331,9 @@ class Sequencer:
         self._answers.append(Answer(ticket, _result(chat.chat_id, earlier, again=True)))
 
     def _check_chat_counts(self, chat: ActiveChat) -> None:
-        counts = chat.looked_up.chat_counts if chat.looked_up is not None else {}
+        if chat.looked_up is None:
+            return
+        counts = chat.looked_up.chat_counts
         for user_id, count in counts.items():
             if user_id not in chat.members and count >= self._limits.chats_per_user_max:
                 raise RefusedError(
@@ -345,9 +348,8 @@ class Sequencer:
             head = chat.looked_up.targets.get(seq)
         return head
 
-    def _open(self, chat: ActiveChat, write: Write, now_ms: int) -> None:
+    def _open(self, chat: ActiveChat, write: Write, arm: str, now_ms: int) -> None:
         """Stages the event that makes a self chat or a direct chat, if the write may make it."""
-        arm = write.content.WhichOneof("body") or ""
         if arm not in MESSAGES:
             return
         created = content_pb2.ChatCreatedContent()
@@ -400,7 +402,7 @@ class Sequencer:
         serialized = event.SerializeToString()
         recipients_before = chat.recipients
         chat.append(head, now_ms)
-        members = chat.apply(event)
+        members = chat.apply(event) if arm in CHANGES_CHAT else None
         left_user_id = content.member_removed.user_id if arm == "member_removed" else ""
         erases_seq = content.delete.target_seq if arm == "delete" else 0
         pending = Pending(

@@ -29,7 +29,7 @@ from chatgrpc.core.effects import (
 )
 from chatgrpc.core.entries import Membership, StoredChat, StoredEvent
 from chatgrpc.core.event_feed import EventFeed, Read, Start
-from chatgrpc.core.events import frame_chunk, history_chunk
+from chatgrpc.core.events import frame_chunk, history_chunk, sent_chunk
 from chatgrpc.core.ids import CLIENT_MESSAGE_ID_BYTES, direct_chat_id, is_chat_id, is_device_id, is_user_id
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.refusal import is_retryable
@@ -149,8 +149,10 @@ class Session:
             case "send":
                 return self._send(request_id, frame.send)
             case "ack":
-                acked = self.feed.ack(frame.ack.chat_id, frame.ack.seq)
-                return [Marked(frame.ack.chat_id, acked, 0)] if acked else NOTHING
+                ack = frame.ack
+                chat_id = ack.chat_id
+                acked = self.feed.ack(chat_id, ack.seq)
+                return [Marked(chat_id, acked, 0)] if acked else NOTHING
             case "mark_read":
                 return self._mark_read(frame.mark_read)
             case "typing":
@@ -175,7 +177,8 @@ class Session:
     def _send(self, request_id: int, send: session_pb2.SendMessage) -> Sequence[Effect]:
         if not request_id:
             return self.end(_violation("A SendMessage needs a request_id, to which its outcome can be given."))
-        client_message_id = send.key.client_message_id
+        key = send.key
+        client_message_id = key.client_message_id
         if len(client_message_id) != CLIENT_MESSAGE_ID_BYTES:
             return self._refuse(
                 request_id,
@@ -185,11 +188,10 @@ class Session:
         peer_user_id = send.user_id
         if peer_user_id and is_user_id(peer_user_id):
             chat_id = direct_chat_id(self.user_id, peer_user_id)
-        elif is_chat_id(send.chat_id):
-            chat_id = send.chat_id
-        else:
+        elif not is_chat_id(chat_id := send.chat_id):
             return self._refuse(request_id, chat_pb2.ERROR_CODE_INVALID_ARGUMENT, "Set chat_id or user_id, in its proper form.")
-        if send.content.WhichOneof("body") not in MESSAGES:
+        content = send.content
+        if content.WhichOneof("body") not in MESSAGES:
             return self._refuse(
                 request_id,
                 chat_pb2.ERROR_CODE_UNSUPPORTED_CONTENT,
@@ -208,7 +210,7 @@ class Session:
             self._send_order.fail(chat_id, client_message_id)
             return self._too_many(request_id, self._limits.requests_in_flight_max)
         self._requests_in_flight += 1
-        write = Write(chat_id, self.user_id, send.content, client_message_id, send.key.seen_seq, self.device_id, peer_user_id)
+        write = Write(chat_id, self.user_id, content, client_message_id, key.seen_seq, self.device_id, peer_user_id)
         return [Submit(request_id, write)]
 
     def answered(self, request_id: int, write: Write, outcome: chat_pb2.SendResult | chat_pb2.Error) -> None:
@@ -216,7 +218,8 @@ class Session:
         self._requests_in_flight -= 1
         if isinstance(outcome, chat_pb2.SendResult):
             self._send_order.settle(write.chat_id, write.client_message_id)
-            self._answer(request_id, session_pb2.ServerFrame(sent=outcome))
+            if self.state is not State.ENDED:
+                self.events.append(sent_chunk(request_id, outcome))
             return
         if is_retryable(outcome):
             self._send_order.fail(write.chat_id, write.client_message_id)
@@ -331,7 +334,7 @@ class Session:
 
     def deliver(self, chat_id: str, seq: int, chunk: bytes, last: bool) -> None:
         """Takes a committed event of one of the user's chats; `last` if the user is no member after it."""
-        if self.state in _SHOWN_TO:
+        if self.state is not State.ENDED:
             self.feed.deliver(chat_id, seq, chunk, last)
 
     def next_read(self) -> Read | None:

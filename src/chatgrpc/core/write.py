@@ -5,9 +5,13 @@ from dataclasses import dataclass
 from chatgrpc.v1 import content_pb2
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Write:
-    """One event that a user wants in a chat's log: a message, or a change of the chat."""
+    """One event that a user wants in a chat's log: a message, or a change of the chat.
+
+    Not to be changed. It is not frozen because one is made for every message, and a frozen one takes five times as long; so it
+    is with the other records on a message's way.
+    """
 
     chat_id: str
     sender_user_id: str

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatgrpc.core.events import batch_chunk, erased, event_chunk, frame_chunk, history_chunk, varint
+from chatgrpc.core.events import batch_chunk, erased, event_chunk, frame_chunk, history_chunk, sent_chunk, varint
 from chatgrpc.v1 import chat_pb2, content_pb2, session_pb2
 
 seqs = st.integers(0, 2**64 - 1)
@@ -43,6 +43,13 @@ def test_chunks_joined_are_one_response(items: list[tuple[chat_pb2.ChatEvent, bo
         frame = session_pb2.ServerFrame(event=event)
         chunks.append(event_chunk(event.SerializeToString()) if spliced else frame_chunk(frame))
     assert session_pb2.ConnectResponse.FromString(b"".join(chunks)) == expected
+
+
+@given(st.integers(1, 2**64 - 1), texts, seqs, st.binary(max_size=16), st.booleans())
+def test_a_result_is_spliced(request_id: int, chat_id: str, seq: int, message_id: bytes, duplicate: bool) -> None:
+    result = chat_pb2.SendResult(chat_id=chat_id, seq=seq, message_id=message_id, sent_at_ms=7, duplicate=duplicate)
+    frames = session_pb2.ConnectResponse.FromString(sent_chunk(request_id, result)).frames
+    assert list(frames) == [session_pb2.ServerFrame(request_id=request_id, sent=result)]
 
 
 @given(st.integers(1, 2**64 - 1), texts, st.booleans(), st.booleans(), st.lists(chat_events(), max_size=5))

@@ -406,13 +406,13 @@ def test_g7_fields_of_the_future_count_too() -> None:
 
 
 def test_targets() -> None:
-    assert target_seq(content("edit", target_seq=3)) == 3
-    assert target_seq(content("delete", target_seq=4)) == 4
-    assert target_seq(content("reaction", target_seq=5)) == 0
-    assert target_seq(content("text", text="hi", reply_to_seq=6)) == 0
+    assert target_seq(content("edit", target_seq=3), "edit") == 3
+    assert target_seq(content("delete", target_seq=4), "delete") == 4
+    assert target_seq(content("reaction", target_seq=5), "reaction") == 0
+    assert target_seq(content("text", text="hi", reply_to_seq=6), "text") == 0
 
 
 def test_new_members() -> None:
-    assert new_members(created("alice", "bob")) == ["alice", "bob"]
-    assert new_members(content("members_added", user_ids=["carol"])) == ["carol"]
-    assert new_members(content("text", text="hi")) == []
+    assert new_members(created("alice", "bob"), "chat_created") == ["alice", "bob"]
+    assert new_members(content("members_added", user_ids=["carol"]), "members_added") == ["carol"]
+    assert new_members(content("text", text="hi"), "text") == []
