@@ -6,7 +6,7 @@ It is not the client library: it has no outbox, no store and no retries of its o
 import asyncio
 import itertools
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from chatgrpc.v1 import chat_pb2, content_pb2, session_pb2
 from tests.support.server import channel
 
 TIMEOUT_S = 20.0
+_NOT_ANSWERED = frozenset({"ack", "mark_read", "typing", "watch_chats"})
 
 
 class ProtocolError(AssertionError):
@@ -68,6 +69,7 @@ class Device:
         self.auto_ack = True
         self.on_event: Callable[[chat_pb2.ChatEvent], None] = lambda event: None
         self.token = token
+        self.name = ""
         self._address = address
         self._request_ids = itertools.count(1)
         self._answers: dict[int, asyncio.Future[session_pb2.ServerFrame]] = {}
@@ -120,6 +122,7 @@ class Device:
         self._reader = asyncio.create_task(self._read())
         hello = session_pb2.Hello(
             device_id=self.device_id,
+            device_name=self.name,
             token=self.token,
             positions=[session_pb2.ChatPosition(chat_id=chat_id, seq=seq) for chat_id, seq in self.held.cursors.items()],
             start_at=start_at,
@@ -161,11 +164,22 @@ class Device:
 
     async def post(self, frame: session_pb2.ClientFrame) -> "asyncio.Future[session_pb2.ServerFrame]":
         """Sends a request; returns what its answer will be."""
-        frame.request_id = next(self._request_ids)
-        future: asyncio.Future[session_pb2.ServerFrame] = asyncio.get_running_loop().create_future()
-        self._answers[frame.request_id] = future
-        await self.write(frame)
-        return future
+        (answer,) = await self.post_together([frame])
+        return answer
+
+    async def post_together(self, frames: Iterable[session_pb2.ClientFrame]) -> "list[asyncio.Future[session_pb2.ServerFrame]]":
+        """Sends frames in one batch, those that may be answered as requests; returns what their answers will be."""
+        numbered, answers = [], []
+        for original in frames:
+            frame = session_pb2.ClientFrame()
+            frame.CopyFrom(original)
+            numbered.append(frame)
+            if frame.WhichOneof("body") not in _NOT_ANSWERED:
+                frame.request_id = next(self._request_ids)
+                answer = self._answers[frame.request_id] = asyncio.get_running_loop().create_future()
+                answers.append(answer)
+        await self.write(*numbered)
+        return answers
 
     # What people do.
 

@@ -1,0 +1,59 @@
+"""Chats that have been going on for a while: written into a data folder by the server's own parts, as of a time of the past."""
+
+import itertools
+import os
+import random
+from collections.abc import Iterable
+from pathlib import Path
+
+from chatgrpc.adapters.sqlite import SqliteStore
+from chatgrpc.core.ids import direct_chat_id
+from chatgrpc.core.limits import Limits
+from chatgrpc.core.sequencer import Sequencer
+from chatgrpc.core.write import Write
+from chatgrpc.edge.owner import Owner
+from chatgrpc.metrics import Metrics
+from chatgrpc.node import DATABASE_NAME
+from chatgrpc.v1 import chat_pb2, content_pb2
+
+_AT_ONCE = 1_000
+
+
+async def write_in_the_past(data_dir: Path, writes: Iterable[Write], at_ms: int) -> list[chat_pb2.SendResult]:
+    """Commits writes, in their order, as of `at_ms`, milliseconds since the Unix epoch; no server may run on the folder."""
+    store = await SqliteStore.open(data_dir / DATABASE_NAME)
+    results: list[chat_pb2.SendResult] = []
+    try:
+        owner = Owner(
+            Sequencer(await store.epochs.next_epoch(), Limits(), random.SystemRandom()), store.log, Metrics(), _nobody
+        )
+        remaining = iter(writes)
+        while some := list(itertools.islice(remaining, _AT_ONCE)):
+            results += await _commit(owner, some, at_ms)
+    finally:
+        await store.close()
+    return results
+
+
+def text_to_user(sender_user_id: str, user_id: str, text: str) -> Write:
+    """A text to another user, sent by a unary call without a key."""
+    content = content_pb2.Content(text=content_pb2.TextContent(text=text))
+    chat_id = direct_chat_id(sender_user_id, user_id)
+    return Write(chat_id, sender_user_id, content, os.urandom(16), None, peer_user_id=user_id)
+
+
+async def _commit(owner: Owner, writes: list[Write], at_ms: int) -> list[chat_pb2.SendResult]:
+    for number, write in enumerate(writes):
+        owner.submit(number, write, at_ms)
+    outcomes: dict[object, chat_pb2.SendResult | chat_pb2.Error] = {}
+    while len(outcomes) < len(writes):
+        outcomes |= {answer.ticket: answer.outcome for answer in owner.pump(at_ms).answers}
+        await owner.settle()
+    results = [outcomes[number] for number in range(len(writes))]
+    committed = [result for result in results if isinstance(result, chat_pb2.SendResult)]
+    assert len(committed) == len(writes), results
+    return committed
+
+
+def _nobody() -> None:
+    """Nobody needs to be woken: the owner is pumped until it is done."""
