@@ -19,6 +19,8 @@ class Limits:
     """Sends of a session that have no outcome yet, or failed and are to come again; DISCONNECT_CODE_OVERLOADED."""
     history_requests_in_flight_max: int = 4
     """Unanswered FetchHistory of a session, since each answer may be a page; ERROR_CODE_TOO_MANY_IN_FLIGHT."""
+    refreshes_in_flight_max: int = 1
+    """Unanswered RefreshToken of a session, since each costs the check of a signature; ERROR_CODE_TOO_MANY_IN_FLIGHT."""
     text_bytes_max: int = 65_536
     """A text or ciphertext; ERROR_CODE_TOO_LARGE."""
     content_bytes_max: int = 96 * 1024

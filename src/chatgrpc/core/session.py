@@ -90,6 +90,7 @@ class Session:
         self._last_request_id = 0
         self._requests_in_flight = 0
         self._history_in_flight = 0
+        self._refreshes_in_flight = 0
         self._hello_request_id = 0
         self._hello = session_pb2.Hello()
         self._early_frames: list[session_pb2.ClientFrame] = []
@@ -270,9 +271,9 @@ class Session:
             self.events.append(history_chunk(request_id, page, [stored.event for stored in events or ()]))
 
     def _refresh_token(self, request_id: int, refresh: session_pb2.RefreshToken) -> Sequence[Effect]:
-        if self._requests_in_flight >= self._limits.requests_in_flight_max:
-            return self._too_many(request_id, self._limits.requests_in_flight_max)
-        self._requests_in_flight += 1
+        if self._refreshes_in_flight >= self._limits.refreshes_in_flight_max:
+            return self._too_many(request_id, self._limits.refreshes_in_flight_max)
+        self._refreshes_in_flight += 1
         return [VerifyToken(request_id, refresh.token)]
 
     def token_verified(self, request_id: int, user_id: str, expires_at_ms: int, now_ms: int) -> None:
@@ -280,7 +281,7 @@ class Session:
         if user_id != self.user_id:
             self.token_refused(request_id, "The token is another user's. The session goes on with the token it has.")
             return
-        self._requests_in_flight -= 1
+        self._refreshes_in_flight -= 1
         self._token_expires_at_ms = expires_at_ms
         self._set_deadline(now_ms)
         refreshed = session_pb2.TokenRefreshed(token_expires_at_ms=expires_at_ms)
@@ -288,7 +289,7 @@ class Session:
 
     def token_refused(self, request_id: int, message: str) -> None:
         """A newer token is not valid."""
-        self._requests_in_flight -= 1
+        self._refreshes_in_flight -= 1
         self._refuse(request_id, chat_pb2.ERROR_CODE_TOKEN_INVALID, message)
 
     # Opening.

@@ -303,8 +303,6 @@ def test_g7_requests_in_flight_are_limited() -> None:
     stream.say(request_id=3, send=send(2, user_id="carol"))
     assert stream.say(request_id=4, send=send(3, user_id="dave")) == ()
     assert stream.error() == "TOO_MANY_IN_FLIGHT"
-    assert stream.say(request_id=5, refresh_token=session_pb2.RefreshToken(token="t")) == ()
-    assert stream.error() == "TOO_MANY_IN_FLIGHT"
     stream.session.answered(first.request_id, first.write, chat_pb2.SendResult(seq=6))
     submitted(stream.say(request_id=6, send=send(3, user_id="dave")))
 
@@ -483,6 +481,16 @@ def test_a_newer_token_prolongs_the_session() -> None:
     assert (frame.request_id, frame.token_refreshed.token_expires_at_ms) == (2, NOW_MS + 9_000)
     assert stream.session.deadline_ms == NOW_MS + 9_000
     assert stream.pass_time(5_000) == ()
+
+
+def test_g7_one_token_is_looked_at_at_a_time() -> None:
+    stream = Stream().open()
+    stream.say(request_id=2, refresh_token=session_pb2.RefreshToken(token="t"))
+    assert stream.say(request_id=3, refresh_token=session_pb2.RefreshToken(token="t")) == ()
+    assert stream.error() == "TOO_MANY_IN_FLIGHT"
+    stream.session.token_refused(2, "It has expired.")
+    assert stream.error() == "TOKEN_INVALID"
+    assert list(stream.say(request_id=4, refresh_token=session_pb2.RefreshToken(token="t"))) == [VerifyToken(4, "t")]
 
 
 def test_a_token_of_another_user_or_of_nobody_is_refused() -> None:

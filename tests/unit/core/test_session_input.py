@@ -237,7 +237,8 @@ class Peers(RuleBasedStateMachine):
     def what_it_holds_is_bounded(self) -> None:
         session = self.session
         assert self.ended == (session.state is State.ENDED)
-        assert sum(isinstance(effect, Submit | VerifyToken) for effect in self.waiting) <= LIMITS.requests_in_flight_max
+        assert sum(isinstance(effect, Submit) for effect in self.waiting) <= LIMITS.requests_in_flight_max
+        assert sum(isinstance(effect, VerifyToken) for effect in self.waiting) <= LIMITS.refreshes_in_flight_max
         assert sum(isinstance(effect, FetchPage) for effect in self.waiting) <= LIMITS.history_requests_in_flight_max
         assert len(session._early_frames) <= LIMITS.frames_per_batch_max
         assert session._send_order.count <= LIMITS.sends_in_order_max
