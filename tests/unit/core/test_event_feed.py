@@ -99,6 +99,19 @@ def test_g4_replay_goes_over_into_live() -> None:
     assert device.seqs() == [7, 8]
 
 
+def test_a_device_is_synced_when_all_of_the_openings_moment_was_pushed() -> None:
+    device = Device(Limits(unacknowledged_events_max=4))
+    device.open(Membership(CHAT, ALWAYS, 9), one=2)
+    device.answer(device.read_log())
+    assert device.seqs() == [3, 4, 5, 6]
+    assert not device.feed.is_synced
+    device.feed.ack(CHAT, 6)
+    device.deliver(*range(10, 20))
+    device.answer(device.read_log())
+    assert device.seqs() == [7, 8, 9, 10]
+    assert device.feed.is_synced, "though the chat still lags"
+
+
 def test_only_one_read_is_under_way() -> None:
     device = Device()
     device.open(Membership(CHAT, ALWAYS, 5), Membership(OTHER, ALWAYS, 5), one=2, other=2)
@@ -217,12 +230,14 @@ def test_the_last_event_of_a_chat_can_be_acknowledged() -> None:
     assert device.feed.head_seq(CHAT) == 0, "it is gone from the feed"
 
 
-def test_who_comes_back_goes_on_behind_the_gap() -> None:
+@pytest.mark.parametrize("acked_seq", [5, 6])
+def test_who_comes_back_goes_on_behind_the_gap(acked_seq: int) -> None:
     device = Device()
     device.open(Membership(CHAT, ALWAYS, 5), one=5)
     device.deliver(6, last=True)
-    device.deliver(9, 10)
     assert device.seqs() == [6]
+    device.feed.ack(CHAT, acked_seq)
+    device.deliver(9, 10)
     device.read_membership(Membership(CHAT, (Interval(1, 6), Interval(9)), 10))
     assert device.load_chat("alice").next_seq == 9
     device.answer(device.read_log())
@@ -260,6 +275,18 @@ def test_g6_a_membership_that_is_older_than_the_leaving_is_read_again() -> None:
     assert device.feed.next_read() is None
 
 
+def test_a_membership_that_is_older_than_the_return_is_read_again() -> None:
+    device = Device()
+    device.open()
+    device.deliver(4)
+    assert device.feed.next_read() == ReadMembership(CHAT)
+    device.deliver(5, last=True)
+    device.deliver(6)
+    device.feed.membership_read(Membership(CHAT, (Interval(4, 5),), 5))
+    device.read_membership(Membership(CHAT, (Interval(4, 5), Interval(6)), 6))
+    assert device.feed.knows(CHAT)
+
+
 def test_a_membership_is_not_read_again_for_every_event_that_comes_meanwhile() -> None:
     """Otherwise a busy chat would never be opened."""
     device = Device()
@@ -285,13 +312,13 @@ def test_what_came_before_the_opening_is_not_lost() -> None:
     device = Device()
     device.deliver(6)
     device.deliver(3, chat_id=OTHER)
-    device.open(Membership(CHAT, ALWAYS, 6), one=5)
+    device.open(Membership(CHAT, ALWAYS, 5), one=5)
     device.read_membership(Membership(OTHER, (Interval(3),), 3), OTHER)
-    device.answer(device.read_log())
-    assert device.seqs() == [6]
+    device.read_membership(Membership(CHAT, ALWAYS, 6))
     device.load_chat("alice")
     device.answer(device.read_log())
-    assert device.seqs() == [3]
+    device.answer(device.read_log())
+    assert device.seqs() == [3, 6]
 
 
 # Gaps and repetitions.

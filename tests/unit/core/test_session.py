@@ -19,6 +19,7 @@ from chatgrpc.core.effects import (
     Watch,
 )
 from chatgrpc.core.entries import Membership, StoredEvent
+from chatgrpc.core.event_feed import ReadLog, ReadMembership
 from chatgrpc.core.events import event_chunk
 from chatgrpc.core.ids import direct_chat_id, group_chat_id, self_chat_id
 from chatgrpc.core.limits import Limits
@@ -232,6 +233,42 @@ def test_an_admission_that_comes_too_late_does_nothing() -> None:
     stream.session.end(Ended(session_pb2.DISCONNECT_CODE_UNAUTHENTICATED))
     assert stream.session.admitted(Admission("alice", TOKEN_EXPIRES_AT_MS, [], {}, [], ""), NOW_MS) == ()
     assert stream.arms() == ["disconnect"]
+
+
+def test_g4_events_that_came_before_the_welcome_are_not_lost() -> None:
+    stream = Stream()
+    stream.hello(positions=[session_pb2.ChatPosition(chat_id=CHAT, seq=5)])
+    stream.session.deliver(CHAT, 6, event(6), last=False)
+    membership = Membership(CHAT, (Interval(1),), 5)
+    stream.session.admitted(Admission("alice", TOKEN_EXPIRES_AT_MS, [membership], {}, [], ""), NOW_MS)
+    assert stream.session.next_read() == ReadMembership(CHAT)
+    stream.session.membership_read(Membership(CHAT, (Interval(1),), 6))
+    assert isinstance(stream.session.next_read(), ReadLog)
+
+
+def test_the_sync_is_complete_behind_the_last_event_of_the_hellos_moment() -> None:
+    stream = Stream()
+    stream.hello(positions=[session_pb2.ChatPosition(chat_id=CHAT, seq=4)])
+    membership = Membership(CHAT, (Interval(1),), 5)
+    stream.session.admitted(Admission("alice", TOKEN_EXPIRES_AT_MS, [membership], {}, [], "sync"), NOW_MS)
+    assert stream.session.next_read() == ReadLog(CHAT, 4, 5, 256, stream.limits.page_bytes_max)
+    assert stream.arms() == ["welcome"]
+    stored = chat_pb2.ChatEvent(chat_id=CHAT, seq=5).SerializeToString()
+    stream.session.log_read([StoredEvent(5, stored)])
+    assert stream.session.next_read() is None
+    assert stream.arms() == ["event", "sync_complete"]
+
+
+def test_g5_nothing_is_read_while_too_much_waits_to_be_sent() -> None:
+    stream = Stream(Limits(unacknowledged_bytes_max=1_000))
+    stream.hello(positions=[session_pb2.ChatPosition(chat_id=CHAT, seq=4)])
+    membership = Membership(CHAT, (Interval(1),), 5)
+    stream.session.admitted(Admission("alice", TOKEN_EXPIRES_AT_MS, [membership], {}, [], "sync"), NOW_MS)
+    for number in range(50):
+        stream.session.show_presence(session_pb2.Presence(user_id=f"user number {number}"))
+    assert stream.session.next_read() is None
+    stream.frames()
+    assert isinstance(stream.session.next_read(), ReadLog)
 
 
 # Sending.
