@@ -15,8 +15,7 @@ import pytest
 
 from chatgrpc.v1 import chat_service_pb2, device_service_pb2, session_pb2
 from tests.support.cast import Cast
-from tests.support.chatter import Chatter
-from tests.support.checker import check_held, check_log, check_outbox
+from tests.support.conversation import Conversation
 from tests.support.device import DisconnectedError
 from tests.support.server import ServerProcess, running_server
 
@@ -42,13 +41,13 @@ async def people(mortal: ServerProcess) -> AsyncIterator[Cast]:
 async def test_a_message_is_there_after_a_kill_right_behind_its_acknowledgement(mortal: ServerProcess, people: Cast) -> None:
     alice = people.device("alice")
     sent = []
-    for number in range(5):
+    for number in range(3):
         await alice.connect()
         sent.append(await alice.send(people.user("bob"), f"{number}"))
         mortal.kill()
         await mortal.start()
     log = await people.caller("bob").log(sent[0].chat_id)
-    assert [(event.seq, event.content.text.text) for event in log[1:]] == [(n + 2, f"{n}") for n in range(5)]
+    assert [(event.seq, event.content.text.text) for event in log[1:]] == [(n + 2, f"{n}") for n in range(3)]
     assert [event.message_id for event in log[1:]] == [result.message_id for result in sent]
 
 
@@ -76,7 +75,7 @@ async def test_nothing_is_delivered_that_a_crash_takes_back(mortal: ServerProces
     """An event on a device is in the log: otherwise another event could later stand at its seq."""
     alice, bob = await people.online("alice"), await people.online("bob")
     chat_id = (await alice.send(bob.user_id, "first")).chat_id
-    for _ in range(5):
+    for _ in range(3):
         for number in range(50):
             await alice.post(alice.compose(chat_id, f"{number}"))
         await bob.until_held(chat_id, bob.held.cursors.get(chat_id, 0) + 1)
@@ -96,55 +95,29 @@ async def test_kill_9_under_load(mortal: ServerProcess, people: Cast, pytestconf
     seed = random.randrange(2**32)
     print(f"seed {seed}, {kills} kills")
     rng = random.Random(seed)
-    names = [f"{side}{number}" for number in range(PAIRS) for side in ("left", "right")]
-    group = await people.group(*names)
-    chatters = {name: Chatter(people.device(name), rng.getrandbits(32)) for name in names}
-    for number in range(PAIRS):
-        for name, other in ((f"left{number}", f"right{number}"), (f"right{number}", f"left{number}")):
-            chatters[name].targets = [people.user(other), group]
-    chatters["left0's tablet"] = Chatter(people.device("left0", "tablet"), rng.getrandbits(32))  # listens only
+    conversation = Conversation(people, PAIRS, seed)
     killed_at_s, restarted_at_s = [], []
-    async with asyncio.timeout(120 + 20 * kills), asyncio.TaskGroup() as running:
-        for chatter in chatters.values():
-            running.create_task(chatter.run())
+    async with asyncio.timeout(120 + 20 * kills), conversation.going_on():
         for _ in range(kills):
             await asyncio.sleep(rng.uniform(0, UPTIME_MAX_S))
             killed_at_s.append(time.monotonic())
             mortal.kill()
             await mortal.start()
             restarted_at_s.append(time.monotonic())
-        for chatter in chatters.values():
-            chatter.finish()
-
-    chats = sorted({chat_id for chatter in chatters.values() for chat_id in chatter.device.held.cursors})
-    assert len(chats) == PAIRS + 1
-    readers = {chat_id: next(n for n in names if chat_id in chatters[n].device.held.cursors) for chat_id in chats}
-    logs = {chat_id: await people.caller(reader).log(chat_id) for chat_id, reader in readers.items()}
-    for chatter in chatters.values():
-        held = chatter.device.held
-        await chatter.device.connect()
-        for chat_id in list(held.cursors):
-            await chatter.device.until_held(chat_id, len(logs[chat_id]))
-            check_held(held, logs[chat_id])
-        check_outbox(chatter.outbox, [logs[chat_id] for chat_id in held.cursors])
-    for log in logs.values():
-        check_log(log)
-    written = sum(len(log) - 1 for log in logs.values())  # each begins with the creation of its chat
-    acknowledged = sum(len(chatter.outbox.acknowledged) for chatter in chatters.values())
-    assert written == acknowledged > 0
-    _report(killed_at_s, restarted_at_s, list(chatters.values()))
+    await conversation.check()
+    _report(killed_at_s, restarted_at_s, conversation)
 
 
-def _report(killed_at_s: list[float], restarted_at_s: list[float], chatters: list[Chatter]) -> None:
-    acknowledged_at_s = sorted(at_s for chatter in chatters for at_s in chatter.acknowledged_at_s)
+def _report(killed_at_s: list[float], restarted_at_s: list[float], conversation: Conversation) -> None:
+    acknowledged_at_s = sorted(at_s for chatter in conversation.chatters.values() for at_s in chatter.acknowledged_at_s)
     recovered_s = []
     for at_s, next_at_s, up_at_s in zip(killed_at_s, [*killed_at_s[1:], math.inf], restarted_at_s, strict=True):
         first_s = next((acknowledged for acknowledged in acknowledged_at_s if acknowledged > up_at_s), math.inf)
         if first_s < next_at_s:
             recovered_s.append(first_s - at_s)
-    duplicates = sum(chatter.outbox.duplicates for chatter in chatters)
     print(
-        f"{len(killed_at_s)} kills, {len(acknowledged_at_s)} acknowledged, {duplicates} of them after a lost answer; "
+        f"{len(killed_at_s)} kills, {conversation.acknowledged} acknowledged, "
+        f"{conversation.duplicates} of them by a try after the one whose answer was lost; "
         f"from the kill to the next acknowledgement p50 {statistics.median(recovered_s):.2f} s, max {max(recovered_s):.2f} s "
         f"({len(killed_at_s) - len(recovered_s)} servers were killed before their first)"
     )

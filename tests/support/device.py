@@ -4,6 +4,7 @@ It is not the client library: it has no outbox, no store and no retries of its o
 """
 
 import asyncio
+import contextlib
 import itertools
 import os
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -156,6 +157,8 @@ class Device:
             async with self._writing:
                 await self._call.write(session_pb2.ConnectRequest(frames=frames))
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+            if self._may_read.is_set():
+                await self.until_ended()  # the server may have said why
             raise self._ended or DisconnectedError(None) from error
 
     async def request(self, frame: session_pb2.ClientFrame) -> session_pb2.ServerFrame:
@@ -304,8 +307,9 @@ class Device:
 
     async def _acknowledge(self, acks: dict[str, int]) -> None:
         frames = [session_pb2.ClientFrame(ack=session_pb2.Ack(chat_id=chat_id, seq=seq)) for chat_id, seq in acks.items()]
-        async with self._writing:
-            await self._call.write(session_pb2.ConnectRequest(frames=frames))
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # what is unread tells why it ended
+            async with self._writing:
+                await self._call.write(session_pb2.ConnectRequest(frames=frames))
 
     def _take(self, frame: session_pb2.ServerFrame, acks: dict[str, int]) -> session_pb2.Disconnect | None:
         kind = frame.WhichOneof("body")
