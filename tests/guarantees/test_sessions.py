@@ -1,0 +1,115 @@
+"""Who may hold a stream, and for how long: one per device, not a revoked one, as long as the token lives."""
+
+import asyncio
+import time
+
+import pytest
+
+from chatgrpc.v1 import chat_pb2, session_pb2
+from chatgrpc.v1.device_service_pb2 import ListDevicesRequest, RevokeDeviceRequest
+from tests.support.cast import Cast
+from tests.support.checker import check_held
+from tests.support.device import Device, DisconnectedError
+
+
+def code_of(ended: DisconnectedError) -> str:
+    """The name of the disconnect code, without its prefix."""
+    assert ended.disconnect is not None, ended.status
+    return session_pb2.DisconnectCode.Name(ended.disconnect.code).removeprefix("DISCONNECT_CODE_")
+
+
+async def refused(device: Device) -> str:
+    """The code with which the server does not let a device in."""
+    with pytest.raises(DisconnectedError) as ended:
+        await device.connect()
+    return code_of(ended.value)
+
+
+async def test_a_revoked_device_is_disconnected_and_never_comes_back(cast: Cast) -> None:
+    phone, laptop = await cast.online("alice"), await cast.online("alice", "laptop")
+    devices = cast.caller("alice").devices
+    revoked = await devices.RevokeDevice(RevokeDeviceRequest(device_id="phone"))
+    assert revoked.device.online
+    assert code_of(await phone.until_ended()) == "DEVICE_REVOKED"
+    for _ in range(2):
+        assert await refused(phone) == "DEVICE_REVOKED"
+    assert [device.device_id for device in (await devices.ListDevices(ListDevicesRequest())).devices] == ["laptop"]
+    await laptop.send(laptop.user_id, "the other device goes on")
+
+
+async def test_a_revoked_device_is_sent_nothing_any_more(cast: Cast) -> None:
+    """What is committed behind the answer of the revocation is not pushed to it."""
+    alice, bob = await cast.online("alice"), await cast.online("bob")
+    chat_id = (await alice.send(bob.user_id, "before")).chat_id
+    await bob.until_held(chat_id, 2)
+    await cast.caller("bob").devices.RevokeDevice(RevokeDeviceRequest(device_id="phone"))
+    await alice.send(chat_id, "after")
+    assert code_of(await bob.until_ended()) == "DEVICE_REVOKED"
+    assert bob.held.texts(chat_id) == ["before"]
+
+
+async def test_a_second_stream_of_a_device_takes_the_place_of_the_first(cast: Cast) -> None:
+    alice, first = await cast.online("alice"), await cast.online("bob")
+    chat_id = (await alice.send(first.user_id, "one")).chat_id
+    await first.until_held(chat_id, 2)
+    second = await cast.online("bob", held=first.held)
+    assert code_of(await first.until_ended()) == "REPLACED"
+    await alice.send(chat_id, "two")
+    await second.until_held(chat_id, 3)
+    check_held(second.held, await cast.caller("bob").log(chat_id))
+
+
+async def test_of_many_streams_of_a_device_opened_at_once_one_stays(cast: Cast) -> None:
+    streams = [cast.device("alice") for _ in range(8)]
+    await asyncio.gather(*(stream.connect() for stream in streams), return_exceptions=True)
+    outcomes = await asyncio.gather(*(stream.heartbeat() for stream in streams), return_exceptions=True)
+    ended = [outcome for outcome in outcomes if isinstance(outcome, DisconnectedError)]
+    assert [code_of(outcome) for outcome in ended] == ["REPLACED"] * (len(streams) - 1)
+    (last,) = (stream for stream, outcome in zip(streams, outcomes, strict=True) if not isinstance(outcome, DisconnectedError))
+    await last.send(last.user_id, "it works")
+
+
+async def test_devices_of_other_users_may_have_the_same_name(cast: Cast) -> None:
+    alice, bob = await cast.online("alice", "phone"), await cast.online("bob", "phone")
+    for device in (alice, bob):
+        await device.heartbeat()
+
+
+async def test_a_stream_ends_with_its_token(cast: Cast) -> None:
+    alice = cast.device("alice")
+    alice.token = cast.token("alice", ttl_s=2)
+    welcome = await alice.connect()
+    assert abs(welcome.token_expires_at_ms - welcome.server_time_ms) <= 2_000
+    ended = await alice.until_ended()
+    assert time.time() * 1000 >= welcome.token_expires_at_ms
+    assert code_of(ended) == "UNAUTHENTICATED"
+    assert ended.disconnect is not None
+    assert "expired" in ended.disconnect.message
+
+
+async def test_a_token_refreshed_in_band_keeps_the_stream(cast: Cast) -> None:
+    alice = cast.device("alice")
+    alice.token = cast.token("alice", ttl_s=2)
+    welcome = await alice.connect()
+    refreshed = await alice.refresh(cast.token("alice", ttl_s=3600))
+    assert refreshed.token_refreshed.token_expires_at_ms > welcome.token_expires_at_ms + 3_000_000
+    while time.time() * 1000 <= welcome.token_expires_at_ms + 200:
+        await asyncio.sleep(0.1)
+    await alice.send(alice.user_id, "past the first token's end")
+
+
+@pytest.mark.parametrize("bad", ["another's", "not a token", "expired"])
+async def test_a_bad_refresh_is_refused_and_the_stream_goes_on(cast: Cast, bad: str) -> None:
+    alice = await cast.online("alice")
+    header, claims, signature = cast.token("alice").split(".")
+    tokens = {"another's": cast.token("bob"), "not a token": "x", "expired": ".".join((header, claims, signature[::-1]))}
+    answer = await alice.refresh(tokens[bad])
+    assert answer.error.code == chat_pb2.ERROR_CODE_TOKEN_INVALID
+    await alice.send(alice.user_id, "goes on")
+
+
+async def test_a_device_without_a_valid_token_is_not_let_in(cast: Cast) -> None:
+    alice = cast.device("alice")
+    for token in ("", "x", cast.token("alice")[:-4] + "AAAA"):
+        alice.token = token
+        assert await refused(alice) == "UNAUTHENTICATED"
