@@ -159,6 +159,16 @@ async def test_history_requests_in_flight_max(cast: Cast) -> None:
     assert code_in(answers[-1]) == "TOO_MANY_IN_FLIGHT"
 
 
+async def test_refreshes_in_flight_max(cast: Cast) -> None:
+    alice = await cast.online("alice")
+    count = LIMITS.refreshes_in_flight_max + 1
+    refresh = session_pb2.RefreshToken(token=alice.token)
+    frames = [session_pb2.ClientFrame(refresh_token=refresh) for _ in range(count)]
+    answers = await asyncio.gather(*await alice.post_together(frames))
+    assert [answer.WhichOneof("body") for answer in answers[:-1]] == ["token_refreshed"] * (count - 1)
+    assert code_in(answers[-1]) == "TOO_MANY_IN_FLIGHT"
+
+
 async def test_unacknowledged_events_max(cast: Cast) -> None:
     """No error: the server waits with the next event."""
     alice, bob = await cast.online("alice"), cast.device("bob")
