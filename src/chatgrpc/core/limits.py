@@ -75,9 +75,9 @@ class Limits:
     """How long after sending a message may be deleted by its sender; ERROR_CODE_WINDOW_PASSED."""
     dedupe_span_max: int = 4_096
     """Events of the log looked through for a duplicate; ERROR_CODE_SEEN_SEQ_TOO_OLD."""
-    recent_events_per_chat: int = 256
+    recent_events_per_chat: int = 128
     """Events of an active chat that the owner keeps the heads of in memory, so that most checks read nothing."""
-    chats_active_max: int = 20_000
+    chats_active_max: int = 10_000
     """Chats that the owner keeps loaded; the longest idle ones are dropped."""
     group_entries_max: int = 1_024
     """Events committed together; what is more waits for the next group."""
