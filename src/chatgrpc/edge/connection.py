@@ -1,10 +1,12 @@
 """The connections of an edge: each stream with its session, found by stream, by user, by device."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from chatgrpc.core.session import Session
 from chatgrpc.edge.transport import StreamId
+from chatgrpc.v1 import session_pb2
 
 
 @dataclass(eq=False, slots=True)
@@ -13,6 +15,10 @@ class Connection:
 
     stream: StreamId
     session: Session
+    unread: deque[bytes] = field(default_factory=deque)
+    """Batches that came, and were not looked at yet."""
+    frames: deque[session_pb2.ClientFrame] = field(default_factory=deque)
+    """Frames of the batch before them that had no turn yet."""
     writable: bool = True
     """The transport would take a message."""
     held: bool = False

@@ -50,6 +50,8 @@ from chatgrpc.v1 import chat_pb2, session_pb2
 
 _log = structlog.get_logger()
 
+_FRAMES_PER_TURN = 64
+"""A stream that sent more waits until all others have had their turn."""
 _FLUSH_INTERVAL_MAX_MS = 25
 _FLUSH_AT_ONCE_CHUNKS = 64
 """So much makes a write worth its price; a device that catches up must not wait between pages."""
@@ -108,6 +110,8 @@ class Edge:
         self._now_ms = now_ms
         self._on_defect = on_defect
         self._flush_interval_ms = pace.flush_interval_ms
+        self._with_unread: dict[Connection, None] = {}
+        self._watching: dict[Connection, tuple[str, ...]] = {}  # what was last said to be on the screen
         self._dirty: dict[Connection, None] = {}  # something to send, or to read for
         self._with_control: dict[Connection, None] = {}  # only control traffic to send, which can wait
         self._unwritable: dict[Connection, int] = {}  # since when, oldest first
@@ -183,7 +187,9 @@ class Edge:
         for stream, batches in inbound.received:
             connection = self.connections.get(stream)
             if connection is not None:
-                self._receive(connection, batches, now_ms)
+                connection.unread.extend(batches)
+                self._with_unread[connection] = None
+        self._receive(now_ms)
         for stream in inbound.writable:
             connection = self.connections.get(stream)
             if connection is not None:
@@ -208,33 +214,69 @@ class Edge:
             return
         self._set_alarm(connection)
 
-    def _receive(self, connection: Connection, batches: list[bytes], now_ms: int) -> None:
-        session = connection.session
+    def _receive(self, now_ms: int) -> None:
+        """Takes some of what each stream sent; the rest waits for the next tick. So who pours delays the others by one turn."""
+        waiting, self._with_unread = self._with_unread, {}
+        for connection in waiting:
+            self._take_turn(connection, now_ms)
+        watching, self._watching = self._watching, {}
+        for connection, chat_ids in watching.items():
+            self.audience.watch(connection, chat_ids)
+
+    def _take_turn(self, connection: Connection, now_ms: int) -> None:
+        """Takes up to `_FRAMES_PER_TURN` frames of one stream, unless its session must wait."""
+        session, frames, frames_in = connection.session, connection.frames, self._frames_in
         try:
-            for batch in batches:
-                self._receive_batch(connection, batch, now_ms)
+            for _ in range(_FRAMES_PER_TURN if self._may_receive(session) else 0):
+                if not frames and not self._unpack(connection):
+                    break
+                frame = frames.popleft()
+                kind = frame.WhichOneof("body") or "unknown"
+                frames_in[kind] = frames_in.get(kind, 0) + 1
+                effects = session.receive(frame, now_ms)
+                if effects:
+                    self._run(connection, effects)
+                    if session.state is State.OPENING:
+                        break
         except DecodeError:
             self.end(connection, Ended(session_pb2.DISCONNECT_CODE_MALFORMED))
         except Exception as defect:  # a frame that the core trips over costs its own stream, and no other
             _log.error("session_defect", exc_info=defect)
             self.end(connection, Ended(session_pb2.DISCONNECT_CODE_INTERNAL))
         self._dirty[connection] = None
-        if not connection.held and session.backlog_bytes() > self._limits.backlog_bytes_max:
-            self._hold(connection)
+        self._read_or_hold(connection)
 
-    def _receive_batch(self, connection: Connection, batch: bytes, now_ms: int) -> None:
-        session, frames_in = connection.session, self._frames_in
-        frames = session_pb2.ConnectRequest.FromString(batch).frames
-        if len(frames) > self._limits.frames_per_batch_max:
-            message = f"A batch holds at most {self._limits.frames_per_batch_max} frames; this one has {len(frames)}."
-            self.end(connection, Ended(session_pb2.DISCONNECT_CODE_MALFORMED, message))
-            return
-        for frame in frames:
-            kind = frame.WhichOneof("body") or "unknown"
-            frames_in[kind] = frames_in.get(kind, 0) + 1
-            effects = session.receive(frame, now_ms)
-            if effects:
-                self._run(connection, effects)
+    def _unpack(self, connection: Connection) -> bool:
+        """Makes frames of the next batches until there are some; returns whether there are."""
+        while connection.unread and not connection.frames:
+            frames = session_pb2.ConnectRequest.FromString(connection.unread.popleft()).frames
+            if len(frames) > self._limits.frames_per_batch_max:
+                message = f"A batch holds at most {self._limits.frames_per_batch_max} frames; this one has {len(frames)}."
+                self.end(connection, Ended(session_pb2.DISCONNECT_CODE_MALFORMED, message))
+                break
+            connection.frames.extend(frames)
+        return bool(connection.frames)
+
+    def _may_receive(self, session: Session) -> bool:
+        return session.state is not State.OPENING and session.backlog_bytes() <= self._limits.backlog_bytes_max
+
+    def _read_or_hold(self, connection: Connection) -> None:
+        """Goes on with what the stream sent, or with reading it, if its session may; else stops reading, and so the peer.
+
+        A session waits while it is being opened, and while too much waits to be sent. Either ends by a message to the device,
+        so this is called after each.
+        """
+        waiting = bool(connection.frames or connection.unread)
+        may_receive = self._may_receive(connection.session)
+        if waiting and may_receive:
+            self._with_unread[connection] = None
+            self.wake_up()
+        held = waiting or not may_receive
+        if held and not connection.held:
+            self._transport.hold(connection.stream)
+        elif connection.held and not held:
+            self._transport.release(connection.stream)
+        connection.held = held
 
     def _take_progress(self, now_ms: int) -> None:
         """Passes on what the owner has done: answers to those who asked, events to the devices of the members."""
@@ -270,7 +312,6 @@ class Edge:
                 case Marked(chat_id, delivered_seq, read_seq):
                     self._note_mark(connection, chat_id, delivered_seq, read_seq)
                 case Admit():
-                    self._hold(connection)
                     self._start(self._admit(connection, effect), connection)
                 case FetchPage(request_id, request):
                     self._start(self._reader.page(connection.session, request_id, request), connection)
@@ -279,7 +320,7 @@ class Edge:
                 case ShowTyping(chat_id, kind):
                     self.audience.typing(chat_id, connection, kind)
                 case Watch(chat_ids):
-                    self.audience.watch(connection, chat_ids)
+                    self._watching[connection] = chat_ids
                 case End(ended):
                     self._end(connection, ended)
 
@@ -314,6 +355,9 @@ class Edge:
         self._with_control.pop(connection, None)
         self._unwritable.pop(connection, None)
         self._alarms.cancel(connection)
+        self._watching.pop(connection, None)
+        connection.unread.clear()
+        connection.frames.clear()
         if was_registered:
             self.audience.disconnected(connection, now_ms)
 
@@ -411,9 +455,8 @@ class Edge:
         connection.written_at_ms = now_ms
         self._unwritable[connection] = now_ms
         self._with_control.pop(connection, None)
-        if connection.held and session.backlog_bytes() <= self._limits.backlog_bytes_max:
-            connection.held = False
-            self._transport.release(connection.stream)
+        if connection.held:
+            self._read_or_hold(connection)
 
     def _plan_flush(self) -> None:
         loop = asyncio.get_running_loop()
@@ -430,10 +473,6 @@ class Edge:
 
     def _touched_by_control(self, connection: Connection) -> None:
         self._with_control[connection] = None
-
-    def _hold(self, connection: Connection) -> None:
-        connection.held = True
-        self._transport.hold(connection.stream)
 
     # Time.
 
