@@ -35,7 +35,7 @@ async def test_sigterm_under_load_loses_nothing(tmp_path: Path) -> None:
             drains = [frame for frame in chatter.device.taken() if frame.HasField("drain")]
             assert len(drains) == STOPS, name
             assert all(frame.drain.reconnect_after_ms <= DRAIN_WINDOW_MS for frame in drains)
-            said = [ending.code for ending in chatter.endings if ending is not None]
+            said = [ending.disconnect.code for ending in chatter.device.endings if ending.disconnect is not None]
             assert len(said) >= STOPS
             assert set(said) == {SHUTTING_DOWN}
         await cast.close()

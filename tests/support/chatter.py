@@ -4,7 +4,6 @@ import asyncio
 import random
 import time
 
-from chatgrpc.v1 import session_pb2
 from tests.support.device import Device, DisconnectedError
 from tests.support.outbox import Outbox
 
@@ -22,8 +21,6 @@ class Chatter:
         """Chat ids and user ids; without any it only listens."""
         self.acknowledged_at_s: list[float] = []
         """When each message was acknowledged, by the monotonic clock."""
-        self.endings: list[session_pb2.Disconnect | None] = []
-        """How each of its streams ended; None = without a word."""
         self._random = random.Random(seed)
         self._finished = asyncio.Event()
         self._composed = 0
@@ -42,8 +39,7 @@ class Chatter:
                     await self._chat()
                 else:
                     await self._listen()
-            except DisconnectedError as ended:
-                self.endings.append(ended.disconnect)
+            except DisconnectedError:
                 await asyncio.sleep(self._random.uniform(0, _RETRY_MAX_S))
 
     async def _chat(self) -> None:

@@ -67,6 +67,8 @@ class Device:
         """Every frame but events and heartbeats, in order."""
         self.heartbeats: list[session_pb2.Heartbeat] = []
         """Those that the server sent of its own accord."""
+        self.endings: list[DisconnectedError] = []
+        """How each of its streams ended."""
         self.auto_ack = True
         self.on_event: Callable[[chat_pb2.ChatEvent], None] = lambda event: None
         self.token = token
@@ -298,6 +300,7 @@ class Device:
             raise
         finally:
             self._ended = ended
+            self.endings.append(ended)
             for future in self._answers.values():
                 if not future.done():
                     future.set_exception(ended)
