@@ -41,6 +41,8 @@ class Held:
 
     events: dict[str, dict[int, chat_pb2.ChatEvent]] = field(default_factory=dict)
     cursors: dict[str, int] = field(default_factory=dict)
+    read: dict[str, int] = field(default_factory=dict)
+    """How far the user has read on this device."""
     chats: dict[str, chat_pb2.Chat] = field(default_factory=dict)
     """Each chat as the server told of it, and as the events since have made of it."""
     receipts: dict[tuple[str, str], chat_pb2.Receipt] = field(default_factory=dict)
@@ -127,7 +129,10 @@ class Device:
             device_id=self.device_id,
             device_name=self.name,
             token=self.token,
-            positions=[session_pb2.ChatPosition(chat_id=chat_id, seq=seq) for chat_id, seq in self.held.cursors.items()],
+            positions=[
+                session_pb2.ChatPosition(chat_id=chat_id, seq=seq, read_seq=self.held.read.get(chat_id, 0))
+                for chat_id, seq in self.held.cursors.items()
+            ],
             start_at=start_at,
             sync_token=self.held.sync_token,
         )
@@ -219,6 +224,7 @@ class Device:
 
     async def mark_read(self, chat_id: str, seq: int) -> None:
         """Says that the user has read up to `seq`."""
+        self.held.read[chat_id] = max(self.held.read.get(chat_id, 0), seq)
         await self.write(session_pb2.ClientFrame(mark_read=session_pb2.MarkRead(chat_id=chat_id, seq=seq)))
 
     async def typing(self, chat_id: str, kind: session_pb2.TypingKind.ValueType = session_pb2.TYPING_KIND_TEXT) -> None:

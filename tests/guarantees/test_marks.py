@@ -1,0 +1,122 @@
+"""Ticks (M4): a message is sent, then delivered to a device, then read; the sender learns each, live or when they come back."""
+
+from pathlib import Path
+
+import pytest
+
+from chatgrpc.v1 import chat_pb2
+from chatgrpc.v1.message_service_pb2 import MarkReadRequest
+from tests.support.cast import Cast
+from tests.support.device import Device
+from tests.support.server import running_server
+
+
+async def until_mark(device: Device, chat_id: str, user_id: str, delivered_seq: int, read_seq: int) -> None:
+    """Waits until the device holds a user's marks, exactly these."""
+    wanted = chat_pb2.Receipt(chat_id=chat_id, user_id=user_id, delivered_seq=delivered_seq, read_seq=read_seq)
+    await device.until(lambda: device.receipts.get((chat_id, user_id)) == wanted)
+
+
+async def test_ticks_go_from_sent_to_delivered_to_read(cast: Cast) -> None:
+    alice, bob = await cast.online("alice"), cast.device("bob")
+    sent = await alice.send(bob.user_id, "hello")
+    await alice.heartbeat()
+    assert (sent.chat_id, bob.user_id) not in alice.receipts, "nobody has it yet"
+    await bob.connect()
+    await until_mark(alice, sent.chat_id, bob.user_id, delivered_seq=2, read_seq=0)
+    await bob.until_held(sent.chat_id, 2)
+    await bob.mark_read(sent.chat_id, 2)
+    await until_mark(alice, sent.chat_id, bob.user_id, delivered_seq=2, read_seq=2)
+
+
+async def test_a_sender_who_was_away_learns_the_ticks_at_once(cast: Cast) -> None:
+    alice, bob = await cast.online("alice"), await cast.online("bob")
+    sent = await alice.send(bob.user_id, "hello")
+    await alice.close()
+    await bob.until_held(sent.chat_id, 2)
+    await bob.mark_read(sent.chat_id, 2)
+    await bob.heartbeat()
+    await alice.connect()
+    await alice.synced()
+    assert alice.receipts[sent.chat_id, bob.user_id].read_seq == 2
+    fresh = await cast.online("alice", "fresh")
+    assert fresh.receipts[sent.chat_id, bob.user_id].read_seq == 2
+
+
+async def test_what_did_not_change_since_the_last_sync_is_not_told_again(cast: Cast) -> None:
+    alice, bob = await cast.online("alice"), await cast.online("bob")
+    sent = await alice.send(bob.user_id, "hello")
+    await bob.until_held(sent.chat_id, 2)
+    await until_mark(alice, sent.chat_id, bob.user_id, delivered_seq=2, read_seq=0)
+    await alice.close()
+    alice.held.sync_token = str(int(alice.held.sync_token) + 60_000)  # as if that had been a minute later
+    alice.taken()
+    await alice.connect()
+    await alice.synced()
+    assert not [frame for frame in alice.taken() if frame.HasField("receipt")]
+
+
+async def test_delivered_means_to_any_device_and_read_counts_as_delivered(cast: Cast) -> None:
+    alice, phone, laptop = await cast.online("alice"), await cast.online("bob"), cast.device("bob", "laptop")
+    sent = await alice.send(phone.user_id, "one")
+    await until_mark(alice, sent.chat_id, phone.user_id, delivered_seq=2, read_seq=0)
+    await phone.close()
+    await alice.send(sent.chat_id, "two")
+    await laptop.connect()
+    await until_mark(alice, sent.chat_id, phone.user_id, delivered_seq=3, read_seq=0)
+    await laptop.close()
+    await alice.send(sent.chat_id, "three")
+    read = await cast.caller("bob").messages.MarkRead(MarkReadRequest(chat_id=sent.chat_id, seq=4))
+    assert (read.receipt.delivered_seq, read.receipt.read_seq) == (4, 4)
+    await until_mark(alice, sent.chat_id, phone.user_id, delivered_seq=4, read_seq=4)
+
+
+async def test_marks_only_rise_and_end_at_the_head(cast: Cast) -> None:
+    alice, bob = await cast.online("alice"), await cast.online("bob")
+    chat_id = (await alice.send(bob.user_id, "one")).chat_id
+    await alice.send(chat_id, "two")
+    await bob.until_held(chat_id, 3)
+    await bob.mark_read(chat_id, 3)
+    await until_mark(alice, chat_id, bob.user_id, delivered_seq=3, read_seq=3)
+    await bob.mark_read(chat_id, 1)
+    await bob.ack(chat_id, 1)
+    await bob.mark_read(chat_id, 10**9)
+    await bob.heartbeat()
+    assert (await cast.caller("alice").messages.MarkRead(MarkReadRequest(chat_id=chat_id, seq=10**9))).receipt.read_seq == 3
+    marks = {mark.user_id: mark for mark in (await cast.caller("alice").summary(chat_id)).receipts}
+    assert marks[bob.user_id] == chat_pb2.Receipt(chat_id=chat_id, user_id=bob.user_id, delivered_seq=3, read_seq=3)
+
+
+async def test_in_a_group_each_member_has_marks_of_their_own(cast: Cast) -> None:
+    alice, bob, carol = [await cast.online(name) for name in ("alice", "bob", "carol")]
+    chat_id = await cast.group("alice", "bob", "carol")
+    sent = await alice.send(chat_id, "hello")
+    for reader in (bob, carol):
+        await reader.until_held(chat_id, sent.seq)
+        await until_mark(alice, chat_id, reader.user_id, delivered_seq=2, read_seq=0)
+    await carol.mark_read(chat_id, 2)
+    await until_mark(alice, chat_id, carol.user_id, delivered_seq=2, read_seq=2)
+    assert alice.receipts[chat_id, bob.user_id].read_seq == 0
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["at once", "after they were stored"])
+async def test_marks_come_through_a_kill(tmp_path: Path, stored: bool) -> None:
+    """They are stored within a second; what was not stored yet, the reader's device repeats."""
+    async with running_server(tmp_path / "data") as server:
+        cast = Cast(server, "marks")
+        alice, bob = await cast.online("alice"), await cast.online("bob")
+        sent = await alice.send(bob.user_id, "hello")
+        await alice.close()
+        await bob.until_held(sent.chat_id, 2)
+        await bob.mark_read(sent.chat_id, 2)
+        await bob.heartbeat()
+        if stored:
+            await (await cast.online("carol")).close()  # a Hello stores what is noted
+        server.kill()
+        await server.start()
+        if not stored:
+            await bob.connect()
+            await bob.heartbeat()
+        await alice.connect()
+        await until_mark(alice, sent.chat_id, bob.user_id, delivered_seq=2, read_seq=2)
+        await cast.close()
