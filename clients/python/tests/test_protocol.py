@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatgrpc.v1 import chat_pb2, session_pb2
+from chatgrpc_client.effects import Next, Received
 from chatgrpc_client.outbox import Outbox, OutboxEntry
-from chatgrpc_client.protocol import Next, Received, Session, SessionState, hello
+from chatgrpc_client.protocol import Session, SessionState, hello
 
 from .frames import CHAT, OTHER_CHAT, event, frame, opened, welcome
 

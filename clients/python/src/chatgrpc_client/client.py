@@ -125,7 +125,7 @@ class Client:
     @property
     def connection(self) -> ConnectionChanged:
         """Where the client is with the server now."""
-        return self._engine.connection
+        return self._engine.hub.connection
 
     async def wait_until_live(self, timeout_s: float) -> None:
         """Waits until the device is up to date.
@@ -137,10 +137,10 @@ class Client:
         engine = self._engine
         try:
             async with asyncio.timeout(timeout_s):
-                while engine.connection.state is not ConnectionState.LIVE:
-                    await engine.moved()
+                while engine.hub.connection.state is not ConnectionState.LIVE:
+                    await engine.hub.moved()
         except TimeoutError:
-            reason = engine.connection.message or "no answer"
+            reason = engine.hub.connection.message or "no answer"
             raise RequestTimeoutError(f"not connected within {timeout_s:g} s: {reason}") from None
 
     def events(self) -> EventStream:
@@ -238,9 +238,9 @@ class Client:
         try:
             async with asyncio.timeout(timeout_s):
                 while len(engine.outbox):
-                    await engine.moved()
+                    await engine.hub.moved()
         except TimeoutError:
-            reason = engine.connection.message or "no answer"
+            reason = engine.hub.connection.message or "no answer"
             raise RequestTimeoutError(f"{len(engine.outbox)} messages not sent within {timeout_s:g} s: {reason}") from None
 
     async def mark_read(self, chat_id: str, seq: int) -> None:

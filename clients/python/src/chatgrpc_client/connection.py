@@ -10,8 +10,9 @@ import grpc.aio
 
 from chatgrpc.v1 import session_pb2, session_pb2_grpc
 
+from .effects import Ending, Next, Received
 from .outbox import OutboxEntry
-from .protocol import Ending, Next, Received, Session
+from .protocol import Session
 from .store import QueuedMessage
 
 CLOSE_TIMEOUT_S = 1.0

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import sqlite3
 from collections import deque
-from collections.abc import Coroutine, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,15 +19,14 @@ from chatgrpc.v1 import chat_pb2, session_pb2, session_pb2_grpc
 from .backoff import Backoff
 from .config import ClientConfig, TokenProvider
 from .connection import Connection
+from .effects import Ending, Next, Received, Record
 from .events import (
     ChatOpened,
-    ConnectionChanged,
     ConnectionState,
     MessageCommitted,
     MessageFailed,
     PresenceChanged,
     ReceiptChanged,
-    Signal,
     SyncComplete,
     TypingChanged,
 )
@@ -43,8 +42,9 @@ from .exceptions import (
     stop_error,
 )
 from .feed import EventStream
+from .hub import Hub
 from .outbox import Outbox, OutboxEntry
-from .protocol import Ending, Next, Received, Record, Session, SessionState, hello
+from .protocol import Session, SessionState, hello
 from .store import Applied, QueuedMessage, Store
 from .store_thread import StoreThread
 
@@ -73,7 +73,7 @@ class Engine:
         self.outbox = Outbox(())
         self.cursors: dict[str, int] = {}
         """The last seq stored, by chat."""
-        self.connection = ConnectionChanged(ConnectionState.CONNECTING)
+        self.hub = Hub()
         self._config = config
         self._token = token
         self._device_id = store.device_id
@@ -84,12 +84,7 @@ class Engine:
         self._run_task: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
-        self._stopped: ChatError | None = None
         self._hurry = asyncio.Event()
-        self._moved = asyncio.Event()
-        """Set and replaced at every change that someone may wait for."""
-        self._first_arrival = self._last_arrival = 0
-        self._streams: list[EventStream] = []
         self._outgoing: dict[bytes, asyncio.Future[chat_pb2.SendResult]] = {}
         self._asked: dict[int, asyncio.Future[session_pb2.ServerFrame]] = {}
         self._keyless: list[OutboxEntry] = []
@@ -107,8 +102,9 @@ class Engine:
         """Reads the state from disk and begins to connect."""
         for entry in await self.store.call(Store.outbox_entries):
             self._add_to_outbox(entry)
-        self.cursors = {chat_id: seq for chat_id, (seq, _) in (await self.store.call(Store.positions)).items()}
-        self._first_arrival = self._last_arrival = await self.store.call(Store.last_arrival)
+        positions = await self.store.call(Store.positions)
+        self.cursors.update((chat_id, seq) for chat_id, (seq, _) in positions.items())
+        self.hub.begin(await self.store.call(Store.last_arrival))
         self._run_task = asyncio.create_task(self._run(), name="chatgrpc-client")
 
     async def close(self) -> None:
@@ -140,25 +136,22 @@ class Engine:
             self._stop(ChatError(f"a defect of the client stopped it: {type(error).__name__}"))
 
     def _stop(self, error: ChatError) -> None:
-        self._set_connection(ConnectionState.STOPPED, str(error), error=error)
+        self.hub.connection_is(ConnectionState.STOPPED, str(error), error=error)
         self._end(error)
 
     def _end(self, error: ChatError) -> None:
-        self._stopped = self._stopped or error
-        for stream in self._streams:
-            stream.end(None if isinstance(error, ClientClosedError) else error)
+        self.hub.stop(error)
         futures: list[asyncio.Future[Any]] = [*self._outgoing.values(), *self._asked.values()]
         for future in futures:
             if not future.done():
                 future.set_exception(error)
         self._outgoing.clear()
         self._asked.clear()
-        self._notify()
 
     async def _connect_until_stopped(self) -> None:
         refused_token: str | None = None
         while True:
-            self._set_connection(ConnectionState.CONNECTING, self.connection.message)
+            self.hub.connection_is(ConnectionState.CONNECTING, self.hub.connection.message)
             ending, token = await self._connect_once()
             if self._closing:
                 return
@@ -168,14 +161,14 @@ class Engine:
                     refused_token = token
                     continue
                 raise stop_error(ending.code, ending.message)
-            was_live = self.connection.state is ConnectionState.LIVE
+            was_live = self.hub.connection.state is ConnectionState.LIVE
             if was_live:
                 self._backoff.reset()
                 refused_token = None
             at_once = ending.next is Next.RECONNECT and was_live
             delay_s = ending.wait_s if at_once else self._backoff.next_delay_s(ending.wait_s)
             log.info("session ended", extra={"code": ending.code, "retry_in_s": round(delay_s, 3)})
-            self._set_connection(ConnectionState.WAITING, ending.message, delay_s)
+            self.hub.connection_is(ConnectionState.WAITING, ending.message, delay_s)
             await self._wait(delay_s, min(delay_s, ending.wait_s + HURRY_AFTER_S))
 
     async def _wait(self, delay_s: float, hurried_s: float) -> None:
@@ -231,35 +224,6 @@ class Engine:
             session.watch(self._watched)
         return session
 
-    # --- waiting
-
-    def _notify(self) -> None:
-        self._moved.set()
-        self._moved = asyncio.Event()
-
-    async def moved(self) -> None:
-        """Waits for the next change of the connection or of what is stored.
-
-        Raises:
-            ChatError: what stopped the client.
-        """
-        if self._stopped is not None:
-            raise self._stopped
-        await self._moved.wait()
-        if self._stopped is not None:
-            raise self._stopped
-
-    def _set_connection(
-        self, state: ConnectionState, message: str = "", retry_in_s: float = 0.0, error: ChatError | None = None
-    ) -> None:
-        self.connection = ConnectionChanged(state, message, retry_in_s, error)
-        self._signal(ConnectionChanged, self.connection)
-        self._notify()
-
-    def _signal(self, key: Hashable, signal: Signal) -> None:
-        for stream in self._streams:
-            stream.signal(key, signal)
-
     # --- what arrives (connection.Owner)
 
     async def on_received(self, received: Received) -> Ending | None:
@@ -282,13 +246,13 @@ class Engine:
         for entry in received.seen_seq_too_old:
             self._start(self._rekey(entry, session))
         if received.seen_seq_ahead:
-            return await self._forget_chats(received.seen_seq_ahead)
+            return await self._forget_chats(received.seen_seq_ahead, session)
         return None
 
     def _welcome(self, welcome: session_pb2.Welcome) -> None:
         if welcome.user_id != self._config.user_id:
             raise WrongUserError(f"the token is {welcome.user_id}'s, and this is a device of {self._config.user_id}")
-        self._set_connection(ConnectionState.SYNCING)
+        self.hub.connection_is(ConnectionState.SYNCING)
 
     async def _store_records(
         self, records: Sequence[Record], receipts: Sequence[chat_pb2.Receipt], sync_token: str | None
@@ -301,16 +265,14 @@ class Engine:
                 self.cursors[record.chat_id] = record.seq
             else:
                 self.cursors[record.chat.chat_id] = record.next_seq - 1
-                self._signal((ChatOpened, record.chat.chat_id), ChatOpened(record.chat))
+                self.hub.signal((ChatOpened, record.chat.chat_id), ChatOpened(record.chat))
         if events and self._session is not None:
             self._session.stored(events, asyncio.get_running_loop().time())
             self._wake()
-        self._last_arrival = applied.arrival
         if events and not self._config.manual_ack:
-            for stream in self._streams:
-                stream.arrived(applied.arrival, events)
+            self.hub.arrived(applied.arrival, events)
         self._settle_own(applied)
-        self._notify()
+        self.hub.notify()
 
     def _settle_own(self, applied: Applied) -> None:
         for client_message_id, result in applied.settled:
@@ -322,8 +284,7 @@ class Engine:
         for record in received.records:
             self._unacknowledged.append(record)
             if isinstance(record, chat_pb2.ChatEvent):
-                for stream in self._streams:
-                    stream.push(record)
+                self.hub.push(record)
                 self._settle_unacknowledged(record, received)
         if received.receipts:
             await self.store.call(Store.apply, (), received.receipts, None)
@@ -369,31 +330,31 @@ class Engine:
             self._committed(entry.client_message_id, result)
         for entry, error in received.refused:
             failure = request_error(error)
-            self._signal(
+            self.hub.signal(
                 (MessageFailed, entry.client_message_id), MessageFailed(entry.client_message_id, entry.chat_id, failure)
             )
             future = self._outgoing.pop(entry.client_message_id, None)
             if future is not None and not future.done():
                 future.set_exception(failure)
-        self._notify()
+        self.hub.notify()
 
     def _committed(self, client_message_id: bytes, result: chat_pb2.SendResult) -> None:
         future = self._outgoing.pop(client_message_id, None)
         if future is not None and not future.done():
             future.set_result(result)
-        self._signal((MessageCommitted, client_message_id), MessageCommitted(client_message_id, result))
+        self.hub.signal((MessageCommitted, client_message_id), MessageCommitted(client_message_id, result))
 
     def _signal_news(self, received: Received) -> None:
         for receipt in received.receipts:
-            self._signal((ReceiptChanged, receipt.chat_id, receipt.user_id), ReceiptChanged(receipt))
+            self.hub.signal((ReceiptChanged, receipt.chat_id, receipt.user_id), ReceiptChanged(receipt))
         for signal in received.signals:
             if isinstance(signal, session_pb2.Presence):
-                self._signal((PresenceChanged, signal.user_id), PresenceChanged(signal))
+                self.hub.signal((PresenceChanged, signal.user_id), PresenceChanged(signal))
             else:
-                self._signal((TypingChanged, signal.chat_id, signal.user_id), TypingChanged(signal))
+                self.hub.signal((TypingChanged, signal.chat_id, signal.user_id), TypingChanged(signal))
         if received.sync_token is not None:
-            self._signal(SyncComplete, SyncComplete())
-            self._set_connection(ConnectionState.LIVE)
+            self.hub.signal(SyncComplete, SyncComplete())
+            self.hub.connection_is(ConnectionState.LIVE)
 
     async def contents(self, entries: Iterable[OutboxEntry]) -> Mapping[bytes, QueuedMessage]:
         """See `connection.Owner`."""
@@ -410,8 +371,8 @@ class Engine:
         entry = await self.store.call(Store.queue, message)
         future: asyncio.Future[chat_pb2.SendResult] = asyncio.get_running_loop().create_future()
         future.add_done_callback(_retrieve)
-        if self._stopped is not None:
-            future.set_exception(self._stopped)
+        if self.hub.stopped is not None:
+            future.set_exception(self.hub.stopped)
             return future
         self._outgoing[message.client_message_id] = future
         self._add_to_outbox(entry)
@@ -464,7 +425,7 @@ class Engine:
         while session.cursors.get(entry.chat_id, 0) < head_seq:
             if session is not self._session:
                 return
-            await self.moved()
+            await self.hub.moved()
         if self.outbox.get(entry.client_message_id) is not entry or session is not self._session:
             return
         seen_seq = session.cursors.get(entry.chat_id, 0)
@@ -473,12 +434,13 @@ class Engine:
             self.outbox.rekeyed(entry.client_message_id, seen_seq)
             self._wake()
 
-    async def _forget_chats(self, entries: Iterable[OutboxEntry]) -> Ending:
+    async def _forget_chats(self, entries: Iterable[OutboxEntry], session: Session) -> Ending:
         """The server's log is shorter than ours: it was replaced. What it has now counts."""
         for chat_id in {entry.chat_id for entry in entries}:
             log.warning("the server lost events that this device holds; it starts the chat anew", extra={"chat_id": chat_id})
             await self.store.call(Store.forget_chat, chat_id)
             self.cursors.pop(chat_id, None)
+            session.cursors.pop(chat_id, None)
             for entry in self.outbox.entries():
                 if entry.chat_id == chat_id and entry.seen_seq is not None:
                     entry.seen_seq = None
@@ -505,13 +467,13 @@ class Engine:
                         raise error
                     await asyncio.sleep(error.retry_after_s)
         except TimeoutError:
-            reason = self.connection.message or "no answer came"
+            reason = self.hub.connection.message or "no answer came"
             raise RequestTimeoutError(f"no answer within {self._config.request_timeout_s:g} s: {reason}") from None
 
     async def _ask_once(self, frame: session_pb2.ClientFrame) -> session_pb2.ServerFrame | None:
         session = self._session
         if session is None or session.state not in {SessionState.SYNCING, SessionState.LIVE}:
-            await self.moved()
+            await self.hub.moved()
             return None
         copy = session_pb2.ClientFrame()
         copy.CopyFrom(frame)
@@ -547,26 +509,13 @@ class Engine:
 
     def open_stream(self) -> EventStream:
         """Makes an iterator of events."""
-        if self._config.manual_ack:
-            stream = EventStream(None, 0, self._forget_stream)
-            for record in self._unacknowledged:
-                if isinstance(record, chat_pb2.ChatEvent):
-                    stream.push(record)
-        else:
-            stream = EventStream(self._read_arrived, self._first_arrival, self._forget_stream)
-            stream.arrived(self._last_arrival, ())
-        stream.signal(ConnectionChanged, self.connection)
-        if self._stopped is not None:
-            stream.end(self._stopped)
-        self._streams.append(stream)
-        return stream
+        if not self._config.manual_ack:
+            return self.hub.open_stream(self._read_arrived)
+        waiting = [record for record in self._unacknowledged if isinstance(record, chat_pb2.ChatEvent)]
+        return self.hub.open_stream(None, waiting)
 
     async def _read_arrived(self, after: int, up_to: int, limit: int) -> list[tuple[int, chat_pb2.ChatEvent]]:
         return await self.store.call(Store.arrived, after, up_to, limit)
-
-    def _forget_stream(self, stream: EventStream) -> None:
-        if stream in self._streams:
-            self._streams.remove(stream)
 
     def _wake(self) -> None:
         if self._link is not None:

@@ -15,12 +15,13 @@ Times are seconds of one monotonic clock.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, auto
 
 from chatgrpc.v1 import chat_pb2, session_pb2
 
-from .outbox import Outbox, OutboxEntry, Verdict
+from .effects import Ending, Next, Received, Taken, disconnected
+from .outbox import Outbox, Verdict
 
 SILENCE_FACTOR = 2.5
 """A side that heard nothing for so many heartbeat intervals gives the session up."""
@@ -28,8 +29,6 @@ DEFAULT_HEARTBEAT_MS = 30_000
 REFRESH_MARGIN_S = 60.0
 """A token is renewed this long before it expires, or at half of its life if that is later."""
 REFRESH_RETRY_S = 1.0
-
-Record = session_pb2.ChatOpened | chat_pb2.ChatEvent
 
 
 class SessionState(Enum):
@@ -43,60 +42,6 @@ class SessionState(Enum):
     """The device has everything up to the moment of its Hello."""
     ENDED = auto()
     """Nothing is received or sent any more."""
-
-
-class Next(Enum):
-    """What to do after a session ended."""
-
-    RECONNECT = auto()
-    """At once."""
-    BACK_OFF = auto()
-    """After a wait that grows with each failure."""
-    STOP = auto()
-    """Nothing, until something changes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """Why a session ended and what to do next."""
-
-    next: Next
-    message: str
-    """For people."""
-    code: session_pb2.DisconnectCode.ValueType = session_pb2.DISCONNECT_CODE_UNSPECIFIED
-    wait_s: float = 0.0
-    """Do not reconnect sooner."""
-
-
-@dataclass(slots=True)
-class Received:
-    """What a batch amounts to. The lists keep the order of the wire."""
-
-    welcome: session_pb2.Welcome | None = None
-    records: list[Record] = field(default_factory=list)
-    """To be stored; then `stored` must be called."""
-    receipts: list[chat_pb2.Receipt] = field(default_factory=list)
-    sync_token: str | None = None
-    """To be stored with the receipts: the device is up to date."""
-    signals: list[session_pb2.Presence | session_pb2.Typing] = field(default_factory=list)
-    committed: list[tuple[OutboxEntry, chat_pb2.SendResult]] = field(default_factory=list)
-    refused: list[tuple[OutboxEntry, chat_pb2.Error]] = field(default_factory=list)
-    """Messages that the server will never take."""
-    seen_seq_too_old: list[OutboxEntry] = field(default_factory=list)
-    seen_seq_ahead: list[OutboxEntry] = field(default_factory=list)
-    answers: list[tuple[int, session_pb2.ServerFrame]] = field(default_factory=list)
-    """Answers to `request`, by its ticket."""
-    drain_after_s: float | None = None
-    """The server asks to reconnect after so many seconds."""
-    ending: Ending | None = None
-
-
-@dataclass(slots=True)
-class Taken:
-    """What to write now, in this order: the frames, then the sends with their contents from disk."""
-
-    frames: list[session_pb2.ClientFrame] = field(default_factory=list)
-    sends: list[tuple[int, OutboxEntry]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -206,7 +151,7 @@ class Session:
                 received.drain_after_s = frame.drain.reconnect_after_ms / 1000
                 self._reconnect_at_s = now_s + received.drain_after_s
             case "disconnect":
-                received.ending = _disconnected(frame.disconnect)
+                received.ending = disconnected(frame.disconnect)
             case _:
                 pass  # a frame of a later version: the server sends none that must be understood without a feature
 
@@ -514,12 +459,3 @@ def hello(
         start_at=start_at,
         sync_token=sync_token,
     )
-
-
-def _disconnected(frame: session_pb2.Disconnect) -> Ending:
-    wait_s = frame.reconnect_after_ms / 1000
-    if 300 <= frame.code < 400:
-        return Ending(Next.STOP, frame.message, frame.code)
-    if 100 <= frame.code < 200:
-        return Ending(Next.RECONNECT, frame.message, frame.code, wait_s)
-    return Ending(Next.BACK_OFF, frame.message, frame.code, wait_s)

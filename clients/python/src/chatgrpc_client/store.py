@@ -14,9 +14,9 @@ from chatgrpc.core.events import erased
 from chatgrpc.core.fold import CHANGES_CHAT, apply_event
 from chatgrpc.v1 import chat_pb2, content_pb2, session_pb2
 
+from .effects import Record
 from .exceptions import DataDirError, WrongUserError
 from .outbox import OutboxEntry
-from .protocol import Record
 
 SCHEMA_VERSION = 1
 FAILED_MESSAGES_MAX = 1_000
