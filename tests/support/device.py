@@ -214,9 +214,12 @@ class Device:
 
     async def send_content(self, chat_id: str, content: content_pb2.Content) -> session_pb2.ServerFrame:
         """Sends any content; returns the answer, SendResult or Error."""
+        return await self.request(self.compose_content(chat_id, content))
+
+    def compose_content(self, chat_id: str, content: content_pb2.Content) -> session_pb2.ClientFrame:
+        """Any content to a chat; send it again as it is for a repetition."""
         key = chat_pb2.WriteKey(client_message_id=os.urandom(16), seen_seq=self.held.cursors.get(chat_id, 0))
-        send = session_pb2.SendMessage(chat_id=chat_id, key=key, content=content)
-        return await self.request(session_pb2.ClientFrame(send=send))
+        return session_pb2.ClientFrame(send=session_pb2.SendMessage(chat_id=chat_id, key=key, content=content))
 
     async def ack(self, chat_id: str, seq: int) -> None:
         """Acknowledges a chat up to `seq`; for devices without `auto_ack`."""
