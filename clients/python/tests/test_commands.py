@@ -9,10 +9,16 @@ import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from typer.testing import CliRunner
 
 from chatgrpc.cli.main import build_app
@@ -240,6 +246,56 @@ async def test_send_waits_for_another_send_of_the_same_user(shell: Shell, names:
     alice, bob, _ = names
     runs = await asyncio.gather(*(shell.run("send", "--as", alice, "--to", bob, f"{n}") for n in range(2)))
     assert [code for code, _ in runs] == [0, 0], runs
+
+
+async def test_a_chat_opens_with_its_newest_page_and_shows_older_ones_on_demand(shell: Shell, home: Home, names: Names) -> None:
+    alice_id, bob_id, _ = names
+    async with home.device(alice_id) as alice:
+        for number in range(1, 50):
+            outgoing = await alice.send(f"message {number}", user_id=bob_id)
+        await outgoing.sent
+    async with shell.start("chat", "--as", bob_id, "--with", alice_id) as bob:
+        await bob.until(lambda line: line.endswith("message 49"))
+        assert [line.split()[-1] for line in bob.lines if "message" in line] == [str(n) for n in range(30, 50)]
+        bob.type("/older", "/older", "/older", "/older")
+        await bob.until(lambda line: "that is the beginning" in line)
+        assert await bob.end() == 0
+        shown = [int(line.split()[-1]) for line in bob.lines if re.search(r"message \d+$", line)]
+        assert shown == [*range(30, 50), *range(10, 30), *range(1, 10)]
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate of the loopback address that vouches for itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "chatgrpc test")])
+    now = datetime.now(UTC)
+    built = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(built.public_bytes(Encoding.PEM))
+    (folder / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return folder / "cert.pem", folder / "key.pem"
+
+
+def test_over_tls(tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path)
+    tls = {"CHATGRPC_SERVER__TLS_CERT_FILE": str(cert), "CHATGRPC_SERVER__TLS_KEY_FILE": str(key)}
+    server = ServerProcess(tmp_path / "server", tls)
+    shell = Shell(server, tmp_path)
+    try:
+        asyncio.run(server.start())
+        trusting = ("--as", "alice", "--to", "bob", "--tls-ca", str(cert))
+        assert shell.call("send", *trusting, "sealed")[0] == 0
+        code, lines = shell.call("history", "--as", "bob", "--with", "alice", "--tls-ca", str(cert), "--json")
+        assert (code, parsed(lines)[-1]["text"]) == (0, "sealed")
+        code, lines = shell.call("send", "--as", "alice", "--to", "bob", "--timeout", "1", "in the clear")
+        assert code == 1
+        assert "not sent yet" in lines[0]
+    finally:
+        server.close()
 
 
 async def test_a_chat_through_pipes(shell: Shell, home: Home, names: Names) -> None:

@@ -5,7 +5,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -89,10 +90,12 @@ class Access:
             raise typer.BadParameter(f"{device!r} is no name for a device: letters, digits and _ - .")
         return Client(self.config(device, **settings), self.token_provider())
 
-    def caller(self, **settings: Any) -> Caller:
-        """For calls without a device. Needs a running event loop, whose end closes the channel."""
-        config = self.config("none", **settings)
-        return Caller(open_channel(config), config, self.token_provider())
+    @asynccontextmanager
+    async def caller(self) -> AsyncIterator[Caller]:
+        """For calls without a device."""
+        config = self.config("none")
+        async with open_channel(config) as channel:
+            yield Caller(channel, config, self.token_provider())
 
 
 def _always(token: str) -> TokenProvider:

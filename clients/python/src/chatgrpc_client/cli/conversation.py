@@ -44,11 +44,6 @@ class Conversation:
         self._pending: dict[int, list[chat_pb2.ChatEvent]] = {}
         """What later events say of messages that are not held, for when an older page brings them."""
 
-    @property
-    def oldest_seq(self) -> int:
-        """The oldest event taken in; 0 = none."""
-        return min(self.lines, default=0)
-
     def add(self, event: chat_pb2.ChatEvent) -> str | None:
         """Takes an event; returns what to print for it, None for nothing."""
         content = event.content
@@ -81,10 +76,6 @@ class Conversation:
     def hide(self, seqs: Iterable[int]) -> None:
         """The reader does not want to see these."""
         self._hidden.update(seqs)
-
-    def last_own_seq(self) -> int:
-        """The reader's newest message; 0 = none."""
-        return max((seq for seq, line in self.lines.items() if line.is_message and self._is_own(line.event)), default=0)
 
     def _is_own(self, event: chat_pb2.ChatEvent) -> bool:
         return event.sender_user_id == self.me

@@ -20,14 +20,15 @@ def devices(
     access = Access(user, server, token, tls_ca, None)
 
     async def work() -> int:
-        calls = Devices(access.caller())
-        if revoke:
-            device = await calls.revoke(revoke)
-            typer.echo(f"revoked {device.device_id} ({safe(device.name)})")
-            return 0
-        for device in await calls.list():
-            state = "online" if device.online else f"last connected {clock(device.connected_at_ms)}"
-            typer.echo(f"{device.device_id}  {safe(device.name)}  {state}")
+        async with access.caller() as caller:
+            calls = Devices(caller)
+            if revoke:
+                device = await calls.revoke(revoke)
+                typer.echo(f"revoked {device.device_id} ({safe(device.name)})")
+                return 0
+            for device in await calls.list():
+                state = "online" if device.online else f"last connected {clock(device.connected_at_ms)}"
+                typer.echo(f"{device.device_id}  {safe(device.name)}  {state}")
         return 0
 
     run(work)

@@ -43,27 +43,29 @@ def history(
     chat_id = chat or direct_chat_id(user, with_user)
 
     async def work() -> int:
-        caller = access.caller()
-        hidden = await _hidden(caller, user, chat_id)
-        if everything or after:
-            events = caller.list_events(chat_id, newest_first=False, start_seq=after, page_size=PAGE_EVENTS)
-            shown = _first(events, hidden, None if everything else limit)
-        else:
-            newest = caller.list_events(
-                chat_id, newest_first=True, start_seq=before, page_size=min(limit + len(hidden), PAGE_EVENTS)
-            )
-            shown = _backwards([event async for event in _first(newest, hidden, limit)])
-        if as_json:
-            async for event in shown:
-                sys.stdout.write(event_as_json(event) + "\n")
-        else:
-            conversation = Conversation(user)
-            for line in conversation.add_page([event async for event in shown]):
-                sys.stdout.write(line + "\n")
-        sys.stdout.flush()
+        async with access.caller() as caller:
+            hidden = await _hidden(caller, user, chat_id)
+            if everything or after:
+                events = caller.list_events(chat_id, newest_first=False, start_seq=after, page_size=PAGE_EVENTS)
+                shown = _first(events, hidden, None if everything else limit)
+            else:
+                page_size = min(limit + len(hidden), PAGE_EVENTS)
+                newest = caller.list_events(chat_id, newest_first=True, start_seq=before, page_size=page_size)
+                shown = _backwards([event async for event in _first(newest, hidden, limit)])
+            await _print(shown, Conversation(user), as_json=as_json)
         return 0
 
     run(work)
+
+
+async def _print(events: AsyncIterator[chat_pb2.ChatEvent], conversation: Conversation, *, as_json: bool) -> None:
+    if as_json:
+        async for event in events:
+            sys.stdout.write(event_as_json(event) + "\n")
+    else:
+        for line in conversation.add_page([event async for event in events]):
+            sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 async def _hidden(caller: Caller, user: str, chat_id: str) -> set[int]:

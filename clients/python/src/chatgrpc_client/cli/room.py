@@ -56,6 +56,7 @@ class Room:
         self._told: Tick | None = None
         self._shown_seq = 0
         self._committed_seq = 0
+        self._oldest_seq = 0
         self._more_before = False
         self._pending: dict[bytes, tuple[str, str]] = {}
         """Chat and text of the messages that are not committed yet."""
@@ -79,7 +80,8 @@ class Room:
         self._ticks, self._told = Ticks(self.client.user_id), None
         self._typing.clear()
         self._unread.pop(chat_id, None)
-        self._shown_seq = self._committed_seq = 0
+        self._shown_seq = self._committed_seq = self._oldest_seq = 0
+        self._more_before = False
         self.client.watch([chat_id])
         try:
             await self.client.wait_until_live(CONNECT_PATIENCE_S)
@@ -117,7 +119,6 @@ class Room:
         if page is None or not page.events:
             self.note(f"nothing said yet in {self.title()}; type and press Enter (/help lists the commands)")
             return
-        self._more_before = page.more_before
         self.note(f"{self.title()}{' — /older shows what came before' if page.more_before else ''}")
         await self._show_page(page)
         self._shown_seq = page.events[-1].seq
@@ -125,17 +126,16 @@ class Room:
 
     async def older(self) -> None:
         """Shows the page before the oldest one shown."""
-        oldest_seq = self.conversation.oldest_seq
-        if not self._more_before or not oldest_seq:
+        if not self._more_before:
             self.note("that is the beginning of the chat")
             return
-        page = await self.client.history(self.chat_id, before=oldest_seq, limit=PAGE_EVENTS)
-        self._more_before = page.more_before
+        page = await self.client.history(self.chat_id, before=self._oldest_seq, limit=PAGE_EVENTS)
         if page.events:
             self.note(f"older messages, #{page.events[0].seq} to #{page.events[-1].seq}:")
             await self._show_page(page)
 
     async def _show_page(self, page: HistoryPage) -> None:
+        self._oldest_seq, self._more_before = page.events[0].seq, page.more_before
         for line in self.conversation.add_page(page.events):
             self.screen.show(line)
         for event in page.events:

@@ -1,0 +1,136 @@
+"""What people and programs see of events: folded conversations, ticks, and no text that steers a terminal."""
+
+import json
+import unicodedata
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatgrpc.v1 import chat_pb2, content_pb2
+from chatgrpc_client.cli.conversation import Conversation
+from chatgrpc_client.cli.rendering import as_json, safe, safe_lines
+from chatgrpc_client.cli.ticks import Ticks
+
+from .frames import CHAT, created, event, text
+
+Content = content_pb2.Content
+
+
+def edit(target_seq: int, value: str) -> content_pb2.Content:
+    return Content(edit=content_pb2.EditContent(target_seq=target_seq, text=value))
+
+
+def reaction(target_seq: int, emoji: str) -> content_pb2.Content:
+    return Content(reaction=content_pb2.ReactionContent(target_seq=target_seq, emoji=emoji))
+
+
+def delete(target_seq: int) -> content_pb2.Content:
+    return Content(delete=content_pb2.DeleteContent(target_seq=target_seq))
+
+
+@given(st.text())
+def test_nothing_that_is_shown_steers_the_terminal(value: str) -> None:
+    for shown in (safe(value), safe_lines(value, "  ").replace("\n", "")):
+        assert not [c for c in shown if unicodedata.category(c) == "Cc" or unicodedata.bidirectional(c) in {"RLO", "LRO"}]
+
+
+@given(st.text())
+def test_json_lines_are_one_line_that_gives_the_text_back(value: str) -> None:
+    line = as_json(event(3, text(value)))
+    assert json.loads(line)["text"] == value
+    assert line.splitlines() == [line]
+    assert not [c for c in line if unicodedata.category(c) == "Cc"]
+
+
+def test_json_names_every_kind_of_content() -> None:
+    """Also those that a later version of the API adds: the fields come from the message itself."""
+    for field in Content.DESCRIPTOR.oneofs_by_name["body"].fields:
+        content = Content()
+        getattr(content, field.name).SetInParent()
+        line = json.loads(as_json(event(7, content)))
+        assert (line["type"], line["chat_id"], line["seq"]) == (field.name, CHAT, 7)
+    hide = Content(hide=content_pb2.HideContent(chat_id="g.x", seqs=[1, 2]))
+    line = json.loads(as_json(event(7, hide)))
+    assert (line["chat_id"], line["target_chat_id"], line["seqs"]) == (CHAT, "g.x", [1, 2])
+    role = content_pb2.RoleChangedContent(user_id="bob", role=content_pb2.MEMBER_ROLE_ADMIN)
+    assert json.loads(as_json(event(7, Content(role_changed=role))))["role"] == "admin"
+    assert json.loads(as_json(event(7, Content(reply_to_seq=3))))["type"] == "unsupported"
+
+
+def test_a_page_shows_messages_as_they_stand_after_it() -> None:
+    conversation = Conversation("alice")
+    lines = conversation.add_page(
+        [
+            created("alice", "bob"),
+            event(2, text("frist")),
+            event(3, text("gone"), sender="alice"),
+            event(4, edit(2, "first")),
+            event(5, reaction(2, "👍"), sender="alice"),
+            event(6, reaction(2, "👍")),
+            event(7, delete(3), sender="alice"),
+            event(8, Content(text=content_pb2.TextContent(text="answer\nin two lines"), reply_to_seq=2), sender="alice"),
+        ]
+    )
+    assert [line.split(" ", 1)[-1].split(": ")[-1].split(" — ")[-1] for line in lines] == [
+        "bob began the chat",
+        "first  (edited)  [👍 2]",
+        "(deleted)",
+        "↳#2 “first” answer\n         in two lines",
+    ]
+
+
+def test_live_changes_are_said_and_older_pages_show_them() -> None:
+    conversation = Conversation("alice")
+    assert conversation.add(event(10, text("hello"))) is not None
+    assert conversation.add(event(11, edit(10, "hello!"))) == "       ✎ bob edited #10: hello!"
+    assert conversation.add(event(12, reaction(10, "🎉"), sender="alice")) == "       🎉 you reacted to #10 “hello!”"
+    assert conversation.add(event(13, reaction(10, ""), sender="alice")) == "       you took back the reaction to #10"
+    assert conversation.add(event(14, delete(10))) == "       ✗ bob deleted #10"
+    assert conversation.add(event(15, edit(10, "too late"))) is None, "nothing is left to edit"
+    assert conversation.add(event(16, edit(5, "five!"))) == "       ✎ bob edited #5: five!"
+    (line,) = conversation.add_page([event(5, text("five"))])
+    assert line.endswith("bob: five!  (edited)")
+
+
+def test_hidden_messages_are_not_shown_again() -> None:
+    conversation = Conversation("alice")
+    conversation.hide([5])
+    assert len(conversation.add_page([event(4), event(5), event(6)])) == 2
+    assert conversation.add(event(7, reaction(5, "👍"))) is None
+
+
+def receipt(user_id: str, delivered_seq: int, read_seq: int) -> chat_pb2.Receipt:
+    return chat_pb2.Receipt(chat_id=CHAT, user_id=user_id, delivered_seq=delivered_seq, read_seq=read_seq)
+
+
+def shown(ticks: Ticks) -> list[str]:
+    return [tick.text for tick in ticks.now()]
+
+
+def test_ticks_of_two_people() -> None:
+    ticks = Ticks("alice")
+    ticks.members(["alice", "bob"])
+    assert shown(ticks) == []
+    for seq in (2, 3, 5):
+        ticks.own(seq)
+    assert shown(ticks) == ["✓ sent #5"]
+    ticks.receipt(receipt("bob", 3, 2))
+    assert shown(ticks) == ["✓✓ read #2", "✓✓ delivered #3", "✓ sent #5"]
+    ticks.receipt(receipt("bob", 5, 0))
+    assert shown(ticks) == ["✓✓ read #2", "✓✓ delivered #5"], "marks only rise"
+    ticks.receipt(receipt("bob", 5, 5))
+    assert shown(ticks) == ["✓✓ read #5"]
+    ticks.receipt(receipt("alice", 9, 9))
+    assert shown(ticks) == ["✓✓ read #5"], "own marks say nothing of others"
+
+
+def test_ticks_of_a_group_count_its_members() -> None:
+    ticks = Ticks("alice")
+    ticks.members(["alice", "bob", "carol"])
+    ticks.own(2)
+    ticks.receipt(receipt("bob", 2, 0))
+    assert shown(ticks) == ["✓✓ delivered 1/2 #2"]
+    ticks.receipt(receipt("carol", 2, 2))
+    assert shown(ticks) == ["✓✓ read 1/2 #2"]
+    ticks.members(["alice", "carol"])
+    assert shown(ticks) == ["✓✓ read #2"]
