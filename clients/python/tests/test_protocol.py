@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatgrpc.v1 import chat_pb2, session_pb2
@@ -70,6 +70,7 @@ def test_request_ids_rise_across_hello_requests_and_sends() -> None:
     assert ids == [1, 2, 3, 4]
 
 
+@settings(deadline=None)
 @given(
     log_length=st.integers(0, 30),
     streams=st.lists(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 5), st.booleans()), max_size=12), max_size=6),

@@ -3,7 +3,7 @@
 import json
 import unicodedata
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatgrpc.v1 import chat_pb2, content_pb2
@@ -28,12 +28,14 @@ def delete(target_seq: int) -> content_pb2.Content:
     return Content(delete=content_pb2.DeleteContent(target_seq=target_seq))
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_nothing_that_is_shown_steers_the_terminal(value: str) -> None:
     for shown in (safe(value), safe_lines(value, "  ").replace("\n", "")):
         assert not [c for c in shown if unicodedata.category(c) == "Cc" or unicodedata.bidirectional(c) in {"RLO", "LRO"}]
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_json_lines_are_one_line_that_gives_the_text_back(value: str) -> None:
     line = as_json(event(3, text(value)))

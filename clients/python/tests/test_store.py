@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatgrpc.core.ids import self_chat_id
@@ -117,6 +117,7 @@ def test_pages_come_from_disk_only_where_all_is_held(store: Store) -> None:
     assert not page.more_before
 
 
+@settings(deadline=None)
 @given(steps=st.lists(st.tuples(st.integers(0, 25), st.integers(1, 6)), max_size=20), start=st.integers(1, 20))
 def test_what_pages_serve_is_always_the_log(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, int]], start: int

@@ -310,7 +310,7 @@ class Client:
         elif around:
             request.around_seq = around
         async with self._history_requests:
-            answer = await self._engine.ask(session_pb2.ClientFrame(fetch_history=request))
+            answer = await self._engine.questions.ask(session_pb2.ClientFrame(fetch_history=request))
         page = answer.history_page
         below_seq = before
         if page.events and (not before or after or around):

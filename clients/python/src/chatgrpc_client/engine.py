@@ -34,9 +34,7 @@ from .exceptions import (
     ChatError,
     ClientClosedError,
     DataDirError,
-    RequestTimeoutError,
     SessionStoppedError,
-    TemporaryError,
     WrongUserError,
     request_error,
     stop_error,
@@ -45,6 +43,7 @@ from .feed import EventStream
 from .hub import Hub
 from .outbox import Outbox, OutboxEntry
 from .protocol import Session, SessionState, hello
+from .questions import Questions
 from .store import Applied, QueuedMessage, Store
 from .store_thread import StoreThread
 
@@ -61,10 +60,6 @@ class _Synced:
     sync_token: str
 
 
-class _SessionLostError(Exception):
-    """The session ended before it answered."""
-
-
 class Engine:
     """One device of one user, from opening to closing."""
 
@@ -74,6 +69,7 @@ class Engine:
         self.cursors: dict[str, int] = {}
         """The last seq stored, by chat."""
         self.hub = Hub()
+        self.questions = Questions(self.hub, config.request_timeout_s)
         self._config = config
         self._token = token
         self._device_id = store.device_id
@@ -86,7 +82,6 @@ class Engine:
         self._closing = False
         self._hurry = asyncio.Event()
         self._outgoing: dict[bytes, asyncio.Future[chat_pb2.SendResult]] = {}
-        self._asked: dict[int, asyncio.Future[session_pb2.ServerFrame]] = {}
         self._keyless: list[OutboxEntry] = []
         self._keys = asyncio.Lock()
         self._read_marks: dict[str, int] = {}
@@ -141,12 +136,11 @@ class Engine:
 
     def _end(self, error: ChatError) -> None:
         self.hub.stop(error)
-        futures: list[asyncio.Future[Any]] = [*self._outgoing.values(), *self._asked.values()]
-        for future in futures:
+        self.questions.fail(error)
+        for future in self._outgoing.values():
             if not future.done():
                 future.set_exception(error)
         self._outgoing.clear()
-        self._asked.clear()
 
     async def _connect_until_stopped(self) -> None:
         refused_token: str | None = None
@@ -190,6 +184,7 @@ class Engine:
         session = self._new_session(positions, sync_token)
         link = Connection(session, self)
         self._session, self._link = session, link
+        self.questions.attach(session, link.wake)
         if self._closing:
             return Ending(Next.STOP, ""), token
         try:
@@ -197,10 +192,7 @@ class Engine:
         finally:
             self._received = session.cursors
             self._session = self._link = None
-            for future in self._asked.values():
-                if not future.done():
-                    future.set_exception(_SessionLostError())
-            self._asked.clear()
+            self.questions.detach()
 
     def _new_session(self, positions: Mapping[str, tuple[int, int]], sync_token: str | None) -> Session:
         from_head = sync_token is None and not self._config.replay_all
@@ -239,9 +231,7 @@ class Engine:
         await self._settle_sends(received)
         self._signal_news(received)
         for ticket, frame in received.answers:
-            future = self._asked.pop(ticket, None)
-            if future is not None and not future.done():
-                future.set_result(frame)
+            self.questions.answered(ticket, frame)
         await self.give_keys()
         for entry in received.seen_seq_too_old:
             self._start(self._rekey(entry, session))
@@ -416,7 +406,7 @@ class Engine:
         head, it is not in the log.
         """
         try:
-            page = await self.ask(
+            page = await self.questions.ask(
                 session_pb2.ClientFrame(fetch_history=session_pb2.FetchHistory(chat_id=entry.chat_id, limit=1))
             )
         except ChatError:
@@ -446,45 +436,6 @@ class Engine:
                     entry.seen_seq = None
                     self._keyless.append(entry)
         return Ending(Next.RECONNECT, "the server's log of a chat was replaced")
-
-    async def ask(self, frame: session_pb2.ClientFrame) -> session_pb2.ServerFrame:
-        """Sends a request and returns its answer, over as many sessions as it takes.
-
-        Raises:
-            RequestError: the server refused it.
-            RequestTimeoutError: there was no answer in time.
-        """
-        try:
-            async with asyncio.timeout(self._config.request_timeout_s):
-                while True:
-                    answer = await self._ask_once(frame)
-                    if answer is None:
-                        continue
-                    if not answer.HasField("error"):
-                        return answer
-                    error = request_error(answer.error)
-                    if not isinstance(error, TemporaryError):
-                        raise error
-                    await asyncio.sleep(error.retry_after_s)
-        except TimeoutError:
-            reason = self.hub.connection.message or "no answer came"
-            raise RequestTimeoutError(f"no answer within {self._config.request_timeout_s:g} s: {reason}") from None
-
-    async def _ask_once(self, frame: session_pb2.ClientFrame) -> session_pb2.ServerFrame | None:
-        session = self._session
-        if session is None or session.state not in {SessionState.SYNCING, SessionState.LIVE}:
-            await self.hub.moved()
-            return None
-        copy = session_pb2.ClientFrame()
-        copy.CopyFrom(frame)
-        future: asyncio.Future[session_pb2.ServerFrame] = asyncio.get_running_loop().create_future()
-        future.add_done_callback(_retrieve)
-        self._asked[session.request(copy)] = future
-        self._wake()
-        try:
-            return await future
-        except _SessionLostError:
-            return None
 
     def mark_read(self, chat_id: str, seq: int) -> None:
         """Sends a stored read mark; without a session it goes with the next one."""
