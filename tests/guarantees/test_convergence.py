@@ -166,7 +166,13 @@ async def world(cast: Cast, seed: int) -> World:
     return world
 
 
-async def test_all_devices_end_in_equal_states(world: World, cast: Cast) -> None:
+async def test_devices_that_come_and_go_end_in_equal_states(world: World, cast: Cast) -> None:
+    await check_devices(world, cast)
+    await check_snapshots(world, cast)
+
+
+async def check_devices(world: World, cast: Cast) -> None:
+    """Every device shows what the server tells of each of its chats: events, messages, state, marks."""
     for device, (name, device_id) in zip(world.devices, DEVICES, strict=True):
         caller = cast.caller(name)
         for chat_id in sorted(device.held.cursors):
@@ -190,7 +196,8 @@ async def test_all_devices_end_in_equal_states(world: World, cast: Cast) -> None
     assert list(phone.held.events[world.self_chat].values()) == list(laptop.held.events[world.self_chat].values())
 
 
-async def test_events_applied_to_any_stale_snapshot_make_the_fresh_one(world: World, cast: Cast) -> None:
+async def check_snapshots(world: World, cast: Cast) -> None:
+    """The events since, applied to any stale snapshot, make the fresh one."""
     bob = cast.caller("bob")
     logs = {chat_id: await bob.log(chat_id) for chat_id in (world.group, world.direct)}
     fresh = {chat_id: (await bob.summary(chat_id)).chat for chat_id in logs}
