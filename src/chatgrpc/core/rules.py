@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from chatgrpc.core.fold import CHANGES_CHAT
 from chatgrpc.core.ids import is_chat_id, is_user_id
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.refusal import RefusedError
@@ -22,18 +23,7 @@ MESSAGES = frozenset({"text", "reaction", "edit", "delete", "encrypted", "hide",
 """Arms that a user sends as a message; all others are written on their behalf by ChatService."""
 
 _SELF_ONLY = frozenset({"hide", "chat_settings"})
-_GROUP_ONLY = frozenset(
-    {
-        "members_added",
-        "member_removed",
-        "role_changed",
-        "chat_info_changed",
-        "member_muted",
-        "join_link_changed",
-        "join_requested",
-        "join_declined",
-    }
-)
+_GROUP_ONLY = CHANGES_CHAT - {"chat_created"}
 _ADMINS_ONLY = frozenset({"members_added", "chat_info_changed", "member_muted", "join_link_changed", "join_declined"})
 _WHILE_MUTED = frozenset({"member_removed", "hide", "chat_settings", "delete"})
 
