@@ -29,6 +29,10 @@ PUBLIC_METHODS = (
 )
 """Beginnings of the methods that stand apart: health and reflection are for everyone, a session has its own Hello."""
 
+_REQUEST_MISSING = StatusError(
+    grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_MISSING", "The call ended before there was a whole request."
+)
+
 _log = structlog.get_logger(__name__)
 
 _claims: ContextVar[Claims] = ContextVar("claims")
@@ -100,16 +104,18 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
         if handler is None or handler.unary_unary is None:
             return grpc.stream_stream_rpc_method_handler(self._refuse_unknown_method)
 
-        async def call(request: bytes, context: _Context) -> bytes:
-            return await self._call(method, handler, request, context)
+        async def call(requests: AsyncIterable[bytes], context: _Context) -> bytes:
+            return await self._call(method, handler, requests, context)
 
-        return grpc.unary_unary_rpc_method_handler(call)
+        # On the wire it makes no difference, and the wait for the one request is ours: grpc.aio's own has no deadline, and
+        # leaves a call whose request is cut short without a status.
+        return grpc.stream_unary_rpc_method_handler(call)
 
-    async def _call(self, method: str, handler: _Handler, request: bytes, context: _Context) -> bytes:
+    async def _call(self, method: str, handler: _Handler, requests: AsyncIterable[bytes], context: _Context) -> bytes:
         started = time.perf_counter()
         error, code = None, grpc.StatusCode.CANCELLED
         try:
-            reply = await self._answer(handler, request, context)
+            reply = await self._answer(handler, requests, context)
             code = context.code() or grpc.StatusCode.OK
             return reply
         except StatusError as known:
@@ -123,7 +129,7 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
             self._observe(method, code.name, time.perf_counter() - started)
         return await _abort(context, error)
 
-    async def _answer(self, handler: _Handler, request: bytes, context: _Context) -> bytes:
+    async def _answer(self, handler: _Handler, requests: AsyncIterable[bytes], context: _Context) -> bytes:
         if self._calls >= self._limits.calls_max:
             raise StatusError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS", "The server is busy. Try again in a few seconds."
@@ -132,7 +138,8 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
         try:
             async with asyncio.timeout(self._limits.deadline_s) as deadline:
                 _claims.set(await self._authenticate(context))
-                reply = await handler.unary_unary(_parse(handler, request), context)  # type: ignore[misc,arg-type]
+                request = _parse(handler, await _one_of(requests))
+                reply = await handler.unary_unary(request, context)  # type: ignore[misc,arg-type]
                 return reply if handler.response_serializer is None else handler.response_serializer(reply)
         except TimeoutError:
             if not deadline.expired():
@@ -196,8 +203,10 @@ def _parsing(handler: _Handler) -> _Handler:
 
     answer: Any = handler.unary_unary or handler.unary_stream or handler.stream_stream
 
-    async def one_to_one(request: bytes, context: _Context) -> Any:
-        return await answer(await parsed(request, context), context)
+    async def one_to_one(requests: AsyncIterable[bytes], context: _Context) -> Any:
+        async for request in each_parsed(requests, context):
+            return await answer(request, context)
+        return await _abort(context, _REQUEST_MISSING)
 
     async def one_to_many(request: bytes, context: _Context) -> None:
         await answer(await parsed(request, context), context)
@@ -208,10 +217,16 @@ def _parsing(handler: _Handler) -> _Handler:
 
     serializer = handler.response_serializer
     if handler.unary_unary is not None:
-        return grpc.unary_unary_rpc_method_handler(one_to_one, response_serializer=serializer)
+        return grpc.stream_unary_rpc_method_handler(one_to_one, response_serializer=serializer)
     if handler.unary_stream is not None:
         return grpc.unary_stream_rpc_method_handler(one_to_many, response_serializer=serializer)
     return grpc.stream_stream_rpc_method_handler(many_to_many, response_serializer=serializer)
+
+
+async def _one_of(requests: AsyncIterable[bytes]) -> bytes:
+    async for request in requests:
+        return request
+    raise _REQUEST_MISSING
 
 
 def _parse(handler: _Handler, request: bytes) -> Any:

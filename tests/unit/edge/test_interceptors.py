@@ -195,6 +195,22 @@ async def test_bytes_that_are_no_request_are_refused(rig: Rig) -> None:
     assert (failed.value.code(), info.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_MALFORMED")
 
 
+@pytest.mark.parametrize("method", [METHOD, "/grpc.health.v1.Health/Check"])
+async def test_a_call_that_ends_before_its_request_is_refused(rig: Rig, method: str) -> None:
+    call: Any = rig.channel.stream_stream(method)(metadata=(("authorization", "Bearer of-alice"),))
+    await call.done_writing()
+    assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+    info = error_info_of(await call.trailing_metadata())
+    assert info is not None
+    assert info.reason == "REQUEST_MISSING"
+
+
+@pytest.mark.parametrize("rig", [UnaryLimits(deadline_s=0.01)], indirect=True)
+async def test_the_wait_for_a_request_is_part_of_the_time_that_a_call_has(rig: Rig) -> None:
+    call: Any = rig.channel.stream_stream(METHOD)(metadata=(("authorization", "Bearer of-alice"),))
+    assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
 @pytest.mark.parametrize(
     ("kind", "method"),
     [
