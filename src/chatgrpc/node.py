@@ -291,6 +291,8 @@ def _greet(settings: Settings, port: int) -> None:
         if settings.data_dir != Settings().data_dir:
             command = f"CHATGRPC_DATA_DIR={shlex.quote(str(settings.data_dir))} {command}"
         options = "" if port == 50_551 else f" --server {settings.server.host}:{port}"
+        if settings.server.tls_cert_file:
+            options += f" --tls-ca {shlex.quote(str(settings.server.tls_cert_file))}"
         print("Next, each in a terminal of its own:")
         print(f"  {command} chat --as alice --with bob{options}")
         print(f"  {command} chat --as bob --with alice{options}")

@@ -12,7 +12,7 @@ from chatgrpc import logs
 from chatgrpc.cli.flags import ConfigOption, DataDirOption, takes_settings
 from chatgrpc.cli.shown_settings import as_toml
 from chatgrpc.config import LoadedSettings, StartError, load_settings
-from chatgrpc.edge.engine import serve_by_polling
+from chatgrpc.edge.engine import mute_core_log, serve_by_polling
 
 COMMANDS_GROUP = "chatgrpc.commands"
 """Entry points of this group are functions `register(app: typer.Typer) -> None` that add commands."""
@@ -98,7 +98,9 @@ def config(loaded: LoadedSettings) -> None:
 
 def main() -> None:
     """Entry point. Exits with 2 when the command, its settings or its surroundings are wrong, with 130 on an interrupt."""
-    serve_by_polling()  # before any command is loaded: those of the client import grpc
+    # Before any command is loaded: those of the client import grpc.
+    serve_by_polling()
+    mute_core_log()
     try:
         build_app()()
     except StartError as error:

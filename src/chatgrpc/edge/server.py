@@ -122,7 +122,11 @@ class GrpcServer:
             return self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
             files = f"{options.tls_cert_file} and {options.tls_key_file}"
-            hint = "Choose another address or port." if credentials is None else f"Is {files} a TLS certificate and its key?"
+            hint = (
+                "Choose another address or port."
+                if credentials is None
+                else f"Are {files} a TLS certificate and its key, as PEM?"
+            )
             raise StartError(f"Cannot listen on {address}. {hint}") from error
 
 

@@ -117,7 +117,7 @@ async def test_tls_files_that_cannot_be_used_are_named(tls_files: tuple[Path, Pa
     for broken in (tmp_path / "missing.pem", tmp_path):
         with pytest.raises(StartError, match=str(broken)):
             await start(ServerOptions(tls_cert_file=broken, tls_key_file=key_file))
-    with pytest.raises(StartError, match=f"{key_file} and {cert_file} a TLS cert"):
+    with pytest.raises(StartError, match=f"Are {key_file} and {cert_file} a TLS cert"):
         await start(ServerOptions(tls_cert_file=key_file, tls_key_file=cert_file))
 
 

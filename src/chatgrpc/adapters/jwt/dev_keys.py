@@ -41,7 +41,8 @@ class DevIssuer:
                 _create(path)
             return cls(path, _read(path))
         except OSError as error:
-            raise StartError(f"{path}: {error.strerror or error}") from error
+            reason = error.strerror or error
+            raise StartError(f"The data folder {data_dir} cannot be used: {reason}. Choose another with --data-dir.") from error
         except (JoseError, ValueError, KeyError, TypeError, IndexError) as error:
             raise StartError(f"{path}: not a development key; move it away and a new one is made") from error
 

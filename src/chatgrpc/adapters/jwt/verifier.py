@@ -12,7 +12,7 @@ from chatgrpc.adapters.jwt.dev_keys import DevIssuer
 from chatgrpc.adapters.jwt.jwks_file import JwksFromFile
 from chatgrpc.adapters.jwt.jwks_url import JwksFromUrl
 from chatgrpc.adapters.jwt.keys import ALGORITHMS, JwtRegistry, KeySource, VerificationKey
-from chatgrpc.config import Settings
+from chatgrpc.config import Settings, StartError
 from chatgrpc.core.ids import is_user_id
 from chatgrpc.ports.tokens import Claims, TokenRejectedError
 
@@ -112,7 +112,7 @@ def open_verifier(settings: Settings) -> JwtVerifier:
     """The verifier that the settings ask for. In dev mode makes the development key if there is none yet.
 
     Raises:
-        StartError: the development key can be neither read nor made.
+        StartError: the development key can be neither read nor made; there is no file of keys.
     """
     keys = _key_source(settings)
     return JwtVerifier(keys, issuer=settings.token_issuer, audience=settings.token_audience, leeway_s=settings.auth.leeway_s)
@@ -123,7 +123,10 @@ def _key_source(settings: Settings) -> KeySource:
         return JwksFromFile(DevIssuer.open(settings.data_dir).path)
     if settings.auth.jwks_url is not None:
         return JwksFromUrl(settings.auth.jwks_url)
-    return JwksFromFile(settings.auth.jwks_file or Path())
+    jwks_file = settings.auth.jwks_file or Path()
+    if not jwks_file.is_file():
+        raise StartError(f"auth.jwks_file: {jwks_file} is not a file; without keys no token could be accepted")
+    return JwksFromFile(jwks_file)
 
 
 def _claims(signed: CompactSignature) -> dict[str, Any]:

@@ -121,7 +121,8 @@ def _lock(path: Path) -> int:
     except BlockingIOError:
         holder = os.read(lock, 20).decode(errors="replace").strip() or "unknown"
         os.close(lock)
-        raise StoreInUseError(f"{path} is in use by process {holder}: one server at a time has a data folder") from None
+        in_use = f"{path} is in use by process {holder}: one server at a time has a data folder"
+        raise StoreInUseError(f"{in_use}; stop that one, or choose another folder with --data-dir") from None
     with suppress(OSError):
         os.ftruncate(lock, 0)
         os.write(lock, f"{os.getpid()}\n".encode())
