@@ -1,4 +1,4 @@
-"""The scene of the tests of bad input, one for each module, and the summary of what the attacks did."""
+"""The scene of the tests of bad input, and the summary of what the attacks did."""
 
 from collections.abc import AsyncIterator
 
@@ -8,9 +8,9 @@ import pytest_asyncio
 from tests.robustness.support_scene import MIB, SIGHTINGS, Scene, scene_of
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene]:
-    """A server with a healthy pair; tests that use it run on the module's loop."""
+    """One server with a healthy pair for all attacks, so that what they leave adds up; its tests run on the session's loop."""
     async with scene_of(tmp_path_factory.mktemp("scene") / "data") as running:
         yield running
 
@@ -19,6 +19,12 @@ async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene
 def long(pytestconfig: pytest.Config) -> bool:
     """Whether the attacks go on to their end, however long that takes."""
     return bool(pytestconfig.getoption("--long"))
+
+
+@pytest.fixture(scope="session")
+def fuzz_iterations(pytestconfig: pytest.Config) -> int:
+    """How many mutated batches are tried."""
+    return int(pytestconfig.getoption("--fuzz-iterations"))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -17,7 +17,7 @@ from tests.support.device import Device
 from tests.support.server import ServerProcess
 
 ROOT = Path(__file__).parents[2]
-INTERVAL_S = 0.04
+INTERVAL_S = 0.03
 CANARY = "canary-of-the-pair"
 """Stands in every text of the pair; so it must not stand in the server's log."""
 
@@ -62,6 +62,11 @@ class Pair:
         pair = cls(process)
         await pair.arrived(time.monotonic())
         return pair
+
+    @property
+    def is_harmed(self) -> bool:
+        """It lost a message, got one twice or out of order, or was disconnected."""
+        return bool(self._harm)
 
     async def stop(self) -> None:
         """Lets the pair finish; raises if it was harmed."""

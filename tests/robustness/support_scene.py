@@ -30,7 +30,7 @@ _SAMPLE_INTERVAL_S = 0.05
 _SPARE_THREADS = 2
 _SPARE_DESCRIPTORS = 4
 """gRPC starts and ends threads of its pool as it likes; the metrics endpoint closes connections when Python collects them."""
-_WINDOW_S_MIN = 0.5
+_WINDOW_S_MIN = 0.3
 """So long the pair is watched at least, however short the attack."""
 
 SETTINGS = {
@@ -86,7 +86,7 @@ SIGHTINGS: list[Sighting] = []
 
 
 class Scene:
-    """The server and the pair of one module of tests."""
+    """The server and the pair of all tests of bad input."""
 
     def __init__(self, server: ServerProcess, metrics_port: int, pair: Pair) -> None:
         self.server = server
@@ -131,7 +131,7 @@ class Scene:
     async def attack(
         self, name: str, *, growth_max_mib: int = 24, peak_growth_max_mib: int = 96, p99_max_s: float = P99_BOUND_S
     ) -> AsyncIterator[Sighting]:
-        """Stands around an attack and checks, when it is over, what it did.
+        """Stands around an attack and checks, when it is over, what it did. A pair that was harmed is replaced for the next.
 
         Args:
             name: for the summary.
@@ -139,6 +139,8 @@ class Scene:
             peak_growth_max_mib: memory that it may take meanwhile.
             p99_max_s: 99 of 100 messages of the pair arrive as fast.
         """
+        if self.pair.is_harmed:
+            self.pair = await Pair.start(self.server)
         sighting = Sighting(name, _quantile(self._quiet_s, 0.5), _quantile(self._quiet_s, 0.99))
         before = await self.vitals()
         peak = _Peak(self._process)
@@ -201,7 +203,7 @@ async def scene_of(data_dir: Path, settings: Mapping[str, str] = SETTINGS) -> As
         try:
             yield scene
         finally:
-            await pair.stop()
+            await scene.pair.stop()
         scene.check_log()
         assert server.terminate() == 0
         scene.check_log()

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -32,32 +33,20 @@ class Outcome:
         return [frame.WhichOneof("body") or "" for frame in self.frames]
 
 
-class BareStream:
-    """One call of SessionService.Connect, on a connection of its own unless given one."""
+class FrameStream:
+    """What a stream says and hears, frame by frame; how bytes go is the subclass's."""
 
-    def __init__(
-        self, address: str, metadata: Sequence[tuple[str, str]] = (), shared_channel: grpc.aio.Channel | None = None
-    ) -> None:
-        self._own_channel = channel(address) if shared_channel is None else None
-        opened_on = shared_channel or self._own_channel
-        assert opened_on is not None
-        self.call: Any = opened_on.stream_stream(CONNECT)(metadata=tuple(metadata))
+    def __init__(self) -> None:
         self._frames: list[session_pb2.ServerFrame] = []
-        self._unread: list[session_pb2.ServerFrame] = []
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
+        self._unread: deque[session_pb2.ServerFrame] = deque()
 
     async def send(self, *batches: bytes) -> None:
         """Sends messages; those after the stream's end are dropped."""
-        for batch in batches:
-            try:
-                await self.call.write(batch)
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError, grpc.aio.UsageError):
-                return
+        raise NotImplementedError
+
+    async def receive(self) -> bytes | None:
+        """The next message; None at the stream's end."""
+        raise NotImplementedError
 
     async def send_frames(self, *frames: session_pb2.ClientFrame) -> None:
         """Sends frames in one batch."""
@@ -72,29 +61,61 @@ class BareStream:
         """The next frame; None at the stream's end."""
         async with asyncio.timeout(TIMEOUT_S):
             while not self._unread:
-                try:
-                    message = await self.call.read()
-                except grpc.aio.AioRpcError:
+                message = await self.receive()
+                if message is None:
                     return None
-                if message is grpc.aio.EOF:
-                    return None
-                self._unread = list(session_pb2.ConnectResponse.FromString(message).frames)
+                self._unread.extend(session_pb2.ConnectResponse.FromString(message).frames)
                 self._frames += self._unread
-        return self._unread.pop(0)
+        return self._unread.popleft()
 
     async def until(self, kind: str, request_id: int | None = None) -> session_pb2.ServerFrame:
         """The next frame of this kind, and with this request id if one is given; those before it are passed over."""
         while (frame := await self.next_frame()) is not None:
             if frame.WhichOneof("body") == kind and request_id in {None, frame.request_id}:
                 return frame
-        raise AssertionError(f"the stream ended before a {kind}: {await self.outcome()}")
+        raise AssertionError(f"the stream ended before a {kind}: {self._frames[-1:]}")
 
     async def answer(self, request_id: int) -> session_pb2.ServerFrame:
         """The answer to a request; what was pushed before it is passed over."""
         while (frame := await self.next_frame()) is not None:
             if frame.request_id == request_id:
                 return frame
-        raise AssertionError(f"the stream ended before an answer to {request_id}: {await self.outcome()}")
+        raise AssertionError(f"the stream ended before an answer to {request_id}: {self._frames[-1:]}")
+
+
+class BareStream(FrameStream):
+    """One call of SessionService.Connect by grpc.aio, on a connection of its own unless given one."""
+
+    def __init__(
+        self, address: str, metadata: Sequence[tuple[str, str]] = (), shared_channel: grpc.aio.Channel | None = None
+    ) -> None:
+        super().__init__()
+        self._own_channel = channel(address) if shared_channel is None else None
+        opened_on = shared_channel or self._own_channel
+        assert opened_on is not None
+        self.call: Any = opened_on.stream_stream(CONNECT)(metadata=tuple(metadata))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def send(self, *batches: bytes) -> None:
+        """See `FrameStream.send`."""
+        for batch in batches:
+            try:
+                await self.call.write(batch)
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError, grpc.aio.UsageError):
+                return
+
+    async def receive(self) -> bytes | None:
+        """See `FrameStream.receive`."""
+        try:
+            message = await self.call.read()
+        except grpc.aio.AioRpcError:
+            return None
+        return None if message is grpc.aio.EOF else bytes(message)
 
     async def outcome(self) -> Outcome:
         """Reads to the end, which the server must make."""

@@ -37,7 +37,7 @@ from tests.robustness.support_http2 import (
 from tests.robustness.support_scene import MIB, Scene
 from tests.robustness.support_stream import BareStream, batch_of, hello
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 NOISE = random.Random(7).randbytes(64 * 1024)
 _CLOSED_WITHIN_S = 20.0
@@ -250,7 +250,7 @@ async def test_a_message_that_is_no_batch_ends_the_stream_as_malformed(scene: Sc
 
 
 async def test_messages_of_random_bytes(scene: Scene) -> None:
-    """300 of them, each as the first message of a stream: the stream ends with a reason, or nothing was said on it at all."""
+    """200 of them, each as the first message of a stream: the stream ends with a reason, or nothing was said on it at all."""
     noise = random.Random(11)
     reasons = {"MALFORMED", "PROTOCOL_VIOLATION", "HELLO_TIMEOUT"}
 
@@ -259,13 +259,11 @@ async def test_messages_of_random_bytes(scene: Scene) -> None:
             await stream.send(message)
             return (await stream.outcome()).reason
 
-    async with scene.attack("300 messages of random bytes"):
-        messages = [noise.randbytes(noise.choice((1, 2, 5, 20, 200, 5_000))) for _ in range(300)]
-        seen = []
-        for start in range(0, len(messages), 50):
-            seen += await asyncio.gather(*map(say, messages[start : start + 50]))
+    async with scene.attack("200 messages of random bytes"):
+        messages = [noise.randbytes(noise.choice((1, 2, 5, 20, 200, 5_000))) for _ in range(200)]
+        seen = await asyncio.gather(*map(say, messages))
     assert set(seen) <= reasons
-    assert seen.count("MALFORMED") > 200
+    assert seen.count("MALFORMED") > 100
 
 
 async def test_an_odd_authorization_is_no_token(scene: Scene) -> None:

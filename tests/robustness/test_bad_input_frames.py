@@ -12,7 +12,7 @@ from chatgrpc.v1 import chat_pb2, content_pb2, session_pb2
 from tests.robustness.support_scene import Scene
 from tests.robustness.support_stream import BareStream, Outcome, batch_of, fetch, heartbeat, hello, send
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 LIMITS = Limits()
 UINT64_MAX = 2**64 - 1

@@ -18,7 +18,7 @@ from tests.support.callers import Caller
 from tests.support.device import Device
 from tests.support.server import channel
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 LIMITS = Limits()
 TEXTS = 1_500
@@ -176,7 +176,7 @@ async def test_connections_that_come_byte_by_byte(scene: Scene) -> None:
     async def drip(peer: Http2Peer, beginning: bytes, rest: bytes) -> None:
         with contextlib.suppress(ConnectionError):
             await peer.send(beginning)
-            for byte in rest[:30]:
+            for byte in rest[:15]:
                 await asyncio.sleep(0.1)
                 await peer.send(bytes((byte,)))
 

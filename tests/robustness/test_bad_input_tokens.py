@@ -28,7 +28,7 @@ from tests.robustness.support_tokens import bad_tokens
 from tests.support.callers import Caller
 from tests.support.server import channel
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 METHODS: list[MethodDescriptor] = [
     method
@@ -152,12 +152,10 @@ async def test_requests_of_random_bytes(scene: Scene) -> None:
 
     async with scene.attack("random bytes to every unary method"), channel(scene.address) as shared:
         for method in METHODS:
-            requests = [noise.randbytes(noise.choice((1, 3, 10, 100, 10_000))) for _ in range(50)]
+            requests = [noise.randbytes(noise.choice((1, 3, 10, 100, 10_000))) for _ in range(20)]
             await asyncio.gather(*(call(shared, method, request) for request in requests))
-            assert await _reason(_call(shared, method)(b"\0" * (1024 * 1024 + 1), metadata=metadata)) == (
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                "",
-            )
+        too_long = _call(shared, METHODS[0])(b"\0" * (1024 * 1024 + 1), metadata=metadata)
+        assert await _reason(too_long) == (grpc.StatusCode.RESOURCE_EXHAUSTED, ""), "gRPC itself refuses what is too long"
     assert (grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_MALFORMED") in seen
     assert {status for status, _ in seen} == {grpc.StatusCode.INVALID_ARGUMENT}
 

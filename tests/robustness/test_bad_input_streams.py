@@ -1,0 +1,106 @@
+"""Bad input: streams by the thousand. Opened and dropped as fast as that, and held without a word."""
+
+import asyncio
+import itertools
+import time
+
+import pytest
+
+from tests.contract.http2_peer import grpc_message
+from tests.robustness.support_http2 import Sender, streams_from
+from tests.robustness.support_scene import MIB, Scene
+from tests.robustness.support_stream import batch_of, heartbeat, hello
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+RATE_PER_S = 1_000
+CONNECTIONS = 10
+USERS = 100
+DEVICES = 10
+BYTES_PER_STREAM_MAX = 100 * 1024
+"""What an idle stream may cost: a device's whole connection."""
+
+
+async def test_a_thousand_streams_opened_and_dropped_a_second(scene: Scene, long: bool) -> None:
+    """Half of them are dropped with their Hello still on its way, half once they are welcome."""
+    seconds = 20 if long else 4
+    hellos = itertools.cycle(_hellos(scene, USERS, DEVICES))
+    pace_s = CONNECTIONS / (RATE_PER_S * 1.3)
+    opened = welcomed = 0
+    last_opened_s = 0.0
+
+    async def drop_once_welcome(sender: Sender, stream: int) -> None:
+        nonlocal welcomed
+        async with asyncio.timeout(30):
+            await sender.until_heard(stream)
+        welcomed += not sender.is_over(stream)  # what is not welcome is told so, and ended
+        await sender.reset(stream)
+
+    async def churn(sender: Sender, until_s: float, tasks: asyncio.TaskGroup) -> None:
+        nonlocal opened, last_opened_s
+        due_s = time.monotonic()
+        for count, stream in enumerate(streams_from()):
+            if due_s >= until_s:
+                break
+            await asyncio.sleep(max(0.0, due_s - time.monotonic()))
+            due_s += pace_s
+            await sender.open(stream, next(hellos), then_reset=bool(count % 2))
+            opened, last_opened_s = opened + 1, time.monotonic()
+            if count % 2 == 0:
+                tasks.create_task(drop_once_welcome(sender, stream))
+
+    async with scene.attack("1,000 streams opened and dropped a second", growth_max_mib=48) as sighting:
+        senders = [await Sender.connect(scene.server.port) for _ in range(CONNECTIONS)]
+        started_s = time.monotonic()
+        async with asyncio.TaskGroup() as tasks:
+            for sender in senders:
+                tasks.create_task(churn(sender, started_s + seconds, tasks))
+        rate = opened / (last_opened_s - started_s)
+        assert not any(sender.closed.is_set() for sender in senders)
+        await asyncio.gather(*(sender.close() for sender in senders))
+        sighting.notes |= {"per second": round(rate), "welcomed": f"{welcomed} of {opened}"}
+    assert rate >= RATE_PER_S, f"the attack reached only {rate:.0f} streams a second"
+    assert welcomed > 0
+
+
+@pytest.mark.parametrize("per_connection", [1, 100])
+async def test_idle_streams(scene: Scene, long: bool, per_connection: int) -> None:
+    """Devices that are there and say nothing but that: the server holds little for each."""
+    count = 2_000 if long else 500
+    bytes_max_mib = count * BYTES_PER_STREAM_MAX // MIB
+    hellos = _hellos(scene, count // DEVICES, DEVICES)
+    async with scene.attack(
+        f"{count} idle streams, {per_connection} a connection", growth_max_mib=bytes_max_mib, peak_growth_max_mib=bytes_max_mib
+    ) as sighting:
+        before = await scene.vitals()
+        senders = [await Sender.connect(scene.server.port) for _ in range(count // per_connection)]
+        places = [(sender, stream) for sender in senders for stream in range(1, 2 * per_connection, 2)]
+        beating = asyncio.create_task(_beat(places))
+        for start in range(0, count, 50):
+            some = places[start : start + 50]
+            for (sender, stream), message in zip(some, hellos[start : start + 50], strict=True):
+                await sender.open(stream, message)
+            await asyncio.gather(*(sender.until_heard(stream) for sender, stream in some))
+        await asyncio.sleep(0.5)
+        held = await scene.vitals()
+        assert held.streams == before.streams + count
+        sighting.notes["KiB per stream"] = round((held.rss_bytes - before.rss_bytes) / count / 1024, 1)
+        beating.cancel()
+        await asyncio.gather(beating, return_exceptions=True)
+        await asyncio.gather(*(sender.close() for sender in senders))
+
+
+async def _beat(places: list[tuple[Sender, int]]) -> None:
+    """Says on every stream that has begun that its device is there."""
+    beat = grpc_message(batch_of(heartbeat()))
+    while True:
+        await asyncio.sleep(1.5)
+        for sender, stream in places:
+            if stream in sender.heard:
+                await sender.send_data(stream, beat)
+
+
+def _hellos(scene: Scene, users: int, devices: int) -> list[bytes]:
+    """A batch with a Hello for each of so many devices of so many users."""
+    tokens = [scene.token(f"user-{number}") for number in range(users)]
+    return [batch_of(hello(token, f"device-{number}")) for number in range(devices) for token in tokens]
