@@ -1,9 +1,11 @@
 """The client library on a real server."""
 
 import asyncio
+import gc
 import itertools
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +26,7 @@ from chatgrpc_client import (
     TypingChanged,
 )
 from chatgrpc_client.exceptions import (
+    ClientClosedError,
     DataDirLockedError,
     DeviceRevokedError,
     NotAMemberError,
@@ -306,6 +309,35 @@ async def test_revoked_replaced_and_mistaken_devices_stop(home: Home, names: Nam
             await stranger.wait_until_live(20)
 
 
+async def test_an_outcome_that_nobody_waits_for_is_no_complaint_of_asyncio(home: Home, names: Names) -> None:
+    alice_id, bob_id, _ = names
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    alice = home.device(alice_id)
+    async with alice, watching(alice) as seen:
+        refused = await alice.edit(alice.direct_chat_id(bob_id), 2, "not mine")
+        assert not refused.sent.done()
+        await seen.until(lambda: bool(seen.of(MessageFailed)))
+        assert refused.settled
+        _ = refused.sent
+        await asyncio.sleep(0)
+    alice = home.device(alice_id)
+    alice._token = _never
+    async with alice:
+        waiting = await alice.send("waits", user_id=bob_id)
+        _ = waiting.sent
+    assert waiting.settled
+    await asyncio.sleep(0)
+    del refused, waiting, seen
+    gc.collect()
+    assert complaints == []
+
+
+async def _never() -> str:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
 async def test_profiles(home: Home, names: Names) -> None:
     alice_id, bob_id, _ = names
     async with home.device(alice_id) as alice, home.device(bob_id) as bob:
@@ -348,7 +380,10 @@ async def test_what_is_sent_while_the_server_is_down_goes_out_once_in_order_afte
         await (await alice.send("0", user_id="bob")).sent
         own_server.kill()
         outgoing = [await alice.send(f"{number}", user_id="bob") for number in range(1, 6)]
-    assert not any(o.sent.done() and not o.sent.exception() for o in outgoing)
+    assert all(o.settled for o in outgoing), "closing settles what waits: it is kept on disk"
+    for one in outgoing:
+        with pytest.raises(ClientClosedError):
+            await one.sent
     alice = home.device("alice")
     async with alice:
         assert len(await alice.waiting_messages()) == 5

@@ -204,7 +204,7 @@ def test_devices_are_listed_and_revoked(shell: Shell, names: Names) -> None:
     code, lines = shell.call("send", "--as", alice, "--to", bob, "again")
     assert code == 1
     assert "revoked" in lines[0]
-    assert "wait on disk" in lines[1]
+    assert lines[1].startswith("1 message kept on disk")
 
 
 def test_wrong_calls_say_what_is_wrong(shell: Shell, names: Names, tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_send_without_a_server_keeps_the_message_and_says_so(tmp_path: Path) -> 
     try:
         asyncio.run(server.start())
         code, lines = shell.call("send", "--as", "alice", "--to", "bob", "later")
-        assert (code, lines[-1]) == (0, "1 messages that waited from earlier are sent too")
+        assert (code, lines[-1]) == (0, "1 message that waited from earlier: sent too")
         _, lines = shell.call("history", "--as", "bob", "--with", "alice", "--json")
         assert [e.get("text") for e in parsed(lines)] == [None, "kept", "later"]
     finally:
@@ -378,7 +378,7 @@ class Terminal:
 
     def __init__(self, descriptor: int, process: asyncio.subprocess.Process) -> None:
         self.process = process
-        self.screen = ""
+        self.screen = self.all = ""
         self._descriptor = descriptor
         self._changed = asyncio.Event()
         os.set_blocking(descriptor, False)
@@ -393,7 +393,9 @@ class Terminal:
             asyncio.get_running_loop().remove_reader(self._descriptor)
         if b"\x1b[6n" in chunk:
             os.write(self._descriptor, b"\x1b[1;1R")  # prompt_toolkit asks where the cursor is
-        self.screen += re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]|\r", "", chunk.decode(errors="replace"))
+        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]|\r", "", chunk.decode(errors="replace"))
+        self.screen += text
+        self.all += text
         self._changed.set()
 
     def type(self, text: str) -> None:
@@ -434,6 +436,22 @@ async def terminal(shell: Shell, *arguments: str) -> AsyncIterator[Terminal]:
             process.kill()
             await process.wait()
         window.close()
+
+
+async def test_a_refusal_in_a_terminal_is_one_line_and_the_next_line_is_sent(shell: Shell, home: Home, names: Names) -> None:
+    alice_id, bob_id, _ = names
+    async with home.device(alice_id) as alice, terminal(shell, "chat", "--as", bob_id, "--with", alice_id) as bob:
+        await bob.until("nothing said yet", "→")
+        await (await alice.send("mine", user_id=bob_id)).sent
+        await bob.until(f"{alice_id}: mine")
+        bob.type("/edit 2 not mine\r")
+        await bob.until("✗ refused: ")
+        bob.type("still here\r")
+        await bob.until("you: still here")
+        assert "Unhandled exception" not in bob.all
+        bob.type("\x04")
+        assert await asyncio.wait_for(bob.process.wait(), TIMEOUT_S) == 0
+        assert "Unhandled exception" not in bob.all
 
 
 async def test_two_people_in_two_terminals(shell: Shell, names: Names) -> None:

@@ -23,12 +23,13 @@ from chatgrpc.v1 import chat_pb2, content_pb2, session_pb2
 
 from .config import ClientConfig, TokenProvider
 from .datadir import DataDir, new_device_id
-from .engine import Engine
+from .engine import Engine, retrieve
 from .events import ConnectionChanged, ConnectionState, LogEvent
 from .exceptions import ClientClosedError, DataDirError, OutboxFullError, RequestTimeoutError, TooLargeError
 from .feed import EventStream
 from .store import ChatState, HistoryPage, QueuedMessage, Store, now_ms
 from .unary import Caller, Devices, Groups, Profiles, open_channel
+from .wording import messages
 
 CONTENT_BYTES_MAX = 512 * 1024
 """Larger content would not fit into a batch; the server's limit of a text is lower."""
@@ -45,13 +46,20 @@ class Outgoing:
 
     @property
     def sent(self) -> "asyncio.Future[chat_pb2.SendResult]":
-        """Awaitable: the result when the message is committed.
+        """Awaitable: the result when the message is committed. Each call makes one that may be cancelled, or dropped.
 
         Raises:
             RequestError: the server refused it for ever; it is marked as failed.
             SessionStoppedError, ClientClosedError: the client stopped first; the message waits in the outbox.
         """
-        return asyncio.shield(self._future)
+        awaitable = asyncio.shield(self._future)
+        awaitable.add_done_callback(retrieve)  # who drops it learns of a refusal by `MessageFailed`; asyncio must not complain
+        return awaitable
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is known what became of the message, as far as this client will learn it."""
+        return self._future.done()
 
 
 class Client:
@@ -241,7 +249,7 @@ class Client:
                     await engine.hub.moved()
         except TimeoutError:
             reason = engine.hub.connection.message or "no answer"
-            raise RequestTimeoutError(f"{len(engine.outbox)} messages not sent within {timeout_s:g} s: {reason}") from None
+            raise RequestTimeoutError(f"{messages(len(engine.outbox))} not sent within {timeout_s:g} s: {reason}") from None
 
     async def mark_read(self, chat_id: str, seq: int) -> None:
         """The user has read the chat up to here; sent now, or with the next session."""

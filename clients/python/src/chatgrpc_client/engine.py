@@ -360,7 +360,7 @@ class Engine:
         """Stores a message and sends it as soon as may be; the future tells what became of it."""
         entry = await self.store.call(Store.queue, message)
         future: asyncio.Future[chat_pb2.SendResult] = asyncio.get_running_loop().create_future()
-        future.add_done_callback(_retrieve)
+        future.add_done_callback(retrieve)
         if self.hub.stopped is not None:
             future.set_exception(self.hub.stopped)
             return future
@@ -478,7 +478,7 @@ class Engine:
         task.add_done_callback(self._tasks.discard)
 
 
-def _retrieve(future: "asyncio.Future[Any]") -> None:
+def retrieve(future: "asyncio.Future[Any]") -> None:
     """Marks a failure as seen: not everybody waits for the outcome."""
     if not future.cancelled():
         future.exception()

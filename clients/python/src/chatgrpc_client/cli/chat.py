@@ -8,6 +8,7 @@ import typer
 
 from ..client import Client
 from ..exceptions import ChatError
+from ..wording import messages
 from .access import DEFAULT_ADDRESS, Access, AsOption, CaOption, DataDirOption, DeviceOption, ServerOption, TokenOption, run
 from .commands import COMMANDS, Commands
 from .room import Room
@@ -104,8 +105,8 @@ class _Visit:
         try:
             await self._client.wait_until_sent(patience_s)
         except ChatError as error:
-            count = len(await self._client.waiting_messages())
-            self._screen.show(f"{count} message(s) wait on disk and go out with the next `chatgrpc chat`: {error}")
+            waiting = messages(len(await self._client.waiting_messages()))
+            self._screen.show(f"{waiting} kept on disk, to go out with the next `chatgrpc chat`: {error}")
             return 1
         if not self._screen.shows_toolbar:
             await self._room.until_up_to_date(SHOW_TIMEOUT_S)

@@ -248,7 +248,7 @@ class Room:
 
     def sending(self, outgoing: Outgoing, text: str) -> None:
         """A message is on disk and on its way: it is shown as waiting until it is committed."""
-        if not outgoing.sent.done():
+        if not outgoing.settled:
             self._pending[outgoing.client_message_id] = (outgoing.chat_id, text)
         self.screen.changed()
 

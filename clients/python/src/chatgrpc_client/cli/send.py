@@ -20,6 +20,7 @@ from .access import (
     advice,
     run,
 )
+from ..wording import messages
 from .lines import stdin_lines
 from .rendering import dump, safe
 
@@ -74,7 +75,7 @@ class _Sender:
                 await self._report(await client.send(text, chat_id=self._chat, user_id=self._to))
             await client.wait_until_sent(max(0.1, self._deadline_s - time.monotonic()))
             if earlier and not self._as_json:
-                typer.echo(f"{earlier} messages that waited from earlier are sent too")
+                typer.echo(f"{messages(earlier)} that waited from earlier: sent too")
         except RequestTimeoutError:
             return await self._waits(client.connection.message or "the server did not answer in time")
         except ChatError as error:
@@ -131,7 +132,7 @@ class _Sender:
                 facts = {"chat_id": message.chat_id, "client_message_id": message.client_message_id.hex()}
                 typer.echo(dump(facts | {"status": "queued", "error": reason}))
         typer.echo(
-            f"chatgrpc: not sent yet: {reason}\n{len(waiting)} message(s) wait on disk and go out with the next `chatgrpc send"
+            f"chatgrpc: not sent yet: {reason}\n{messages(len(waiting))} kept on disk, to go out with the next `chatgrpc send"
             f" --as {self._client.user_id}`; do not send the text again",
             err=True,
         )
