@@ -72,6 +72,7 @@ class Shell:
     """Runs commands against a server, with a home of their own."""
 
     def __init__(self, server: ServerProcess, folder: Path) -> None:
+        self.server = server
         self.environment = os.environ | {
             "CHATGRPC_ADDRESS": server.address,
             "CHATGRPC_DATA_DIR": str(server.data_dir),
@@ -214,7 +215,7 @@ def test_wrong_calls_say_what_is_wrong(shell: Shell, names: Names, tmp_path: Pat
     code, lines = shell.call("history", "--as", alice, "--with", bob, "--token", "forged")
     assert code == 1
     assert "chatgrpc token" in lines[0]
-    with DataDir(tmp_path / "home" / "chatgrpc" / alice / "chat"):
+    with DataDir(tmp_path / "home" / "chatgrpc" / shell.server.address.replace(":", "_") / alice / "chat"):
         code, lines = shell.call("chat", "--as", alice, "--with", bob)
     assert code == 1
     assert "--device NAME" in lines[0]
@@ -240,6 +241,35 @@ def test_send_without_a_server_keeps_the_message_and_says_so(tmp_path: Path) -> 
         assert [e.get("text") for e in parsed(lines)] == [None, "kept", "later"]
     finally:
         server.close()
+
+
+def test_what_waits_for_a_server_never_goes_to_another(shell: Shell, names: Names) -> None:
+    alice, bob, _ = names
+    before, here = ("send", "--as", alice, "--to", bob), shell.server.address
+    code, lines = shell.call(*before, "--server", "127.0.0.1:1", "--timeout", "0.5", "for the other one")
+    assert (code, lines[1][:22]) == (1, "1 message kept on disk"), lines
+    for wrong in ("localhost", "127.0.0.1:", "127.0.0.1:70000", "../x:1", "ftp://host:1", ""):
+        code, lines = shell.call(*before, "--server", wrong, "--timeout", "0.5", "for nobody")
+        assert code == 2, wrong
+        assert any("HOST:PORT" in line for line in lines), lines
+    code, lines = shell.call(*before, "--server", here, "for this one")
+    assert (code, len(lines)) == (0, 1), "nothing waited from earlier"
+    _, lines = shell.call("history", "--as", alice, "--with", bob, "--json", "--all")
+    assert [e.get("text") for e in parsed(lines)] == [None, "for this one"]
+
+
+def test_certificates_that_cannot_be_used_are_one_line(shell: Shell, names: Names, tmp_path: Path) -> None:
+    alice, bob, _ = names
+    (tmp_path / "no.pem").write_bytes(b"\xff\x00 not PEM")
+    (tmp_path / "empty.pem").write_bytes(b"")
+    for path, reason in ((tmp_path / "missing.pem", "No such file"), (tmp_path, "Is a directory"), *(
+        (tmp_path / name, "no certificates") for name in ("no.pem", "empty.pem")
+    )):
+        for command in (("send", "--to", bob, "x"), ("chat", "--with", bob), ("tail",), ("history", "--with", bob)):
+            code, lines = shell.call(*command, "--as", alice, "--tls-ca", str(path))
+            assert (code, len(lines)) == (2, 1), lines
+            assert lines[0].startswith("chatgrpc: --tls-ca: ")
+            assert reason in lines[0]
 
 
 async def test_send_waits_for_another_send_of_the_same_user(shell: Shell, names: Names) -> None:

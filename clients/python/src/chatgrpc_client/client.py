@@ -82,6 +82,7 @@ class Client:
             DataDirLockedError: another process uses the folder.
             WrongUserError: the folder is another user's.
             DataDirError: the folder cannot be used.
+            CertificatesError: the file of trusted certificates cannot be used.
         """
         config = self.config
         data_dir = DataDir(config.data_dir)
@@ -91,7 +92,11 @@ class Client:
             if config.device_id and store.device_id != config.device_id:
                 store.close()
                 raise DataDirError(f"{config.data_dir} is device {store.device_id}, not {config.device_id}; use another folder")
-            channel = open_channel(config)
+            try:
+                channel = open_channel(config)
+            except BaseException:
+                store.close()
+                raise
         except BaseException:
             data_dir.close()
             raise

@@ -5,6 +5,7 @@ ChatError
 ├── DataDirError                 the folder of the device's state cannot be used
 │   ├── DataDirLockedError       another process uses it
 │   └── WrongUserError           it is another user's, or the token is
+├── CertificatesError            the file of trusted certificates cannot be used
 ├── SessionStoppedError          the server said: do not reconnect until something changes
 │   ├── UnauthenticatedError     token missing, not valid or expired
 │   ├── DeviceRevokedError       the user revoked this device
@@ -41,6 +42,10 @@ class DataDirLockedError(DataDirError):
 
 class WrongUserError(DataDirError):
     """The folder holds another user's state, or the token is another user's."""
+
+
+class CertificatesError(ChatError):
+    """The file of trusted certificates is missing, unreadable, or holds none."""
 
 
 class SessionStoppedError(ChatError):

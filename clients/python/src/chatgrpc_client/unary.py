@@ -6,8 +6,10 @@ carry one `WriteKey` through all tries, so they are done once.
 
 import asyncio
 import os
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 import grpc
@@ -31,7 +33,7 @@ from chatgrpc.v1 import (
 from .backoff import Backoff
 from .config import ClientConfig, TokenProvider
 from .connection import CHANNEL_OPTIONS
-from .exceptions import RequestTimeoutError, TemporaryError, UnauthenticatedError, request_error
+from .exceptions import CertificatesError, RequestTimeoutError, TemporaryError, UnauthenticatedError, request_error
 
 Request_contra = TypeVar("Request_contra", bound=Message, contravariant=True)
 Response_co = TypeVar("Response_co", bound=Message, covariant=True)
@@ -49,12 +51,24 @@ def open_channel(config: ClientConfig) -> grpc.aio.Channel:
     """Opens the channel to the server; it connects when it is first used.
 
     Raises:
-        OSError: the file of certificates cannot be read.
+        CertificatesError: the file of certificates cannot be used.
     """
     if not config.uses_tls:
         return grpc.aio.insecure_channel(config.address, options=CHANNEL_OPTIONS)
-    roots = config.tls_ca_file.read_bytes() if config.tls_ca_file is not None else None
+    roots = _certificates(config.tls_ca_file) if config.tls_ca_file is not None else None
     return grpc.aio.secure_channel(config.address, grpc.ssl_channel_credentials(roots), options=CHANNEL_OPTIONS)
+
+
+def _certificates(path: Path) -> bytes:
+    """Reads the certificates, and sees that they are some: gRPC would only fail to connect, again and again."""
+    try:
+        pem = path.read_bytes()
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem.decode("ascii", errors="ignore"))
+    except (ssl.SSLError, ValueError) as error:
+        raise CertificatesError(f"{path} holds no certificates in PEM form (-----BEGIN CERTIFICATE-----)") from error
+    except OSError as error:
+        raise CertificatesError(f"cannot read the certificates in {path}: {error.strerror}") from error
+    return pem
 
 
 class Caller:

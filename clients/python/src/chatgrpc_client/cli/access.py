@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import sys
 import time
@@ -15,10 +16,11 @@ import typer
 
 from ..client import Client
 from ..config import ClientConfig, TokenProvider
-from ..exceptions import ChatError, DataDirLockedError, TooManyDevicesError, UnauthenticatedError
+from ..exceptions import CertificatesError, ChatError, DataDirLockedError, TooManyDevicesError, UnauthenticatedError
 from ..unary import Caller, open_channel
 
 DEFAULT_ADDRESS = "127.0.0.1:50551"
+_SERVER = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]{1,240}):(?P<port>[0-9]{1,5})")
 TOKEN_LIFETIME_S = 3_600
 INTERRUPTED = 130
 
@@ -45,7 +47,8 @@ DataDirOption = Annotated[
     typer.Option(
         "--data-dir",
         metavar="PATH",
-        help="Folder of the devices' state: each user and device has a folder in it. Default: ~/.local/share/chatgrpc.",
+        help="Folder of the devices' state; in it, each server, user and device has a folder of its own: HOST_PORT/USER/DEVICE."
+        " Default: ~/.local/share/chatgrpc.",
         show_default=False,
     ),
 ]
@@ -71,12 +74,13 @@ class Access:
 
     def config(self, device: str, **settings: Any) -> ClientConfig:
         """The settings of a device of this user."""
+        server_folder = _server_folder(self.server)
         root = self.data_dir or Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "chatgrpc"
         try:
             return ClientConfig(
                 address=self.server,
                 user_id=self.user_id,
-                data_dir=root / self.user_id / device,
+                data_dir=root / server_folder / self.user_id / device,
                 device_name=device,
                 tls_ca_file=self.tls_ca_file,
                 **settings,
@@ -96,6 +100,14 @@ class Access:
         config = self.config("none")
         async with open_channel(config) as channel:
             yield Caller(channel, config, self.token_provider())
+
+
+def _server_folder(address: str) -> str:
+    """The folder of what belongs to a server: what waits for one must not go to another, nor one's numbers be another's."""
+    found = _SERVER.fullmatch(address)
+    if found is None or not 0 < int(found["port"]) < 65_536:
+        raise typer.BadParameter(f"{address!r} is not HOST:PORT, such as {DEFAULT_ADDRESS}", param_hint="'--server'")
+    return f"{found['host'].lower().strip('[]').replace(':', '-')}_{int(found['port'])}"
 
 
 def _always(token: str) -> TokenProvider:
@@ -149,6 +161,8 @@ def run(work: Callable[[], Coroutine[None, None, int]]) -> None:
     """Runs a command to its exit code. An interrupt or SIGTERM cancels it, so that it closes what it opened; no traceback."""
     try:
         code = asyncio.run(_until_signalled(work))
+    except CertificatesError as error:
+        fail(f"--tls-ca: {error}")
     except ChatError as error:
         fail(advice(error), code=1)
     except BrokenPipeError:
