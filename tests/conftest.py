@@ -2,6 +2,8 @@
 
 import pytest
 
+pytest_plugins = ["tests.support.services.fixtures"]
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How long the tests that can run longer run."""

@@ -1,0 +1,61 @@
+"""A real Redis."""
+
+import contextlib
+import socket
+
+from tests.support.server import free_port
+from tests.support.services.debian import find_program
+from tests.support.services.process import ServiceProcess
+
+_PACKAGES = ("redis-server", "redis-tools", "libjemalloc2", "liblzf1")
+"""The server's program is another name of one of the tools."""
+_START_TIMEOUT_S = 20.0
+
+
+def fetch() -> None:
+    """Has the program ready."""
+    find_program("redis-server", _PACKAGES)
+
+
+class RedisServer:
+    """One Redis; its address stays the same across restarts. Its data does not last: so a restart is a loss of data too."""
+
+    def __init__(self, name: str = "redis") -> None:
+        program = find_program("redis-server", _PACKAGES)
+        self.port = free_port()
+        self.process = ServiceProcess(
+            name,
+            lambda data: (
+                *(program.path, "--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(data)),
+                *("--save", "", "--appendonly", "no", "--daemonize", "no"),
+            ),
+            program.environment,
+        )
+
+    @property
+    def url(self) -> str:
+        """What clients are given."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        """Starts it; returns when it answers."""
+        self.process.launch()
+        self.process.wait_until(self._answers, _START_TIMEOUT_S)
+
+    def stop(self) -> None:
+        """Ends it in order."""
+        self.process.stop()
+
+    def kill(self) -> None:
+        """Ends it as a crash does."""
+        self.process.kill()
+
+    def close(self) -> None:
+        """Ends it and removes its data."""
+        self.process.close()
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+            connection.sendall(b"PING\r\n")
+            return connection.recv(7) == b"+PONG\r\n"
+        return False

@@ -1,0 +1,117 @@
+"""Services end with whoever started them, however that one ends."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.services import RedisServer, ServiceError
+from tests.support.services.folder import FOLDER, fetched
+from tests.support.services.process import ServiceProcess, accepts, end_orphans
+from tests.support.services.redis import fetch
+
+ROOT = FOLDER.parents[1]
+
+
+def test_ctrl_c_ends_what_was_started() -> None:
+    starter, server = _start_redis()
+    starter.send_signal(signal.SIGINT)
+    assert starter.wait(timeout=30) == 0
+    assert not server.is_running()
+    assert not (FOLDER / "run" / str(starter.pid)).exists()
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="NOT TESTED: the kernel's help; there is no `setpriv` here")
+def test_the_kernel_ends_what_a_killed_starter_started() -> None:
+    starter, server = _start_redis()
+    starter.kill()
+    starter.wait()
+    psutil.wait_procs([server], timeout=30)
+    assert not _runs(server)
+
+
+def test_without_the_kernels_help_the_next_start_ends_it(tmp_path: Path) -> None:
+    search = [folder for folder in os.environ["PATH"].split(":") if not (Path(folder) / "setpriv").exists()]
+    starter, server = _start_redis({"PATH": ":".join(search) or str(tmp_path)})
+    starter.kill()
+    starter.wait()
+    assert _runs(server)
+    end_orphans()
+    assert not _runs(server)
+    assert not (FOLDER / "run" / str(starter.pid)).exists()
+
+
+def test_what_others_run_is_left_alone(own_redis: RedisServer) -> None:
+    end_orphans()
+    assert accepts(own_redis.port)
+
+
+def test_a_service_that_cannot_start_says_why() -> None:
+    process = ServiceProcess("broken", lambda _data: (sys.executable, "-c", "raise SystemExit('no disk')"), {})
+    try:
+        process.launch()
+        with pytest.raises(ServiceError, match="no disk"):
+            process.wait_until(lambda: False, 30)
+    finally:
+        process.close()
+
+
+def test_a_service_that_never_answers_is_given_up() -> None:
+    process = ServiceProcess("mute", lambda _data: (sys.executable, "-c", "import time; time.sleep(100)"), {})
+    try:
+        process.launch()
+        with pytest.raises(ServiceError, match=r"did not answer within 0\.1 s"):
+            process.wait_until(lambda: False, 0.1)
+    finally:
+        process.close()
+    assert not process.running
+
+
+def test_a_fetch_that_fails_leaves_nothing_that_looks_whole() -> None:
+    def fails(folder: Path) -> None:
+        (folder / "half").touch()
+        raise ServiceError("the line is dead")
+
+    def succeeds(folder: Path) -> None:
+        assert not list(folder.iterdir())
+        (folder / "whole").touch()
+
+    name = f"tried-{os.getpid()}"
+    with pytest.raises(ServiceError, match="the line is dead"):
+        fetched(name, fails)
+    try:
+        assert (fetched(name, succeeds) / "whole").exists()
+        assert (fetched(name, fails) / "whole").exists()
+    finally:
+        shutil.rmtree(FOLDER / name)
+
+
+def _start_redis(environment: dict[str, str] | None = None) -> tuple[subprocess.Popen[str], psutil.Process]:
+    """Somebody who started a Redis, and that Redis."""
+    fetch()
+    starter = subprocess.Popen(
+        (sys.executable, "-m", "tests.support.services", "run", "redis"),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | (environment or {}),
+    )
+    assert starter.stdout is not None
+    name, url = starter.stdout.readline().split()
+    starter.stdout.close()
+    assert (name, url.partition(":")[0]) == ("redis", "redis")
+    (server,) = psutil.Process(starter.pid).children()
+    return starter, server
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Whether it runs: an orphan that has ended stays in the list until somebody else takes note."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
