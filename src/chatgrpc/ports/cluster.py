@@ -41,9 +41,9 @@ class ClusterView:
 class Cluster(Protocol):
     """One node's place in the cluster.
 
-    The lease rule (design §4) is what all ordering rests on. `deadline_s` is the monotonic time *before sending* the last keepalive
-    that was answered, plus the lease's time to live, minus a margin for the drift of clocks. Until then no other node can have
-    taken a shard that this one holds. Past it this node holds nothing, whatever it believes; it may rejoin with `join`.
+    The lease rule (design §4) is what all ordering rests on. `deadline_s` is the monotonic time *before sending* the last
+    keepalive that was answered, plus the lease's time to live, minus a margin for the drift of clocks. Until then no other node
+    can have taken a shard that this one holds. Past it this node holds nothing, whatever it believes; it may rejoin by `join`.
     """
 
     async def join(self, info: NodeInfo, on_change: Callable[[ClusterView], None], on_lost: Callable[[], None]) -> None:

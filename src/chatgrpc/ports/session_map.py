@@ -18,9 +18,12 @@ class SessionEntry:
 class SessionMap(Protocol):
     """Which devices are connected, and where.
 
-    Entries carry no timers (design §5): an entry counts only while its node's incarnation is live in the cluster, which the reader
-    checks. So a crash leaves entries behind that nobody believes, and ten million devices cost no refresh. The map may lose
-    everything; then each node writes its own sessions back. Nothing of the guarantees rests on it but the speed of a push.
+    Entries carry no timers (design §5): an entry counts only while its node's incarnation is live in the cluster, which the
+    reader checks. So a crash leaves entries behind that nobody believes, and ten million devices cost no refresh. The map may
+    lose everything; then each node writes its own sessions back. Nothing of the guarantees rests on it but the speed of a push.
+
+    Every method raises `SessionMapUnavailableError` and nothing else when the map fails, within seconds; what was to be written
+    may then be written in part, or a moment later.
     """
 
     async def put(self, entries: Sequence[SessionEntry]) -> None:
@@ -34,3 +37,7 @@ class SessionMap(Protocol):
     async def of_users(self, user_ids: Sequence[str]) -> dict[str, list[SessionEntry]]:
         """Reads the entries of many users with one trip; users without any are left out."""
         ...
+
+
+class SessionMapUnavailableError(Exception):
+    """The map did not answer. Pushes may be left out meanwhile: devices find by their heartbeats what they miss."""

@@ -1,5 +1,6 @@
 """Ports in process memory, for tests, simulators and what need not outlive the process. No threads, no clock: deterministic."""
 
+from chatgrpc.adapters.memory.session_map import MemorySessionMap
 from chatgrpc.adapters.memory.store import MemoryStore
 
-__all__ = ["MemoryStore"]
+__all__ = ["MemorySessionMap", "MemoryStore"]

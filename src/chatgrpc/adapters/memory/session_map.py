@@ -1,0 +1,34 @@
+"""Which node holds each device's stream, in memory."""
+
+from collections.abc import Sequence
+
+from chatgrpc.ports.session_map import SessionEntry
+
+
+class MemorySessionMap:
+    """`ports.session_map.SessionMap`; nodes of one process share an instance. It never fails, and loses all by `lose`."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, dict[str, SessionEntry]] = {}
+
+    async def put(self, entries: Sequence[SessionEntry]) -> None:
+        """See the port."""
+        for entry in entries:
+            self._entries.setdefault(entry.user_id, {})[entry.device_id] = entry
+
+    async def remove(self, entries: Sequence[SessionEntry]) -> None:
+        """See the port."""
+        for entry in entries:
+            devices = self._entries.get(entry.user_id, {})
+            if devices.get(entry.device_id) == entry:
+                del devices[entry.device_id]
+                if not devices:
+                    del self._entries[entry.user_id]
+
+    async def of_users(self, user_ids: Sequence[str]) -> dict[str, list[SessionEntry]]:
+        """See the port."""
+        return {user_id: list(self._entries[user_id].values()) for user_id in user_ids if user_id in self._entries}
+
+    def lose(self) -> None:
+        """Forgets everything, as Redis may."""
+        self._entries.clear()

@@ -1,0 +1,88 @@
+"""A few connections to one Redis: bounded waits, and its errors in one place."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from typing import Final
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.client import Pipeline
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+
+CONNECTIONS_MAX: Final = 4
+REPLY_TIMEOUT_S: Final = 1.0
+
+
+class RedisUnavailableError(Exception):
+    """Redis did not do what it was asked, or nobody knows whether it did. The adapters map this to their port's error."""
+
+
+class Script:
+    """A Lua script of this package, one file each."""
+
+    def __init__(self, file_name: str) -> None:
+        self.text = files(__package__).joinpath(file_name).read_text(encoding="utf-8")
+        self.sha1 = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+        """By which Redis calls it."""
+
+
+class RedisClient:
+    """The connections of one node; adapters of several ports share it. Each connects when it is first needed."""
+
+    def __init__(self, url: str) -> None:
+        """Connects nothing yet.
+
+        Args:
+            url: `redis://[[user]:password@]host:port/database`, `rediss://…` for TLS.
+        """
+        self._redis = Redis(
+            connection_pool=BlockingConnectionPool.from_url(
+                url,
+                max_connections=CONNECTIONS_MAX,
+                timeout=REPLY_TIMEOUT_S,
+                socket_timeout=REPLY_TIMEOUT_S,
+                socket_connect_timeout=REPLY_TIMEOUT_S,
+                decode_responses=True,
+                # Of a connection that a restart of Redis broke, one learns by using it. All that is asked may be asked twice.
+                retry=Retry(NoBackoff(), 1, (RedisConnectionError,)),
+            )
+        )
+
+    @asynccontextmanager
+    async def bounded(self) -> AsyncIterator[Redis]:
+        """Lends the client for one trip, which ends within `REPLY_TIMEOUT_S` however many wait for a connection.
+
+        Raises:
+            RedisUnavailableError: it failed, or took too long; what was sent may still be done.
+        """
+        try:
+            async with asyncio.timeout(REPLY_TIMEOUT_S):
+                yield self._redis
+        except TimeoutError as error:
+            raise RedisUnavailableError(f"Redis did not answer within {REPLY_TIMEOUT_S:g} s") from error
+        except (RedisError, OSError) as error:
+            raise RedisUnavailableError(f"Redis: {type(error).__name__}: {error}") from error
+
+    async def run(self, script: Script, calls: Sequence[tuple[Sequence[str], Sequence[str]]]) -> None:
+        """Runs a script many times, by (keys, arguments), in one trip.
+
+        Raises:
+            RedisUnavailableError: some or all may have run.
+        """
+        async with self.bounded() as redis:
+            pipeline: Pipeline = redis.pipeline(transaction=False)
+            # A Redis that was restarted has forgotten it; to send it along is cheaper than to ask.
+            pipeline.script_load(script.text)
+            for keys, arguments in calls:
+                pipeline.evalsha(script.sha1, len(keys), *keys, *arguments)
+            await pipeline.execute()
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._redis.aclose()
+        await self._redis.connection_pool.disconnect()

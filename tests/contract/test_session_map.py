@@ -1,0 +1,140 @@
+"""What any session map must do, on every one: in memory, and in a real Redis."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from chatgrpc.adapters.memory import MemorySessionMap
+from chatgrpc.adapters.redis import RedisClient, RedisSessionMap
+from chatgrpc.ports.session_map import SessionEntry, SessionMap
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def session_map(request: pytest.FixtureRequest) -> AsyncIterator[SessionMap]:
+    """An empty session map of each kind."""
+    if request.param == "memory":
+        yield MemorySessionMap()
+        return
+    client = RedisClient(request.getfixturevalue("shared_redis").url)
+    async with client.bounded() as redis:
+        await redis.flushall()
+    yield RedisSessionMap(client)
+    await client.close()
+
+
+ALICE_PHONE = SessionEntry("alice", "phone", "node-1")
+ALICE_WEB = SessionEntry("alice", "web", "node-2")
+BOB_PHONE = SessionEntry("bob", "phone", "node-1")
+
+
+async def test_it_begins_empty(session_map: SessionMap) -> None:
+    assert await session_map.of_users(["alice", "bob"]) == {}
+    assert await session_map.of_users([]) == {}
+
+
+async def test_one_finds_all_devices_of_each_user_who_has_any(session_map: SessionMap) -> None:
+    await session_map.put([ALICE_PHONE, BOB_PHONE, ALICE_WEB])
+    found = await session_map.of_users(["alice", "carol", "bob"])
+    assert _sets(found) == {"alice": {ALICE_PHONE, ALICE_WEB}, "bob": {BOB_PHONE}}
+    assert len(found["alice"]) == 2
+
+
+async def test_one_who_asks_twice_for_a_user_is_told_once(session_map: SessionMap) -> None:
+    await session_map.put([BOB_PHONE])
+    assert await session_map.of_users(["bob", "bob"]) == {"bob": [BOB_PHONE]}
+
+
+async def test_the_last_entry_of_a_device_counts(session_map: SessionMap) -> None:
+    moved = SessionEntry("alice", "phone", "node-3")
+    await session_map.put([ALICE_PHONE])
+    await session_map.put([moved])
+    assert await session_map.of_users(["alice"]) == {"alice": [moved]}
+    await session_map.put([ALICE_PHONE, moved, ALICE_PHONE])
+    assert await session_map.of_users(["alice"]) == {"alice": [ALICE_PHONE]}
+
+
+async def test_what_is_removed_is_gone_and_the_rest_stays(session_map: SessionMap) -> None:
+    await session_map.put([ALICE_PHONE, ALICE_WEB, BOB_PHONE])
+    await session_map.remove([ALICE_PHONE, BOB_PHONE])
+    assert await session_map.of_users(["alice", "bob"]) == {"alice": [ALICE_WEB]}
+
+
+async def test_a_device_that_has_gone_to_another_node_stays_there(session_map: SessionMap) -> None:
+    moved = SessionEntry("alice", "phone", "node-3")
+    await session_map.put([ALICE_PHONE])
+    await session_map.put([moved])
+    await session_map.remove([ALICE_PHONE])
+    assert await session_map.of_users(["alice"]) == {"alice": [moved]}
+
+
+async def test_to_remove_what_is_not_there_does_nothing(session_map: SessionMap) -> None:
+    await session_map.put([ALICE_WEB])
+    await session_map.remove([ALICE_PHONE, BOB_PHONE, ALICE_PHONE])
+    assert await session_map.of_users(["alice", "bob"]) == {"alice": [ALICE_WEB]}
+
+
+async def test_a_device_that_comes_back_is_found_again(session_map: SessionMap) -> None:
+    await session_map.put([ALICE_PHONE])
+    await session_map.remove([ALICE_PHONE])
+    await session_map.put([ALICE_PHONE])
+    assert await session_map.of_users(["alice"]) == {"alice": [ALICE_PHONE]}
+
+
+async def test_ids_of_every_kind_keep_apart(session_map: SessionMap) -> None:
+    entries = [
+        SessionEntry(user_id, device_id, node_id)
+        for user_id in ("1", "1.", "a_b", "a@b.c+d", "x" * 64)
+        for device_id in ("1", "2", "10", "0", "-1", "1.0", "__index", "d" * 64)
+        for node_id in ("5f",)
+    ]
+    await session_map.put(entries)
+    found = await session_map.of_users(["1", "1.", "a_b", "a@b.c+d", "x" * 64])
+    assert sorted((entry for user in found.values() for entry in user), key=repr) == sorted(entries, key=repr)
+
+
+async def test_thousands_of_users_are_found_in_one_question(session_map: SessionMap) -> None:
+    entries = [SessionEntry(f"user{number}", "phone", f"node-{number % 7}") for number in range(25_000)]
+    await session_map.put(entries)
+    found = await session_map.of_users([f"user{number}" for number in range(30_000)])
+    assert found == {entry.user_id: [entry] for entry in entries}
+    await session_map.remove(entries[:24_990])
+    assert len(await session_map.of_users([f"user{number}" for number in range(30_000)])) == 10
+
+
+async def test_many_who_write_at_once_do_not_undo_one_another(session_map: SessionMap) -> None:
+    devices = [SessionEntry("alice", f"device{number}", f"node-{number}") for number in range(60)]
+    await asyncio.gather(*(session_map.put([device]) for device in devices))
+    assert _sets(await session_map.of_users(["alice"])) == {"alice": set(devices)}
+    await asyncio.gather(*(session_map.remove([device]) for device in devices[1:]))
+    assert await session_map.of_users(["alice"]) == {"alice": devices[:1]}
+
+
+_ENTRIES = st.lists(
+    st.builds(SessionEntry, st.sampled_from(["u", "v"]), st.sampled_from(["1", "2"]), st.sampled_from(["n", "m"])), max_size=4
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(st.tuples(st.booleans(), _ENTRIES), max_size=8))
+async def test_any_writes_leave_what_the_last_word_on_each_device_says(
+    session_map: SessionMap, steps: list[tuple[bool, list[SessionEntry]]]
+) -> None:
+    await session_map.remove([SessionEntry(user, device, node) for user in "uv" for device in "12" for node in "nm"])
+    model: dict[tuple[str, str], str] = {}
+    for puts, entries in steps:
+        await (session_map.put if puts else session_map.remove)(entries)
+        for entry in entries:
+            key = (entry.user_id, entry.device_id)
+            if puts:
+                model[key] = entry.node_id
+            elif model.get(key) == entry.node_id:
+                del model[key]
+    found = await session_map.of_users(["u", "v"])
+    assert {(e.user_id, e.device_id): e.node_id for entries in found.values() for e in entries} == model
+
+
+def _sets(found: dict[str, list[SessionEntry]]) -> dict[str, set[SessionEntry]]:
+    return {user_id: set(entries) for user_id, entries in found.items()}

@@ -1,0 +1,139 @@
+"""What the session map does when Redis loses its data, restarts, is gone, or does not answer."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from chatgrpc.adapters.redis import RedisClient, RedisSessionMap
+from chatgrpc.adapters.redis.client import CONNECTIONS_MAX, REPLY_TIMEOUT_S
+from chatgrpc.ports.session_map import SessionEntry, SessionMapUnavailableError
+from tests.support.services import RedisServer
+
+PHONE = SessionEntry("alice", "phone", "node-1")
+WEB = SessionEntry("alice", "web", "node-2")
+GIVE_UP_S = 30 * REPLY_TIMEOUT_S
+"""Far above any bound, so that a busy machine fails no test; without a bound a test would hang."""
+
+
+@pytest.fixture
+async def client(own_redis: RedisServer) -> AsyncIterator[RedisClient]:
+    client = RedisClient(own_redis.url)
+    yield client
+    await client.close()
+
+
+@pytest.fixture
+def session_map(client: RedisClient) -> RedisSessionMap:
+    return RedisSessionMap(client)
+
+
+async def test_a_session_without_devices_leaves_no_key(session_map: RedisSessionMap, client: RedisClient) -> None:
+    await session_map.put([PHONE, WEB])
+    async with client.bounded() as redis:
+        assert json.loads(str(await redis.get("session:alice"))) == {"phone": "node-1", "web": "node-2"}
+        assert await redis.ttl("session:alice") == -1
+        await session_map.remove([WEB, PHONE])
+        assert await redis.dbsize() == 0
+
+
+async def test_lost_data_is_written_back(session_map: RedisSessionMap, client: RedisClient) -> None:
+    await session_map.put([PHONE])
+    async with client.bounded() as redis:
+        await redis.flushall()
+    assert await session_map.of_users(["alice"]) == {}
+    await session_map.remove([WEB])
+    await session_map.put([PHONE])
+    assert await session_map.of_users(["alice"]) == {"alice": [PHONE]}
+
+
+async def test_scripts_that_redis_forgot_run_all_the_same(session_map: RedisSessionMap, client: RedisClient) -> None:
+    await session_map.put([PHONE])
+    async with client.bounded() as redis:
+        await redis.script_flush("SYNC")
+    await session_map.remove([PHONE])
+    assert await session_map.of_users(["alice"]) == {}
+
+
+async def test_after_a_restart_nothing_fails(session_map: RedisSessionMap, own_redis: RedisServer) -> None:
+    # Every connection is open, and each will find itself broken.
+    await asyncio.gather(*(session_map.put([PHONE]) for _ in range(3 * CONNECTIONS_MAX)))
+    own_redis.kill()
+    own_redis.start()
+    found = await asyncio.gather(*(session_map.of_users(["alice"]) for _ in range(3 * CONNECTIONS_MAX)))
+    assert found == [{}] * 3 * CONNECTIONS_MAX
+    await session_map.put([WEB])
+    assert await session_map.of_users(["alice"]) == {"alice": [WEB]}
+
+
+async def test_without_redis_each_method_says_so_and_with_it_all_go_on(
+    session_map: RedisSessionMap, own_redis: RedisServer
+) -> None:
+    await session_map.put([PHONE])
+    own_redis.kill()
+    await _all_fail(session_map)
+    own_redis.start()
+    await session_map.put([PHONE])
+    assert await session_map.of_users(["alice"]) == {"alice": [PHONE]}
+
+
+async def test_a_redis_that_does_not_answer_is_given_up(session_map: RedisSessionMap, own_redis: RedisServer) -> None:
+    await session_map.put([PHONE])
+    own_redis.process.pause()
+    try:
+        began_s = time.monotonic()
+        await _all_fail(session_map)
+        # More than there are connections: those that wait for one are given up as well.
+        crowd = (session_map.of_users(["alice"]) for _ in range(5 * CONNECTIONS_MAX))
+        outcomes = await asyncio.wait_for(asyncio.gather(*crowd, return_exceptions=True), GIVE_UP_S)
+        assert {type(outcome) for outcome in outcomes} == {SessionMapUnavailableError}
+        assert time.monotonic() - began_s >= REPLY_TIMEOUT_S
+    finally:
+        own_redis.process.resume()
+    await session_map.put([PHONE])
+    assert await session_map.of_users(["alice"]) == {"alice": [PHONE]}
+
+
+async def test_who_gives_up_waiting_gets_nobody_elses_answer(session_map: RedisSessionMap, own_redis: RedisServer) -> None:
+    users = [SessionEntry(f"user{number}", "phone", f"node-{number}") for number in range(200)]
+    await session_map.put(users)
+
+    async def ask(entry: SessionEntry) -> bool:
+        return await session_map.of_users([entry.user_id]) == {entry.user_id: [entry]}
+
+    for turn in range(10):
+        asked = [asyncio.create_task(ask(entry)) for entry in users]
+        await asyncio.sleep(0.001 * turn)
+        for task in asked[::2]:
+            task.cancel()
+        outcomes = await asyncio.gather(*asked, return_exceptions=True)
+        assert all(outcome is True or isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
+        assert all(outcome is True for outcome in outcomes[1::2])
+
+
+async def test_a_wrong_password_is_an_error_that_does_not_tell_it(own_redis: RedisServer) -> None:
+    client = RedisClient(own_redis.url.replace("//", "//someone:hunter2@"))
+    with pytest.raises(SessionMapUnavailableError) as raised:
+        await RedisSessionMap(client).put([PHONE])
+    assert "hunter2" not in str(raised.value)
+    await client.close()
+
+
+async def test_a_full_redis_is_an_error(session_map: RedisSessionMap, client: RedisClient) -> None:
+    await session_map.put([PHONE])
+    async with client.bounded() as redis:
+        await redis.config_set("maxmemory", "1")
+    with pytest.raises(SessionMapUnavailableError, match="maxmemory"):
+        await session_map.put([WEB])
+    assert await session_map.of_users(["alice"]) == {"alice": [PHONE]}
+
+
+async def _all_fail(session_map: RedisSessionMap) -> None:
+    with pytest.raises(SessionMapUnavailableError):
+        await asyncio.wait_for(session_map.put([PHONE]), GIVE_UP_S)
+    with pytest.raises(SessionMapUnavailableError):
+        await asyncio.wait_for(session_map.remove([PHONE]), GIVE_UP_S)
+    with pytest.raises(SessionMapUnavailableError):
+        await asyncio.wait_for(session_map.of_users(["alice"]), GIVE_UP_S)
