@@ -65,19 +65,40 @@ class Cluster(Protocol):
         ...
 
     async def update(self, info: NodeInfo) -> None:
-        """Changes what others see of the node."""
+        """Changes what others see of the node.
+
+        Raises:
+            ClusterUnavailableError: nobody knows whether it was changed; or the node has not joined, or has lost its lease.
+        """
         ...
 
     async def take(self, shard: int) -> ShardOwner | None:
-        """Takes a shard that nobody owns; None if somebody does."""
+        """Takes a shard that nobody owns; None if another node does.
+
+        A shard that is this node's already is returned as it stands: after an error one takes it again, or releases it. What
+        ended in an error may be done late, so a node that hears that it owns a shard which it does not hold does likewise.
+
+        Raises:
+            ClusterUnavailableError: nobody knows whether it was taken; or the node has not joined, or has lost its lease.
+        """
         ...
 
     async def release(self, shard: int) -> None:
-        """Gives a shard of this node away; it must accept nothing more for it, and have no append under way."""
+        """Gives a shard of this node away; it must accept nothing more for it, and have no append under way.
+
+        Does nothing to a shard that is not this node's. Once it was asked for, the shard is not ours under that epoch any more,
+        even after an error: it may be released late. Then one releases it again, or takes it, under a new epoch.
+
+        Raises:
+            ClusterUnavailableError: nobody knows whether it was released; or the node has not joined, or has lost its lease.
+        """
         ...
 
     async def leave(self) -> None:
-        """Gives up the lease, and with it the registration and all shards, at once."""
+        """Gives up the lease, and with it the registration and all shards, at once; nothing if there is none.
+
+        If the coordinator does not answer, the others learn it when the lease's time to live is over.
+        """
         ...
 
 

@@ -1,0 +1,200 @@
+"""One node's place in the cluster, in etcd.
+
+Keys, below the cluster's prefix: `nodes/<node id>` says what a node says of itself, `shards/<shard>` who owns a shard. Both
+stand under the node's lease. A shard's epoch is the revision at which its key was created: etcd never gives it twice.
+
+Every write is conditional on a revision, for a call may be done twice, and late: a node is written over what was read, a shard
+is created where there is none, and deleted only as it was created at a known revision.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+
+import grpc
+import structlog
+
+from chatgrpc.adapters.etcd.client import EtcdClient, EtcdError, EtcdSettings
+from chatgrpc.adapters.etcd.lease import Lease
+from chatgrpc.adapters.etcd.view import KeySpace, LiveView, node_value
+from chatgrpc.adapters.etcd.watch import PrefixWatch
+from chatgrpc.adapters.etcd.wire_pb2 import (
+    Compare,
+    DeleteRangeRequest,
+    Event,
+    KeyValue,
+    PutRequest,
+    RangeRequest,
+    RequestOp,
+    TxnRequest,
+)
+from chatgrpc.ports.cluster import ClusterUnavailableError, ClusterView, NodeInfo, ShardOwner
+
+_log = structlog.get_logger(__name__)
+
+
+class EtcdCluster:
+    """`ports.cluster.Cluster`."""
+
+    def __init__(self, settings: EtcdSettings) -> None:
+        """Connects nothing yet."""
+        self._settings = settings
+        self._keys = KeySpace(settings.prefix)
+        self._client = EtcdClient(settings)
+        self._lease: Lease | None = None
+        self._watch: PrefixWatch | None = None
+        self._info: NodeInfo | None = None
+        self._releasing: dict[int, int] = {}
+        """Shard to the epoch whose deletion was asked for, and may yet be done."""
+
+    async def join(self, info: NodeInfo, on_change: Callable[[ClusterView], None], on_lost: Callable[[], None]) -> None:
+        """See the port."""
+        assert self._lease is None, "a node joins once, and again after it left or lost its lease"
+
+        view = LiveView(self._keys)
+        joined = False
+
+        def lost() -> None:
+            self._forget()
+            if joined:
+                on_lost()
+
+        def reset(kvs: Iterable[KeyValue]) -> None:
+            view.reset(kvs)
+            on_change(view.snapshot())
+
+        def apply(events: Iterable[Event]) -> None:
+            view.apply(events)
+            on_change(view.snapshot())
+
+        watch = PrefixWatch(self._client, self._keys.prefix, reset, apply)
+        try:
+            self._lease = await Lease.grant(self._client, self._settings.lease_ttl_s, lost)
+            self._info, self._watch = info, watch
+            await self._publish(info)
+            await watch.start()
+            self._joined()
+            joined = True
+        except EtcdError as error:
+            raise _mapped(error) from error
+        finally:
+            if not joined:
+                await self.leave()
+
+    @property
+    def deadline_s(self) -> float:
+        """See the port."""
+        return self._lease.deadline_s if self._lease is not None else 0.0
+
+    async def update(self, info: NodeInfo) -> None:
+        """See the port."""
+        self._joined()
+        try:
+            await self._publish(info)
+        except EtcdError as error:
+            raise _mapped(error) from error
+
+    async def take(self, shard: int) -> ShardOwner | None:
+        """See the port."""
+        lease, info = self._joined()
+        key = self._keys.shard_key(shard)
+        if shard in self._releasing:
+            # Its deletion may come yet: it must be over before the shard can be ours again, under another epoch.
+            await self.release(shard)
+        put = PutRequest(key=key, value=info.node_id.encode(), lease_id=lease.lease_id)
+        request = TxnRequest(
+            compare=[Compare(target=Compare.TARGET_CREATE, key=key, create_revision=0)],
+            success=[RequestOp(put=put)],
+            failure=[RequestOp(range=RangeRequest(key=key))],
+        )
+        try:
+            done = await self._client.transact(request)
+        except EtcdError as error:
+            self._note(lease, error)
+            raise _mapped(error) from error
+        if done.succeeded:
+            return ShardOwner(info.node_id, done.header.revision)
+        (found,) = done.responses[0].range.kvs
+        if found.lease_id != lease.lease_id:
+            return None
+        return ShardOwner(info.node_id, found.create_revision)
+
+    async def release(self, shard: int) -> None:
+        """See the port."""
+        lease, _ = self._joined()
+        key = self._keys.shard_key(shard)
+        try:
+            if shard not in self._releasing:
+                found = (await self._client.range(key)).kvs
+                if not found or found[0].lease_id != lease.lease_id:
+                    return
+                self._releasing[shard] = found[0].create_revision
+            as_created = Compare(target=Compare.TARGET_CREATE, key=key, create_revision=self._releasing[shard])
+            delete = RequestOp(delete_range=DeleteRangeRequest(key=key))
+            await self._client.transact(TxnRequest(compare=[as_created], success=[delete]))
+        except EtcdError as error:
+            self._note(lease, error)
+            raise _mapped(error) from error
+        self._releasing.pop(shard, None)
+
+    async def leave(self) -> None:
+        """See the port; without etcd, the others learn it when the lease's time to live is over."""
+        lease = self._lease
+        self._forget()
+        if lease is not None:
+            try:
+                await lease.end()
+            except EtcdError as error:
+                _log.warning("left_without_etcd", error=str(error))
+
+    async def close(self) -> None:
+        """Leaves, and closes the connections."""
+        await self.leave()
+        await self._client.close()
+
+    def _forget(self) -> None:
+        self._lease = None
+        if self._watch is not None:
+            self._watch.stop()
+        self._releasing.clear()
+
+    def _joined(self) -> tuple[Lease, NodeInfo]:
+        if self._lease is not None and time.monotonic() >= self._lease.deadline_s:
+            self._lease.lose()
+        if self._lease is None or self._info is None:
+            raise ClusterUnavailableError("the node has not joined, or has lost its lease")
+        return self._lease, self._info
+
+    async def _publish(self, info: NodeInfo) -> None:
+        """Writes what the node says of itself over what stands there: read again after each try, since one may be done late."""
+        lease, _ = self._joined()
+        key = self._keys.node_key(info.node_id)
+        value = node_value(info)
+        expected = 0
+        while True:
+            put = PutRequest(key=key, value=value, lease_id=lease.lease_id)
+            request = TxnRequest(
+                compare=[Compare(target=Compare.TARGET_MOD, key=key, mod_revision=expected)],
+                success=[RequestOp(put=put)],
+                failure=[RequestOp(range=RangeRequest(key=key))],
+            )
+            try:
+                done = await self._client.transact(request)
+            except EtcdError as error:
+                self._note(lease, error)
+                raise
+            if done.succeeded:
+                break
+            found = done.responses[0].range.kvs
+            expected = found[0].mod_revision if found else 0
+            if found and found[0].value == value and found[0].lease_id == lease.lease_id:
+                break
+        self._info = info
+
+    def _note(self, lease: Lease, error: EtcdError) -> None:
+        """A write under a lease that etcd does not know says that the lease has ended."""
+        if error.code is grpc.StatusCode.NOT_FOUND:
+            lease.lose()
+
+
+def _mapped(error: EtcdError) -> ClusterUnavailableError:
+    return ClusterUnavailableError(str(error))

@@ -1,0 +1,85 @@
+"""The cluster as its keys in etcd say, and how a node and a shard are written in them."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, fields
+from typing import Any, Final
+
+from chatgrpc.adapters.etcd.wire_pb2 import Event, KeyValue
+from chatgrpc.ports.cluster import ClusterView, NodeInfo, ShardOwner
+
+_NODES: Final = b"nodes/"
+_SHARDS: Final = b"shards/"
+_NODE_FIELDS: Final = frozenset(field.name for field in fields(NodeInfo))
+
+
+class KeySpace:
+    """Keys below the prefix of one cluster."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix.encode()
+
+    def node_key(self, node_id: str) -> bytes:
+        """Where a node says what it is."""
+        return self.prefix + _NODES + node_id.encode()
+
+    def shard_key(self, shard: int) -> bytes:
+        """Where the owner of a shard stands."""
+        return self.prefix + _SHARDS + str(shard).encode()
+
+
+class LiveView:
+    """What one has heard so far, in the order in which it happened."""
+
+    def __init__(self, keys: KeySpace) -> None:
+        self._prefix = keys.prefix
+        self._nodes: dict[str, NodeInfo] = {}
+        self._owners: dict[int, ShardOwner] = {}
+
+    def reset(self, kvs: Iterable[KeyValue]) -> None:
+        """All that stands now."""
+        self._nodes.clear()
+        self._owners.clear()
+        for kv in kvs:
+            self._put(kv)
+
+    def apply(self, events: Iterable[Event]) -> None:
+        """What happened since."""
+        for event in events:
+            if event.type == Event.TYPE_DELETE:
+                self._delete(event.kv.key)
+            else:
+                self._put(event.kv)
+
+    def snapshot(self) -> ClusterView:
+        """A view that does not change any more."""
+        return ClusterView(self._nodes.copy(), self._owners.copy())
+
+    def _put(self, kv: KeyValue) -> None:
+        kind, name = self._split(kv.key)
+        if kind == _NODES:
+            self._nodes[name] = _node(kv.value)
+        elif kind == _SHARDS:
+            self._owners[int(name)] = ShardOwner(kv.value.decode(), kv.create_revision)
+
+    def _delete(self, key: bytes) -> None:
+        kind, name = self._split(key)
+        if kind == _NODES:
+            self._nodes.pop(name, None)
+        elif kind == _SHARDS:
+            self._owners.pop(int(name), None)
+
+    def _split(self, key: bytes) -> tuple[bytes, str]:
+        kind, slash, name = key.removeprefix(self._prefix).partition(b"/")
+        return kind + slash, name.decode()
+
+
+def node_value(info: NodeInfo) -> bytes:
+    """What stands at a node's key."""
+    return json.dumps(asdict(info), sort_keys=True).encode()
+
+
+def _node(value: bytes) -> NodeInfo:
+    """A newer node may say more than this one understands."""
+    said: dict[str, Any] = json.loads(value)
+    return NodeInfo(**{name: what for name, what in said.items() if name in _NODE_FIELDS})
