@@ -27,7 +27,9 @@ class EtcdMember:
         self.name = name
         self.port = client_port
         self.peer_url = f"http://127.0.0.1:{peer_port}"
-        self.extra_flags: tuple[str, ...] = ()
+        self.certificate: tuple[Path, Path] | None = None
+        """With its key: it speaks TLS, and wants to be shown the same certificate."""
+        self._health_port = free_port()
         self._initial_cluster = ""
         self._program = program
         self.process = ServiceProcess(name, self._command, program.environment)
@@ -35,7 +37,7 @@ class EtcdMember:
     @property
     def endpoint(self) -> str:
         """What clients dial."""
-        return f"127.0.0.1:{self.port}"
+        return f"localhost:{self.port}" if self.certificate else f"127.0.0.1:{self.port}"
 
     def launch(self, initial_cluster: str) -> None:
         """Starts it, without waiting: a member answers only once most of them run."""
@@ -61,23 +63,15 @@ class EtcdMember:
 
     def healthy(self) -> bool:
         """Whether it knows a leader and can write."""
-        return bool(self._ask("/health", None).get("health") == "true")
+        return bool(_ask(f"http://127.0.0.1:{self._health_port}/health", None).get("health") == "true")
 
     def is_leader(self) -> bool:
         """Whether it leads."""
-        status = self._ask("/v3/maintenance/status", b"{}")
+        status = _ask(f"http://{self.endpoint}/v3/maintenance/status", b"{}")
         return "leader" in status and bool(status["leader"] == status["header"]["member_id"])
 
-    def _ask(self, path: str, body: bytes | None) -> dict[str, Any]:
-        try:
-            with urllib.request.urlopen(f"http://{self.endpoint}{path}", body, timeout=2) as answer:
-                read: dict[str, Any] = json.load(answer)
-        except (OSError, ValueError):
-            return {}
-        return read
-
     def _command(self, data: Path) -> tuple[str, ...]:
-        client_url = f"http://{self.endpoint}"
+        client_url = f"http{'s' if self.certificate else ''}://127.0.0.1:{self.port}"
         return (
             *(self._program.path, "--name", self.name, "--data-dir", str(data / "etcd")),
             *("--listen-client-urls", client_url, "--advertise-client-urls", client_url),
@@ -87,19 +81,26 @@ class EtcdMember:
             *("--logger", "zap", "--log-level", "warn"),
             # Tests need no data that outlives the machine's power, and share its disk.
             "--unsafe-no-fsync",
-            *self.extra_flags,
+            *("--listen-metrics-urls", f"http://127.0.0.1:{self._health_port}"),
+            *self._tls_flags(),
         )
+
+    def _tls_flags(self) -> tuple[str, ...]:
+        if self.certificate is None:
+            return ()
+        cert_file, key_file = map(str, self.certificate)
+        return ("--cert-file", cert_file, "--key-file", key_file, "--client-cert-auth", "--trusted-ca-file", cert_file)
 
 
 class EtcdCluster:
     """An etcd of so many members."""
 
-    def __init__(self, members: int = 1, name: str = "etcd", extra_flags: tuple[str, ...] = ()) -> None:
+    def __init__(self, members: int = 1, name: str = "etcd", certificate: tuple[Path, Path] | None = None) -> None:
         program = find_program("etcd", _PACKAGES)
         numbers = range(1, members + 1)
         self.members = [EtcdMember(f"{name}-{number}", program, free_port(), free_port()) for number in numbers]
         for member in self.members:
-            member.extra_flags = extra_flags
+            member.certificate = certificate
 
     @property
     def endpoints(self) -> tuple[str, ...]:
@@ -122,3 +123,13 @@ class EtcdCluster:
         """Ends all and removes their data."""
         for member in self.members:
             member.process.close()
+
+
+def _ask(url: str, body: bytes | None) -> dict[str, Any]:
+    """What it answers as JSON; nothing if it does not."""
+    try:
+        with urllib.request.urlopen(url, body, timeout=2) as answer:
+            read: dict[str, Any] = json.load(answer)
+    except (OSError, ValueError):
+        return {}
+    return read

@@ -43,6 +43,8 @@ class EtcdCluster:
         self._lease: Lease | None = None
         self._watch: PrefixWatch | None = None
         self._info: NodeInfo | None = None
+        self._held: dict[int, int] = {}
+        """Shard to the epoch under which it was taken."""
         self._releasing: dict[int, int] = {}
         """Shard to the epoch whose deletion was asked for, and may yet be done."""
 
@@ -112,18 +114,24 @@ class EtcdCluster:
             self._note(lease, error)
             raise _mapped(error) from error
         if done.succeeded:
-            return ShardOwner(info.node_id, done.header.revision)
-        (found,) = done.responses[0].range.kvs
-        if found.lease_id != lease.lease_id:
-            return None
-        return ShardOwner(info.node_id, found.create_revision)
+            epoch = done.header.revision
+        else:
+            (found,) = done.responses[0].range.kvs
+            if found.lease_id != lease.lease_id:
+                return None
+            epoch = found.create_revision
+        self._held[shard] = epoch
+        return ShardOwner(info.node_id, epoch)
 
     async def release(self, shard: int) -> None:
         """See the port."""
         lease, _ = self._joined()
         key = self._keys.shard_key(shard)
         try:
-            if shard not in self._releasing:
+            if shard in self._held:
+                self._releasing[shard] = self._held.pop(shard)
+            elif shard not in self._releasing:
+                # Taken by a call that was given up, if it is ours at all.
                 found = (await self._client.range(key)).kvs
                 if not found or found[0].lease_id != lease.lease_id:
                     return
@@ -155,6 +163,7 @@ class EtcdCluster:
         self._lease = None
         if self._watch is not None:
             self._watch.stop()
+        self._held.clear()
         self._releasing.clear()
 
     def _joined(self) -> tuple[Lease, NodeInfo]:
