@@ -11,3 +11,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seeds", type=int, default=6, help="how many seeds a test with random turns runs (tests/guarantees)")
     parser.addoption("--long", action="store_true", help="attacks of thousands of streams, to their end (tests/robustness)")
     parser.addoption("--fuzz-iterations", type=int, default=300, help="mutated batches that are tried (tests/robustness)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Says of each test that takes long that it was not run."""
+    if not config.getoption("--long"):
+        for item in items:
+            if item.get_closest_marker("long") is not None:
+                item.add_marker(pytest.mark.skip(reason="NOT TESTED: it takes long; pytest --long"))

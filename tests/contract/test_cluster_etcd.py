@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from chatgrpc.adapters.etcd import EtcdCluster, EtcdSettings
+from chatgrpc.adapters.etcd import EtcdCluster, EtcdSettings, client
 from chatgrpc.adapters.etcd.client import EtcdClient, EtcdError
 from chatgrpc.adapters.etcd.wire_pb2 import Compare, DeleteRangeRequest, PutRequest, RequestOp, TxnRequest
 from chatgrpc.ports.cluster import ClusterUnavailableError
@@ -25,6 +25,12 @@ from tests.support.server import free_port
 from tests.support.services.etcd import EtcdCluster as EtcdServers
 
 TTL_S = 3
+
+
+@pytest.fixture(autouse=True)
+def _short_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without etcd one need not wait for as long as an election may take."""
+    monkeypatch.setattr(client, "CALL_TIMEOUT_S", 2.0)
 
 
 @pytest.fixture
@@ -218,10 +224,10 @@ async def test_what_a_newer_node_says_is_understood_as_far_as_it_can_be(settings
     one = _node(nodes, settings)
     await one.join()
     newer = {"node_id": "newer", "public_address": "p", "relay_address": "r", "draining": True, "zone": "b"}
-    client = EtcdClient(settings)
+    etcd = EtcdClient(settings)
     put = PutRequest(key=f"{settings.prefix}nodes/newer".encode(), value=json.dumps(newer).encode())
-    await client.transact(TxnRequest(success=[RequestOp(put=put)]))
-    await client.close()
+    await etcd.transact(TxnRequest(success=[RequestOp(put=put)]))
+    await etcd.close()
     await one.until(lambda: "newer" in one.view.nodes)
     assert one.view.nodes["newer"].draining
 
@@ -288,12 +294,12 @@ async def test_over_tls_both_sides_show_who_they_are(tmp_path: Path, nodes: Asyn
 
 
 async def test_the_errors_of_etcd_are_told_by_code(settings: EtcdSettings) -> None:
-    client = EtcdClient(settings)
-    await client.revoke(123456789)
+    etcd = EtcdClient(settings)
+    await etcd.revoke(123456789)
     put = PutRequest(key=b"x", value=b"", lease_id=123456789)
     with pytest.raises(EtcdError, match="lease not found"):
-        await client.transact(TxnRequest(success=[RequestOp(put=put)]))
-    await client.close()
+        await etcd.transact(TxnRequest(success=[RequestOp(put=put)]))
+    await etcd.close()
 
 
 def _ask(servers: EtcdServers, path: str, body: dict[str, object]) -> dict[str, Any]:
@@ -307,12 +313,12 @@ def _lease_of(servers: EtcdServers, key: str) -> object:
 
 
 async def _delete_as_created(settings: EtcdSettings, servers: EtcdServers, shard: int, epoch: int) -> None:
-    client = EtcdClient(dataclasses.replace(settings, endpoints=servers.endpoints))
+    etcd = EtcdClient(dataclasses.replace(settings, endpoints=servers.endpoints))
     key = f"{settings.prefix}shards/{shard}".encode()
     as_created = Compare(target=Compare.TARGET_CREATE, key=key, create_revision=epoch)
     delete = RequestOp(delete_range=DeleteRangeRequest(key=key))
-    assert not (await client.transact(TxnRequest(compare=[as_created], success=[delete]))).succeeded
-    await client.close()
+    assert not (await etcd.transact(TxnRequest(compare=[as_created], success=[delete]))).succeeded
+    await etcd.close()
 
 
 async def _takes(node: Node, shard: int) -> bool:
