@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.services.cassandra import CassandraCluster
 from tests.support.services.etcd import EtcdCluster
 from tests.support.services.redis import RedisServer
 
@@ -45,6 +46,17 @@ def shared_etcd() -> Iterator[EtcdCluster]:
 def own_etcd(request: pytest.FixtureRequest) -> Iterator[EtcdCluster]:
     """An etcd of three members that the test may stop, kill and start."""
     cluster = EtcdCluster(members=3, name=f"etcd-{request.node.name[:40]}")
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@pytest.fixture(scope="session")
+def shared_cassandra() -> Iterator[CassandraCluster]:
+    """A Cassandra of one node for tests that leave it running and keep to their own keyspaces."""
+    cluster = CassandraCluster(name="cassandra-shared")
     try:
         cluster.start()
         yield cluster

@@ -138,9 +138,9 @@ class ServiceProcess:
         (self.folder / _NOTE).unlink(missing_ok=True)
 
 
-def accepts(port: int) -> bool:
-    """Whether anybody listens on a TCP port of the loopback."""
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+def accepts(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether anybody listens on a TCP port."""
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
         return True
     return False
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.services import RedisServer, ServiceError
+from tests.support.services import CassandraCluster, RedisServer, ServiceError
 from tests.support.services.folder import FOLDER, fetched
 from tests.support.services.process import ServiceProcess, accepts, end_orphans
 from tests.support.services.redis import fetch
@@ -49,6 +49,21 @@ def test_without_the_kernels_help_the_next_start_ends_it(tmp_path: Path) -> None
 def test_what_others_run_is_left_alone(own_redis: RedisServer) -> None:
     end_orphans()
     assert accepts(own_redis.port)
+
+
+@pytest.mark.long
+def test_cassandras_of_one_cluster_start_at_once_and_come_back_after_a_crash() -> None:
+    cluster = CassandraCluster(nodes=3, name="cassandra-tried")
+    try:
+        cluster.start()
+        for node in cluster.nodes:
+            assert accepts(node.port, node.host)
+        cluster.nodes[1].kill()
+        assert not accepts(cluster.nodes[1].port, cluster.nodes[1].host)
+        cluster.nodes[1].start()
+        assert accepts(cluster.nodes[1].port, cluster.nodes[1].host)
+    finally:
+        cluster.close()
 
 
 def test_a_service_that_cannot_start_says_why() -> None:
