@@ -7,7 +7,7 @@ import json
 import time
 import urllib.request
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from chatgrpc.adapters.etcd.wire_pb2 import Compare, DeleteRangeRequest, PutRequ
 from chatgrpc.ports.cluster import ClusterUnavailableError
 from tests.contract.cluster_nodes import Node, assert_views_are_in_order, eventually
 from tests.support.certificate import write_certificate
-from tests.support.link import link_to
+from tests.support.link import Link, link_to
 from tests.support.server import free_port
 from tests.support.services.etcd import EtcdCluster as EtcdServers
 
@@ -171,8 +171,9 @@ async def test_a_write_under_a_lease_that_etcd_ended_is_a_loss_at_once(
     assert (one.losses, one.cluster.deadline_s) == (1, 0)
 
 
+@pytest.mark.parametrize("fault", [Link.silence, Link.cut])
 async def test_a_release_that_was_given_up_does_not_take_the_next_epoch_along(
-    settings: EtcdSettings, shared_etcd: EtcdServers, nodes: AsyncExitStack
+    settings: EtcdSettings, shared_etcd: EtcdServers, nodes: AsyncExitStack, fault: Callable[[Link], None]
 ) -> None:
     settings = dataclasses.replace(settings, lease_ttl_s=60)
     link = await nodes.enter_async_context(link_to(shared_etcd.members[0].port))
@@ -180,7 +181,7 @@ async def test_a_release_that_was_given_up_does_not_take_the_next_epoch_along(
     await one.join()
     first = await one.cluster.take(7)
     assert first is not None
-    link.silence()
+    fault(link)
     with pytest.raises(ClusterUnavailableError):
         await one.cluster.release(7)
     link.mend()
@@ -208,6 +209,19 @@ async def test_a_take_that_was_given_up_is_found_to_be_ours(
     assert owner is not None
     assert await two.cluster.take(7) is None
     await two.until(lambda: two.view.owners == {7: owner})
+
+
+async def test_who_joins_again_stands_under_the_new_lease_though_the_old_one_has_not_ended(
+    settings: EtcdSettings, nodes: AsyncExitStack
+) -> None:
+    before, again = _node(nodes, settings), _node(nodes, settings)
+    again.info = before.info
+    await before.join()
+    await again.join()
+    await before.cluster.leave()
+    owner = await again.cluster.take(1)
+    await again.until(lambda: again.view.owners.get(1) == owner)
+    assert again.view.nodes == {again.node_id: again.info}
 
 
 async def test_clusters_in_one_etcd_do_not_see_each_other(settings: EtcdSettings, nodes: AsyncExitStack) -> None:
