@@ -31,6 +31,7 @@ async def test_sigterm_under_load_loses_nothing(tmp_path: Path) -> None:
                 assert await asyncio.to_thread(server.terminate) == 0
                 await server.start()
         await conversation.check()
+        assert conversation.duplicates == 0, "what was committed was answered before the streams ended"
         for name, chatter in conversation.chatters.items():
             drains = [frame for frame in chatter.device.taken() if frame.HasField("drain")]
             assert len(drains) == STOPS, name

@@ -1,5 +1,6 @@
 """An outbox as a client has one: what is not acknowledged goes out again on every stream, in order (go-back-N)."""
 
+import asyncio
 import itertools
 from dataclasses import dataclass
 
@@ -49,12 +50,18 @@ class Outbox:
             DisconnectedError: the stream ended; what is not acknowledged waits for the next one.
         """
         while self._waiting:
-            batch = list(itertools.islice(self._waiting.items(), self._window))
-            answers = [await self.device.post(session_pb2.ClientFrame(send=message)) for _, message in batch]
-            for (number, message), answer in zip(batch, answers, strict=True):
-                frame = await answer
-                if frame.HasField("sent"):
-                    del self._waiting[number]
-                    self.acknowledged.append(Acknowledged(message, frame.sent))
-                else:  # what fails for good is a defect of the test
-                    assert frame.error.code >= chat_pb2.ERROR_CODE_UNAVAILABLE, frame.error
+            posted: dict[int, asyncio.Future[session_pb2.ServerFrame]] = {}
+            try:
+                for number, message in itertools.islice(self._waiting.items(), self._window):
+                    posted[number] = await self.device.post(session_pb2.ClientFrame(send=message))
+                await asyncio.gather(*posted.values())
+            finally:  # some may be answered though the stream ended
+                for number, answer in posted.items():
+                    if answer.done() and answer.exception() is None:
+                        self._take(number, answer.result())
+
+    def _take(self, number: int, answer: session_pb2.ServerFrame) -> None:
+        if answer.HasField("sent"):
+            self.acknowledged.append(Acknowledged(self._waiting.pop(number), answer.sent))
+        else:  # what fails for good is a defect of the test
+            assert answer.error.code >= chat_pb2.ERROR_CODE_UNAVAILABLE, answer.error

@@ -123,6 +123,7 @@ class Edge:
         self._saved_at_ms = 0
         self._frames_in: dict[str, int] = {}  # counted here, and moved to the metrics now and then
         self._draining = False
+        self._stopping = False
         self._deserted = asyncio.Event()
 
     # Life.
@@ -152,7 +153,8 @@ class Edge:
                 await asyncio.wait_for(self._deserted.wait(), window_ms / 1000)
 
     async def stop(self, timeout_s: float) -> None:
-        """Lets writes under way finish, ends every stream, stores the marks."""
+        """Takes nothing more in, answers what was taken, ends every stream, stores the marks."""
+        self._stopping = True
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._owner.settle(), timeout_s)
         for connection in list(self.connections):
@@ -258,13 +260,17 @@ class Edge:
         return bool(connection.frames)
 
     def _may_receive(self, session: Session) -> bool:
-        return session.state is not State.OPENING and session.backlog_bytes() <= self._limits.backlog_bytes_max
+        return (
+            not self._stopping
+            and session.state is not State.OPENING
+            and session.backlog_bytes() <= self._limits.backlog_bytes_max
+        )
 
     def _read_or_hold(self, connection: Connection) -> None:
         """Goes on with what the stream sent, or with reading it, if its session may; else stops reading, and so the peer.
 
         A session waits while it is being opened, and while too much waits to be sent. Either ends by a message to the device,
-        so this is called after each.
+        so this is called after each. When the node stops all wait, for their end.
         """
         waiting = bool(connection.frames or connection.unread)
         may_receive = self._may_receive(connection.session)
