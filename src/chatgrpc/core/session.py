@@ -399,7 +399,7 @@ class Session:
 
     def _within_limits(self, chunks: list[bytes]) -> list[bytes]:
         """As many of the chunks, from the first on, as fit into one message."""
-        bytes_left = self._limits.batch_bytes_max
+        bytes_left = self._limits.gathered_bytes_max
         for index, chunk in enumerate(chunks):
             bytes_left -= len(chunk)
             if (bytes_left < 0 and index) or index >= self._limits.frames_per_batch_max:
@@ -452,7 +452,7 @@ class Session:
         self.state = State.ENDED
         self.control.clear()
         last = frame_chunk(ended.frame())
-        bytes_left = self._limits.batch_bytes_max - len(last)
+        bytes_left = self._limits.gathered_bytes_max - len(last)
         kept = 0
         for chunk in self.events[: self._limits.frames_per_batch_max - 1]:
             bytes_left -= len(chunk)

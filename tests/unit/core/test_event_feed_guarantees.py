@@ -20,7 +20,7 @@ LIMITS = Limits(
     unacknowledged_events_max=6,
     unacknowledged_bytes_max=900,
     page_bytes_max=300,
-    batch_bytes_max=500,
+    gathered_bytes_max=500,
     frames_per_batch_max=4,
     heartbeat_heads_max=2,
 )
@@ -170,7 +170,7 @@ class Devices(RuleBasedStateMachine):
             message = self.session.take_output(NOW_MS)
             frames = session_pb2.ConnectResponse.FromString(message).frames
             assert len(frames) <= LIMITS.frames_per_batch_max
-            assert len(message) <= LIMITS.batch_bytes_max or len(frames) == 1
+            assert len(message) <= LIMITS.gathered_bytes_max or len(frames) == 1
             for frame in frames:
                 self.take(frame)
 

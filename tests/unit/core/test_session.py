@@ -595,7 +595,7 @@ def test_g5_control_traffic_that_is_too_much_is_dropped() -> None:
 
 
 def test_g7_a_message_keeps_within_its_limits() -> None:
-    stream = Stream(Limits(batch_bytes_max=1_000, frames_per_batch_max=4, control_frames_max=50)).open(head_seq=5)
+    stream = Stream(Limits(gathered_bytes_max=1_000, frames_per_batch_max=4, control_frames_max=50)).open(head_seq=5)
     for seq in range(6, 16):
         stream.session.deliver(CHAT, seq, event(seq, size=seq * 20), last=False)
     for number in range(20):
@@ -612,7 +612,7 @@ def test_g7_a_message_keeps_within_its_limits() -> None:
 
 
 def test_a_frame_that_is_larger_than_a_message_should_be_goes_alone() -> None:
-    stream = Stream(Limits(batch_bytes_max=1_000)).open(head_seq=5)
+    stream = Stream(Limits(gathered_bytes_max=1_000)).open(head_seq=5)
     for seq, size in ((6, 10), (7, 2_000), (8, 10)):
         stream.session.deliver(CHAT, seq, event(seq, size), last=False)
     sizes = []
@@ -711,7 +711,7 @@ def test_the_last_frame_is_a_disconnect() -> None:
 
 
 def test_g7_the_last_message_keeps_within_its_limits() -> None:
-    stream = Stream(Limits(batch_bytes_max=1_000)).open(head_seq=5)
+    stream = Stream(Limits(gathered_bytes_max=1_000)).open(head_seq=5)
     for seq in range(6, 16):
         stream.session.deliver(CHAT, seq, event(seq, size=200), last=False)
     stream.session.end(Ended(session_pb2.DISCONNECT_CODE_REPLACED))

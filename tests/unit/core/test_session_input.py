@@ -22,7 +22,7 @@ LIMITS = Limits(
     requests_in_flight_max=3,
     history_requests_in_flight_max=2,
     frames_per_batch_max=5,
-    batch_bytes_max=4_000,
+    gathered_bytes_max=4_000,
     chats_per_user_max=4,
     watched_chats_max=2,
     sends_in_order_max=6,
@@ -212,7 +212,7 @@ class Peers(RuleBasedStateMachine):
     @rule()
     def read_output(self) -> None:
         message = self.session.take_output(self.now_ms)
-        assert len(message) <= LIMITS.batch_bytes_max
+        assert len(message) <= LIMITS.gathered_bytes_max
         frames = session_pb2.ConnectResponse.FromString(message).frames
         assert len(frames) <= LIMITS.frames_per_batch_max
         for frame in frames:
