@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -22,10 +23,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from typer.testing import CliRunner
 
 from chatgrpc.cli.main import build_app
+from chatgrpc.v1.session_pb2 import TYPING_KIND_STOPPED, TYPING_KIND_TEXT
 from chatgrpc_client.datadir import DataDir
+from chatgrpc_client.events import TypingChanged
 from tests.support.server import ServerProcess
 
-from .conftest import Home
+from .conftest import Home, watching
 
 CHATGRPC = str(Path(sys.executable).parent / "chatgrpc")
 TIMEOUT_S = 30.0
@@ -482,6 +485,66 @@ async def test_a_refusal_in_a_terminal_is_one_line_and_the_next_line_is_sent(she
         bob.type("\x04")
         assert await asyncio.wait_for(bob.process.wait(), TIMEOUT_S) == 0
         assert "Unhandled exception" not in bob.all
+
+
+async def test_a_token_that_is_refused_in_an_open_chat_ends_it_with_one_line(own_server: ServerProcess, tmp_path: Path) -> None:
+    shell = Shell(own_server, tmp_path)
+    async with terminal(shell, "chat", "--as", "alice", "--with", "bob") as alice:
+        await alice.until("nothing said yet", "→")
+        own_server.kill()
+        await alice.until("waiting: ", "; next try in ")
+        assert "offline" not in alice.all.split("waiting: ", 1)[1]
+        alice.type("waits\r")
+        await alice.until("⌛ waits")
+        shutil.rmtree(own_server.data_dir)
+        await own_server.start()
+        await alice.until("chatgrpc: the server refuses the token", "run `chatgrpc chat` again: it makes its own token")
+        assert await asyncio.wait_for(alice.process.wait(), TIMEOUT_S) == 1
+        assert "Unhandled exception" not in alice.all
+        assert "Traceback" not in alice.all
+        assert "never retrieved" not in alice.all
+
+
+async def test_typing_is_told_at_once_after_a_message_and_taken_back_with_the_line(
+    shell: Shell, home: Home, names: Names
+) -> None:
+    alice_id, bob_id, _ = names
+    async with (
+        home.device(alice_id) as alice,
+        watching(alice) as seen,
+        terminal(shell, "chat", "--as", bob_id, "--with", alice_id) as bob,
+    ):
+        await (await alice.send("hello", user_id=bob_id)).sent
+        alice.watch([alice.direct_chat_id(bob_id)])
+        await bob.until(f"{alice_id}: hello")
+
+        def kinds() -> list[int]:
+            return [e.typing.kind for e in seen.of(TypingChanged)]
+
+        bob.type("a")
+        await seen.until(lambda: kinds() == [TYPING_KIND_TEXT])
+        bob.type("\r")
+        await bob.until("you: a")
+        bob.type("b")
+        await seen.until(lambda: kinds() == [TYPING_KIND_TEXT] * 2)
+        bob.type("\x15")  # Ctrl-U
+        await seen.until(lambda: kinds() == [TYPING_KIND_TEXT] * 2 + [TYPING_KIND_STOPPED])
+
+
+async def test_an_interrupt_takes_the_line_back_before_it_leaves(shell: Shell, names: Names) -> None:
+    alice_id, bob_id, _ = names
+    async with terminal(shell, "chat", "--as", alice_id, "--with", bob_id) as alice:
+        await alice.until("nothing said yet", "→")
+        alice.type("half a li")
+        await alice.until("half a li")
+        alice.type("\x03")
+        await alice.until("Ctrl-C again or Ctrl-D leaves")
+        alice.type("whole\r")
+        await alice.until("you: whole", "✓ sent #2")
+        alice.type("/who\r")
+        await alice.until(f"{bob_id}: offline, has not read yet")
+        alice.type("\x03")
+        assert await asyncio.wait_for(alice.process.wait(), TIMEOUT_S) == 0
 
 
 async def test_two_people_in_two_terminals(shell: Shell, names: Names) -> None:

@@ -87,7 +87,7 @@ def test_live_changes_are_said_and_older_pages_show_them() -> None:
     assert conversation.add(event(11, edit(10, "hello!"))) == "       ✎ bob edited #10: hello!"
     assert conversation.add(event(12, reaction(10, "🎉"), sender="alice")) == "       🎉 you reacted to #10 “hello!”"
     assert conversation.add(event(13, reaction(10, ""), sender="alice")) == "       you took back the reaction to #10"
-    assert conversation.add(event(14, delete(10))) == "       ✗ bob deleted #10"
+    assert conversation.add(event(14, delete(10))) == "       ⊘ bob deleted #10"
     assert conversation.add(event(15, edit(10, "too late"))) is None, "nothing is left to edit"
     assert conversation.add(event(16, edit(5, "five!"))) == "       ✎ bob edited #5: five!"
     (line,) = conversation.add_page([event(5, text("five"))])

@@ -7,9 +7,20 @@ from typing import Annotated
 import typer
 
 from ..client import Client
-from ..exceptions import ChatError
+from ..exceptions import ChatError, UnauthenticatedError
 from ..wording import messages
-from .access import DEFAULT_ADDRESS, Access, AsOption, CaOption, DataDirOption, DeviceOption, ServerOption, TokenOption, run
+from .access import (
+    DEFAULT_ADDRESS,
+    Access,
+    AsOption,
+    CaOption,
+    DataDirOption,
+    DeviceOption,
+    ServerOption,
+    TokenOption,
+    fail,
+    run,
+)
 from .commands import COMMANDS, Commands
 from .room import Room
 from .screen import PlainScreen, Screen
@@ -48,9 +59,13 @@ def chat(
         screen = PlainScreen()
 
     async def work() -> int:
-        async with client:
-            room = Room(client, screen)
-            return await _Visit(client, room, screen).run(group or client.direct_chat_id(with_user), with_user)
+        try:
+            async with client:
+                room = Room(client, screen)
+                return await _Visit(client, room, screen).run(group or client.direct_chat_id(with_user), with_user)
+        except UnauthenticatedError as error:
+            hint = "run `chatgrpc chat` again: it makes its own token" if token is None else "give one that is valid with --token"
+            fail(f"the server refuses the token ({error}); {hint}", code=1)
 
     run(work)
 

@@ -116,7 +116,7 @@ class Conversation:
                 number = content.edit.target_seq
                 return f"       ✎ {who} edited #{number}: {safe_lines(content.edit.text, ' ' * 9)}"
             case "delete":
-                return f"       ✗ {who} deleted #{content.delete.target_seq}"
+                return f"       ⊘ {who} deleted #{content.delete.target_seq}"
         reaction = content.reaction
         if not reaction.emoji:
             return f"       {who} took back the reaction to #{reaction.target_seq}"

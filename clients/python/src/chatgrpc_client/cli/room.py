@@ -33,6 +33,7 @@ CONNECT_PATIENCE_S = 4.0
 TYPING_SHOWN_S = 6.0
 TYPING_SENT_EVERY_S = 3.0
 PENDING_SHOWN = 3
+NEVER_S = float("-inf")
 _CONNECTION_STYLES = {ConnectionState.LIVE: "class:good", ConnectionState.WAITING: "class:bad"}
 
 
@@ -61,7 +62,8 @@ class Room:
         self._pending: dict[bytes, tuple[str, str]] = {}
         """Chat and text of the messages that are not committed yet."""
         self._typing: dict[str, float] = {}
-        self._typing_sent_s = 0.0
+        self._typing_sent_s = NEVER_S
+        self._retry_at_s = NEVER_S
         self._unread: dict[str, int] = {}
 
     # --- going into a chat
@@ -79,6 +81,7 @@ class Room:
         self.conversation = Conversation(self.client.user_id)
         self._ticks, self._told = Ticks(self.client.user_id), None
         self._typing.clear()
+        self._typing_sent_s = NEVER_S
         self._unread.pop(chat_id, None)
         self._shown_seq = self._committed_seq = self._oldest_seq = 0
         self._more_before = False
@@ -235,6 +238,7 @@ class Room:
         if change.state is ConnectionState.WAITING:
             self.presences.clear()
             self._typing.clear()
+            self._retry_at_s = time.monotonic() + change.retry_in_s
         if not self.screen.shows_toolbar and change.state is ConnectionState.WAITING:
             self.note(f"not connected: {change.message}; next try in {change.retry_in_s:.1f} s")
 
@@ -243,6 +247,7 @@ class Room:
     async def say(self, text: str, *, reply_to_seq: int = 0) -> None:
         """Sends a text to the chat on the screen."""
         peer = self.peer_user_id
+        self._typing_sent_s = NEVER_S  # the message ends the typing for who reads it; the next keystroke begins it anew
         outgoing = await self.client.send(text, user_id=peer, chat_id="" if peer else self.chat_id, reply_to_seq=reply_to_seq)
         self.sending(outgoing, text)
 
@@ -258,6 +263,12 @@ class Room:
         if now_s >= self._typing_sent_s + TYPING_SENT_EVERY_S:
             self._typing_sent_s = now_s
             self.client.typing(self.chat_id)
+
+    def typing_stopped(self) -> None:
+        """See `screen.Source`."""
+        if self._typing_sent_s != NEVER_S:
+            self._typing_sent_s = NEVER_S
+            self.client.typing(self.chat_id, session_pb2.TYPING_KIND_STOPPED)
 
     def note(self, text: str) -> None:
         """Says something that nobody in the chat said."""
@@ -284,7 +295,9 @@ class Room:
         return f"{self.client.user_id} → {self.title()}> "
 
     def presence_text(self, user_id: str) -> str:
-        """`online`, `last seen …` or `offline`."""
+        """`online`, `last seen …` or `offline`; without a connection nobody can tell."""
+        if self.client.connection.state is not ConnectionState.LIVE:
+            return "not known while not connected"
         presence = self.presences.get(user_id)
         if presence is None or (not presence.online and not presence.last_seen_ms):
             return "offline"
@@ -302,6 +315,8 @@ class Room:
         connection = self.client.connection
         if connection.state is not ConnectionState.LIVE:
             text = f"{connection.state.value}: {connection.message}" if connection.message else connection.state.value
+            if connection.state is ConnectionState.WAITING:
+                text += f"; next try in {max(0.0, self._retry_at_s - time.monotonic()):.0f} s"
             parts.append((_CONNECTION_STYLES.get(connection.state, ""), text))
         if unread := sum(self._unread.values()):
             parts.append(("bold", f"✉ {unread} in other chats"))
@@ -315,6 +330,8 @@ class Room:
         if self._typing:
             names = ", ".join(map(safe, self._typing))
             return [("class:good", f"{names} {'is' if len(self._typing) == 1 else 'are'} typing…")]
+        if self.client.connection.state is not ConnectionState.LIVE:
+            return []
         if self.peer_user_id:
             text = self.presence_text(self.peer_user_id)
             return [("class:good" if text == "online" else "", f"{safe(self.peer_user_id)} {text}")]
@@ -330,7 +347,9 @@ class Room:
         for member in self.chat.members:
             me = member.user_id == self.client.user_id
             role = "" if self.peer_user_id else f", {role_name(member.role)}"
-            where = "you" if me else f"{self.presence_text(member.user_id)}, read up to #{self._ticks.read_seq(member.user_id)}"
+            read_seq = self._ticks.read_seq(member.user_id)
+            read = f"read up to #{read_seq}" if read_seq else "has not read yet"
+            where = "you" if me else f"{self.presence_text(member.user_id)}, {read}"
             muted = f", muted until {clock(member.muted_until_ms)}" if member.muted_until_ms > time.time() * 1000 else ""
             lines.append(f"{safe(member.user_id)}: {where}{role}{muted}")
         lines += [f"{safe(user_id)}: asks to be let in" for user_id in self.chat.join_request_user_ids]

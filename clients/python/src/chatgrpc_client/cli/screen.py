@@ -25,6 +25,10 @@ class Source(Protocol):
         """Something was typed that may become a message."""
         ...
 
+    def typing_stopped(self) -> None:
+        """What was typed is gone again."""
+        ...
+
 
 class Screen(Protocol):
     """Shows lines and yields typed ones."""

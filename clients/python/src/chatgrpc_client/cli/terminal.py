@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator, Sequence
 from prompt_toolkit import PromptSession
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import WordCompleter
+from prompt_toolkit.document import Document
 from prompt_toolkit.formatted_text import StyleAndTextTuples
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.patch_stdout import patch_stdout
 from prompt_toolkit.styles import Style
 
@@ -31,7 +33,22 @@ class TerminalScreen:
             erase_when_done=True,
             refresh_interval=REFRESH_S,
             style=STYLE,
+            key_bindings=self._keys(),
         )
+
+    def _keys(self) -> KeyBindings:
+        """Ctrl-C takes back what is typed, and leaves only when there is nothing: a habit must not cost a message or the chat."""
+        keys = KeyBindings()
+
+        @keys.add("c-c")
+        def _(press: KeyPressEvent) -> None:
+            if not press.current_buffer.text:
+                press.app.exit(exception=KeyboardInterrupt())
+                return
+            press.current_buffer.document = Document()
+            self.show("       Ctrl-C again or Ctrl-D leaves", dim=True)
+
+        return keys
 
     def show(self, text: str, *, dim: bool = False) -> None:
         """See `Screen`."""
@@ -48,10 +65,15 @@ class TerminalScreen:
             if buffer.text and not buffer.text.startswith("/"):
                 source.typing()
 
+        def changed(buffer: Buffer) -> None:
+            if not buffer.text:
+                source.typing_stopped()
+
         def toolbar() -> StyleAndTextTuples:
             return list(source.toolbar())
 
         self._session.default_buffer.on_text_insert += typed
+        self._session.default_buffer.on_text_changed += changed
         with patch_stdout(raw=True):
             while True:
                 try:
