@@ -408,6 +408,10 @@ class Session:
 
     # Time and end.
 
+    def excuse_silence(self, now_ms: int) -> None:
+        """The device is not listened to just now, so its silence means nothing; that it takes what it is sent, does."""
+        self._last_input_ms = now_ms
+
     def on_deadline(self, now_ms: int) -> Sequence[Effect]:
         """To be called at `deadline_ms`, which it sets anew."""
         if self.state is State.AWAITING_HELLO:

@@ -281,6 +281,7 @@ class Edge:
         if held and not connection.held:
             self._transport.hold(connection.stream)
         elif connection.held and not held:
+            connection.session.excuse_silence(self._now_ms())
             self._transport.release(connection.stream)
         connection.held = held
 
@@ -516,6 +517,8 @@ class Edge:
         session = connection.session
         if session.state is State.ENDED:
             return
+        if connection.held:
+            session.excuse_silence(now_ms)
         effects = session.on_deadline(now_ms) if session.deadline_ms <= now_ms else ()
         self._set_alarm(connection)
         self._dirty[connection] = None

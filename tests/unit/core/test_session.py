@@ -656,6 +656,14 @@ def test_a_quiet_stream_has_heartbeats() -> None:
     assert stream.session.deadline_ms == NOW_MS + 70_000
 
 
+def test_a_device_that_is_not_listened_to_is_not_given_up() -> None:
+    stream = Stream().open()
+    stream.now_ms += 74_999
+    stream.session.excuse_silence(stream.now_ms)
+    assert stream.pass_time(74_999) == ()
+    assert code(stream.pass_time(1)) == "HEARTBEAT_MISSED"
+
+
 def test_a_device_that_is_not_heard_is_given_up() -> None:
     stream = Stream().open()
     while stream.now_ms < NOW_MS + 74_999:
