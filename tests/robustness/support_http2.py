@@ -6,6 +6,7 @@ Flow control is kept where a test needs the server to take what it is sent; the 
 import asyncio
 import contextlib
 import gzip
+import math
 import struct
 from collections.abc import Iterable
 from typing import Self
@@ -170,15 +171,17 @@ class Sender:
 class RawStream(FrameStream):
     """A session on a connection of its own that reads only when a test does: what is not asked for stays in the server."""
 
-    def __init__(self, sender: Sender) -> None:
+    def __init__(self, sender: Sender, bytes_per_s: float = math.inf) -> None:
+        """`bytes_per_s` is the rate at which it lets the server send."""
         super().__init__()
         self.sender = sender
+        self._bytes_per_s = bytes_per_s
         sender.kept[1] = bytearray()
 
     @classmethod
-    async def connect(cls, port: int) -> "RawStream":
+    async def connect(cls, port: int, bytes_per_s: float = math.inf) -> "RawStream":
         """Opens connection and stream."""
-        stream = cls(await Sender.connect(port))
+        stream = cls(await Sender.connect(port), bytes_per_s)
         await stream.sender.peer.send(headers(1))
         return stream
 
@@ -207,6 +210,7 @@ class RawStream(FrameStream):
                 return None
             owed, sender.owed = sender.owed, 0
             if owed:
+                await asyncio.sleep(owed / self._bytes_per_s)
                 await sender.grant(1, owed)
             else:
                 await sender.until_changed()

@@ -9,11 +9,11 @@ import pytest
 from chatgrpc.core.limits import Limits
 from chatgrpc.v1 import session_pb2
 from tests.contract.http2_peer import PREFACE, Http2Peer, grpc_message
-from tests.robustness.support_http2 import data, headers, preface
+from tests.robustness.support_http2 import RawStream, data, headers, preface
 from tests.robustness.support_proxy import freezing_proxy
 from tests.robustness.support_reader import ReaderProcess
 from tests.robustness.support_scene import Scene
-from tests.robustness.support_stream import BareStream, heartbeat
+from tests.robustness.support_stream import BareStream, FrameStream, heartbeat
 from tests.support.callers import Caller
 from tests.support.device import Device
 from tests.support.server import channel
@@ -81,6 +81,25 @@ async def test_a_reader_that_pauses_is_caught_up(scene: Scene) -> None:
                     await stream.send_frames(session_pb2.ClientFrame(ack=session_pb2.Ack(chat_id=group, seq=seq)))
             await flooding
             await stream.close()
+
+
+async def test_a_slow_link_is_not_taken_for_a_reader_that_stopped(scene: Scene, long: bool) -> None:
+    """It takes what waits for it steadily, and longer than a reader may stop, or a device be silent."""
+    count, bytes_per_s = (400, 60_000) if long else (130, 100_000)
+    group = await _group(scene, "flood-e", "distant")
+    async with Device(scene.address, scene.token("flood-e"), "e") as sender:
+        await _flood(sender, group, count)
+    async with (
+        scene.attack(f"a slow link, {count * TEXT_BYTES // 1000} KB for it"),
+        await RawStream.connect(scene.server.port, bytes_per_s) as stream,
+    ):
+        await stream.open(scene.token("distant"), "distant")
+        beating = asyncio.create_task(_beat(stream))
+        for seq in range(1, count + 2):
+            assert (await stream.until("event")).event.seq == seq
+            if seq % 10 == 0:
+                await stream.send_frames(session_pb2.ClientFrame(ack=session_pb2.Ack(chat_id=group, seq=seq)))
+        beating.cancel()
 
 
 async def test_a_device_that_never_acknowledges(scene: Scene) -> None:
@@ -196,14 +215,22 @@ async def _group(scene: Scene, owner: str, *members: str) -> str:
         return await caller.create_group(*members)
 
 
-async def _flood(sender: Device, group: str, size: int = TEXT_BYTES) -> None:
+async def _beat(stream: FrameStream) -> None:
+    """Says once a second that the device is there."""
+    while True:
+        await asyncio.sleep(1)
+        await stream.send_frames(heartbeat())
+
+
+async def _flood(sender: Device, group: str, count: int = TEXTS, size: int = TEXT_BYTES) -> None:
     """Sends the texts, up to a hundred at a time."""
     await sender.until_held(group, 1)
-    for start in range(0, TEXTS, 100):
-        answers = [await sender.post(sender.compose(group, text)) for text in _texts(size)[start : start + 100]]
+    texts = _texts(count, size)
+    for start in range(0, count, 100):
+        answers = [await sender.post(sender.compose(group, text)) for text in texts[start : start + 100]]
         for answer in await asyncio.gather(*answers):
             assert answer.HasField("sent"), answer
 
 
-def _texts(size: int = TEXT_BYTES) -> list[str]:
-    return [f"{number:06} ".ljust(size, "x") for number in range(TEXTS)]
+def _texts(count: int = TEXTS, size: int = TEXT_BYTES) -> list[str]:
+    return [f"{number:06} ".ljust(size, "x") for number in range(count)]
