@@ -46,11 +46,14 @@ class Command:
     async def until(self, condition: Callable[[str], bool]) -> str:
         """Reads lines up to one for which the condition holds; returns it."""
         assert self.process.stdout is not None
-        async with asyncio.timeout(TIMEOUT_S):
-            while line := (await self.process.stdout.readline()).decode().rstrip("\n"):
-                self.lines.append(line)
-                if condition(line):
-                    return line
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                while line := (await self.process.stdout.readline()).decode().rstrip("\n"):
+                    self.lines.append(line)
+                    if condition(line):
+                        return line
+        except TimeoutError:
+            raise AssertionError(f"the line does not come: {self.lines}") from None
         raise AssertionError(f"the output ended: {self.lines}")
 
     def type(self, *lines: str) -> None:
@@ -265,9 +268,11 @@ def test_certificates_that_cannot_be_used_are_one_line(shell: Shell, names: Name
     alice, bob, _ = names
     (tmp_path / "no.pem").write_bytes(b"\xff\x00 not PEM")
     (tmp_path / "empty.pem").write_bytes(b"")
-    for path, reason in ((tmp_path / "missing.pem", "No such file"), (tmp_path, "Is a directory"), *(
-        (tmp_path / name, "no certificates") for name in ("no.pem", "empty.pem")
-    )):
+    for path, reason in (
+        (tmp_path / "missing.pem", "No such file"),
+        (tmp_path, "Is a directory"),
+        *((tmp_path / name, "no certificates") for name in ("no.pem", "empty.pem")),
+    ):
         for command in (("send", "--to", bob, "x"), ("chat", "--with", bob), ("tail",), ("history", "--with", bob)):
             code, lines = shell.call(*command, "--as", alice, "--tls-ca", str(path))
             assert (code, len(lines)) == (2, 1), lines
@@ -373,6 +378,55 @@ async def test_a_chat_through_pipes(shell: Shell, home: Home, names: Names) -> N
             "reaction",
             "delete",
         ]
+
+
+async def test_other_chats_are_named_by_their_titles_and_opened_by_number(shell: Shell, home: Home, names: Names) -> None:
+    alice_id, bob_id, carol_id = names
+    async with home.device(alice_id) as alice, shell.start("chat", "--as", bob_id, "--with", carol_id) as bob:
+        await bob.until(lambda line: "nothing said yet" in line)
+        team = await alice.groups.create("Team", [bob_id])
+        number = (await bob.until(lambda line: f"✉ {alice_id} added you to “Team”: /open " in line)).split()[-1]
+        other = await alice.groups.create("Other", [])
+        await alice.groups.add(other.chat_id, [bob_id])
+        await bob.until(lambda line: f"✉ {alice_id} added you to “Other”: /open 2" in line)
+        await (await alice.send("to all", chat_id=team.chat_id)).sent
+        await bob.until(lambda line: line.strip() == f"✉ {alice_id} wrote in “Team”: /open {number}")
+        await (await alice.send("to you", user_id=bob_id)).sent
+        await bob.until(lambda line: line.strip() == f"✉ {alice_id} wrote to you: /open {alice_id}")
+        bob.type(f"/open {number}")
+        await bob.until(lambda line: line.endswith(f"{alice_id}: to all"))
+        bob.type("/hide 99", "/open 99", "/open what ever", "/group")
+        await bob.until(lambda line: "there is no #99 yet" in line)
+        await bob.until(lambda line: "a number that /chats lists; 99 is none" in line)
+        await bob.until(lambda line: "the first a letter or digit" in line)
+        await bob.until(lambda line: "/group decline USER" in line)
+        await alice.groups.mute(team.chat_id, bob_id, 4_102_444_800_000)
+        await bob.until(lambda line: f"{alice_id} muted you until" in line)
+        bob.type("may I")
+        await bob.until(lambda line: re.search(r"✗ refused: .*muted.* until \d\d \w{3} \d\d:\d\d\. ", f"{line} ") is not None)
+        bob.type('/group new "Mine"')
+        await bob.until(lambda line: "you created the group “Mine”" in line)
+        bob.type(f"/open g.{'a' * 22}")
+        await bob.until(lambda line: "✗ there is no such chat, or you are not a member of it (/chats lists yours)" in line)
+        assert await bob.end() == 0
+        assert not [line for line in bob.lines if "“Mine”; type" in line or "in “”" in line]
+
+
+def test_names_that_cannot_be_are_refused_before_anything_is_kept(shell: Shell, names: Names) -> None:
+    alice, _, _ = names
+    for command in (
+        ("send", "--to", "no one!", "x"),
+        ("chat", "--with", "_bob"),
+        ("history", "--with", "b ob"),
+        ("tail", "--with", "é"),
+        ("send", "--chat", "Team", "x"),
+        ("chat", "--group", "Team"),
+        ("history", "--chat", "Team"),
+        ("tail", "--chat", "Team"),
+    ):
+        code, lines = shell.call(*command, "--as", alice)
+        assert code == 2, (command, lines)
+        assert any(f"'{command[1]}'" in line for line in lines), lines
 
 
 async def test_a_chat_survives_kills_of_the_server_and_of_itself(own_server: ServerProcess, tmp_path: Path) -> None:
@@ -525,6 +579,7 @@ async def test_typing_is_told_at_once_after_a_message_and_taken_back_with_the_li
         await seen.until(lambda: kinds() == [TYPING_KIND_TEXT])
         bob.type("\r")
         await bob.until("you: a")
+        await asyncio.sleep(1.1)  # the server drops typing within a second of the one before
         bob.type("b")
         await seen.until(lambda: kinds() == [TYPING_KIND_TEXT] * 2)
         bob.type("\x15")  # Ctrl-U

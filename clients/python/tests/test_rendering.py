@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from chatgrpc.v1 import chat_pb2, content_pb2
 from chatgrpc_client.cli.conversation import Conversation
-from chatgrpc_client.cli.rendering import as_json, safe, safe_lines
+from chatgrpc_client.cli.keystrokes import Keystrokes
+from chatgrpc_client.cli.rendering import as_json, clock, explained, safe, safe_lines
 from chatgrpc_client.cli.ticks import Ticks
+from chatgrpc_client.exceptions import NotAMemberError, RequestError
 
 from .frames import CHAT, created, event, text
 
@@ -99,6 +101,29 @@ def test_hidden_messages_are_not_shown_again() -> None:
     conversation.hide([5])
     assert len(conversation.add_page([event(4), event(5), event(6)])) == 2
     assert conversation.add(event(7, reaction(5, "👍"))) is None
+
+
+def test_typing_is_told_now_and_then_and_anew_after_a_message() -> None:
+    keys = Keystrokes()
+    assert [keys.typed(now_s) for now_s in (0.5, 0.6, 3.4, 3.6)] == [True, False, False, True]
+    keys.sent()
+    assert [keys.typed(now_s) for now_s in (4.0, 4.7, 5.0)] == [False, True, False]
+    assert [keys.cleared(), keys.cleared()] == [True, False]
+    keys.sent()
+    assert not keys.cleared(), "a message ends the typing by itself"
+    assert Keystrokes().cleared() is False
+
+
+def test_errors_are_told_in_the_words_of_the_commands() -> None:
+    def said(kind: type[RequestError], message: str) -> str:
+        return explained(kind(chat_pb2.ERROR_CODE_UNSPECIFIED, message))
+
+    assert "ListChats" not in said(NotAMemberError, "There is no such chat. Look at ChatService.ListChats.")
+    hint = "chat_id is not a chat id: take it from ChatService.ListChats or from an event."
+    assert said(RequestError, hint) == "chat_id is not a chat id"
+    assert said(RequestError, "Not now. Ask MessageService.ListEvents first. Then again.") == "Not now. Then again."
+    muted = said(RequestError, "You are muted until 4102444800000 (milliseconds since the Unix epoch).")
+    assert muted == f"You are muted until {clock(4102444800000)}."
 
 
 def receipt(user_id: str, delivered_seq: int, read_seq: int) -> chat_pb2.Receipt:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from chatgrpc.core.ids import is_device_id, is_user_id
 
+from .wording import USER_ID_RULE
+
 TokenProvider = Callable[[], Awaitable[str]]
 """Returns an access token that is valid now. Called before each connection and again before the token expires."""
 
@@ -57,7 +59,7 @@ class ClientConfig:
 
     def __post_init__(self) -> None:
         if not is_user_id(self.user_id):
-            raise ValueError(f"not a user id: {self.user_id!r} (1 to 64 letters, digits and _ . @ + -)")
+            raise ValueError(f"not a user id: {self.user_id!r} ({USER_ID_RULE})")
         if self.device_id and not is_device_id(self.device_id):
             raise ValueError(f"not a device id: {self.device_id!r} (1 to 64 letters, digits and _ . -)")
         if not re.match(r"\S+$", self.address):

@@ -14,10 +14,14 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from chatgrpc.core.ids import is_chat_id, is_user_id
+
 from ..client import Client
 from ..config import ClientConfig, TokenProvider
 from ..exceptions import CertificatesError, ChatError, DataDirLockedError, TooManyDevicesError, UnauthenticatedError
 from ..unary import Caller, open_channel
+from ..wording import USER_ID_RULE
+from .rendering import explained
 
 DEFAULT_ADDRESS = "127.0.0.1:50551"
 _SERVER = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]{1,240}):(?P<port>[0-9]{1,5})")
@@ -102,6 +106,18 @@ class Access:
             yield Caller(channel, config, self.token_provider())
 
 
+def check_user(option: str, user_id: str) -> None:
+    """Refuses what cannot be a user; empty: the option is not given."""
+    if user_id and not is_user_id(user_id):
+        raise typer.BadParameter(f"not a user id: {user_id!r} ({USER_ID_RULE})", param_hint=f"'{option}'")
+
+
+def check_chat(option: str, chat_id: str) -> None:
+    """Refuses what cannot be a chat; empty: the option is not given."""
+    if chat_id and not is_chat_id(chat_id):
+        raise typer.BadParameter(f"not a chat id: {chat_id!r}; /chats in `chatgrpc chat` lists them", param_hint=f"'{option}'")
+
+
 def _server_folder(address: str) -> str:
     """The folder of what belongs to a server: what waits for one must not go to another, nor one's numbers be another's."""
     found = _SERVER.fullmatch(address)
@@ -154,7 +170,7 @@ def advice(error: ChatError) -> str:
             return f"{error} `chatgrpc devices` lists them and revokes one"
         case UnauthenticatedError():
             return f"{error} (`chatgrpc token USER` makes one for development)"
-    return str(error)
+    return explained(error)
 
 
 def run(work: Callable[[], Coroutine[None, None, int]]) -> None:

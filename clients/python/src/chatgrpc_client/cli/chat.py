@@ -18,6 +18,8 @@ from .access import (
     DeviceOption,
     ServerOption,
     TokenOption,
+    check_chat,
+    check_user,
     fail,
     run,
 )
@@ -48,6 +50,8 @@ def chat(
     """
     if bool(with_user) == bool(group):
         raise typer.BadParameter("give either --with USER or --group CHAT")
+    check_user("--with", with_user)
+    check_chat("--group", group)
     access = Access(user, server, token, tls_ca, data_dir)
     client = access.client(device)
     screen: Screen
@@ -64,7 +68,9 @@ def chat(
                 room = Room(client, screen)
                 return await _Visit(client, room, screen).run(group or client.direct_chat_id(with_user), with_user)
         except UnauthenticatedError as error:
-            hint = "run `chatgrpc chat` again: it makes its own token" if token is None else "give one that is valid with --token"
+            hint = (
+                "run `chatgrpc chat` again: it makes its own token" if token is None else "give one that is valid with --token"
+            )
             fail(f"the server refuses the token ({error}); {hint}", code=1)
 
     run(work)

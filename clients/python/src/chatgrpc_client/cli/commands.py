@@ -9,7 +9,8 @@ from chatgrpc.core.ids import is_chat_id, is_user_id
 from chatgrpc.v1 import content_pb2
 
 from ..exceptions import ChatError
-from .rendering import safe
+from ..wording import USER_ID_RULE
+from .rendering import explained, safe
 from .room import Room
 
 MINUTE_MS = 60_000
@@ -44,7 +45,6 @@ class Commands:
 
     def __init__(self, room: Room) -> None:
         self.room = room
-        self._listed: list[str] = []
 
     async def line(self, line: str) -> bool:
         """Carries out a typed line; returns False when the user wants to leave."""
@@ -57,6 +57,11 @@ class Commands:
             return False
         await self.room.entered.wait()
         command = _find(text)
+        if text == "/group":
+            for command in COMMANDS:
+                if command.name.startswith("/group "):
+                    self.room.note(f"{command.usage:<34} {command.does}")
+            return True
         if command is None:
             self.room.note(f"there is no command {safe(text.split(' ')[0])}; /help lists them (// sends a text that begins so)")
             return True
@@ -68,7 +73,7 @@ class Commands:
         except UsageError as error:
             self.room.note(f"like this: {error}")
         except (ChatError, ValueError) as error:
-            self.room.screen.show(f"     ✗ {error}")
+            self.room.screen.show(f"     ✗ {explained(error)}")
         return True
 
     # --- messages
@@ -97,6 +102,9 @@ class Commands:
     async def hide(self, rest: str) -> None:
         """/hide"""
         seqs = [_number(number, "/hide N…") for number in rest.split() or [""]]
+        for seq in seqs:
+            if seq > await self.room.newest_seq():
+                raise UsageError(f"/hide N…, where N is the number before a message; there is no #{seq} yet")
         self.room.sending(await self.room.client.hide(self.room.chat_id, seqs), "hiding")
 
     async def forward(self, rest: str) -> None:
@@ -135,31 +143,32 @@ class Commands:
     async def chats(self, _: str) -> None:
         """/chats"""
         client = self.room.client
-        self._listed = []
-        for state in await client.chats():
+        states = [state for state in await client.chats() if state.chat.kind != content_pb2.CHAT_KIND_SELF]
+        states.sort(key=lambda state: self.room.number(state.chat.chat_id))
+        for state in states:
             chat = state.chat
-            if chat.kind == content_pb2.CHAT_KIND_SELF:
-                continue
-            self._listed.append(chat.chat_id)
             others = [member.user_id for member in chat.members if member.user_id != client.user_id]
             group = chat.kind == content_pb2.CHAT_KIND_GROUP
             name = f"“{safe(chat.title)}” ({len(chat.members)} members)" if group else safe(", ".join(others))
             mark = state.receipts.get(client.user_id)
             unread = state.seq - max(mark.read_seq if mark else 0, state.first_visible_seq - 1)
             news = f", {unread} new" if unread > 0 and chat.chat_id != self.room.chat_id else ""
-            self.room.note(f"{len(self._listed):>3}  {name}{news}  {chat.chat_id}")
-        self.room.note("/open N goes there" if self._listed else "no chats yet; /open USER begins one")
+            self.room.note(f"{self.room.number(chat.chat_id):>3}  {name}{news}  {chat.chat_id}")
+        self.room.note("/open N goes there" if states else "no chats yet; /open USER begins one")
 
     async def open(self, rest: str) -> None:
         """/open"""
-        if rest.isdecimal() and 0 < int(rest) <= len(self._listed):
-            await self.room.enter(self._listed[int(rest) - 1])
+        if rest.isdecimal():
+            chat_id = self.room.numbered(int(rest))
+            if chat_id is None:
+                raise UsageError(f"/open N with a number that /chats lists; {rest} is none")
+            await self.room.enter(chat_id)
         elif is_chat_id(rest):
             await self.room.enter(rest)
         elif is_user_id(rest):
             await self.room.enter(self.room.client.direct_chat_id(rest), rest)
         else:
-            raise UsageError("/open USER, /open CHAT, or /open N after /chats")
+            raise UsageError(f"/open N (of /chats), /open CHAT, or /open USER ({USER_ID_RULE})")
 
     async def help(self, _: str) -> None:
         """/help"""

@@ -11,7 +11,7 @@ from chatgrpc.v1 import chat_pb2
 
 from ..exceptions import NotAMemberError
 from ..unary import Caller
-from .access import DEFAULT_ADDRESS, Access, AsOption, CaOption, ServerOption, TokenOption, run
+from .access import DEFAULT_ADDRESS, Access, AsOption, CaOption, ServerOption, TokenOption, check_chat, check_user, run
 from .conversation import Conversation
 from .rendering import as_json as event_as_json
 
@@ -39,6 +39,8 @@ def history(
         raise typer.BadParameter("give either --with USER or --chat CHAT")
     if sum(map(bool, (before, after, everything))) > 1:
         raise typer.BadParameter("give at most one of --before, --after, --all")
+    check_user("--with", with_user)
+    check_chat("--chat", chat)
     access = Access(user, server, token, tls_ca, None)
     chat_id = chat or direct_chat_id(user, with_user)
 

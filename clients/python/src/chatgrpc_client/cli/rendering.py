@@ -14,10 +14,14 @@ from google.protobuf.message import Message
 
 from chatgrpc.v1 import chat_pb2, content_pb2
 
+from ..exceptions import NotAMemberError
+
 _STEERING = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]"  # control, and text direction
 )
 _STEERING_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_EPOCH_MS = re.compile(r"(\d{12,14}) \(milliseconds since the Unix epoch\)")
+_API_HINT = re.compile(r"(?:^|(?<=[.:;]))[^.:;]*\b[A-Z]\w*Service\.\w+[^.]*\.?")
 _ROLES = {
     content_pb2.MEMBER_ROLE_MEMBER: "member",
     content_pb2.MEMBER_ROLE_ADMIN: "admin",
@@ -51,6 +55,14 @@ def clock(at_ms: int) -> str:
     """Local time: the hour today, else the day too."""
     at = datetime.fromtimestamp(at_ms / 1000).astimezone()
     return at.strftime("%H:%M" if at.date() == datetime.now().astimezone().date() else "%d %b %H:%M")
+
+
+def explained(error: Exception) -> str:
+    """What an error says, in the words of the commands: times of this place, and no names of the API; safe to print."""
+    if isinstance(error, NotAMemberError):
+        return "there is no such chat, or you are not a member of it"
+    text = _EPOCH_MS.sub(lambda found: clock(int(found[1])), str(error))
+    return safe(_API_HINT.sub("", text).strip().removesuffix(":"))
 
 
 def role_name(role: int) -> str:

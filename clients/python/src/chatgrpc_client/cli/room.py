@@ -24,16 +24,15 @@ from ..events import (
 from ..exceptions import ChatError, NotAMemberError
 from ..store import HistoryPage
 from .conversation import Conversation
-from .rendering import clock, role_name, safe
+from .keystrokes import Keystrokes
+from .rendering import clock, explained, role_name, safe
 from .screen import Screen, StyledText
 from .ticks import Tick, Ticks
 
 PAGE_EVENTS = 20
 CONNECT_PATIENCE_S = 4.0
 TYPING_SHOWN_S = 6.0
-TYPING_SENT_EVERY_S = 3.0
 PENDING_SHOWN = 3
-NEVER_S = float("-inf")
 _CONNECTION_STYLES = {ConnectionState.LIVE: "class:good", ConnectionState.WAITING: "class:bad"}
 
 
@@ -62,9 +61,11 @@ class Room:
         self._pending: dict[bytes, tuple[str, str]] = {}
         """Chat and text of the messages that are not committed yet."""
         self._typing: dict[str, float] = {}
-        self._typing_sent_s = NEVER_S
-        self._retry_at_s = NEVER_S
+        self._keystrokes = Keystrokes()
+        self._retry_at_s = 0.0
         self._unread: dict[str, int] = {}
+        self._numbers: list[str] = []
+        """The chats that `/open N` knows, in order of N; a chat keeps its number as long as the program runs."""
 
     # --- going into a chat
 
@@ -81,7 +82,7 @@ class Room:
         self.conversation = Conversation(self.client.user_id)
         self._ticks, self._told = Ticks(self.client.user_id), None
         self._typing.clear()
-        self._typing_sent_s = NEVER_S
+        self._keystrokes = Keystrokes()
         self._unread.pop(chat_id, None)
         self._shown_seq = self._committed_seq = self._oldest_seq = 0
         self._more_before = False
@@ -114,12 +115,17 @@ class Room:
                 page = await self.client.history(self.chat_id, limit=PAGE_EVENTS)
             else:
                 page = await self.client.held_history(self.chat_id, limit=PAGE_EVENTS)
-        except NotAMemberError:
+        except NotAMemberError as error:
+            if self.chat_id.startswith("g."):
+                self.screen.show(f"     ✗ {explained(error)} (/chats lists yours)")
+                return
             page = None
         except ChatError as error:
             self.note(f"no history: {error}")
             return
         if page is None or not page.events:
+            if self.chat_id.startswith("g."):
+                return  # its first event says who made it, and comes now
             self.note(f"nothing said yet in {self.title()}; type and press Enter (/help lists the commands)")
             return
         self.note(f"{self.title()}{' — /older shows what came before' if page.more_before else ''}")
@@ -162,7 +168,7 @@ class Room:
             case LogEvent() if event.chat_id == self.chat_id:
                 await self._show_event(event.event)
             case LogEvent():
-                self._elsewhere(event)
+                await self._elsewhere(event)
             case ChatOpened() if event.chat.chat_id == self.chat_id:
                 self.chat.CopyFrom(event.chat)
                 self._ticks.members(member.user_id for member in self.chat.members)
@@ -180,7 +186,7 @@ class Room:
                     self._committed_seq = max(self._committed_seq, event.result.seq)
             case MessageFailed():
                 _, text = self._pending.pop(event.client_message_id, ("", ""))
-                self.screen.show(f"     ✗ refused: {event.error}{f' — {safe(text)}' if text else ''}")
+                self.screen.show(f"     ✗ refused: {explained(event.error)}{f' — {safe(text)}' if text else ''}")
             case ConnectionChanged():
                 self._connection(event)
 
@@ -202,16 +208,38 @@ class Room:
                 self._tell_ticks()
         await self.client.mark_read(self.chat_id, event.seq)
 
-    def _elsewhere(self, event: LogEvent) -> None:
-        if event.sender_user_id == self.client.user_id or event.event.content.WhichOneof("body") not in {"text", "encrypted"}:
+    async def _elsewhere(self, event: LogEvent) -> None:
+        """Says that something happened in a chat that is not on the screen, and how to go there."""
+        content, sender = event.event.content, event.sender_user_id
+        if sender == self.client.user_id:
+            return
+        if content.chat_created.kind == content_pb2.CHAT_KIND_GROUP or self.client.user_id in content.members_added.user_ids:
+            title, number = await self._group_title(event.chat_id), self.number(event.chat_id)
+            self.note(f"✉ {safe(sender)} added you to “{title}”: /open {number}")
+        if content.WhichOneof("body") not in {"text", "encrypted"}:
             return
         count = self._unread[event.chat_id] = self._unread.get(event.chat_id, 0) + 1
-        if count == 1:
-            self.note(f"✉ {safe(event.sender_user_id)} wrote in another chat: /open {self._name_elsewhere(event)}")
+        if count > 1:
+            return
+        if event.chat_id == self.client.direct_chat_id(sender):
+            self.note(f"✉ {safe(sender)} wrote to you: /open {safe(sender)}")
+        else:
+            title, number = await self._group_title(event.chat_id), self.number(event.chat_id)
+            self.note(f"✉ {safe(sender)} wrote in “{title}”: /open {number}")
 
-    def _name_elsewhere(self, event: LogEvent) -> str:
-        sender = event.sender_user_id
-        return sender if event.chat_id == self.client.direct_chat_id(sender) else event.chat_id
+    async def _group_title(self, chat_id: str) -> str:
+        state = await self.client.chat(chat_id)
+        return safe(state.chat.title if state is not None else chat_id)
+
+    def number(self, chat_id: str) -> int:
+        """The number by which `/open` knows a chat."""
+        if chat_id not in self._numbers:
+            self._numbers.append(chat_id)
+        return self._numbers.index(chat_id) + 1
+
+    def numbered(self, number: int) -> str | None:
+        """The chat with a number; None if it was never said."""
+        return self._numbers[number - 1] if 0 < number <= len(self._numbers) else None
 
     def _tell_ticks(self) -> None:
         """Without a toolbar, says how far the newest own message has come."""
@@ -247,7 +275,7 @@ class Room:
     async def say(self, text: str, *, reply_to_seq: int = 0) -> None:
         """Sends a text to the chat on the screen."""
         peer = self.peer_user_id
-        self._typing_sent_s = NEVER_S  # the message ends the typing for who reads it; the next keystroke begins it anew
+        self._keystrokes.sent()
         outgoing = await self.client.send(text, user_id=peer, chat_id="" if peer else self.chat_id, reply_to_seq=reply_to_seq)
         self.sending(outgoing, text)
 
@@ -259,16 +287,18 @@ class Room:
 
     def typing(self) -> None:
         """See `screen.Source`."""
-        now_s = time.monotonic()
-        if now_s >= self._typing_sent_s + TYPING_SENT_EVERY_S:
-            self._typing_sent_s = now_s
+        if self._keystrokes.typed(time.monotonic()):
             self.client.typing(self.chat_id)
 
     def typing_stopped(self) -> None:
         """See `screen.Source`."""
-        if self._typing_sent_s != NEVER_S:
-            self._typing_sent_s = NEVER_S
+        if self._keystrokes.cleared():
             self.client.typing(self.chat_id, session_pb2.TYPING_KIND_STOPPED)
+
+    async def newest_seq(self) -> int:
+        """The highest number in the chat, as far as this device knows."""
+        state = await self.client.chat(self.chat_id)
+        return max(self._shown_seq, self._committed_seq, state.seq if state is not None else 0)
 
     def note(self, text: str) -> None:
         """Says something that nobody in the chat said."""

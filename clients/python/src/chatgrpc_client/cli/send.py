@@ -8,6 +8,7 @@ import typer
 
 from ..client import Client, Outgoing
 from ..exceptions import ChatError, DataDirLockedError, RequestError, RequestTimeoutError
+from ..wording import messages
 from .access import (
     DEFAULT_ADDRESS,
     Access,
@@ -18,11 +19,12 @@ from .access import (
     ServerOption,
     TokenOption,
     advice,
+    check_chat,
+    check_user,
     run,
 )
-from ..wording import messages
 from .lines import stdin_lines
-from .rendering import dump, safe
+from .rendering import dump, explained, safe
 
 LOCK_POLL_S = 0.1
 NOT_SENT = 1
@@ -49,6 +51,8 @@ def send(
     """
     if bool(to) == bool(chat):
         raise typer.BadParameter("give either --to USER or --chat CHAT")
+    check_user("--to", to)
+    check_chat("--chat", chat)
     access = Access(user, server, token, tls_ca, data_dir)
     sender = _Sender(access.client(device), to, chat, timeout_s, as_json)
     run(lambda: sender.run(text))
@@ -116,7 +120,7 @@ class _Sender:
             if self._as_json:
                 typer.echo(dump(facts | {"status": "refused", "code": int(error.code), "error": str(error)}))
             else:
-                typer.echo(f"chatgrpc: refused: {error}", err=True)
+                typer.echo(f"chatgrpc: refused: {explained(error)}", err=True)
             return
         except (ChatError, TimeoutError):
             return  # it waits on disk; `run` says so for all that do

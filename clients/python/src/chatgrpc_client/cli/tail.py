@@ -7,7 +7,19 @@ import typer
 
 from ..client import Client
 from ..events import ConnectionChanged, ConnectionState, EncryptedMessage, LogEvent, Message
-from .access import DEFAULT_ADDRESS, Access, AsOption, CaOption, DataDirOption, DeviceOption, ServerOption, TokenOption, run
+from .access import (
+    DEFAULT_ADDRESS,
+    Access,
+    AsOption,
+    CaOption,
+    DataDirOption,
+    DeviceOption,
+    ServerOption,
+    TokenOption,
+    check_chat,
+    check_user,
+    run,
+)
 from .conversation import Conversation
 from .rendering import as_json as event_as_json
 
@@ -35,6 +47,8 @@ def tail(
     """
     if chat and with_user:
         raise typer.BadParameter("give at most one of --chat and --with")
+    check_user("--with", with_user)
+    check_chat("--chat", chat)
     access = Access(user, server, token, tls_ca, data_dir)
     client = access.client(device, manual_ack=True, replay_all=True)
 

@@ -37,7 +37,7 @@ class TerminalScreen:
         )
 
     def _keys(self) -> KeyBindings:
-        """Ctrl-C takes back what is typed, and leaves only when there is nothing: a habit must not cost a message or the chat."""
+        """Ctrl-C takes back what is typed, and leaves only when there is nothing: a habit must not cost the chat."""
         keys = KeyBindings()
 
         @keys.add("c-c")
