@@ -21,7 +21,7 @@ INTERVAL_S = 0.03
 CANARY = "canary-of-the-pair"
 """Stands in every text of the pair; so it must not stand in the server's log."""
 
-_USERS = ("healthy-ann", "healthy-ben")
+USERS = ("healthy-ann", "healthy-ben")
 _ARRIVAL_TIMEOUT_S = 30.0
 
 
@@ -51,13 +51,13 @@ class Pair:
         self._reader = asyncio.create_task(self._read())
 
     @classmethod
-    async def start(cls, server: ServerProcess) -> "Pair":
-        """Starts the pair; returns when both have received something."""
+    async def start(cls, server: ServerProcess, suffix: str = "") -> "Pair":
+        """Starts the pair, users whose ids end in `suffix`; returns when both have received something."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", __name__), cwd=ROOT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
         )
         assert process.stdin is not None
-        job = {"address": server.address, "tokens": [server.token(user_id) for user_id in _USERS]}
+        job = {"address": server.address, "tokens": [server.token(user_id + suffix) for user_id in USERS]}
         process.stdin.write(json.dumps(job).encode() + b"\n")
         pair = cls(process)
         await pair.arrived(time.monotonic())
@@ -86,7 +86,7 @@ class Pair:
 
         def all_are_past() -> bool:
             last = {message.sender: message.sent_at_s for message in self.messages[-200:]}
-            return len(last) == len(_USERS) and min(last.values()) >= sent_before_s
+            return len(last) == len(USERS) and min(last.values()) >= sent_before_s
 
         try:
             async with asyncio.timeout(_ARRIVAL_TIMEOUT_S), self._changed:

@@ -140,7 +140,7 @@ class Scene:
             p99_max_s: 99 of 100 messages of the pair arrive as fast.
         """
         if self.pair.is_harmed:
-            self.pair = await Pair.start(self.server)
+            self.pair = await Pair.start(self.server, suffix=f"-{len(SIGHTINGS)}")
         sighting = Sighting(name, _quantile(self._quiet_s, 0.5), _quantile(self._quiet_s, 0.99))
         before = await self.vitals()
         peak = _Peak(self._process)

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.contract.http2_peer import grpc_message
-from tests.robustness.support_http2 import Sender, streams_from
+from tests.robustness.support_http2 import Sender, data, headers, streams_from
 from tests.robustness.support_scene import MIB, Scene
 from tests.robustness.support_stream import batch_of, heartbeat, hello
 
@@ -61,6 +61,22 @@ async def test_a_thousand_streams_opened_and_dropped_a_second(scene: Scene, long
         sighting.notes |= {"per second": round(rate), "welcomed": f"{welcomed} of {opened}"}
     assert rate >= RATE_PER_S, f"the attack reached only {rate:.0f} streams a second"
     assert welcomed > 0
+
+
+@pytest.mark.parametrize("method", ["grpc.health.v1.Health/Watch", "chatgrpc.v1.ChatService/ListChats"])
+async def test_calls_that_are_held_open(scene: Scene, method: str) -> None:
+    """By peers without a token: those who watch the health and never end, and calls whose request does not come."""
+    message = {"Watch": grpc_message(b""), "ListChats": b""}[method.rpartition("/")[2]]
+    async with scene.attack(f"500 open calls of {method}") as sighting:
+        before = await scene.vitals()
+        senders = [await Sender.connect(scene.server.port) for _ in range(5)]
+        for sender in senders:
+            for stream in range(1, 200, 2):
+                await sender.peer.send(headers(stream, path=f"/{method}"), data(stream, message))
+        await asyncio.sleep(1)
+        held = await scene.vitals()
+        sighting.notes["tasks"] = held.tasks - before.tasks
+        await asyncio.gather(*(sender.close() for sender in senders))
 
 
 @pytest.mark.parametrize("per_connection", [1, 100])
