@@ -211,6 +211,7 @@ class Session:
             self._send_order.fail(chat_id, client_message_id)
             return self._too_many(request_id, self._limits.requests_in_flight_max)
         self._requests_in_flight += 1
+        self._typing_at_ms.pop(chat_id, None)  # what is typed after the message is news again
         write = Write(chat_id, self.user_id, content, client_message_id, key.seen_seq, self.device_id, peer_user_id)
         return [Submit(request_id, write)]
 
