@@ -35,7 +35,7 @@ _WINDOW_S_MIN = 0.3
 
 SETTINGS = {
     "CHATGRPC_SESSION__HELLO_TIMEOUT_S": "2",
-    "CHATGRPC_SESSION__HEARTBEAT_INTERVAL_S": "2",
+    "CHATGRPC_SESSION__HEARTBEAT_INTERVAL_S": "3",
     "CHATGRPC_SESSION__SLOW_READER_TIMEOUT_S": "3",
 }
 """Short timeouts, so that a test sees their effect soon."""

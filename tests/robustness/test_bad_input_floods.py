@@ -104,8 +104,8 @@ async def test_typing_in_a_group(scene: Scene) -> None:
     kinds = (session_pb2.TYPING_KIND_TEXT, session_pb2.TYPING_KIND_STOPPED, session_pb2.TYPING_KIND_STOPPED)
     async with scene.attack("20,000 typing frames in a group of 100") as sighting, channel(scene.address) as shared:
         streams = [BareStream(scene.address, shared_channel=shared) for _ in members]
-        for member, stream in zip(members, streams, strict=True):
-            await stream.open(scene.token(member))
+        tokens = map(scene.token, members)
+        await asyncio.gather(*(stream.open(token) for stream, token in zip(streams, tokens, strict=True)))
         async with await RawStream.connect(scene.server.port) as typist:
             await typist.open(scene.token("typist"))
             typing = (
@@ -177,19 +177,20 @@ async def test_many_streams_that_flood_at_once(scene: Scene, kind: str) -> None:
     batch = batch_of(*[frames[kind]] * LIMITS.frames_per_batch_max)
     counts: list[int] = []
 
-    async def flood(number: int) -> None:
-        async with await RawStream.connect(scene.server.port) as stream:
-            await stream.open(scene.token("flood" if number < 10 else "crowd"), f"device-{number % 10}")
-            until_s, count = time.monotonic() + 2, 0
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(5):
-                    while time.monotonic() < until_s:
-                        await stream.send(batch)
-                        count += 1
-            counts.append(count * LIMITS.frames_per_batch_max)
+    async def flood(stream: RawStream) -> None:
+        until_s, count = time.monotonic() + 2, 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5):
+                while time.monotonic() < until_s:
+                    await stream.send(batch)
+                    count += 1
+        counts.append(count * LIMITS.frames_per_batch_max)
 
-    async with scene.attack(f"20 streams that pour {kind} for 2 s") as sighting:
-        await asyncio.gather(*map(flood, range(20)))
+    async with scene.attack(f"20 streams that pour {kind} for 2 s") as sighting, contextlib.AsyncExitStack() as stack:
+        streams = [await stack.enter_async_context(await RawStream.connect(scene.server.port)) for _ in range(20)]
+        for number, stream in enumerate(streams):
+            await stream.open(scene.token("flood" if number < 10 else "crowd"), f"device-{number % 10}")
+        await asyncio.gather(*map(flood, streams))
         sighting.notes["frames"] = sum(counts)
 
 

@@ -85,7 +85,7 @@ async def test_a_reader_that_pauses_is_caught_up(scene: Scene) -> None:
 
 async def test_a_slow_link_is_not_taken_for_a_reader_that_stopped(scene: Scene, long: bool) -> None:
     """It takes what waits for it steadily, and longer than a reader may stop, or a device be silent."""
-    count, bytes_per_s = (400, 60_000) if long else (130, 100_000)
+    count, bytes_per_s = (300, 40_000) if long else (130, 100_000)
     group = await _group(scene, "flood-e", "distant")
     async with Device(scene.address, scene.token("flood-e"), "e") as sender:
         await _flood(sender, group, count)
