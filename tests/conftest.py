@@ -1,6 +1,11 @@
 """Options of the whole suite."""
 
+import hypothesis
 import pytest
+
+# A busy machine must not fail a test: no time limits on examples, and none on making them.
+hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("busy")
 
 pytest_plugins = ["tests.support.services.fixtures"]
 
