@@ -2,13 +2,11 @@
 
 import asyncio
 import random
-from pathlib import Path
 
 from chatgrpc.v1 import chat_service_pb2
 from tests.support.cast import Cast
 from tests.support.checker import check_held, check_log, check_outbox
 from tests.support.outbox import Outbox
-from tests.support.server import running_server
 
 
 async def test_many_senders_at_once_make_one_order_for_everyone(cast: Cast) -> None:
@@ -76,19 +74,3 @@ async def test_every_kind_of_event_takes_its_place_in_the_one_order(cast: Cast) 
     for device in (alice, bob):
         await device.until_held(chat_id, len(log))
         check_held(device.held, log)
-
-
-async def test_the_order_goes_on_where_it_was_after_a_restart(tmp_path: Path) -> None:
-    async with running_server(tmp_path / "data") as server:
-        cast = Cast(server, "g2")
-        alice = await cast.online("alice")
-        first = await alice.send(cast.user("bob"), "before")
-        await alice.close()
-        assert server.terminate() == 0
-        await server.start()
-        await alice.connect()
-        second = await alice.send(first.chat_id, "after")
-        assert second.seq == first.seq + 1
-        log = await cast.caller("bob").log(first.chat_id)
-        check_log(log)
-        await cast.close()

@@ -1,7 +1,7 @@
 """G5: a slow or silent device costs bounded memory; the log is the buffer, not the process."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,17 +23,22 @@ SPARE_BYTES = 24 * MIB
 """What the server may take for other things: SQLite's caches, gRPC's buffers, the allocator's slack."""
 
 
-@pytest.fixture
-async def weighed(tmp_path: Path) -> AsyncIterator[ServerProcess]:
-    """A server whose memory is this test's doing; it is patient with readers that stop."""
-    async with running_server(tmp_path / "data", {"CHATGRPC_SESSION__SLOW_READER_TIMEOUT_S": "300"}) as server:
+@pytest.fixture(scope="module")
+def weighed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server whose memory is these tests' doing; it is patient with readers that stop."""
+    settings = {"CHATGRPC_SESSION__SLOW_READER_TIMEOUT_S": "300"}
+    server = ServerProcess(tmp_path_factory.mktemp("weighed") / "data", settings)
+    try:
+        asyncio.run(server.start())
         yield server
+    finally:
+        server.close()
 
 
 @pytest.fixture
-async def people(weighed: ServerProcess) -> AsyncIterator[Cast]:
+async def people(weighed: ServerProcess, request: pytest.FixtureRequest) -> AsyncIterator[Cast]:
     """People on that server."""
-    cast = Cast(weighed, "g5")
+    cast = Cast(weighed, f"g5{len(request.node.name)}")
     yield cast
     await cast.close()
 
@@ -50,7 +55,7 @@ async def fill(device: Device, chat_id: str, count: int, size_bytes: int) -> Non
 async def test_devices_that_do_not_keep_up_cost_a_window_each_and_miss_nothing(
     weighed: ServerProcess, people: Cast, silent: bool
 ) -> None:
-    """Held in memory, what they have not read would be {READERS} times all that was written."""
+    """Held in memory, what they have not read would be all that was written, for each of them."""
     alice = await people.online("alice")
     names = [f"reader{number}" for number in range(READERS)]
     chat_id = await people.group("alice", *names)

@@ -62,6 +62,7 @@ async def test_a_quiet_device_is_told_twice_and_resumes(tmp_path: Path) -> None:
         for device in (alice, bob):
             await device.connect()
         after = await alice.send(sent.chat_id, "after")
+        assert after.seq == sent.seq + 1
         await bob.until_held(sent.chat_id, after.seq)
         assert bob.held.texts(sent.chat_id) == ["before", "after"]
         await cast.close()
