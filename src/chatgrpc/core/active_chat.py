@@ -120,7 +120,11 @@ class ActiveChat:
         self._remember(head)
         self.head_seq = self.committed_seq = head.seq
         self.sent_at_ms = head.sent_at_ms
-        self._set_chat(chat_pb2.Chat.FromString(stored.chat))
+        self.restore(stored.chat)
+
+    def restore(self, chat: bytes) -> None:
+        """Takes a serialized Chat as the state that later events are applied to."""
+        self._set_chat(chat_pb2.Chat.FromString(chat))
 
     def find(self, sender_user_id: str, client_message_id: bytes) -> EventHead | None:
         """The event, among those in memory, that the sender sent under this id."""

@@ -94,6 +94,12 @@ class _Unclear:
         self.highest_seq = seq  # from `covers_seq` up to here nothing is missing
         self.left = last
 
+    def require(self, seq: int) -> None:
+        """The chat is committed up to `seq`, and nobody says that the user is a member there."""
+        if seq > self.highest_seq:
+            self.covers_seq = self.highest_seq = seq
+            self.left = False
+
     def note(self, seq: int, last: bool) -> None:
         if seq <= self.highest_seq:
             return
@@ -135,9 +141,11 @@ class EventFeed:
     def open(self, user_id: str, memberships: Iterable[Membership], start: Start) -> None:
         """Begins with the user's chats, present and past. Events may have been delivered before."""
         self._user_id = user_id
+        self._left.update(start.positions)  # of a chat that is not among them the device may hold events all the same
         for membership in memberships:
             chat_id = membership.chat_id
             cursor = _first_cursor(membership, start)
+            self._left.pop(chat_id, None)
             if cursor is None:
                 self._left[chat_id] = membership.intervals[-1].left_seq
             else:
@@ -174,6 +182,19 @@ class EventFeed:
             self._lag(chat_id, cursor)
         else:
             self._push(cursor, seq, chunk)
+
+    def note_head(self, chat_id: str, seq: int) -> None:
+        """The chat's owner states that it is committed up to `seq`: if the feed has not heard of that, a push was lost."""
+        cursor = self._cursors.get(chat_id)
+        if cursor is not None and cursor.is_open and cursor.head_seq < seq:
+            self._unclear.setdefault(chat_id, _Unclear(seq, last=False)).require(seq)
+
+    def note_membership(self, chat_id: str, seq: int) -> None:
+        """The user's membership, as stored, changed last at `seq`: if the feed does not know, the push that told was lost."""
+        cursor = self._cursors.get(chat_id)
+        known_seq = cursor.head_seq if cursor is not None else self._left.get(chat_id, 0)
+        if known_seq < seq:
+            self._unclear.setdefault(chat_id, _Unclear(seq, last=False)).require(seq)
 
     def ack(self, chat_id: str, seq: int) -> int:
         """The device acknowledges up to `seq`; returns the seq that it is acknowledged up to now, 0 if that is no news."""

@@ -82,6 +82,8 @@ class Limits:
     """Events of an active chat that the owner keeps the heads of in memory, so that most checks read nothing."""
     chats_active_max: int = 10_000
     """Chats that the owner keeps loaded; the longest idle ones are dropped."""
+    appends_in_flight_per_chat_max: int = 256
+    """Rows of one chat on their way to the cluster's store at once; what is more waits its turn."""
     group_entries_max: int = 1_024
     """Events committed together; what is more waits for the next group."""
     writes_waiting_per_chat_max: int = 4_096

@@ -205,6 +205,10 @@ class Sequencer:
         chat = self._chats.get(chat_id)
         return chat if chat is not None and chat.chat is not None else None
 
+    def holds(self, chat_id: str) -> bool:
+        """Whether the chat is in memory, loaded or about to be; else nothing of it waits for anything."""
+        return chat_id in self._chats
+
     # How a write is decided.
 
     def _activate(self, chat_id: str) -> ActiveChat:

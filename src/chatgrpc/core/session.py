@@ -339,6 +339,16 @@ class Session:
         if self.state is not State.ENDED:
             self.feed.deliver(chat_id, seq, chunk, last)
 
+    def note_head(self, chat_id: str, seq: int) -> None:
+        """The chat's owner states that it is committed up to `seq`; finds out whether a push was lost."""
+        if self.state is State.OPEN:
+            self.feed.note_head(chat_id, seq)
+
+    def note_membership(self, chat_id: str, seq: int) -> None:
+        """The user's membership, as stored, changed last at `seq`; finds out whether the push that told was lost."""
+        if self.state is State.OPEN:
+            self.feed.note_membership(chat_id, seq)
+
     def next_read(self) -> Read | None:
         """What the feed wants read next, unless too much waits to be sent already."""
         if self.state is not State.OPEN:

@@ -46,6 +46,14 @@ def last_visible(intervals: Sequence[Interval], head_seq: int) -> int:
     return segments[0].last_seq if segments else 0
 
 
+def last_change(intervals: Sequence[Interval]) -> int:
+    """The latest event that changed the membership; 0 without intervals.
+
+    A membership is stored once its event is committed, so the chat's head is at least this, whatever else was said of it.
+    """
+    return max(intervals[-1].joined_seq, intervals[-1].left_seq) if intervals else 0
+
+
 def next_visible(intervals: Sequence[Interval], after_seq: int) -> int | None:
     """The lowest seq above `after_seq` that the user may see, committed already or not; None once they left for good."""
     for interval in intervals:

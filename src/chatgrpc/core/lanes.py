@@ -1,0 +1,200 @@
+"""Lanes: how writes get from an edge to an owner, each once and in the order of their sender, over links that lose things.
+
+A lane is one stream of one device in one chat. The edge numbers a lane's writes and keeps them until each has its outcome; when
+nothing is heard, or the shard has a new owner, it sends all of them again, oldest first (go-back-N). The owner takes a lane's
+writes in order of number only, so a write never overtakes an earlier one of the same device. What it takes twice, since an
+earlier owner or an earlier stream had taken it too, the sequencer finds in the log (G3).
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+from chatgrpc.core.active_chat import Ticket
+from chatgrpc.core.refusal import unavailable
+from chatgrpc.core.write import Write
+from chatgrpc.v1 import chat_pb2
+
+Outcome: TypeAlias = chat_pb2.SendResult | chat_pb2.Error
+
+
+class Lane(NamedTuple):
+    """Names a lane; a stream of a device is never the same as an earlier one."""
+
+    edge_id: str
+    """The node's incarnation."""
+    session_id: str
+    chat_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """A write on its way to the owner."""
+
+    lane: Lane
+    number: int
+    """1, 2, 3, … within the lane."""
+    base: int
+    """The lowest number that had no outcome when this was sent: where an owner begins that does not know the lane."""
+    write: Write
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarded:
+    """An outcome on its way back."""
+
+    lane: Lane
+    number: int
+    outcome: Outcome
+
+
+@dataclass(slots=True)
+class _Outgoing:
+    """A lane as its edge sees it."""
+
+    opened_at_ms: dict[int, int] = field(default_factory=dict)
+    waiting: dict[int, tuple[Ticket, Write]] = field(default_factory=dict)  # by number, oldest first
+    next_number: int = 1
+    resend_at_ms: int = 0
+
+
+class EdgeLanes:
+    """The lanes of one edge."""
+
+    def __init__(self, resend_after_ms: int, give_up_after_ms: int) -> None:
+        """After `give_up_after_ms` without an outcome the device gets a retryable error."""
+        self._resend_after_ms = resend_after_ms
+        self._give_up_after_ms = give_up_after_ms
+        self._lanes: dict[Lane, _Outgoing] = {}
+        self._forwards: list[Forward] = []
+
+    def submit(self, lane: Lane, ticket: Ticket, write: Write, now_ms: int) -> None:
+        """Takes a write; its outcome comes out of `answered` or `give_up`."""
+        outgoing = self._lanes.setdefault(lane, _Outgoing())
+        if not outgoing.waiting:
+            outgoing.resend_at_ms = now_ms + self._resend_after_ms
+        number = outgoing.next_number
+        outgoing.next_number += 1
+        outgoing.waiting[number] = (ticket, write)
+        outgoing.opened_at_ms[number] = now_ms
+        self._forwards.append(Forward(lane, number, next(iter(outgoing.waiting)), write))
+
+    def take_forwards(self, now_ms: int) -> list[Forward]:
+        """What is to be sent now: new writes, and all of a lane of which nothing was heard for a while."""
+        for lane, outgoing in self._lanes.items():
+            if outgoing.waiting and now_ms >= outgoing.resend_at_ms:
+                self._resend(lane, outgoing, now_ms)
+        forwards, self._forwards = self._forwards, []
+        return forwards
+
+    def resend(self, chat_id: str, now_ms: int) -> None:
+        """The chat has a new owner: everything without an outcome goes out again."""
+        for lane, outgoing in self._lanes.items():
+            if lane.chat_id == chat_id and outgoing.waiting:
+                self._resend(lane, outgoing, now_ms)
+
+    def answered(self, forwarded: Forwarded, now_ms: int) -> tuple[Ticket, Write, Outcome] | None:
+        """An outcome came; None if it is known already, or nobody waits for it any more."""
+        outgoing = self._lanes.get(forwarded.lane)
+        if outgoing is None or forwarded.number not in outgoing.waiting:
+            return None
+        ticket, write = outgoing.waiting.pop(forwarded.number)
+        del outgoing.opened_at_ms[forwarded.number]
+        outgoing.resend_at_ms = now_ms + self._resend_after_ms
+        return ticket, write, forwarded.outcome
+
+    def give_up(self, now_ms: int) -> list[tuple[Ticket, Write, Outcome]]:
+        """Lanes whose oldest write has waited too long: all their writes fail, oldest first, so that none overtakes another."""
+        failed: list[tuple[Ticket, Write, Outcome]] = []
+        for outgoing in self._lanes.values():
+            if outgoing.waiting and now_ms - next(iter(outgoing.opened_at_ms.values())) >= self._give_up_after_ms:
+                failed += [(ticket, write, unavailable()) for ticket, write in outgoing.waiting.values()]
+                outgoing.waiting.clear()
+                outgoing.opened_at_ms.clear()
+        return failed
+
+    def close(self, session_id: str) -> None:
+        """The stream is gone; the device sends again what it has no answer for."""
+        self._lanes = {lane: outgoing for lane, outgoing in self._lanes.items() if lane.session_id != session_id}
+        self._forwards = [forward for forward in self._forwards if forward.lane.session_id != session_id]
+
+    def _resend(self, lane: Lane, outgoing: _Outgoing, now_ms: int) -> None:
+        outgoing.resend_at_ms = now_ms + self._resend_after_ms
+        base = next(iter(outgoing.waiting))
+        self._forwards = [forward for forward in self._forwards if forward.lane != lane]
+        self._forwards += [Forward(lane, number, base, write) for number, (_, write) in outgoing.waiting.items()]
+
+
+@dataclass(slots=True)
+class _Incoming:
+    """A lane as the owner sees it."""
+
+    base: int
+    expected: int
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+
+
+class OwnerLanes:
+    """The lanes into one shard, for one epoch."""
+
+    def __init__(self, lanes_max: int) -> None:
+        """The longest silent lanes beyond `lanes_max` are forgotten, which costs their next write a look into the log."""
+        self._lanes_max = lanes_max
+        self._lanes: OrderedDict[Lane, _Incoming] = OrderedDict()
+
+    def receive(self, forward: Forward) -> bool | Forwarded:
+        """Takes a forward: True = submit its write, then call `accepted`; False = drop it; or it was answered, thus."""
+        incoming = self._lanes.get(forward.lane)
+        if incoming is None:
+            incoming = self._lanes[forward.lane] = _Incoming(forward.base, forward.base)
+            if len(self._lanes) > self._lanes_max:
+                self._lanes.popitem(last=False)
+        self._lanes.move_to_end(forward.lane)
+        self._settle(incoming, forward.base)
+        if forward.number == incoming.expected:
+            return True
+        outcome = incoming.outcomes.get(forward.number)
+        return Forwarded(forward.lane, forward.number, outcome) if outcome is not None else False
+
+    def accepted(self, forward: Forward) -> None:
+        """The write of a forward was submitted."""
+        incoming = self._lanes.get(forward.lane)
+        if incoming is not None:
+            incoming.expected = forward.number + 1
+
+    def answered(self, lane: Lane, number: int, outcome: Outcome) -> Forwarded:
+        """The outcome of a submitted write: kept until the edge is known to have it."""
+        incoming = self._lanes.get(lane)
+        if incoming is not None and number >= incoming.base:
+            incoming.outcomes[number] = outcome
+        return Forwarded(lane, number, outcome)
+
+    def _settle(self, incoming: _Incoming, base: int) -> None:
+        """Below the base the edge has all outcomes, or wants none."""
+        if base <= incoming.base:
+            return
+        incoming.base = base
+        incoming.expected = max(incoming.expected, base)
+        for number in [number for number in incoming.outcomes if number < base]:
+            del incoming.outcomes[number]
+
+
+class HeadBook:
+    """The heads that one edge must hear of: a lost last push is found by the next heartbeat of the link (G4)."""
+
+    def __init__(self) -> None:
+        self._heads: dict[str, int] = {}
+
+    def note(self, chat_id: str, seq: int) -> None:
+        """An event was delivered to the edge, perhaps in vain."""
+        self._heads[chat_id] = max(seq, self._heads.get(chat_id, 0))
+
+    def beat(self) -> dict[str, int]:
+        """The heads that a heartbeat names; they are named again until the edge confirms one."""
+        return dict(self._heads)
+
+    def confirmed(self, heads: dict[str, int]) -> None:
+        """The edge has heard these."""
+        for chat_id, seq in heads.items():
+            if self._heads.get(chat_id, 0) <= seq:
+                self._heads.pop(chat_id, None)

@@ -1,0 +1,250 @@
+"""A shard in the hands of one owner: its chats are activated, ordered, appended, answered for, as long as the lease holds.
+
+What comes from outside is handed in with the time at which it *had* happened; what the lease does not cover any more is dropped
+without a trace. Nobody is told: who waits for an answer asks the next owner.
+"""
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeAlias
+
+from chatgrpc.core import row_store
+from chatgrpc.core.activation import Activation
+from chatgrpc.core.active_chat import ActiveChat, Pending, Ticket
+from chatgrpc.core.append_pipeline import AppendPipeline
+from chatgrpc.core.entries import Entry, StoredEvent
+from chatgrpc.core.epochs import BUCKET_SEQS
+from chatgrpc.core.ids import RandomBits
+from chatgrpc.core.lease import Lease
+from chatgrpc.core.limits import Limits
+from chatgrpc.core.row_store import ReadBucket, ReadHead, StoredBucket, StoredHead, WriteMark
+from chatgrpc.core.sequencer import Answer, Delivery, Group, Lookup, Sequencer
+from chatgrpc.core.write import Write
+
+_IDLE_SCAN_MAX = 64
+
+Request: TypeAlias = row_store.Read | row_store.Write | Lookup
+"""What the shell runs, each until it succeeds; then it calls the method named for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """The time, twice."""
+
+    wall_ms: int
+    """Milliseconds since the Unix epoch: what events are stamped with."""
+    monotonic_ms: int
+    """What the lease is judged by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The answer to `ask_head`: a committed seq, stated by the owner."""
+
+    ticket: Ticket
+    chat_id: str
+    seq: int
+
+
+class Shard:
+    """The chats of one shard, for one epoch."""
+
+    def __init__(
+        self,
+        epoch: int,
+        lease: Lease,
+        limits: Limits,
+        random_bits: RandomBits,
+        bucket_seqs: int = BUCKET_SEQS,
+    ) -> None:
+        self.epoch = epoch
+        self._lease = lease
+        self._limits = limits
+        self._bucket_seqs = bucket_seqs
+        self._sequencer = Sequencer(epoch, limits, random_bits)
+        self._loading: dict[str, ActiveChat] = {}
+        self._activations: dict[str, Activation] = {}
+        self._pipelines: dict[str, AppendPipeline] = {}
+        self._uncommitted: dict[tuple[str, int], tuple[Entry, tuple[ActiveChat, Pending]]] = {}
+        self._requests: list[Request] = []
+        self._deliveries: list[Delivery] = []
+        self._head_tickets: dict[str, list[Ticket]] = {}
+        self._heads: list[Head] = []
+        self._unmarked: dict[str, int] = {}
+        self._lookups_under_way = 0
+        self._accepting = True
+
+    # What comes in.
+
+    def submit(self, ticket: Ticket, write: Write, now: Now) -> bool:
+        """Takes a write; False if this shard takes none any more, and the next owner is to be asked."""
+        if not self._accepting or not self._lease.holds(now.monotonic_ms):
+            return False
+        self._sequencer.submit(ticket, write, now.wall_ms)
+        self._work()
+        return True
+
+    def ask_head(self, ticket: Ticket, chat_id: str, now: Now) -> bool:
+        """Asks for the committed head of a chat; 0 if it has no event. False as for `submit`."""
+        if not self._accepting or not self._lease.holds(now.monotonic_ms):
+            return False
+        pipeline = self._pipelines.get(chat_id)
+        if pipeline is not None:
+            self._heads.append(Head(ticket, chat_id, pipeline.committed_seq))
+            return True
+        self._head_tickets.setdefault(chat_id, []).append(ticket)
+        self._sequencer.activate(chat_id)
+        self._work()
+        return True
+
+    def head_read(self, read: ReadHead, found: StoredHead, now: Now) -> None:
+        """A `ReadHead` succeeded."""
+        activation = self._activations.get(read.chat_id)
+        if activation is None or not self._lease.holds(now.monotonic_ms):
+            return
+        activation.head_read(found)
+        self._go_on(activation, now)
+
+    def bucket_read(self, read: ReadBucket, found: StoredBucket, now: Now) -> None:
+        """A `ReadBucket` succeeded."""
+        activation = self._activations.get(read.chat_id)
+        if activation is None or not self._lease.holds(now.monotonic_ms):
+            return
+        activation.bucket_read(read, found)
+        self._go_on(activation, now)
+
+    def looked_up(self, lookup: Lookup, events: list[StoredEvent], chat_counts: dict[str, int], now: Now) -> None:
+        """A `Lookup` succeeded."""
+        if not self._lease.holds(now.monotonic_ms):
+            return
+        self._lookups_under_way -= 1
+        self._sequencer.looked_up(lookup, events, chat_counts, now.wall_ms)
+        self._work()
+        self._forget(lookup.chat.chat_id)
+
+    def stored(self, write: row_store.Write, now: Now) -> None:
+        """A write succeeded. `now` was read after the success was known: past the deadline it counts for nothing."""
+        if not self._lease.holds(now.monotonic_ms):
+            return
+        chat_id = write.entry.chat_id if isinstance(write, row_store.WriteViews) else write.chat_id
+        activation = self._activations.get(chat_id)
+        if activation is not None:
+            activation.stored(write)
+            self._go_on(activation, now)
+            return
+        pipeline = self._pipelines.get(chat_id)
+        if pipeline is None:
+            return
+        for seq in pipeline.stored(write):
+            entry, pair = self._uncommitted.pop((chat_id, seq))
+            self._deliveries += self._sequencer.committed(Group([entry], [pair]))
+            self._unmarked[chat_id] = seq
+        self._requests += pipeline.take_writes()
+        self._work()
+
+    def stop_accepting(self) -> None:
+        """The shard is to be given away: what was taken is finished, nothing more is taken."""
+        self._accepting = False
+
+    # What goes out.
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is on its way to the store, and nothing waits: the shard may be given away."""
+        return not (self._uncommitted or self._activations or self._lookups_under_way)
+
+    def holds(self, now: Now) -> bool:
+        """Whether the lease holds; once it does not, the shard is to be dropped."""
+        return self._lease.holds(now.monotonic_ms)
+
+    def take_requests(self) -> list[Request]:
+        """Requests to run."""
+        requests, self._requests = self._requests, []
+        return requests
+
+    def take_answers(self) -> list[Answer]:
+        """Outcomes of writes; per chat in order of seq."""
+        return self._sequencer.take_answers()
+
+    def take_deliveries(self) -> list[Delivery]:
+        """Committed events on their way to the members' devices."""
+        deliveries, self._deliveries = self._deliveries, []
+        return deliveries
+
+    def take_heads(self) -> list[Head]:
+        """Answers to `ask_head`."""
+        heads, self._heads = self._heads, []
+        return heads
+
+    def take_marks(self) -> list[WriteMark]:
+        """Committed marks that rose since the last call; to be written when there is time, and when the shard is given away."""
+        marks = [WriteMark(chat_id, seq) for chat_id, seq in self._unmarked.items()]
+        self._unmarked.clear()
+        return marks
+
+    # How it goes on.
+
+    def _work(self) -> None:
+        """Takes what the sequencer wants next."""
+        for chat in self._sequencer.take_loads():
+            self._activate(chat)
+        lookups = self._sequencer.take_lookups()
+        self._lookups_under_way += len(lookups)
+        self._requests += lookups
+        while (group := self._sequencer.take_group()) is not None:
+            for entry, pair in zip(group.entries, group.pending, strict=True):
+                self._uncommitted[entry.chat_id, entry.seq] = (entry, pair)
+                pipeline = self._pipelines[entry.chat_id]
+                pipeline.append(entry)
+                self._requests += pipeline.take_writes()
+
+    def _activate(self, chat: ActiveChat) -> None:
+        """Takes a chat over: also one that the sequencer had forgotten, being idle, within the same epoch."""
+        self._forget_idle()
+        self._pipelines.pop(chat.chat_id, None)
+        self._loading[chat.chat_id] = chat
+        activation = self._activations[chat.chat_id] = self._new_activation(chat.chat_id)
+        self._requests += activation.take_reads()
+
+    def _new_activation(self, chat_id: str) -> Activation:
+        return Activation(chat_id, self.epoch, self._bucket_seqs)
+
+    def _new_pipeline(self, activation: Activation) -> AppendPipeline:
+        return AppendPipeline(
+            activation.chat_id,
+            self.epoch,
+            activation.head_seq,
+            activation.first_seq,
+            activation.bounded,
+            self._limits.appends_in_flight_per_chat_max,
+            self._bucket_seqs,
+        )
+
+    def _go_on(self, activation: Activation, now: Now) -> None:
+        self._requests += activation.take_reads()
+        self._requests += activation.take_writes()
+        if not activation.ready:
+            return
+        chat_id = activation.chat_id
+        del self._activations[chat_id]
+        pipeline = self._pipelines[chat_id] = self._new_pipeline(activation)
+        if activation.head_seq:
+            self._unmarked[chat_id] = activation.head_seq
+        self._heads += [Head(ticket, chat_id, pipeline.committed_seq) for ticket in self._head_tickets.pop(chat_id, ())]
+        self._sequencer.loaded(self._loading.pop(chat_id), activation.stored_chat, now.wall_ms)
+        self._work()
+        self._forget(chat_id)
+
+    def _forget(self, chat_id: str) -> None:
+        """Drops what the sequencer has dropped: a name that nobody made a chat of."""
+        if not self._sequencer.holds(chat_id):
+            self._pipelines.pop(chat_id, None)
+
+    def _forget_idle(self) -> None:
+        """Drops chats that the sequencer forgot because they were idle; a few at a time, oldest first."""
+        if len(self._pipelines) <= self._limits.chats_active_max:
+            return
+        for chat_id in list(islice(self._pipelines, _IDLE_SCAN_MAX)):
+            pipeline = self._pipelines.pop(chat_id)
+            if self._sequencer.holds(chat_id) or not pipeline.is_idle:
+                self._pipelines[chat_id] = pipeline
