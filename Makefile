@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check fix generate lock bench
+.PHONY: help setup run test check fix generate lock bench sim
 
 BIN := .venv/bin
 
@@ -29,3 +29,6 @@ lock: setup ## pin the newest allowed dependencies in requirements.lock
 
 bench: setup ## measure, beside a raw grpc.aio echo; ARGS="--help" tells more
 	@$(BIN)/python -m benchmarks.run $(ARGS)
+
+sim: setup ## simulate clusters: SEEDS=1000 FROM=0, or SEED=42 to replay one with its trace
+	@$(BIN)/python -m tests.sim $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000) --from $(or $(FROM),0))

@@ -1,0 +1,1 @@
+"""The simulator: whole clusters of the real core on virtual time, under a seed (docs/simulator.md)."""

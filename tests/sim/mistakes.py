@@ -1,0 +1,258 @@
+"""Known mistakes, each planted into one part of an otherwise right cluster, to see that the simulator finds it."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from chatgrpc.core import row_store
+from chatgrpc.core.activation import Activation
+from chatgrpc.core.append_pipeline import AppendPipeline
+from chatgrpc.core.entries import Entry, StoredEvent
+from chatgrpc.core.epochs import Row, bucket_of, committed_run
+from chatgrpc.core.event_feed import EventFeed
+from chatgrpc.core.lanes import EdgeLanes, Forward, Forwarded, OwnerLanes
+from chatgrpc.core.lease import Keepalive, Lease
+from chatgrpc.core.row_store import WriteRow
+from chatgrpc.core.sequencer import Lookup
+from chatgrpc.core.shard import Now, Shard
+from tests.sim.parts import Parts
+
+_EVERY_BUCKET = set(range(1_000))
+
+
+# Who may go on.
+
+
+class DeadlineAfterAnswer(Lease):
+    """Counts the lease from when the keepalive's answer came."""
+
+    def answered(self, keepalive: Keepalive, now_ms: int) -> None:
+        super().answered(Keepalive(now_ms), now_ms)
+
+
+class DeadlineIgnored(Lease):
+    """Goes on until the coordinator says that the lease is gone."""
+
+    def holds(self, now_ms: int) -> bool:
+        return not self._over
+
+
+# How a chat is taken over.
+
+
+class NoBoundary(Activation):
+    def _boundary_writes(self) -> list[row_store.Write]:
+        return []
+
+    def _finish(self) -> None:
+        self.bounded = set(_EVERY_BUCKET)
+        super()._finish()
+
+
+class BoundaryFirst(Activation):
+    def _plan(self) -> list[list[row_store.Write]]:
+        plan = super()._plan()
+        return [plan[1], plan[0], *plan[2:]] if plan else plan
+
+
+class NotWrittenAgain(Activation):
+    """Takes adopted rows for committed as they stand, and rules from behind them."""
+
+    def _first_ruled_seq(self) -> int:
+        return self.head_seq + 1
+
+    def _adopted_rows(self) -> list[row_store.Write]:
+        return []
+
+
+class AdoptedUnderOldEpoch(Activation):
+    def _first_ruled_seq(self) -> int:
+        return self.head_seq + 1
+
+    def _adopted_rows(self) -> list[row_store.Write]:
+        return [WriteRow(self.chat_id, bucket_of(row.seq, self._bucket_seqs), row) for row in self._tail]
+
+
+class StaleTail(Activation):
+    """Misses the last row of the tail."""
+
+    def _find_tail(self) -> list[Row]:
+        return super()._find_tail()[:-1]
+
+
+# How a chat is appended to.
+
+
+class AcknowledgedEarly(AppendPipeline):
+    """Counts all that is under way as soon as anything lands."""
+
+    def stored(self, write: row_store.Write) -> list[int]:
+        self._landed.update(self._under_way)
+        return super().stored(write)
+
+
+class AcknowledgedOutOfOrder(AppendPipeline):
+    """A row that has landed lets all below it count."""
+
+    def stored(self, write: row_store.Write) -> list[int]:
+        if isinstance(write, WriteRow):
+            self._landed.update(seq for seq in self._under_way if seq < write.row.seq)
+        return super().stored(write)
+
+
+class BoundaryInFirstBucketOnly(AppendPipeline):
+    """Writes no boundary into the later buckets."""
+
+    def append(self, entry: Entry) -> None:
+        if self._bounded or self._next_seq > self._first_seq:
+            self._bounded |= {bucket_of(self._next_seq, self._bucket_seqs)}
+        super().append(entry)
+
+
+class RowChangedByRetry(AppendPipeline):
+    """Gives the next event the seq of one whose write was not answered yet, if the window is full."""
+
+    def _let_out(self) -> None:
+        for seq in list(self._under_way)[1:]:
+            if len(self._under_way) >= self._window and seq not in self._landed:
+                entry = self._under_way[seq]
+                event = entry.event[:-1] + bytes([entry.event[-1] ^ 1])
+                self._writes.append(WriteRow(self.chat_id, bucket_of(seq, self._bucket_seqs), Row(seq, entry.epoch, event)))
+        super()._let_out()
+
+
+class Shards:
+    """Shards with another activation or pipeline."""
+
+    @staticmethod
+    def using(activation: type[Activation] = Activation, pipeline: type[AppendPipeline] = AppendPipeline) -> type[Shard]:
+        class Mistaken(Shard):
+            def _new_activation(self, chat_id: str) -> Activation:
+                return activation(chat_id, self.epoch, self._bucket_seqs)
+
+            def _new_pipeline(self, ready: Activation) -> AppendPipeline:
+                window = self._limits.appends_in_flight_per_chat_max
+                return pipeline(
+                    ready.chat_id, self.epoch, ready.head_seq, ready.first_seq, ready.bounded, window, self._bucket_seqs
+                )
+
+        return Mistaken
+
+
+class NoDedupe(Shard):
+    """Looks for an earlier try in memory only: the dedupe window is too small."""
+
+    def looked_up(self, lookup: Lookup, events: list[StoredEvent], chat_counts: dict[str, int], now: Now) -> None:
+        super().looked_up(lookup, [], chat_counts, now)
+
+
+# How writes travel.
+
+
+class AnyOrder(OwnerLanes):
+    """Takes a lane's writes as they come."""
+
+    def receive(self, forward: Forward) -> bool | Forwarded:
+        verdict = super().receive(forward)
+        incoming = self._lanes[forward.lane]
+        return True if verdict is False and forward.number > incoming.expected else verdict
+
+
+class OneLaneAtATime(EdgeLanes):
+    """Sends the newest first."""
+
+    def take_forwards(self, now_ms: int) -> list[Forward]:
+        return [
+            Forward(forward.lane, forward.number, forward.number, forward.write)
+            for forward in reversed(super().take_forwards(now_ms))
+        ]
+
+
+# How events are shown.
+
+
+class GapAtTheSeam(EventFeed):
+    """Goes live where the head is, wherever the last page ended."""
+
+    def log_read(self, events: list[StoredEvent]) -> None:
+        reading = self._reading
+        super().log_read(events)
+        cursor = self._cursors.get(reading.chat_id) if reading is not None else None
+        if cursor is not None:
+            cursor.pushed_seq = cursor.head_seq
+
+
+class GapNotRepaired(EventFeed):
+    """Pushes whatever comes next."""
+
+    def deliver(self, chat_id: str, seq: int, chunk: bytes, last: bool) -> None:
+        cursor = self._cursors.get(chat_id)
+        if cursor is not None and not cursor.lags and seq > cursor.head_seq + 1:
+            cursor.head_seq = cursor.pushed_seq = seq - 1
+        super().deliver(chat_id, seq, chunk, last)
+
+
+class StaleMembership(EventFeed):
+    """Repairs a gap by the membership it knows, which may have ended and begun in the gap."""
+
+    def deliver(self, chat_id: str, seq: int, chunk: bytes, last: bool) -> None:
+        self.note_head(chat_id, seq - 1)
+        super().deliver(chat_id, seq, chunk, last)
+
+    def note_head(self, chat_id: str, seq: int) -> None:
+        cursor = self._cursors.get(chat_id)
+        if cursor is not None and cursor.is_open and cursor.head_seq < seq:
+            cursor.head_seq = seq
+            self._lag(chat_id, cursor)
+
+
+class LostPushNotMissed(EventFeed):
+    """Pays no heed to the heads in heartbeats."""
+
+    def note_head(self, chat_id: str, seq: int) -> None:
+        pass
+
+
+def first_row_found(rows: Iterable[Row], after_seq: int, stated_seq: int) -> list[Row]:
+    """Serves a row that a later epoch has replaced."""
+    lowest: dict[int, Row] = {}
+    for row in rows:
+        if row.seq not in lowest or lowest[row.seq].epoch > row.epoch:
+            lowest[row.seq] = row
+    return committed_run(lowest.values(), after_seq, stated_seq)
+
+
+def beyond_the_stated(rows: Iterable[Row], after_seq: int, stated_seq: int) -> list[Row]:
+    """Trusts the last row it finds."""
+    return committed_run(rows, after_seq, 1_000_000)
+
+
+def _parts(**changed: Any) -> Parts:
+    parts = Parts()
+    for name, part in changed.items():
+        assert hasattr(parts, name)
+        setattr(parts, name, part)
+    return parts
+
+
+MISTAKES: dict[str, Parts] = {
+    "no boundary written": _parts(shard=Shards.using(NoBoundary)),
+    "deadline taken after the keepalive's answer": _parts(lease=DeadlineAfterAnswer),
+    "deadline ignored": _parts(lease=DeadlineIgnored),
+    "acknowledgement before commit": _parts(shard=Shards.using(pipeline=AcknowledgedEarly)),
+    "acknowledgement out of order": _parts(shard=Shards.using(pipeline=AcknowledgedOutOfOrder)),
+    "seq from a stale tail": _parts(shard=Shards.using(StaleTail)),
+    "dedupe window too small": _parts(shard=NoDedupe),
+    "go-back-N without order": _parts(owner_lanes=AnyOrder),
+    "re-sent newest first": _parts(edge_lanes=OneLaneAtATime),
+    "replay handing over to live with a gap": _parts(feed=GapAtTheSeam),
+    "gap of a lost push not repaired": _parts(feed=GapNotRepaired),
+    "lost last push not missed": _parts(feed=LostPushNotMissed),
+    "gap repaired by a stale membership": _parts(feed=StaleMembership),
+    "voided row served": _parts(read_committed=first_row_found),
+    "a row above the stated committed seq shown to a reader": _parts(read_committed=beyond_the_stated),
+    "adopted tail not written again": _parts(shard=Shards.using(NotWrittenAgain)),
+    "adopted under the old epoch": _parts(shard=Shards.using(AdoptedUnderOldEpoch)),
+    "boundary before the adopted rows": _parts(shard=Shards.using(BoundaryFirst)),
+    "boundary in the first bucket only": _parts(shard=Shards.using(pipeline=BoundaryInFirstBucketOnly)),
+    "a retry that changes the row": _parts(shard=Shards.using(pipeline=RowChangedByRetry)),
+}
