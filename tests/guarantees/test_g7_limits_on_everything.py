@@ -45,6 +45,7 @@ NOT_DRIVEN_BY_ONE_PEER = {
     "gathered_bytes_max": "how much is sent at once; tests/robustness/test_bad_input_stalls.py, on a slow link",
     "recent_events_per_chat": "how much is kept in memory; passing it costs a read (test_g3_once.py)",
     "chats_active_max": "how much is kept in memory; passing it costs a read",
+    "appends_in_flight_per_chat_max": "of the cluster's owner; tests/unit/core/test_append_pipeline.py",
     "group_entries_max": "how much is committed together; tests/unit/core/test_sequencer.py",
     "writes_waiting_per_chat_max": "it takes the store to stand still; tests/unit/core/test_sequencer.py",
     "marks_in_memory_max": "how much is kept in memory; tests/unit/core/test_receipts.py",
