@@ -21,7 +21,7 @@ from chatgrpc.adapters.sqlite import SqliteStore
 from chatgrpc.config import Settings, StartError
 from chatgrpc.core.disconnect import Ended
 from chatgrpc.core.limits import Limits
-from chatgrpc.core.refusal import RefusedError
+from chatgrpc.core.rules import not_a_member
 from chatgrpc.core.sequencer import Sequencer
 from chatgrpc.core.session import Timings
 from chatgrpc.core.visibility import is_member
@@ -131,7 +131,7 @@ class Node:
         """See `Backend.mark_read`."""
         membership = await self._store.log.membership(user_id, chat_id)
         if membership is None or not is_member(membership.intervals):
-            return RefusedError(chat_pb2.ERROR_CODE_NOT_A_MEMBER, "There is no such chat, or you are not a member.").error
+            return not_a_member().error
         read_seq = min(seq, membership.head_seq)
         raised = self._watermarks.raise_mark(chat_id, user_id, read_seq, read_seq, self.now_ms())
         if raised is not None:

@@ -3,7 +3,7 @@
 import asyncio
 
 from chatgrpc.core.fold import member_of
-from chatgrpc.core.refusal import RefusedError
+from chatgrpc.core.rules import not_a_member
 from chatgrpc.core.visibility import first_visible, is_member
 from chatgrpc.edge.backend import Backend
 from chatgrpc.ports.chat_log import Membership
@@ -11,13 +11,6 @@ from chatgrpc.v1 import chat_pb2, chat_service_pb2
 
 _SUMMARIES_AT_ONCE = 10
 _READS_PER_PAGE_MAX = 20
-
-
-def not_a_member() -> RefusedError:
-    """The refusal of everything that concerns a chat which the caller cannot see; it does not tell whether there is one."""
-    return RefusedError(
-        chat_pb2.ERROR_CODE_NOT_A_MEMBER, "There is no such chat, or you are not a member. Look at ChatService.ListChats."
-    )
 
 
 async def chat_of_member(backend: Backend, user_id: str, chat_id: str) -> chat_pb2.Chat:

@@ -6,6 +6,7 @@ from typing import Protocol
 from chatgrpc.core.fold import member_of
 from chatgrpc.core.ids import group_chat_id, is_chat_id
 from chatgrpc.core.refusal import RefusedError
+from chatgrpc.core.rules import link_invalid
 from chatgrpc.core.write import Write
 from chatgrpc.edge.backend import Backend
 from chatgrpc.edge.interceptors import current_claims
@@ -168,7 +169,7 @@ class ChatService(ChatServiceServicer):
         outcome = await self._backend.submit(write)
         stored = await self._backend.log.load(chat_id)
         if stored is None:
-            raise _link_invalid()
+            raise link_invalid()
         chat = chat_pb2.Chat.FromString(stored.chat)
         if member_of(chat, caller) is not None:
             return JoinByLinkResponse(joined=chat)
@@ -212,9 +213,5 @@ def _chat_id_of_link(token: str) -> str:
     """The chat id that stands before the token's last dot; the secret contains none."""
     chat_id, _, _secret = token.rpartition(".")
     if not is_chat_id(chat_id):
-        raise _link_invalid()
+        raise link_invalid()
     return chat_id
-
-
-def _link_invalid() -> RefusedError:
-    return RefusedError(chat_pb2.ERROR_CODE_LINK_INVALID, "The join link is not valid, or not any more. Ask for a new one.")

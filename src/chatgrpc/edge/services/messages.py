@@ -4,13 +4,12 @@ from typing import Literal
 
 from chatgrpc.core.ids import direct_chat_id
 from chatgrpc.core.refusal import RefusedError
-from chatgrpc.core.rules import MESSAGES
+from chatgrpc.core.rules import MESSAGES, not_a_member
 from chatgrpc.core.visibility import is_visible
 from chatgrpc.core.write import Write
 from chatgrpc.edge.backend import Backend
 from chatgrpc.edge.history import Page, read_page
 from chatgrpc.edge.interceptors import current_claims
-from chatgrpc.edge.services.chat_views import not_a_member
 from chatgrpc.edge.services.page_tokens import issue_page_token, redeem_seq_token
 from chatgrpc.edge.services.refusals import refused_by
 from chatgrpc.edge.services.requests import checked_chat_id, checked_page_size, checked_user_id, require, write_key
