@@ -1,0 +1,105 @@
+"""The ports of the cluster's store: rows as their owners write them, and the log as readers may see it (design §4, §6, ADR 4)."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from chatgrpc.core.entries import StoredEvent
+from chatgrpc.core.row_store import ReadBucket, ReadHead, StoredBucket, StoredHead, Write, WriteMark
+from chatgrpc.core.visibility import Interval
+from chatgrpc.ports.errors import StoreError
+
+__all__ = ["CommittedLog", "Interval", "RowStore", "StoredEvent", "Written"]
+
+Written = Callable[[Sequence[Write], StoreError | None], None]
+"""Called with writes and what became of them: None = they are safe; an error = nobody knows, and the same may be written again."""
+
+
+class RowStore(Protocol):
+    """What the owner of a chat reads and writes.
+
+    Guarantees:
+
+    - Quorum: what was reported as written is found by every read of either port that begins later, through whichever node.
+    - A write may land long after it was given up, or never. Writing the same again is harmless; see `core.row_store`.
+    - Of two views of one thing the one with the higher seq stays, whatever order they land in; so it is with marks.
+    - Erasing reaches every row of the erased seq and of those that amend it, of this epoch and of earlier ones, also rows that
+      land later; a row of a later epoch is never touched.
+    """
+
+    async def read_head(self, read: ReadHead) -> StoredHead:
+        """Reads a chat's committed mark and the view of its state.
+
+        Raises:
+            StoreError: it cannot be read now.
+        """
+        ...
+
+    async def read_bucket(self, read: ReadBucket) -> StoredBucket:
+        """Reads the boundaries of a bucket, and all its rows from a seq on, of every epoch.
+
+        Raises:
+            StoreError: it cannot be read now.
+        """
+        ...
+
+    def write(self, writes: Sequence[Write], written: Written) -> None:
+        """Begins to write; returns at once.
+
+        `written` is called on the event loop, perhaps several times, and names each write exactly once. The store gathers what
+        it can into fewer trips; there is no order among the writes. A `WriteViews` is written in its own order: members,
+        erasures and amendments first, the chat's view last.
+        """
+        ...
+
+    async def write_marks(self, marks: Sequence[WriteMark]) -> None:
+        """Raises committed marks.
+
+        Raises:
+            StoreError: some or all were not raised.
+        """
+        ...
+
+
+class CommittedLog(Protocol):
+    """What readers see: events up to a seq that an owner stated as committed, and the views.
+
+    Every method raises `StoreError` and nothing else when the store fails, and none blocks the event loop.
+    """
+
+    async def read_after(self, chat_id: str, after_seq: int, stated_seq: int, limit: int, bytes_max: int) -> list[StoredEvent]:
+        """Reads events `after_seq < seq <= stated_seq`, oldest first, from the oldest on, without a hole.
+
+        At most `limit`, and no more once they are together larger than `bytes_max` bytes; at least one if there is one.
+
+        Raises:
+            StoreError: it cannot be read, or a row that must be there is not there yet.
+        """
+        ...
+
+    async def read_before(
+        self, chat_id: str, before_seq: int, down_to_seq: int, limit: int, bytes_max: int
+    ) -> list[StoredEvent]:
+        """Reads events `down_to_seq <= seq < before_seq`, oldest first, the newest of them; `before_seq - 1` was stated.
+
+        At most `limit`, and no more once they are together larger than `bytes_max` bytes; at least one if there is one.
+
+        Raises:
+            StoreError: it cannot be read, or a row that must be there is not there yet.
+        """
+        ...
+
+    async def chat_view(self, chat_id: str) -> bytes:
+        """Reads the serialized `chatgrpc.v1.Chat` after the last acknowledged change, or a later one; empty for no chat."""
+        ...
+
+    async def intervals_of_user(self, user_id: str, after_chat_id: str, limit: int) -> list[tuple[str, tuple[Interval, ...]]]:
+        """Lists a user's chats, present and past, by rising chat id, those above `after_chat_id` (empty = all)."""
+        ...
+
+    async def intervals(self, user_id: str, chat_id: str) -> tuple[Interval, ...]:
+        """Reads when a user was a member of a chat, by rising seq; empty for never."""
+        ...
+
+    async def count_chats(self, user_ids: Sequence[str]) -> dict[str, int]:
+        """Counts the chats that each of the users is a member of now; 0 for a user nobody knows."""
+        ...
