@@ -29,7 +29,7 @@ class Deliver:
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """The heartbeat of a link, from an owner: committed heads of chats that were delivered to the edge and not yet confirmed."""
+    """The heartbeat of a link, from an owner: committed heads of chats whose last push to this edge is not confirmed."""
 
     heads: dict[str, int]
     """Chat id to seq."""

@@ -1,4 +1,4 @@
-"""The ports of the cluster's store: rows as their owners write them, and the log as readers may see it (design §4, §6, ADR 4)."""
+"""The ports of the cluster's store: rows as owners write them, the log as readers may see it (design §4, §6, ADR 4)."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -11,7 +11,7 @@ from chatgrpc.ports.errors import StoreError
 __all__ = ["CommittedLog", "Interval", "RowStore", "StoredEvent", "Written"]
 
 Written = Callable[[Sequence[Write], StoreError | None], None]
-"""Called with writes and what became of them: None = they are safe; an error = nobody knows, and the same may be written again."""
+"""Called with writes and what became of them: None = safe; an error = nobody knows, and they may be written again."""
 
 
 class RowStore(Protocol):
