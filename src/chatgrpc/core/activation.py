@@ -137,11 +137,17 @@ class Activation:
             if arm in CHANGES_CHAT and row.seq >= as_of_seq:  # what the view has is perhaps on one replica only: again
                 members = chat.apply(event) if row.seq > as_of_seq else ()
                 view = ChatView(chat.chat.SerializeToString(), members) if chat.chat is not None else None
-            erases_seq = event.content.delete.target_seq if arm == "delete" else 0
-            if view is not None or erases_seq:
-                writes.append(
-                    WriteViews(Entry(self.chat_id, row.seq, self._epoch, row.event, erases_seq=erases_seq, view=view))
-                )
+            entry = Entry(
+                self.chat_id,
+                row.seq,
+                self._epoch,
+                row.event,
+                amends_seq=event.content.edit.target_seq if arm == "edit" else 0,
+                erases_seq=event.content.delete.target_seq if arm == "delete" else 0,
+                view=view,
+            )
+            if entry.has_views:
+                writes.append(WriteViews(entry))
         self._chat = chat.chat.SerializeToString() if chat.chat is not None else b""
         return writes
 

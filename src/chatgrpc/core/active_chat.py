@@ -181,6 +181,11 @@ class ActiveChat:
         ]
         return tuple(opened + closed)
 
+    def senders_above(self, seq: int) -> list[str]:
+        """Members who sent an event above `seq`, or may have: who sent below `floor_seq` is not in memory."""
+        everyone = seq + 1 < self.floor_seq
+        return [user_id for user_id in self.recipients if everyone or self.last_sent_seq.get(user_id, 0) > seq]
+
     def mark_erased(self, seq: int) -> None:
         """The event's content is gone: it can be edited or deleted no more."""
         head = self.event_head(seq)

@@ -1,7 +1,7 @@
 """The appends of one chat by one owner: many under way at once, counted in order of seq.
 
 A row's success says that this row is safe, not that it is an event: the next owner keeps what stands without a gap. So an event
-counts once all below it have landed, and what follows from it (views, erasures) is stored too.
+counts once all below it have landed, and what follows from it (views, erasures, amendments) is stored too.
 """
 
 from collections import deque
@@ -84,7 +84,7 @@ class AppendPipeline:
         while not self._views_wanted and self.committed_seq + 1 in self._landed:
             seq = self.committed_seq + 1
             entry = self._under_way[seq]
-            if seq != viewed_seq and (entry.view is not None or entry.erases_seq):
+            if seq != viewed_seq and entry.has_views:
                 self._views_wanted = seq
                 self._writes.append(WriteViews(entry))
                 break

@@ -37,6 +37,11 @@ class Entry:
     """Seq of the message whose stored content, and that of all that amend it, this event erases; 0 = none."""
     view: ChatView | None = None
 
+    @property
+    def has_views(self) -> bool:
+        """Something besides the event itself is to be stored for it."""
+        return self.view is not None or bool(self.erases_seq or self.amends_seq)
+
 
 @dataclass(frozen=True, slots=True)
 class StoredEvent:

@@ -7,6 +7,7 @@ earlier owner or an earlier stream had taken it too, the sequencer finds in the 
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
@@ -52,10 +53,9 @@ class Forwarded:
 class _Outgoing:
     """A lane as its edge sees it."""
 
-    opened_at_ms: dict[int, int] = field(default_factory=dict)
     waiting: dict[int, tuple[Ticket, Write]] = field(default_factory=dict)  # by number, oldest first
+    opened_at_ms: dict[int, int] = field(default_factory=dict)
     next_number: int = 1
-    resend_at_ms: int = 0
 
 
 class EdgeLanes:
@@ -66,63 +66,78 @@ class EdgeLanes:
         self._resend_after_ms = resend_after_ms
         self._give_up_after_ms = give_up_after_ms
         self._lanes: dict[Lane, _Outgoing] = {}
-        self._forwards: list[Forward] = []
+        self._of_session: dict[str, list[Lane]] = {}
+        self._silent: OrderedDict[Lane, int] = OrderedDict()  # lanes that wait, and when to send again; the soonest first
+        self._forwards: dict[Lane, list[Forward]] = {}
 
     def submit(self, lane: Lane, ticket: Ticket, write: Write, now_ms: int) -> None:
         """Takes a write; its outcome comes out of `answered` or `give_up`."""
-        outgoing = self._lanes.setdefault(lane, _Outgoing())
+        outgoing = self._lanes.get(lane)
+        if outgoing is None:
+            outgoing = self._lanes[lane] = _Outgoing()
+            self._of_session.setdefault(lane.session_id, []).append(lane)
         if not outgoing.waiting:
-            outgoing.resend_at_ms = now_ms + self._resend_after_ms
+            self._silent[lane] = now_ms + self._resend_after_ms
         number = outgoing.next_number
         outgoing.next_number += 1
         outgoing.waiting[number] = (ticket, write)
         outgoing.opened_at_ms[number] = now_ms
-        self._forwards.append(Forward(lane, number, next(iter(outgoing.waiting)), write))
+        self._forwards.setdefault(lane, []).append(Forward(lane, number, next(iter(outgoing.waiting)), write))
 
     def take_forwards(self, now_ms: int) -> list[Forward]:
         """What is to be sent now: new writes, and all of a lane of which nothing was heard for a while."""
-        for lane, outgoing in self._lanes.items():
-            if outgoing.waiting and now_ms >= outgoing.resend_at_ms:
-                self._resend(lane, outgoing, now_ms)
-        forwards, self._forwards = self._forwards, []
-        return forwards
+        while self._silent:
+            lane, resend_at_ms = next(iter(self._silent.items()))
+            if now_ms < resend_at_ms:
+                break
+            self._resend(lane, now_ms)
+        forwards, self._forwards = self._forwards, {}
+        return [forward for of_lane in forwards.values() for forward in of_lane]
 
-    def resend(self, chat_id: str, now_ms: int) -> None:
-        """The chat has a new owner: everything without an outcome goes out again."""
-        for lane, outgoing in self._lanes.items():
-            if lane.chat_id == chat_id and outgoing.waiting:
-                self._resend(lane, outgoing, now_ms)
+    def resend(self, concerns: Callable[[str], bool], now_ms: int) -> None:
+        """Chats have a new owner: of those that it `concerns` everything without an outcome goes out again."""
+        for lane in [lane for lane in self._silent if concerns(lane.chat_id)]:
+            self._resend(lane, now_ms)
 
     def answered(self, forwarded: Forwarded, now_ms: int) -> tuple[Ticket, Write, Outcome] | None:
         """An outcome came; None if it is known already, or nobody waits for it any more."""
-        outgoing = self._lanes.get(forwarded.lane)
+        lane = forwarded.lane
+        outgoing = self._lanes.get(lane)
         if outgoing is None or forwarded.number not in outgoing.waiting:
             return None
         ticket, write = outgoing.waiting.pop(forwarded.number)
         del outgoing.opened_at_ms[forwarded.number]
-        outgoing.resend_at_ms = now_ms + self._resend_after_ms
+        self._silent.pop(lane, None)
+        if outgoing.waiting:
+            self._silent[lane] = now_ms + self._resend_after_ms
         return ticket, write, forwarded.outcome
 
     def give_up(self, now_ms: int) -> list[tuple[Ticket, Write, Outcome]]:
         """Lanes whose oldest write has waited too long: all their writes fail, oldest first, so that none overtakes another."""
         failed: list[tuple[Ticket, Write, Outcome]] = []
-        for outgoing in self._lanes.values():
-            if outgoing.waiting and now_ms - next(iter(outgoing.opened_at_ms.values())) >= self._give_up_after_ms:
+        for lane in list(self._silent):
+            outgoing = self._lanes[lane]
+            if now_ms - next(iter(outgoing.opened_at_ms.values())) >= self._give_up_after_ms:
                 failed += [(ticket, write, unavailable()) for ticket, write in outgoing.waiting.values()]
                 outgoing.waiting.clear()
                 outgoing.opened_at_ms.clear()
+                del self._silent[lane]
+                self._forwards.pop(lane, None)
         return failed
 
     def close(self, session_id: str) -> None:
         """The stream is gone; the device sends again what it has no answer for."""
-        self._lanes = {lane: outgoing for lane, outgoing in self._lanes.items() if lane.session_id != session_id}
-        self._forwards = [forward for forward in self._forwards if forward.lane.session_id != session_id]
+        for lane in self._of_session.pop(session_id, ()):
+            del self._lanes[lane]
+            self._silent.pop(lane, None)
+            self._forwards.pop(lane, None)
 
-    def _resend(self, lane: Lane, outgoing: _Outgoing, now_ms: int) -> None:
-        outgoing.resend_at_ms = now_ms + self._resend_after_ms
-        base = next(iter(outgoing.waiting))
-        self._forwards = [forward for forward in self._forwards if forward.lane != lane]
-        self._forwards += [Forward(lane, number, base, write) for number, (_, write) in outgoing.waiting.items()]
+    def _resend(self, lane: Lane, now_ms: int) -> None:
+        self._silent[lane] = now_ms + self._resend_after_ms
+        self._silent.move_to_end(lane)
+        waiting = self._lanes[lane].waiting
+        base = next(iter(waiting))
+        self._forwards[lane] = [Forward(lane, number, base, write) for number, (_, write) in waiting.items()]
 
 
 @dataclass(slots=True)

@@ -6,6 +6,18 @@ and stops a margin earlier, which covers the drift of both clocks over one time 
 """
 
 from dataclasses import dataclass
+from typing import Protocol
+
+
+class Holds(Protocol):
+    """What an owner asks of its lease, whoever keeps it alive."""
+
+    def holds(self, now_ms: int) -> bool:
+        """Whether what was taken is still ours, by a clock that was read *after* whatever is to be judged had happened.
+
+        Once false, it stays false.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,14 @@ class Raised:
     delivered_from_seq: int
     read_from_seq: int
 
+    @property
+    def from_seq(self) -> int:
+        """Whoever sent an event above this is told: the lower of what the marks that rose had been."""
+        risen_from = [self.delivered_from_seq] if self.mark.delivered_seq > self.delivered_from_seq else []
+        if self.mark.read_seq > self.read_from_seq:
+            risen_from.append(self.read_from_seq)
+        return min(risen_from)
+
 
 class ReceiptBook:
     """Marks in memory, and those among them that are not stored yet."""

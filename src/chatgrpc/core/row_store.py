@@ -68,7 +68,7 @@ class WriteBoundary:
 
 @dataclass(frozen=True, slots=True)
 class WriteViews:
-    """Write what follows from a committed event: views of the chat and of memberships, erasures.
+    """Write what follows from a committed event: views of the chat and of memberships, erasures, what amends what.
 
     Each carries the event's seq as its version, and an older one never replaces a newer one. The chat's own view is written
     last: where it stands, those of the members stand too. Only events that are committed, with all below them, get here; so

@@ -15,7 +15,7 @@ from chatgrpc.core.append_pipeline import AppendPipeline
 from chatgrpc.core.entries import Entry, StoredEvent
 from chatgrpc.core.epochs import BUCKET_SEQS
 from chatgrpc.core.ids import RandomBits
-from chatgrpc.core.lease import Lease
+from chatgrpc.core.lease import Holds
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.row_store import ReadBucket, ReadHead, StoredBucket, StoredHead, WriteMark
 from chatgrpc.core.sequencer import Answer, Delivery, Group, Lookup, Sequencer
@@ -52,7 +52,7 @@ class Shard:
     def __init__(
         self,
         epoch: int,
-        lease: Lease,
+        lease: Holds,
         limits: Limits,
         random_bits: RandomBits,
         bucket_seqs: int = BUCKET_SEQS,
@@ -156,6 +156,20 @@ class Shard:
     def holds(self, now: Now) -> bool:
         """Whether the lease holds; once it does not, the shard is to be dropped."""
         return self._lease.holds(now.monotonic_ms)
+
+    def chat(self, chat_id: str) -> ActiveChat | None:
+        """A chat that is ready, as `ask_head` makes it, and exists; None otherwise."""
+        return self._sequencer.chat(chat_id) if chat_id in self._pipelines else None
+
+    @property
+    def chats_active(self) -> int:
+        """How many chats are ready."""
+        return len(self._pipelines)
+
+    @property
+    def appends_waiting(self) -> int:
+        """How many events have their seq and are not committed yet."""
+        return len(self._uncommitted)
 
     def take_requests(self) -> list[Request]:
         """Requests to run."""

@@ -38,16 +38,7 @@ class Audience:
         if chat is None or len(chat.recipients) > self._small_group_members_max:
             return
         mark = raised.mark
-        risen_from = [raised.delivered_from_seq] if mark.delivered_seq > raised.delivered_from_seq else []
-        if mark.read_seq > raised.read_from_seq:
-            risen_from.append(raised.read_from_seq)
-        from_seq = min(risen_from)
-        everyone = from_seq + 1 < chat.floor_seq  # senders below the floor are not in memory
-        senders = [
-            user_id
-            for user_id in chat.recipients
-            if user_id != mark.user_id and (everyone or chat.last_sent_seq.get(user_id, 0) > from_seq)
-        ]
+        senders = [user_id for user_id in chat.senders_above(raised.from_seq) if user_id != mark.user_id]
         self._show_receipt(senders, mark.receipt())
 
     def _show_receipt(self, user_ids: Iterable[str], receipt: chat_pb2.Receipt) -> None:

@@ -1,0 +1,186 @@
+"""The edge's desk: what the streams of one node want of the owners of chats, and what owners say to it (design §4, §5).
+
+Writes travel in lanes and are sent again until they are answered; questions likewise. What owners state about heads is noted:
+up to there, and no further, the log may be shown (visibility rule).
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+from chatgrpc.core.active_chat import Ticket
+from chatgrpc.core.lanes import EdgeLanes, Forwarded, Lane, Outcome
+from chatgrpc.core.links import (
+    AskHead,
+    AskMembers,
+    Deliver,
+    HeadIs,
+    Heads,
+    HeadsHeard,
+    MembersAre,
+    Message,
+    ShowReceipt,
+    ShowTyping,
+)
+from chatgrpc.core.questions import Questions
+from chatgrpc.core.tending import Owner
+from chatgrpc.core.write import Write
+
+ForEdge: TypeAlias = Forwarded | Deliver | Heads | HeadIs | MembersAre | ShowReceipt | ShowTyping
+"""Messages that an edge takes."""
+Answered: TypeAlias = tuple[Ticket, Write, Outcome]
+
+
+class EdgeDesk:
+    """The desk of one node."""
+
+    def __init__(
+        self, node_id: str, lanes: EdgeLanes, shard_of: Callable[[str], int], ask_again_after_ms: int, stated_max: int
+    ) -> None:
+        """`stated_max` heads are remembered, the latest stated ones."""
+        self._node_id = node_id
+        self._lanes = lanes
+        self._shard_of = shard_of
+        self._stated_max = stated_max
+        self._owners: Mapping[int, Owner] = {}
+        self._stated: OrderedDict[str, int] = OrderedDict()
+        self._heads_asked: Questions[int] = Questions(ask_again_after_ms)
+        self._members_asked: Questions[tuple[str, ...]] = Questions(ask_again_after_ms)
+        self._messages: list[tuple[str, Message]] = []
+        self._answers: list[Answered] = []
+        self._deliveries: list[Deliver] = []
+        self._notices: list[ShowReceipt | ShowTyping] = []
+        self._heads: dict[str, int] = {}
+        self._missed = False
+
+    # What the shell puts in.
+
+    def see(self, owners: Mapping[int, Owner], now_ms: int) -> set[int]:
+        """The cluster has changed. What an old owner has not answered yet goes to the new one; returns shards that moved."""
+        before, self._owners = self._owners, owners
+        changed = {shard for shard, owner in owners.items() if before.get(shard) != owner}
+        if changed:
+
+            def concerns(chat_id: str) -> bool:
+                return self._shard_of(chat_id) in changed
+
+            self._lanes.resend(concerns, now_ms)
+            for chat_id, number in self._heads_asked.again(concerns, now_ms):
+                self._send(chat_id, AskHead(chat_id, number))
+            for chat_id, number in self._members_asked.again(concerns, now_ms):
+                self._send(chat_id, AskMembers(chat_id, number))
+        return changed
+
+    def submit(self, session_id: str, ticket: Ticket, write: Write, now_ms: int) -> None:
+        """Sends a write on its way; its outcome comes out of `take_answers`."""
+        self._lanes.submit(Lane(self._node_id, session_id, write.chat_id), ticket, write, now_ms)
+
+    def close(self, session_id: str) -> None:
+        """The stream is gone, and waits for nothing any more."""
+        self._lanes.close(session_id)
+
+    def ask_head(self, chat_id: str, callback: Callable[[int], None], now_ms: int) -> None:
+        """Calls back with a head of the chat that the owner stated after this call."""
+        self._send(chat_id, AskHead(chat_id, self._heads_asked.ask(chat_id, callback, now_ms)))
+
+    def ask_members(self, chat_id: str, callback: Callable[[tuple[str, ...]], None], now_ms: int) -> None:
+        """Calls back with who is in the chat; nobody if it is large, or none."""
+        self._send(chat_id, AskMembers(chat_id, self._members_asked.ask(chat_id, callback, now_ms)))
+
+    def tell(self, chat_id: str, message: Message) -> None:
+        """Sends something to the chat's owner that may be lost."""
+        self._send(chat_id, message)
+
+    def note_stated(self, chat_id: str, seq: int) -> None:
+        """The chat is committed up to `seq`, as a view says."""
+        self._state(chat_id, seq)
+
+    def stated_seq(self, chat_id: str) -> int:
+        """The latest head that was stated; 0 for none that is remembered."""
+        return self._stated.get(chat_id, 0)
+
+    def receive(self, sender_id: str, message: ForEdge, now_ms: int) -> None:
+        """Takes a message of an owner."""
+        match message:
+            case Forwarded():
+                answered = self._lanes.answered(message, now_ms)
+                if answered is not None:
+                    self._answers.append(answered)
+            case Deliver(chat_id=chat_id, seq=seq):
+                self._state(chat_id, seq)
+                self._deliveries.append(message)
+            case Heads(heads=heads):
+                self._messages.append((sender_id, HeadsHeard(heads)))
+                for chat_id, seq in heads.items():
+                    self._missed = self._missed or self.stated_seq(chat_id) < seq
+                    self._hear(chat_id, seq)
+            case HeadIs(chat_id=chat_id, number=number, seq=seq):
+                self._hear(chat_id, seq)
+                self._heads_asked.answered(chat_id, number, seq)
+            case MembersAre(chat_id=chat_id, number=number, user_ids=user_ids):
+                self._members_asked.answered(chat_id, number, user_ids)
+            case ShowReceipt() | ShowTyping():
+                self._notices.append(message)
+
+    def pass_time(self, now_ms: int) -> None:
+        """Sends again, asks again, gives up."""
+        self._answers += self._lanes.give_up(now_ms)
+        for chat_id, number in self._heads_asked.due(now_ms):
+            self._send(chat_id, AskHead(chat_id, number))
+        for chat_id, number in self._members_asked.due(now_ms):
+            self._send(chat_id, AskMembers(chat_id, number))
+
+    # What comes out.
+
+    def take_messages(self, now_ms: int) -> list[tuple[str, Message]]:
+        """Messages and the nodes they are for."""
+        for forward in self._lanes.take_forwards(now_ms):
+            self._send(forward.lane.chat_id, forward)
+        messages, self._messages = self._messages, []
+        return messages
+
+    def take_answers(self) -> list[Answered]:
+        """Outcomes of writes."""
+        answers, self._answers = self._answers, []
+        return answers
+
+    def take_deliveries(self) -> list[Deliver]:
+        """Committed events for users of this node."""
+        deliveries, self._deliveries = self._deliveries, []
+        return deliveries
+
+    def take_heads(self) -> dict[str, int]:
+        """Heads that were stated, for the sessions to find out what they missed; to be told after the deliveries."""
+        heads, self._heads = self._heads, {}
+        return heads
+
+    def take_notices(self) -> list[ShowReceipt | ShowTyping]:
+        """Receipts and typing for users of this node."""
+        notices, self._notices = self._notices, []
+        return notices
+
+    def take_missed(self) -> bool:
+        """Whether an owner's heartbeat named an event that was never pushed here: it may have let a user in, or out."""
+        missed, self._missed = self._missed, False
+        return missed
+
+    @property
+    def questions_waiting(self) -> int:
+        """How many questions are not answered yet."""
+        return len(self._heads_asked) + len(self._members_asked)
+
+    def _hear(self, chat_id: str, seq: int) -> None:
+        self._state(chat_id, seq)
+        self._heads[chat_id] = max(seq, self._heads.get(chat_id, 0))
+
+    def _state(self, chat_id: str, seq: int) -> None:
+        self._stated[chat_id] = max(seq, self._stated.get(chat_id, 0))
+        self._stated.move_to_end(chat_id)
+        if len(self._stated) > self._stated_max:
+            self._stated.popitem(last=False)
+
+    def _send(self, chat_id: str, message: Message) -> None:
+        """To the owner as far as it is known; to nobody if there is none, it is sent again when there is."""
+        owner = self._owners.get(self._shard_of(chat_id))
+        if owner is not None:
+            self._messages.append((owner.node_id, message))

@@ -1,0 +1,235 @@
+"""The owner's desk: the shards in one node's hands, what edges ask of them, and what goes back (design §4, §5).
+
+What a shard has committed leaves in two steps. The shell takes the `Delivery`s and `Notice`s, looks up which nodes hold the
+members' devices, once for all of them, and hands both back to `route`, which makes one message a node.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias, cast
+
+from chatgrpc.core.active_chat import ActiveChat
+from chatgrpc.core.lanes import Forward, Forwarded, HeadBook, Lane, OwnerLanes
+from chatgrpc.core.limits import Limits
+from chatgrpc.core.links import (
+    AskHead,
+    AskMembers,
+    Deliver,
+    HeadIs,
+    Heads,
+    HeadsHeard,
+    MembersAre,
+    Message,
+    RaiseMark,
+    ShowReceipt,
+    ShowTyping,
+    TellTyping,
+)
+from chatgrpc.core.receipts import Mark, Raised
+from chatgrpc.core.sequencer import Delivery
+from chatgrpc.core.shard import Now, Request, Shard
+
+Question: TypeAlias = AskHead | AskMembers | RaiseMark | TellTyping
+ForOwner: TypeAlias = Forward | Question | HeadsHeard
+"""Messages that an owner takes."""
+
+
+@dataclass(eq=False, slots=True)
+class Tenure:
+    """One shard in this node's hands. Equal only to itself: the same shard under a later epoch is another one."""
+
+    number: int
+    shard: Shard
+    lanes: OwnerLanes
+    leaving: bool = False
+    """It is to be given away as soon as what was taken is finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something besides events for the devices of these users."""
+
+    user_ids: tuple[str, ...]
+    message: ShowReceipt | ShowTyping
+    """With no users in it yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Waits for a chat to be ready: who asked what."""
+
+    sender_id: str
+    question: Question
+
+
+class OwnerDesk:
+    """The shards of one node."""
+
+    def __init__(self, limits: Limits, shard_of: Callable[[str], int]) -> None:
+        self.tenures: dict[int, Tenure] = {}
+        """By number of the shard."""
+        self._limits = limits
+        self._shard_of = shard_of
+        self._books: dict[str, HeadBook] = {}
+        self._touched: dict[Tenure, None] = {}
+        self._messages: list[tuple[str, Message]] = []
+        self._deliveries: list[Delivery] = []
+        self._notices: list[Notice] = []
+
+    # Shards come and go.
+
+    def take(self, tenure: Tenure) -> None:
+        """The shard is ours from now on."""
+        self.tenures[tenure.number] = tenure
+
+    def drop(self, tenure: Tenure) -> None:
+        """The shard is not ours any more: what was not said yet is not said."""
+        if self.holds(tenure):
+            del self.tenures[tenure.number]
+            self._touched.pop(tenure, None)
+
+    def drop_all(self) -> None:
+        """The lease is over."""
+        self.tenures.clear()
+        self._touched.clear()
+
+    def holds(self, tenure: Tenure) -> bool:
+        """Whether it is still in our hands, under this epoch."""
+        return self.tenures.get(tenure.number) is tenure
+
+    def see(self, live_node_ids: Collection[str]) -> None:
+        """Forgets what is of nodes that are gone; a node that comes back has another id."""
+        for node_id in [node_id for node_id in self._books if node_id not in live_node_ids]:
+            del self._books[node_id]
+
+    # What comes in.
+
+    def receive(self, sender_id: str, message: ForOwner, now: Now) -> None:
+        """Takes a message of an edge. What concerns a shard that is not ours is dropped: the edge asks again, and the owner."""
+        match message:
+            case HeadsHeard(heads=heads):
+                if sender_id in self._books:
+                    self._books[sender_id].confirmed(heads)
+                return
+            case Forward():
+                self._receive_forward(message, now)
+                return
+        tenure = self.tenures.get(self._shard_of(message.chat_id))
+        if tenure is not None and tenure.shard.ask_head(_Asked(sender_id, message), message.chat_id, now):
+            self.touch(tenure)
+
+    def _receive_forward(self, forward: Forward, now: Now) -> None:
+        tenure = self.tenures.get(self._shard_of(forward.lane.chat_id))
+        if tenure is None:
+            return
+        verdict = tenure.lanes.receive(forward)
+        if isinstance(verdict, Forwarded):
+            self._messages.append((forward.lane.edge_id, verdict))
+        elif verdict and tenure.shard.submit((forward.lane, forward.number), forward.write, now):
+            tenure.lanes.accepted(forward)
+            self.touch(tenure)
+
+    def touch(self, tenure: Tenure) -> None:
+        """Something happened to the shard: the shell handed it what the store answered."""
+        self._touched[tenure] = None
+
+    # What goes out.
+
+    def take_requests(self) -> list[tuple[Tenure, Request]]:
+        """Requests of all shards that were touched, to be run until each succeeds, as long as the tenure is held.
+
+        Also sorts out what those shards have to say, so the other `take_…` are called after this one.
+        """
+        touched, self._touched = self._touched, {}
+        requests: list[tuple[Tenure, Request]] = []
+        for tenure in touched:
+            shard = tenure.shard
+            self._deliveries += shard.take_deliveries()
+            for answer in shard.take_answers():
+                lane, number = cast("tuple[Lane, int]", answer.ticket)
+                self._messages.append((lane.edge_id, tenure.lanes.answered(lane, number, answer.outcome)))
+            for head in shard.take_heads():
+                asked = cast("_Asked", head.ticket)
+                self._answer(asked.sender_id, asked.question, head.seq, shard.chat(head.chat_id))
+            requests += [(tenure, request) for request in shard.take_requests()]
+        return requests
+
+    def take_messages(self) -> list[tuple[str, Message]]:
+        """Messages and the nodes they are for."""
+        messages, self._messages = self._messages, []
+        return messages
+
+    def take_deliveries(self) -> list[Delivery]:
+        """Committed events, to be routed."""
+        deliveries, self._deliveries = self._deliveries, []
+        return deliveries
+
+    def take_notices(self) -> list[Notice]:
+        """Receipts and typing, to be routed."""
+        notices, self._notices = self._notices, []
+        return notices
+
+    def beat(self) -> list[tuple[str, Message]]:
+        """The heartbeats that are due: heads whose push a node has not confirmed."""
+        beats = ((node_id, book.beat()) for node_id, book in self._books.items())
+        return [(node_id, Heads(heads)) for node_id, heads in beats if heads]
+
+    # How it goes on.
+
+    def route(
+        self, deliveries: Sequence[Delivery], notices: Sequence[Notice], nodes_of_user: Mapping[str, Collection[str]]
+    ) -> None:
+        """Makes one message a node of each delivery and notice; users who are on no node get it from the log."""
+        for delivery in deliveries:
+            for node_id, user_ids in _by_node(delivery.recipients, nodes_of_user).items():
+                self._books.setdefault(node_id, HeadBook()).note(delivery.chat_id, delivery.seq)
+                deliver = Deliver(
+                    delivery.chat_id,
+                    delivery.seq,
+                    delivery.chunk,
+                    user_ids,
+                    delivery.left_user_id if delivery.left_user_id in user_ids else "",
+                    delivery.changes_members,
+                )
+                self._messages.append((node_id, deliver))
+        for notice in notices:
+            for node_id, user_ids in _by_node(notice.user_ids, nodes_of_user).items():
+                self._messages.append((node_id, replace(notice.message, to_user_ids=user_ids)))
+
+    def _answer(self, sender_id: str, question: Question, head_seq: int, chat: ActiveChat | None) -> None:
+        """The chat is ready, or there is none."""
+        match question:
+            case AskHead(chat_id=chat_id, number=number):
+                self._messages.append((sender_id, HeadIs(chat_id, number, head_seq)))
+            case AskMembers(chat_id=chat_id, number=number):
+                user_ids = chat.recipients if chat is not None and self._is_small(chat) else ()
+                self._messages.append((sender_id, MembersAre(chat_id, number, user_ids)))
+            case RaiseMark():
+                self._tell_senders(question, chat)
+            case TellTyping(chat_id=chat_id, user_id=user_id, kind=kind):
+                if chat is not None and user_id in chat.members:
+                    others = tuple(member_id for member_id in chat.recipients if member_id != user_id)
+                    self._notices.append(Notice(others, ShowTyping(chat_id, user_id, kind, ())))
+
+    def _tell_senders(self, raised: RaiseMark, chat: ActiveChat | None) -> None:
+        mark = Mark(raised.chat_id, raised.user_id, raised.delivered_seq, raised.read_seq, 0)
+        concerned: list[str] = []
+        if raised.read_seq > raised.read_from_seq:
+            concerned.append(raised.user_id)  # the reader's own other devices
+        if chat is not None and self._is_small(chat):
+            from_seq = Raised(mark, raised.delivered_from_seq, raised.read_from_seq).from_seq
+            concerned += [user_id for user_id in chat.senders_above(from_seq) if user_id != raised.user_id]
+        if concerned:
+            receipt = ShowReceipt(raised.chat_id, raised.user_id, raised.delivered_seq, raised.read_seq, ())
+            self._notices.append(Notice(tuple(concerned), receipt))
+
+    def _is_small(self, chat: ActiveChat) -> bool:
+        return len(chat.recipients) <= self._limits.small_group_members_max
+
+
+def _by_node(user_ids: Sequence[str], nodes_of_user: Mapping[str, Collection[str]]) -> dict[str, tuple[str, ...]]:
+    by_node: dict[str, list[str]] = {}
+    for user_id in user_ids:
+        for node_id in nodes_of_user.get(user_id, ()):
+            by_node.setdefault(node_id, []).append(user_id)
+    return {node_id: tuple(found) for node_id, found in by_node.items()}

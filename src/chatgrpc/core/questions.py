@@ -1,0 +1,60 @@
+"""Questions of an edge to the owners of chats, asked again until they are answered.
+
+A question that is asked twice may be answered twice, and late. Whoever asks wants to know what is the case *after* the asking,
+so an answer counts only for those who had asked before the question it answers was sent.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+_Answer = TypeVar("_Answer")
+
+
+class Questions(Generic[_Answer]):
+    """Questions of one kind, by chat."""
+
+    def __init__(self, again_after_ms: int) -> None:
+        """A question that is not answered within `again_after_ms` is asked again."""
+        self._again_after_ms = again_after_ms
+        self._number = 0
+        self._waiting: dict[str, list[tuple[int, Callable[[_Answer], None]]]] = {}  # the first question that will do, and who
+        self._asked_at_ms: OrderedDict[str, int] = OrderedDict()  # the longest ago first
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def ask(self, chat_id: str, callback: Callable[[_Answer], None], now_ms: int) -> int:
+        """Asks; returns the number under which the question is to be sent."""
+        self._waiting.setdefault(chat_id, []).append((self._number + 1, callback))
+        return self._send(chat_id, now_ms)
+
+    def due(self, now_ms: int) -> Iterator[tuple[str, int]]:
+        """Chats to ask of again, each with the number of the new question."""
+        while self._asked_at_ms:
+            chat_id, asked_at_ms = next(iter(self._asked_at_ms.items()))
+            if now_ms - asked_at_ms < self._again_after_ms:
+                return
+            yield chat_id, self._send(chat_id, now_ms)
+
+    def again(self, concerns: Callable[[str], bool], now_ms: int) -> list[tuple[str, int]]:
+        """Chats have a new owner: of those that it `concerns` is asked again, under these numbers."""
+        return [(chat_id, self._send(chat_id, now_ms)) for chat_id in list(self._waiting) if concerns(chat_id)]
+
+    def answered(self, chat_id: str, number: int, answer: _Answer) -> None:
+        """An answer came to the question with this number."""
+        waiting = self._waiting.pop(chat_id, [])
+        later = [entry for entry in waiting if entry[0] > number]
+        if later:
+            self._waiting[chat_id] = later
+        else:
+            self._asked_at_ms.pop(chat_id, None)
+        for first_number, callback in waiting:
+            if first_number <= number:
+                callback(answer)
+
+    def _send(self, chat_id: str, now_ms: int) -> int:
+        self._number += 1
+        self._asked_at_ms[chat_id] = now_ms
+        self._asked_at_ms.move_to_end(chat_id)
+        return self._number
