@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -29,13 +29,16 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from chatgrpc.addresses import split_address, split_addresses
+
 ENV_PREFIX = "CHATGRPC_"
 CONFIG_FILE_ENV = "CHATGRPC_CONFIG"
 
 DEV_ISSUER = "chatgrpc-dev"
 DEV_AUDIENCE = "chatgrpc"
 
-Port = Annotated[int, Field(ge=0, le=65_535)]
+PORT_MAX = 65_535
+Port = Annotated[int, Field(ge=0, le=PORT_MAX)]
 
 
 class StartError(Exception):
@@ -62,6 +65,12 @@ class ServerSettings(_Group):
     metrics_port: Port = Field(default=9464, description="Port of the Prometheus endpoint; 0 turns it off.")
     drain_timeout_s: float = Field(
         default=20.0, ge=0, description="Longest time a stopping node spends to send devices elsewhere."
+    )
+    workers: int = Field(
+        default=1, ge=1, le=256, description="Processes that serve on the port, each a node of its own; needs a cluster."
+    )
+    reuse_port: bool = Field(
+        default=False, description="Let other nodes of the cluster listen on the same port; workers do so by themselves."
     )
 
 
@@ -90,6 +99,103 @@ class SessionSettings(_Group):
     max_connection_age_s: float = Field(default=86_400.0, gt=0, description="A stream older than this is asked to reconnect.")
 
 
+class ClusterSettings(_Group):
+    """The other nodes, and the services that nodes of a cluster share."""
+
+    etcd: str | None = Field(
+        default=None, description="Members of etcd, host:port,…; setting it makes this a node of a cluster."
+    )
+    redis: str = Field(
+        default="redis://127.0.0.1:6379/0", repr=False, description="Redis, which knows the node that each device is at."
+    )
+    cassandra: str = Field(default="127.0.0.1:9042", description="Some nodes of Cassandra, which holds all data, host:port,….")
+    name: str = Field(
+        default="chatgrpc", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Tells clusters that share an etcd apart."
+    )
+    keyspace: str = Field(
+        default="chatgrpc", pattern=r"^[a-z][a-z0-9_]{0,47}$", description="The cluster's keyspace in Cassandra."
+    )
+    replication_factor: int = Field(default=3, ge=1, le=9, description="Copies of all data, when the keyspace is made.")
+    lease_ttl_s: int = Field(default=5, ge=2, le=60, description="Time after which others take what a node owned that crashed.")
+
+    relay_host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on for other nodes.")
+    relay_port: Port = Field(default=0, description="Port to listen on for other nodes; 0 takes any free one.")
+    relay_advertise: str | None = Field(
+        default=None, description="Where other nodes dial this one, host:port; without it, where it listens for them."
+    )
+    advertise: str | None = Field(
+        default=None, description="Where devices dial this node, host:port; without it, server.host and its port."
+    )
+    tls_ca_file: Path | None = Field(default=None, description="Certificates (PEM) that other nodes' must be signed by.")
+    tls_cert_file: Path | None = Field(default=None, description="Certificate chain (PEM) that is shown to other nodes.")
+    tls_key_file: Path | None = Field(default=None, description="Private key (PEM) of that certificate.")
+
+    etcd_username: str | None = Field(default=None, min_length=1, description="User of etcd.")
+    etcd_password: SecretStr | None = Field(default=None, description="Password of that user; best set in the environment.")
+    etcd_ca_file: Path | None = Field(default=None, description="Certificates (PEM) to trust etcd by; turns on TLS.")
+    etcd_cert_file: Path | None = Field(default=None, description="Certificate (PEM) to show to an etcd that wants one.")
+    etcd_key_file: Path | None = Field(default=None, description="Private key (PEM) of that certificate.")
+
+    cassandra_username: str | None = Field(default=None, min_length=1, description="User of Cassandra.")
+    cassandra_password: SecretStr | None = Field(
+        default=None, description="Password of that user; best set in the environment."
+    )
+    cassandra_ca_file: Path | None = Field(default=None, description="Certificates (PEM) to trust Cassandra by; turns on TLS.")
+
+    @field_validator("etcd")
+    @classmethod
+    def _are_addresses_if_any(cls, value: str | None) -> str | None:
+        if not value:
+            return None
+        split_addresses(value)
+        return value
+
+    @field_validator("cassandra")
+    @classmethod
+    def _are_addresses(cls, value: str) -> str:
+        split_addresses(value)
+        return value
+
+    @field_validator("relay_advertise", "advertise")
+    @classmethod
+    def _is_address(cls, value: str | None) -> str | None:
+        if value is not None:
+            split_address(value)
+        return value
+
+    @field_validator("redis")
+    @classmethod
+    def _is_redis_url(cls, value: str) -> str:
+        try:
+            parts = urlsplit(value)
+            usable = parts.scheme in {"redis", "rediss"} and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            usable = False
+        if not usable:
+            raise ValueError("must be an address such as redis://127.0.0.1:6379/0, or rediss:// for TLS")
+        return value
+
+    @property
+    def enabled(self) -> bool:
+        """Whether this is a node of a cluster, and not a server by itself."""
+        return self.etcd is not None
+
+    @property
+    def etcd_endpoints(self) -> list[str]:
+        """`host:port` of members of etcd; none without a cluster."""
+        return [] if self.etcd is None else [part.strip() for part in self.etcd.split(",")]
+
+    @property
+    def etcd_prefix(self) -> str:
+        """What the cluster's keys in etcd begin with."""
+        return f"{self.name}/"
+
+    @property
+    def cassandra_hosts(self) -> list[tuple[str, int]]:
+        """Host and port of some nodes of Cassandra."""
+        return split_addresses(self.cassandra)
+
+
 class LogSettings(_Group):
     """The log, written to standard error."""
 
@@ -108,6 +214,7 @@ class Settings(BaseSettings):
     server: ServerSettings = ServerSettings()
     auth: AuthSettings = AuthSettings()
     session: SessionSettings = SessionSettings()
+    cluster: ClusterSettings = ClusterSettings()
     log: LogSettings = LogSettings()
 
     @classmethod
@@ -124,7 +231,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
-        problems = [*_tls_problems(self.server), *_auth_problems(self)]
+        problems = [*_tls_problems(self.server), *_auth_problems(self), *_cluster_problems(self)]
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -207,6 +314,14 @@ def env_name(key: str) -> str:
     return ENV_PREFIX + key.replace(".", "__").upper()
 
 
+def is_wildcard(host: str) -> bool:
+    """Whether listening on the address means to listen on all addresses of the machine."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_unspecified
+    except ValueError:
+        return False
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach the address. A name other than `localhost` counts as reachable by others."""
     try:
@@ -253,6 +368,49 @@ def _url_problems(url: str) -> Iterator[str]:
         yield "auth.jwks_url is not an address that starts with https://"
     elif parts.scheme == "http" and not is_loopback(host):
         yield "auth.jwks_url must start with https://: who can change the answer can sign tokens"
+
+
+def _cluster_problems(settings: Settings) -> Iterator[str]:
+    server, cluster = settings.server, settings.cluster
+    if not cluster.enabled:
+        if server.workers > 1:
+            yield (
+                f"server.workers is {server.workers}, but there is no cluster: one process keeps all its data in one file. "
+                "Set cluster.etcd, or leave server.workers at 1"
+            )
+        if server.reuse_port:
+            yield "server.reuse_port is set, but only nodes of a cluster can share a port; set cluster.etcd"
+        for key, field in ClusterSettings.model_fields.items():
+            if getattr(cluster, key) != field.default:
+                yield f"cluster.{key} is set, but cluster.etcd is not, without which there is no cluster; set cluster.etcd"
+        return
+    yield from _incomplete(cluster, "TLS between nodes", "tls_ca_file", "tls_cert_file", "tls_key_file")
+    yield from _incomplete(cluster, "etcd's password", "etcd_username", "etcd_password")
+    yield from _incomplete(cluster, "a certificate for etcd", "etcd_cert_file", "etcd_key_file")
+    if cluster.etcd_cert_file is not None and cluster.etcd_ca_file is None:
+        yield "cluster.etcd_ca_file is missing: a certificate is shown to etcd over TLS only"
+    yield from _incomplete(cluster, "Cassandra's password", "cassandra_username", "cassandra_password")
+    if cluster.tls_ca_file is None and not is_loopback(cluster.relay_host):
+        yield (
+            f"cluster.relay_host is {cluster.relay_host}, and nodes have no TLS: who reaches it could write as anyone. "
+            "Set cluster.tls_ca_file, cluster.tls_cert_file and cluster.tls_key_file"
+        )
+    if is_wildcard(cluster.relay_host) and cluster.relay_advertise is None:
+        yield f"cluster.relay_advertise is missing: other nodes cannot dial {cluster.relay_host}"
+    if is_wildcard(server.host) and cluster.advertise is None:
+        yield f"cluster.advertise is missing: devices cannot dial {server.host}"
+    if server.workers > 1 and cluster.relay_advertise is not None and cluster.relay_port == 0:
+        yield "cluster.relay_port is missing: of several workers, each is dialled at cluster.relay_advertise plus its number"
+    for key, port in (("server.metrics_port", server.metrics_port), ("cluster.relay_port", cluster.relay_port)):
+        if port and port + server.workers - 1 > PORT_MAX:
+            yield f"{key} is {port}: the ports of {server.workers} workers, which count up from it, would pass {PORT_MAX}"
+
+
+def _incomplete(cluster: ClusterSettings, what: str, *keys: str) -> Iterator[str]:
+    missing = [key for key in keys if getattr(cluster, key) is None]
+    if missing and len(missing) < len(keys):
+        names = ", ".join(f"cluster.{key}" for key in keys)
+        yield f"{', '.join(f'cluster.{key}' for key in missing)} is missing: {what} needs all of {names}"
 
 
 def _read_environment() -> dict[str, object]:

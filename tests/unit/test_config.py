@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from chatgrpc.config import (
     AuthSettings,
+    ClusterSettings,
     ConfigError,
     ServerSettings,
     Settings,
@@ -76,9 +77,22 @@ def test_the_environment_can_name_the_file_and_a_flag_another(tmp_path: Path, mo
     assert load_settings({}, other).settings.server.port == 2
 
 
+A_CLUSTER = {"cluster.etcd": "127.0.0.1:2379"}
+TLS_BETWEEN_NODES = {"cluster.tls_ca_file": "c", "cluster.tls_cert_file": "c", "cluster.tls_key_file": "k"}
+ETCD_PASSWORD = {"cluster.etcd_username": "u", "cluster.etcd_password": "p"}
+ETCD_TLS = {"cluster.etcd_ca_file": "a", "cluster.etcd_cert_file": "c", "cluster.etcd_key_file": "k"}
+CASSANDRA_PASSWORD = {"cluster.cassandra_username": "u", "cluster.cassandra_password": "p"}
+
+
 def _other_value(key: str, value: object) -> str:
     if key in ("log.level", "log.format", "auth.mode"):
         return {"log.level": "debug", "log.format": "json", "auth.mode": "dev"}[key]
+    if key in ("cluster.etcd", "cluster.cassandra"):
+        return "10.0.0.7:1,[fd00::7]:2"
+    if key in ("cluster.advertise", "cluster.relay_advertise"):
+        return "node7.example:7"
+    if key == "cluster.redis":
+        return "rediss://redis.example:7/1"
     if isinstance(value, bool):
         return "true"
     return "7" if isinstance(value, int | float) else "seven"
@@ -95,8 +109,11 @@ def test_every_setting_can_be_set_in_each_place(key: str, tmp_path: Path, monkey
         company = {"auth.mode": "jwks", "auth.issuer": "i", "auth.jwks_file": "f"}
     if key == "auth.jwks_url":
         company, text = {"auth.mode": "jwks", "auth.issuer": "i"}, "https://issuer.example/keys"
+    if key.startswith("cluster.") or key in ("server.workers", "server.reuse_port"):
+        together = (TLS_BETWEEN_NODES, ETCD_PASSWORD, ETCD_TLS, CASSANDRA_PASSWORD)
+        company = A_CLUSTER | next((group for group in together if key in group), {})
     company.pop(key, None)
-    if key == "server.host":
+    if key in ("server.host", "cluster.relay_host"):
         text = "127.0.0.7"
 
     by_flag = load_settings(company | {key: text})
@@ -108,7 +125,9 @@ def test_every_setting_can_be_set_in_each_place(key: str, tmp_path: Path, monkey
     by_file = load_settings(company, file)
 
     assert by_flag.settings == by_env.settings == by_file.settings
-    assert str(value_of(by_flag.settings, key)).lower().removesuffix(".0") == text
+    value = value_of(by_flag.settings, key)
+    value = value.get_secret_value() if isinstance(value, SecretStr) else value
+    assert str(value).lower().removesuffix(".0") == text
     assert [loaded.origins[key] for loaded in (by_flag, by_env, by_file)] == [flag_name(key), env_name(key), str(file)]
 
 
@@ -232,11 +251,96 @@ def test_development_tokens_are_refused_on_an_address_others_reach(host: str) ->
         ({"auth.mode": "jwks", "auth.issuer": "i", "auth.jwks_url": "i.example/k"}, "is not an address"),
         ({"auth.mode": "jwks", "auth.issuer": "i", "auth.jwks_url": "https://[::1/k"}, "is not an address"),
         ({"auth.mode": "jwks", "auth.issuer": "i", "auth.jwks_url": "file:///etc/k"}, "is not an address"),
+        ({"server.workers": "2"}, "server.workers is 2, but there is no cluster"),
+        ({"server.reuse_port": "true"}, "server.reuse_port is set, but only nodes of a cluster"),
+        ({"cluster.name": "other"}, "cluster.name is set, but cluster.etcd is not"),
+        ({"cluster.etcd": "", "cluster.redis": "redis://r:1"}, "cluster.redis is set, but cluster.etcd is not"),
+        (A_CLUSTER | {"cluster.tls_ca_file": "c"}, "cluster.tls_cert_file, cluster.tls_key_file is missing: TLS between nodes"),
+        (A_CLUSTER | {"cluster.etcd_username": "u"}, "cluster.etcd_password is missing: etcd's password needs all of"),
+        (A_CLUSTER | {"cluster.etcd_password": "p"}, "cluster.etcd_username is missing: etcd's password needs all of"),
+        (A_CLUSTER | {"cluster.etcd_ca_file": "a", "cluster.etcd_cert_file": "c"}, "cluster.etcd_key_file is missing"),
+        (
+            A_CLUSTER | {"cluster.etcd_cert_file": "c", "cluster.etcd_key_file": "k"},
+            "cluster.etcd_ca_file is missing: a certificate is shown",
+        ),
+        (A_CLUSTER | {"cluster.cassandra_password": "p"}, "cluster.cassandra_username is missing"),
+        (A_CLUSTER | {"cluster.relay_host": "10.0.0.7"}, "and nodes have no TLS"),
+        (A_CLUSTER | TLS_BETWEEN_NODES | {"cluster.relay_host": "0.0.0.0"}, "cluster.relay_advertise is missing"),
+        (A_CLUSTER | {"server.host": "::", "server.allow_dev_auth": "true"}, "cluster.advertise is missing: devices cannot"),
+        (A_CLUSTER | {"server.workers": "2", "cluster.relay_advertise": "n:7"}, "cluster.relay_port is missing"),
+        (A_CLUSTER | {"server.workers": "2", "server.metrics_port": "65535"}, "server.metrics_port is 65535: the ports of 2"),
+        (A_CLUSTER | {"server.workers": "9", "cluster.relay_port": "65530"}, "cluster.relay_port is 65530: the ports of 9"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(flags: dict[str, object], words: str) -> None:
     (line,) = refused(flags)
     assert words in line
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("cluster.etcd", "etcd.example"),
+        ("cluster.etcd", "etcd.example:2379,"),
+        ("cluster.etcd", "http://etcd.example:2379"),
+        ("cluster.etcd", "fd00::7:2379"),
+        ("cluster.cassandra", ""),
+        ("cluster.cassandra", "10.0.0.7:70000"),
+        ("cluster.advertise", "chat.example:0"),
+        ("cluster.relay_advertise", "a:1,b:2"),
+        ("cluster.redis", "127.0.0.1:6379"),
+        ("cluster.redis", "redis://"),
+        ("cluster.redis", "redis://r:port"),
+        ("cluster.name", "a/b"),
+        ("cluster.keyspace", "Chat"),
+        ("cluster.keyspace", "chat;drop"),
+        ("cluster.lease_ttl_s", "1"),
+        ("cluster.lease_ttl_s", "2.5"),
+        ("cluster.replication_factor", "0"),
+        ("server.workers", "0"),
+    ],
+)
+def test_a_cluster_is_not_described_so(key: str, value: str) -> None:
+    lines = refused(A_CLUSTER | {key: value})
+    assert lines[0].startswith(f"{flag_name(key)}: {key}: ")
+    assert len(lines) == 1
+
+
+def test_a_server_is_alone_until_it_is_told_of_etcd() -> None:
+    alone, told_of_none = load_settings({}).settings.cluster, load_settings({"cluster.etcd": ""}).settings.cluster
+    assert alone == told_of_none
+    assert not alone.enabled
+    assert alone.etcd_endpoints == []
+
+
+def test_addresses_of_a_cluster_are_taken_apart() -> None:
+    cluster = ClusterSettings(etcd="10.0.0.7:1, [fd00::7]:2", cassandra="c.example:3,[::1]:4", name="blue")
+    assert cluster.enabled
+    assert cluster.etcd_endpoints == ["10.0.0.7:1", "[fd00::7]:2"]
+    assert cluster.cassandra_hosts == [("c.example", 3), ("::1", 4)]
+    assert cluster.etcd_prefix == "blue/"
+
+
+def test_nodes_meet_on_other_addresses_with_tls_only() -> None:
+    tls = {**A_CLUSTER, **TLS_BETWEEN_NODES, "cluster.relay_host": "0.0.0.0", "cluster.relay_advertise": "10.0.0.7:7000"}
+    assert load_settings(tls).settings.cluster.relay_host == "0.0.0.0"
+
+
+def test_secrets_are_in_no_words_about_the_settings() -> None:
+    secrets = {
+        "cluster.etcd_password": "hunter2",
+        "cluster.cassandra_password": "hunter2",
+        "cluster.redis": "redis://:hunter2@r",
+    }
+    users = {"cluster.etcd_username": "u", "cluster.cassandra_username": "u"}
+    settings = load_settings({**A_CLUSTER, **secrets, **users}).settings
+    assert "hunter2" not in repr(settings)
+    assert "hunter2" not in str(settings)
+    assert settings.cluster.etcd_password is not None
+    assert settings.cluster.etcd_password.get_secret_value() == "hunter2"
+    for key in (*secrets, "cluster.etcd"):
+        lines = refused({**A_CLUSTER, key: "hunter2:x@y:0" if key.endswith(("redis", "etcd")) else ["hunter2"]})
+        assert not [line for line in lines if "hunter2" in line]
 
 
 def test_keys_may_come_over_plain_http_from_this_machine() -> None:

@@ -12,7 +12,7 @@ MASK = "****"
 
 
 def as_toml(loaded: LoadedSettings) -> str:
-    """The effective settings; secrets are masked, settings without a value stand as comments."""
+    """The effective settings; settings without a value and secrets stand as comments, the password of an address is masked."""
     lines: list[tuple[str, str]] = []
     group = ""
     for key, field in setting_fields():
@@ -20,11 +20,18 @@ def as_toml(loaded: LoadedSettings) -> str:
         if prefix != group:
             lines += [("", ""), (f"[{prefix}]", "")]
             group = prefix
-        value = value_of(loaded.settings, key)
-        setting = f"# {name} =" if value is None else f"{name} = {_toml(value)}"
+        setting = _setting(name, value_of(loaded.settings, key))
         lines.append((setting, f"# {loaded.origins.get(key, 'default')}: {field.description}"))
     width = max(len(setting) for setting, _ in lines)
     return "\n".join(f"{setting:<{width}}  {comment}".rstrip() for setting, comment in lines)
+
+
+def _setting(name: str, value: object) -> str:
+    if value is None:
+        return f"# {name} ="
+    if isinstance(value, SecretStr):
+        return f"# {name} = {MASK}"
+    return f"{name} = {_toml(value)}"
 
 
 def _toml(value: object) -> str:
@@ -32,8 +39,6 @@ def _toml(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, int | float):
         return repr(value)
-    if isinstance(value, SecretStr):
-        return f'"{MASK}"'
     if isinstance(value, str | Path):
         # What JSON escapes, a TOML basic string escapes alike; DEL is the one that TOML wants and JSON does not.
         return json.dumps(_masked(str(value)), ensure_ascii=False).replace("\x7f", "\\u007f")

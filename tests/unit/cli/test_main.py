@@ -151,6 +151,24 @@ def test_config_masks_a_password(no_clients: None) -> None:
     assert tomllib.loads(shown)["auth"]["jwks_url"] == "https://user:****@issuer.example/keys"
 
 
+def test_config_shows_no_secret_and_what_it_shows_can_be_read_again(no_clients: None, tmp_path: Path) -> None:
+    flags = {
+        "cluster.etcd": "e:1",
+        "cluster.redis": "redis://u:hunter2@r:1",
+        "cluster.etcd_username": "u",
+        "cluster.etcd_password": "hunter2",
+        "cluster.cassandra_username": "u",
+        "cluster.cassandra_password": "hunter2",
+    }
+    shown = as_toml(load_settings(flags))
+    assert "hunter2" not in shown
+    assert tomllib.loads(shown)["cluster"]["redis"] == "redis://u:****@r:1"
+    assert "# etcd_password = ****" in shown
+    (tmp_path / "shown.toml").write_text(shown)
+    again = load_settings({key: flags[key] for key in flags if key.endswith("password")}, tmp_path / "shown.toml").settings
+    assert again.cluster.etcd_password == load_settings(flags).settings.cluster.etcd_password
+
+
 def _fake_node(monkeypatch: pytest.MonkeyPatch, run_node: Callable[[Settings], object]) -> None:
     """The node is another package's; here only that `serve` hands it the settings on a running loop."""
     node = types.ModuleType("chatgrpc.node")
