@@ -27,16 +27,19 @@ from chatgrpc.core.session import Timings
 from chatgrpc.core.visibility import is_member
 from chatgrpc.core.write import Write
 from chatgrpc.edge.admission import Admissions
+from chatgrpc.edge.audience import Touched
+from chatgrpc.edge.connection import Connections
 from chatgrpc.edge.grpc_transport import GrpcTransport
 from chatgrpc.edge.interceptors import UnaryInterceptor
 from chatgrpc.edge.loop import Edge, Pace
-from chatgrpc.edge.owner import Owner
 from chatgrpc.edge.server import GrpcServer, ServerOptions
 from chatgrpc.edge.services.chats import ChatService
 from chatgrpc.edge.services.devices import DeviceService
 from chatgrpc.edge.services.messages import MessageService
 from chatgrpc.edge.services.users import UserService
 from chatgrpc.edge.watermarks import Watermarks
+from chatgrpc.embedded.audience import LocalAudience
+from chatgrpc.embedded.owner import Owner
 from chatgrpc.metrics import Metrics, MetricsServer
 from chatgrpc.ports.accounts import DeviceStore, ProfileStore
 from chatgrpc.ports.chat_log import ChatLog
@@ -81,10 +84,25 @@ class Node:
         self._watermarks = Watermarks(store.receipts, store.cursors, limits)
         # Message ids must be unique, not secret: seeded once from the system, a generator costs a tenth of asking it each time.
         sequencer = Sequencer(epoch, limits, random.Random(secrets.randbits(256)))  # noqa: S311  see above
-        self._owner = Owner(sequencer, store.log, metrics, self._wake_up)
+        self._owner = owner = Owner(sequencer, store.log, metrics, self._wake_up)
+
+        def audience(connections: Connections, touched: Touched) -> LocalAudience:
+            return LocalAudience(connections, owner, limits, touched)
+
         admissions = Admissions(verifier, store.devices, store.log, store.cursors, self._watermarks, limits)
         self.edge = Edge(
-            transport, self._owner, admissions, self._watermarks, store.log, limits, timings, pace, metrics, self.now_ms, _crash
+            transport,
+            owner,
+            audience,
+            admissions,
+            self._watermarks,
+            store.log,
+            limits,
+            timings,
+            pace,
+            metrics,
+            self.now_ms,
+            _crash,
         )
 
     def _wake_up(self) -> None:
@@ -119,7 +137,7 @@ class Node:
     async def submit(self, write: Write) -> chat_pb2.SendResult | chat_pb2.Error:
         """See `Backend.submit`."""
         outcome: asyncio.Future[chat_pb2.SendResult | chat_pb2.Error] = asyncio.get_running_loop().create_future()
-        self._owner.submit(outcome, write, self.now_ms())
+        self._owner.submit(outcome, "", write, self.now_ms())
         self._wake_up()
         return await outcome
 
@@ -139,11 +157,11 @@ class Node:
         (mark,) = await self._watermarks.of_chat(chat_id, [user_id])
         return mark.receipt()
 
-    def is_online(self, user_id: str, device_id: str) -> bool:
-        """See `Backend.is_online`."""
-        return self.edge.connections.of_device(user_id, device_id) is not None
+    async def online_devices(self, user_id: str) -> frozenset[str]:
+        """See `Backend.online_devices`."""
+        return await self.edge.audience.online_devices(user_id)
 
-    def disconnect_revoked(self, user_id: str, device_id: str) -> None:
+    async def disconnect_revoked(self, user_id: str, device_id: str) -> None:
         """See `Backend.disconnect_revoked`."""
         connection = self.edge.connections.of_device(user_id, device_id)
         if connection is not None:

@@ -11,7 +11,7 @@ from chatgrpc.core.ids import direct_chat_id
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.sequencer import Sequencer
 from chatgrpc.core.write import Write
-from chatgrpc.edge.owner import Owner
+from chatgrpc.embedded.owner import Owner
 from chatgrpc.metrics import Metrics
 from chatgrpc.node import DATABASE_NAME
 from chatgrpc.v1 import chat_pb2, content_pb2
@@ -44,7 +44,7 @@ def text_to_user(sender_user_id: str, user_id: str, text: str) -> Write:
 
 async def _commit(owner: Owner, writes: list[Write], at_ms: int) -> list[chat_pb2.SendResult]:
     for number, write in enumerate(writes):
-        owner.submit(number, write, at_ms)
+        owner.submit(number, "past", write, at_ms)
     outcomes: dict[object, chat_pb2.SendResult | chat_pb2.Error] = {}
     while len(outcomes) < len(writes):
         outcomes |= {answer.ticket: answer.outcome for answer in owner.pump(at_ms).answers}

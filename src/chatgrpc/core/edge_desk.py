@@ -50,8 +50,7 @@ class EdgeDesk:
         self._answers: list[Answered] = []
         self._deliveries: list[Deliver] = []
         self._notices: list[ShowReceipt | ShowTyping] = []
-        self._heads: dict[str, int] = {}
-        self._missed = False
+        self._missed_heads: dict[str, int] = {}
 
     # What the shell puts in.
 
@@ -111,11 +110,12 @@ class EdgeDesk:
                 self._deliveries.append(message)
             case Heads(heads=heads):
                 self._messages.append((sender_id, HeadsHeard(heads)))
-                for chat_id, seq in heads.items():
-                    self._missed = self._missed or self.stated_seq(chat_id) < seq
-                    self._hear(chat_id, seq)
+                missed = {chat_id: seq for chat_id, seq in heads.items() if self.stated_seq(chat_id) < seq}
+                self._missed_heads |= missed
+                for chat_id, seq in missed.items():
+                    self._state(chat_id, seq)
             case HeadIs(chat_id=chat_id, number=number, seq=seq):
-                self._hear(chat_id, seq)
+                self._state(chat_id, seq)
                 self._heads_asked.answered(chat_id, number, seq)
             case MembersAre(chat_id=chat_id, number=number, user_ids=user_ids):
                 self._members_asked.answered(chat_id, number, user_ids)
@@ -149,9 +149,12 @@ class EdgeDesk:
         deliveries, self._deliveries = self._deliveries, []
         return deliveries
 
-    def take_heads(self) -> dict[str, int]:
-        """Heads that were stated, for the sessions to find out what they missed; to be told after the deliveries."""
-        heads, self._heads = self._heads, {}
+    def take_missed_heads(self) -> dict[str, int]:
+        """Heads that an owner's heartbeat named, and of which no push came: they concern every session of the node.
+
+        Such a push may also have let a user in, or out; who it was is found in the store only.
+        """
+        heads, self._missed_heads = self._missed_heads, {}
         return heads
 
     def take_notices(self) -> list[ShowReceipt | ShowTyping]:
@@ -159,19 +162,10 @@ class EdgeDesk:
         notices, self._notices = self._notices, []
         return notices
 
-    def take_missed(self) -> bool:
-        """Whether an owner's heartbeat named an event that was never pushed here: it may have let a user in, or out."""
-        missed, self._missed = self._missed, False
-        return missed
-
     @property
     def questions_waiting(self) -> int:
         """How many questions are not answered yet."""
         return len(self._heads_asked) + len(self._members_asked)
-
-    def _hear(self, chat_id: str, seq: int) -> None:
-        self._state(chat_id, seq)
-        self._heads[chat_id] = max(seq, self._heads.get(chat_id, 0))
 
     def _state(self, chat_id: str, seq: int) -> None:
         self._stated[chat_id] = max(seq, self._stated.get(chat_id, 0))

@@ -1,6 +1,6 @@
 """The admission of a device: whose token it is, whether the device may come in, and what its user's chats are."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
 import structlog
@@ -11,7 +11,7 @@ from chatgrpc.core.entries import Membership
 from chatgrpc.core.limits import Limits
 from chatgrpc.edge.watermarks import Watermarks
 from chatgrpc.ports.accounts import DeviceRevokedError, DeviceStore, TooManyDevicesError
-from chatgrpc.ports.chat_log import ChatLog
+from chatgrpc.ports.chat_log import ChatReader
 from chatgrpc.ports.cursors import CursorStore
 from chatgrpc.ports.errors import StoreError
 from chatgrpc.ports.tokens import Claims, KeysUnavailableError, TokenRejectedError, TokenVerifier
@@ -23,7 +23,7 @@ _MEMBERSHIPS_PER_READ = 500
 _SYNC_OVERLAP_MS = 10_000
 """Receipts that changed this long before the last sync are sent again: clocks and lazy writes may differ by as much."""
 
-Identified: TypeAlias = Callable[[Claims], None]
+Identified: TypeAlias = Callable[[Claims], Awaitable[None]]
 
 
 class Admissions:
@@ -33,7 +33,7 @@ class Admissions:
         self,
         verifier: TokenVerifier,
         devices: DeviceStore,
-        log: ChatLog,
+        log: ChatReader,
         cursors: CursorStore,
         watermarks: Watermarks,
         limits: Limits,
@@ -51,15 +51,15 @@ class Admissions:
         Args:
             wanted: what the session asked for.
             now_ms: milliseconds since the Unix epoch.
-            identified: called as soon as the device may come in, before its chats are read. From then on the session must
-                note deliveries, so that none falls between the reading and the opening.
+            identified: awaited as soon as the device may come in, before its chats are read. From then on the session must
+                be found and note deliveries, so that none falls between the reading and the opening.
         """
         try:
             claims = await self._verifier.verify(wanted.token, now_ms)
             await self._devices.connect(
                 claims.user_id, wanted.device_id, wanted.device_name, now_ms, self._limits.devices_per_user_max
             )
-            identified(claims)
+            await identified(claims)
             memberships = await self._memberships(claims.user_id)
             await self._watermarks.save()  # so that what was acknowledged a moment ago is found
             acked = await self._cursors.of_device(claims.user_id, wanted.device_id)

@@ -5,7 +5,7 @@ from typing import Protocol
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.write import Write
 from chatgrpc.ports.accounts import DeviceStore, ProfileStore
-from chatgrpc.ports.chat_log import ChatLog
+from chatgrpc.ports.chat_log import ChatReader
 from chatgrpc.v1 import chat_pb2
 
 
@@ -18,7 +18,7 @@ class Backend(Protocol):
         ...
 
     @property
-    def log(self) -> ChatLog:
+    def log(self) -> ChatReader:
         """The history. Views in it are as new as the last acknowledged change."""
         ...
 
@@ -48,10 +48,10 @@ class Backend(Protocol):
         """Raises a user's read mark (and delivered mark) to `seq`, or to the chat's head if that is less; tells who watches."""
         ...
 
-    def is_online(self, user_id: str, device_id: str) -> bool:
-        """Whether the device has a live stream."""
+    async def online_devices(self, user_id: str) -> frozenset[str]:
+        """Which of the user's devices have a live stream."""
         ...
 
-    def disconnect_revoked(self, user_id: str, device_id: str) -> None:
+    async def disconnect_revoked(self, user_id: str, device_id: str) -> None:
         """Ends the device's live stream, if it has one, with DISCONNECT_CODE_DEVICE_REVOKED."""
         ...

@@ -5,7 +5,7 @@ from typing import Literal
 
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.visibility import next_visible, segments_after, segments_before
-from chatgrpc.ports.chat_log import ChatLog, Membership, StoredEvent
+from chatgrpc.ports.chat_log import ChatReader, Membership, StoredEvent
 
 Side = Literal["before", "after", "around"]
 """Where a page lies: just below a seq, just above it, or half of it below and half from it on."""
@@ -23,7 +23,7 @@ class Page:
     """There are visible events above the page."""
 
 
-async def read_page(log: ChatLog, membership: Membership, side: Side, seq: int, *, limit: int, limits: Limits) -> Page:
+async def read_page(log: ChatReader, membership: Membership, side: Side, seq: int, *, limit: int, limits: Limits) -> Page:
     """Reads one page. It costs one read of the log per interval of membership that it touches, wherever it lies.
 
     Args:
@@ -60,7 +60,7 @@ async def read_page(log: ChatLog, membership: Membership, side: Side, seq: int, 
     )
 
 
-async def _read_after(log: ChatLog, membership: Membership, seq: int, limit: int, bytes_max: int) -> list[StoredEvent]:
+async def _read_after(log: ChatReader, membership: Membership, seq: int, limit: int, bytes_max: int) -> list[StoredEvent]:
     events: list[StoredEvent] = []
     for segment in segments_after(membership.intervals, seq, membership.head_seq):
         if limit <= 0 or bytes_max <= 0:
@@ -74,7 +74,7 @@ async def _read_after(log: ChatLog, membership: Membership, seq: int, limit: int
     return events
 
 
-async def _read_before(log: ChatLog, membership: Membership, seq: int, limit: int, bytes_max: int) -> list[StoredEvent]:
+async def _read_before(log: ChatReader, membership: Membership, seq: int, limit: int, bytes_max: int) -> list[StoredEvent]:
     parts: list[list[StoredEvent]] = []
     for segment in segments_before(membership.intervals, seq, membership.head_seq):
         if limit <= 0 or bytes_max <= 0:

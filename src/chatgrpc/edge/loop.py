@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import secrets
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -36,14 +36,14 @@ from chatgrpc.core.session import Session, State, Timings
 from chatgrpc.core.write import Write
 from chatgrpc.edge.admission import Admissions
 from chatgrpc.edge.alarms import Alarms
-from chatgrpc.edge.audience import Audience
+from chatgrpc.edge.audience import Audience, Touched
 from chatgrpc.edge.connection import Connection, Connections
-from chatgrpc.edge.owner import Owner
+from chatgrpc.edge.ordering import Ordering
 from chatgrpc.edge.session_reader import SessionReader
 from chatgrpc.edge.transport import StreamId, StreamOpened, StreamStatus, Transport
 from chatgrpc.edge.watermarks import Watermarks
 from chatgrpc.metrics import Metrics
-from chatgrpc.ports.chat_log import ChatLog
+from chatgrpc.ports.chat_log import ChatReader
 from chatgrpc.ports.errors import StoreError
 from chatgrpc.ports.tokens import Claims
 from chatgrpc.v1 import chat_pb2, session_pb2
@@ -84,10 +84,11 @@ class Edge:
     def __init__(
         self,
         transport: Transport,
-        owner: Owner,
+        ordering: Ordering,
+        audience: Callable[[Connections, Touched], Audience],
         admissions: Admissions,
         watermarks: Watermarks,
-        log: ChatLog,
+        log: ChatReader,
         limits: Limits,
         timings: Timings,
         pace: Pace,
@@ -97,9 +98,9 @@ class Edge:
     ) -> None:
         """Wires the parts. `on_defect` is told of an exception that may have left the chats' state in memory half changed."""
         self.connections = Connections()
-        self.audience = Audience(self.connections, owner, limits, self._touched_by_control)
+        self.audience = audience(self.connections, self._touched_by_control)
         self._transport = transport
-        self._owner = owner
+        self._ordering = ordering
         self._admissions = admissions
         self._watermarks = watermarks
         self._reader = SessionReader(log, limits)
@@ -156,7 +157,7 @@ class Edge:
         """Takes nothing more in, answers what was taken, ends every stream, stores the marks."""
         self._stopping = True
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._owner.settle(), timeout_s)
+            await asyncio.wait_for(self._ordering.settle(), timeout_s)
         for connection in list(self.connections):
             self.end(connection, Ended(session_pb2.DISCONNECT_CODE_SHUTTING_DOWN))
         if self._housekeeping is not None:
@@ -286,8 +287,8 @@ class Edge:
         connection.held = held
 
     def _take_progress(self, now_ms: int) -> None:
-        """Passes on what the owner has done: answers to those who asked, events to the devices of the members."""
-        progress = self._owner.pump(now_ms)
+        """Passes on what owners have done: answers to those who asked, events to the devices of the members."""
+        progress = self._ordering.pump(now_ms)
         for answer in progress.answers:
             ticket = answer.ticket
             if isinstance(ticket, _Request):
@@ -307,6 +308,15 @@ class Edge:
                     dirty[connection] = None
             if delivery.changes_members:
                 self.audience.members_changed(delivery.chat_id)
+        if progress.heads:
+            self._note_heads(progress.heads)
+
+    def _note_heads(self, heads: Mapping[str, int]) -> None:
+        for connection in self.connections:
+            for chat_id, seq in heads.items():
+                connection.session.note_head(chat_id, seq)
+            if connection.session.feed.is_behind:
+                self._dirty[connection] = None
 
     # Effects.
 
@@ -315,7 +325,8 @@ class Edge:
             match effect:
                 case Submit(request_id, write):
                     now_ms = self._now_ms()
-                    self._owner.submit(_Request(connection, request_id, write, now_ms), write, now_ms)
+                    request = _Request(connection, request_id, write, now_ms)
+                    self._ordering.submit(request, connection.session.session_id, write, now_ms)
                 case Marked(chat_id, delivered_seq, read_seq):
                     self._note_mark(connection, chat_id, delivered_seq, read_seq)
                 case Admit():
@@ -353,6 +364,7 @@ class Edge:
     def _forget(self, connection: Connection, now_ms: int) -> None:
         """The stream is over: nothing is sent on it any more. Writes of its device that are under way go on."""
         connection.session.closed()
+        self._ordering.session_closed(connection.session.session_id)
         was_registered = connection.registered
         self.connections.remove(connection)
         self._metrics.streams_live.set(len(self.connections))
@@ -371,15 +383,15 @@ class Edge:
     async def _admit(self, connection: Connection, wanted: Admit) -> None:
         session = connection.session
 
-        def identified(claims: Claims) -> None:
+        async def identified(claims: Claims) -> None:
             if session.state is not State.OPENING:
                 return
             session.user_id = claims.user_id
             replaced = self.connections.register(connection)
-            self.audience.connected(claims.user_id)
             if replaced is not None:
                 self.audience.disconnected(replaced, self._now_ms())
                 self.end(replaced, Ended(session_pb2.DISCONNECT_CODE_REPLACED))
+            await self.audience.connected(connection)
 
         outcome = await self._admissions.admit(wanted, self._now_ms(), identified)
         if session.state is not State.OPENING:
@@ -495,6 +507,7 @@ class Edge:
             self._pass_deadline(connection, now_ms)
         self._end_slow_readers(now_ms)
         self.audience.pass_time(now_ms)
+        self._ordering.pass_time(now_ms)
         for kind, count in self._frames_in.items():
             self._metrics.frames_in[kind].inc(count)
         self._frames_in.clear()

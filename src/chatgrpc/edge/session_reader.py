@@ -7,7 +7,7 @@ from chatgrpc.core.limits import Limits
 from chatgrpc.core.refusal import unavailable
 from chatgrpc.core.session import Session
 from chatgrpc.edge.history import Side, read_page
-from chatgrpc.ports.chat_log import ChatLog
+from chatgrpc.ports.chat_log import ChatReader
 from chatgrpc.ports.errors import StoreError, StoreUnavailableError
 from chatgrpc.v1 import chat_pb2, session_pb2
 
@@ -17,7 +17,7 @@ _log = structlog.get_logger()
 class SessionReader:
     """Reads for sessions, and hands them what it read."""
 
-    def __init__(self, log: ChatLog, limits: Limits) -> None:
+    def __init__(self, log: ChatReader, limits: Limits) -> None:
         self._chat_log = log
         self._limits = limits
 

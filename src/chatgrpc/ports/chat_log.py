@@ -6,33 +6,18 @@ from typing import Protocol
 from chatgrpc.core.entries import ChatView, Entry, Membership, MemberView, StoredChat, StoredEvent
 from chatgrpc.core.visibility import Interval
 
-__all__ = ["ChatLog", "ChatView", "Entry", "Interval", "MemberView", "Membership", "StoredChat", "StoredEvent"]
+__all__ = ["ChatLog", "ChatReader", "ChatView", "Entry", "Interval", "MemberView", "Membership", "StoredChat", "StoredEvent"]
 
 
-class ChatLog(Protocol):
-    """Keeps every chat's events in order, for ever.
+class ChatReader(Protocol):
+    """Reads every chat's committed events in order, and the views of them.
 
     Guarantees:
 
-    - `append` is atomic and durable (G1): when it returns, all its entries, their views and erasures are stored and survive the
-      loss of the process and of the machine's power; when it raises `StoreUnavailableError` or `StaleOwnerError`, none is.
-    - Reads see every append that returned before the read began, and nothing of one that did not succeed.
+    - Reads see every event that was acknowledged before the read began, and nothing that is not committed.
     - Every method raises `StoreError` and nothing else when the engine fails, and none blocks the event loop.
     - A page costs the same wherever in the log it lies.
     """
-
-    async def append(self, entries: Sequence[Entry]) -> None:
-        """Appends a group of entries, of any chats; entries of one chat stand in order of seq.
-
-        Entry (chat_id, seq) must not exist. Erasing replaces the content of the stored event by `ErasedContent`, keeping
-        everything else; it reaches only events below the erasing one, and a target that does not exist is passed over.
-
-        Raises:
-            StoreUnavailableError: nothing was stored.
-            StaleOwnerError: nothing was stored, since one of the entries exists.
-            OutcomeUnknownError: all or nothing was stored.
-        """
-        ...
 
     async def load(self, chat_id: str) -> StoredChat | None:
         """Reads a chat's state and head; None if it has no event.
@@ -67,4 +52,25 @@ class ChatLog(Protocol):
 
     async def count_chats(self, user_ids: Sequence[str]) -> dict[str, int]:
         """Counts the chats that each of the users is a member of now; 0 for a user nobody knows."""
+        ...
+
+
+class ChatLog(ChatReader, Protocol):
+    """Keeps every chat's events in order, for ever, for one owner of all chats.
+
+    `append` is atomic and durable (G1): when it returns, all its entries, their views and erasures are stored and survive the
+    loss of the process and of the machine's power; when it raises `StoreUnavailableError` or `StaleOwnerError`, none is.
+    """
+
+    async def append(self, entries: Sequence[Entry]) -> None:
+        """Appends a group of entries, of any chats; entries of one chat stand in order of seq.
+
+        Entry (chat_id, seq) must not exist. Erasing replaces the content of the stored event by `ErasedContent`, keeping
+        everything else; it reaches only events below the erasing one, and a target that does not exist is passed over.
+
+        Raises:
+            StoreUnavailableError: nothing was stored.
+            StaleOwnerError: nothing was stored, since one of the entries exists.
+            OutcomeUnknownError: all or nothing was stored.
+        """
         ...

@@ -32,8 +32,10 @@ class DeviceService(DeviceServiceServicer):
     @refused_by_status
     async def ListDevices(self, request: ListDevicesRequest, context: object) -> ListDevicesResponse:
         """Lists the caller's devices."""
-        devices = await self._backend.devices.list(current_claims().user_id)
-        return ListDevicesResponse(devices=[self._shown(device) for device in devices])
+        caller = current_claims().user_id
+        devices = await self._backend.devices.list(caller)
+        online = await self._backend.online_devices(caller)
+        return ListDevicesResponse(devices=[_shown(device, online) for device in devices])
 
     @refused_by(RenameDeviceResponse)
     async def RenameDevice(self, request: RenameDeviceRequest, context: object) -> RenameDeviceResponse:
@@ -41,8 +43,9 @@ class DeviceService(DeviceServiceServicer):
         device_id = checked_device_id(request.device_id)
         require(bool(request.name), "name is empty: say what the device is called.")
         require_at_most(len(request.name.encode()), self._backend.limits.device_name_bytes_max, "Bytes of name")
-        device = await self._backend.devices.rename(current_claims().user_id, device_id, request.name)
-        return RenameDeviceResponse(device=self._shown(_found(device)))
+        caller = current_claims().user_id
+        device = _found(await self._backend.devices.rename(caller, device_id, request.name))
+        return RenameDeviceResponse(device=_shown(device, await self._backend.online_devices(caller)))
 
     @refused_by(RevokeDeviceResponse)
     async def RevokeDevice(self, request: RevokeDeviceRequest, context: object) -> RevokeDeviceResponse:
@@ -54,18 +57,19 @@ class DeviceService(DeviceServiceServicer):
 
     async def _revoke(self, user_id: str, device_id: str) -> device_service_pb2.Device | None:
         device = await self._backend.devices.revoke(user_id, device_id)
-        shown = self._shown(device) if device is not None else None
-        self._backend.disconnect_revoked(user_id, device_id)
+        shown = _shown(device, await self._backend.online_devices(user_id)) if device is not None else None
+        await self._backend.disconnect_revoked(user_id, device_id)
         return shown
 
-    def _shown(self, device: Device) -> device_service_pb2.Device:
-        return device_service_pb2.Device(
-            device_id=device.device_id,
-            name=device.name,
-            created_at_ms=device.created_at_ms,
-            connected_at_ms=device.connected_at_ms,
-            online=self._backend.is_online(device.user_id, device.device_id),
-        )
+
+def _shown(device: Device, online: frozenset[str]) -> device_service_pb2.Device:
+    return device_service_pb2.Device(
+        device_id=device.device_id,
+        name=device.name,
+        created_at_ms=device.created_at_ms,
+        connected_at_ms=device.connected_at_ms,
+        online=device.device_id in online,
+    )
 
 
 def _found(device: Found | None) -> Found:

@@ -126,10 +126,10 @@ class _SlowBackend:
         await self.may_go_on.wait()
         return await self.store.devices.revoke(user_id, device_id)
 
-    def is_online(self, user_id: str, device_id: str) -> bool:
-        return True
+    async def online_devices(self, user_id: str) -> frozenset[str]:
+        return frozenset()
 
-    def disconnect_revoked(self, user_id: str, device_id: str) -> None:
+    async def disconnect_revoked(self, user_id: str, device_id: str) -> None:
         assert (user_id, device_id) == ("alice", "phone")
         self.disconnected.set()
 

@@ -6,7 +6,6 @@ thread; the store's answers wake the tick loop, which then calls `pump`.
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
@@ -14,8 +13,9 @@ import structlog
 
 from chatgrpc.core.active_chat import ActiveChat, Ticket
 from chatgrpc.core.entries import StoredChat, StoredEvent
-from chatgrpc.core.sequencer import Answer, Delivery, Group, Lookup, Sequencer
+from chatgrpc.core.sequencer import Delivery, Group, Lookup, Sequencer
 from chatgrpc.core.write import Write
+from chatgrpc.edge.ordering import Progress
 from chatgrpc.metrics import Metrics
 from chatgrpc.ports.chat_log import ChatLog
 from chatgrpc.ports.errors import StoreError
@@ -28,16 +28,8 @@ _PAGE_BYTES = 4 * 1024 * 1024
 ChatCallback = Callable[[ActiveChat | None], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What became known since the last pump."""
-
-    answers: list[Answer]
-    deliveries: list[Delivery]
-
-
 class Owner:
-    """Owns all chats of this process."""
+    """`edge.ordering.Ordering`: owns all chats of this process."""
 
     def __init__(self, sequencer: Sequencer, log: ChatLog, metrics: Metrics, wake_up: Callable[[], None]) -> None:
         self._sequencer = sequencer
@@ -53,13 +45,19 @@ class Owner:
         self._waiting_for_chat: dict[str, list[ChatCallback]] = {}
 
     async def settle(self) -> None:
-        """Returns when nothing is on its way to the store; the ticks must go on meanwhile."""
+        """See the protocol."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    def submit(self, ticket: Ticket, write: Write, now_ms: int) -> None:
-        """Hands a write to the sequencer; its answer comes out of a later `pump`."""
+    def submit(self, ticket: Ticket, session_id: str, write: Write, now_ms: int) -> None:
+        """See the protocol; the sequencer orders as it is called."""
         self._sequencer.submit(ticket, write, now_ms)
+
+    def session_closed(self, session_id: str) -> None:
+        """See the protocol; the write under way has its answer, and nobody looks at it."""
+
+    def pass_time(self, now_ms: int) -> None:
+        """See the protocol; nothing waits here but for the store, which answers."""
 
     def with_chat(self, chat_id: str, callback: ChatCallback) -> None:
         """Calls back with the chat, now if it is loaded, else when it is; with None if there is none, or it cannot be read."""
@@ -70,7 +68,7 @@ class Owner:
         self._wake_up()
 
     def pump(self, now_ms: int) -> Progress:
-        """Takes in what the store answered, starts what the sequencer wants next, and returns what became known."""
+        """See the protocol: takes in what the store answered, and starts what the sequencer wants next."""
         deliveries: list[Delivery] = []
         finished, self._finished_groups = self._finished_groups, []
         for group, committed in finished:

@@ -1,0 +1,1 @@
+"""The node that is alone: it owns all chats, and everyone who is connected is connected here."""

@@ -1,0 +1,142 @@
+"""Who is told what besides events, where everyone is connected to this process."""
+
+from collections.abc import Container, Iterable
+
+from chatgrpc.core.active_chat import ActiveChat
+from chatgrpc.core.disconnect import Code
+from chatgrpc.core.limits import Limits
+from chatgrpc.core.presence import PresenceBook
+from chatgrpc.core.receipts import Raised
+from chatgrpc.edge.audience import Touched
+from chatgrpc.edge.connection import Connection, Connections
+from chatgrpc.embedded.owner import Owner
+from chatgrpc.v1 import chat_pb2, session_pb2
+
+
+class LocalAudience:
+    """`edge.audience.Audience`: finds the sessions that something concerns, and shows it to them."""
+
+    def __init__(self, connections: Connections, owner: Owner, limits: Limits, touched: Touched) -> None:
+        """See the protocol for `touched`."""
+        self._connections = connections
+        self._owner = owner
+        self._small_group_members_max = limits.small_group_members_max
+        self._touched = touched
+        self._presence = PresenceBook(limits)
+        self._screens: dict[Connection, tuple[str, ...]] = {}  # the chats that each watches
+        self._on_screen: dict[str, dict[Connection, None]] = {}  # the same by chat
+
+    # Receipts.
+
+    def mark_raised(self, raised: Raised) -> None:
+        """See the protocol."""
+        if raised.mark.read_seq > raised.read_from_seq:
+            self._show_receipt((raised.mark.user_id,), raised.mark.receipt())
+        self._owner.with_chat(raised.mark.chat_id, lambda chat: self._tell_senders(chat, raised))
+
+    def _tell_senders(self, chat: ActiveChat | None, raised: Raised) -> None:
+        if chat is None or len(chat.recipients) > self._small_group_members_max:
+            return
+        mark = raised.mark
+        senders = [user_id for user_id in chat.senders_above(raised.from_seq) if user_id != mark.user_id]
+        self._show_receipt(senders, mark.receipt())
+
+    def _show_receipt(self, user_ids: Iterable[str], receipt: chat_pb2.Receipt) -> None:
+        for user_id in user_ids:
+            for connection in self._connections.of_user(user_id):
+                connection.session.show_receipt(receipt)
+                self._touched(connection)
+
+    # Typing.
+
+    def typing(self, chat_id: str, typist: Connection, kind: session_pb2.TypingKind.ValueType) -> None:
+        """See the protocol."""
+        user_id = typist.session.user_id
+        typing = session_pb2.Typing(chat_id=chat_id, user_id=user_id, kind=kind)
+
+        def show(chat: ActiveChat | None) -> None:
+            if chat is None or user_id not in chat.members:
+                return
+            for member_id in chat.recipients:
+                if member_id != user_id:
+                    for connection in self._connections.of_user(member_id):
+                        connection.session.show_typing(typing)
+                        self._touched(connection)
+
+        self._owner.with_chat(chat_id, show)
+
+    # Presence.
+
+    async def connected(self, connection: Connection) -> None:
+        """See the protocol."""
+        user_id = connection.session.user_id
+        if self._presence.connected(user_id):
+            self._show_presence(user_id)
+
+    def disconnected(self, connection: Connection, now_ms: int) -> None:
+        """See the protocol."""
+        self._unwatch(connection)
+        self._presence.disconnected(connection.session.user_id, now_ms)
+
+    def pass_time(self, now_ms: int) -> None:
+        """See the protocol."""
+        for user_id in self._presence.take_offline(now_ms):
+            self._show_presence(user_id)
+
+    def watch(self, watcher: Connection, chat_ids: tuple[str, ...]) -> None:
+        """See the protocol."""
+        self._unwatch(watcher)
+        self._screens[watcher] = chat_ids
+        for chat_id in chat_ids:
+            self._on_screen.setdefault(chat_id, {})[watcher] = None
+        self._watch_members(watcher, known=())
+
+    def members_changed(self, chat_id: str) -> None:
+        """See the protocol."""
+        for watcher in list(self._on_screen.get(chat_id, ())):
+            self._watch_members(watcher, known=self._presence.watched(watcher))
+
+    async def online_devices(self, user_id: str) -> frozenset[str]:
+        """See the protocol."""
+        return frozenset(connection.session.device_id for connection in self._connections.of_user(user_id))
+
+    async def end_elsewhere(self, user_id: str, device_id: str, code: Code) -> None:
+        """See the protocol; there is no elsewhere."""
+
+    def _watch_members(self, watcher: Connection, known: Container[str]) -> None:
+        """Watches the members of the chats on the screen; shows those that are not known."""
+        chat_ids = self._screens[watcher]
+        watched: dict[str, None] = {}
+        self._presence.watch(watcher, ())
+
+        def add(chat: ActiveChat | None) -> None:
+            user_id = watcher.session.user_id
+            if chat is None or user_id not in chat.members or len(chat.recipients) > self._small_group_members_max:
+                return
+            if self._screens.get(watcher) is not chat_ids:
+                return  # there are other chats on the screen by now, or there is no screen
+            for member_id in chat.recipients:
+                if member_id != user_id and member_id not in watched:
+                    watched[member_id] = None
+                    if member_id not in known:
+                        watcher.session.show_presence(self._presence.presence(member_id))
+            self._presence.watch(watcher, watched)
+            self._touched(watcher)
+
+        for chat_id in chat_ids:
+            self._owner.with_chat(chat_id, add)
+
+    def _unwatch(self, watcher: Connection) -> None:
+        for chat_id in self._screens.pop(watcher, ()):
+            watchers = self._on_screen[chat_id]
+            del watchers[watcher]
+            if not watchers:
+                del self._on_screen[chat_id]
+        self._presence.unwatch(watcher)
+
+    def _show_presence(self, user_id: str) -> None:
+        presence = self._presence.presence(user_id)
+        for watcher in self._presence.watchers(user_id):
+            if isinstance(watcher, Connection):
+                watcher.session.show_presence(presence)
+                self._touched(watcher)
