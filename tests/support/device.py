@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,11 +72,16 @@ class Device:
         """Those that the server sent of its own accord."""
         self.endings: list[DisconnectedError] = []
         """How each of its streams ended."""
+        self.failure: BaseException | None = None
+        """What ended a stream that the device itself could not bear, such as a broken promise."""
         self.auto_ack = True
         self.on_event: Callable[[chat_pb2.ChatEvent], None] = lambda event: None
+        self.address = address
+        """Where the next `connect` goes."""
+        self.heard_at_s = 0.0
+        """When the server last said something, by the monotonic clock."""
         self.token = token
         self.name = ""
-        self._address = address
         self._request_ids = itertools.count(1)
         self._answers: dict[int, asyncio.Future[session_pb2.ServerFrame]] = {}
         self._changed = asyncio.Condition()
@@ -117,7 +123,7 @@ class Device:
         self._ended = None
         self._synced = False
         self._request_ids = itertools.count(1)
-        self._channel = channel(self._address)
+        self._channel = channel(self.address)
         connect = self._channel.stream_stream(
             "/chatgrpc.v1.SessionService/Connect",
             request_serializer=session_pb2.ConnectRequest.SerializeToString,
@@ -160,13 +166,21 @@ class Device:
 
     async def write(self, *frames: session_pb2.ClientFrame) -> None:
         """Sends frames in one batch."""
+        call = self._call
         try:
             async with self._writing:
-                await self._call.write(session_pb2.ConnectRequest(frames=frames))
+                await call.write(session_pb2.ConnectRequest(frames=frames))
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+            if self._call is not call:
+                raise DisconnectedError(None) from error  # another task has connected anew meanwhile
             if self._may_read.is_set():
                 await self.until_ended()  # the server may have said why
             raise self._ended or DisconnectedError(None) from error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise DisconnectedError(None) from error  # so grpc.aio says that another task has closed the stream
 
     async def request(self, frame: session_pb2.ClientFrame) -> session_pb2.ServerFrame:
         """Sends a request; returns its answer."""
@@ -288,6 +302,7 @@ class Device:
         last: session_pb2.Disconnect | None = None
         try:
             async for response in self._call:
+                self.heard_at_s = time.monotonic()
                 acks: dict[str, int] = {}
                 for frame in response.frames:
                     if last is not None:
@@ -305,7 +320,7 @@ class Device:
             raise
         except BaseException as error:
             ended = DisconnectedError(None)
-            ended.__cause__ = error
+            ended.__cause__ = self.failure = error
             raise
         finally:
             self._ended = ended

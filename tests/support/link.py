@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
+
+from tests.support.proxy import Way
 
 
 class Link:
@@ -13,8 +15,13 @@ class Link:
         self._listener: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self._refuses = False
-        self._passes = asyncio.Event()
-        self._passes.set()
+        self._passes = {way: asyncio.Event() for way in Way}
+        self.mend()
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._connections)
 
     @property
     def address(self) -> str:
@@ -28,14 +35,19 @@ class Link:
         for task in self._connections:
             task.cancel()
 
-    def silence(self) -> None:
-        """Holds back every byte, both ways: nobody learns it."""
-        self._passes.clear()
+    def silence(self, *ways: Way) -> None:
+        """Holds back every byte that goes these ways, or any if none is named: nobody learns it.
+
+        To both ends this is a network that drops packets: TCP sends them again, until they arrive or somebody gives up.
+        """
+        for way in ways or Way:
+            self._passes[way].clear()
 
     def mend(self) -> None:
         """Passes on again; what was held back arrives now."""
         self._refuses = False
-        self._passes.set()
+        for passes in self._passes.values():
+            passes.set()
 
     async def start(self) -> None:
         """Begins to listen."""
@@ -57,7 +69,9 @@ class Link:
             if not self._refuses:
                 up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
                 writers.append(up_writer)
-                await self._pass_both_ways((reader, up_writer), (up_reader, writer))
+                await self._pass_both_ways(
+                    self._pump(reader, up_writer, Way.TO_SERVER), self._pump(up_reader, writer, Way.TO_CLIENT)
+                )
         except (OSError, asyncio.CancelledError):
             pass  # an end of this connection; the task ends with it
         finally:
@@ -65,8 +79,8 @@ class Link:
             for each in writers:
                 each.transport.abort()
 
-    async def _pass_both_ways(self, *ways: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> None:
-        pumps = [asyncio.create_task(self._pump(*way)) for way in ways]
+    async def _pass_both_ways(self, *ways: Coroutine[None, None, None]) -> None:
+        pumps = [asyncio.create_task(way) for way in ways]
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -74,10 +88,10 @@ class Link:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: Way) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65_536):
-                await self._passes.wait()
+                await self._passes[way].wait()
                 writer.write(data)
                 await writer.drain()
 

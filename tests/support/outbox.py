@@ -2,10 +2,13 @@
 
 import asyncio
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from chatgrpc.v1 import chat_pb2, session_pb2
 from tests.support.device import Device
+
+_RETRY_PAUSE_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,9 @@ class Outbox:
         self.composed: list[session_pb2.SendMessage] = []
         self.acknowledged: list[Acknowledged] = []
         """Of each chat in the order of composing."""
+        self.failed: set[bytes] = set()
+        """Client message ids of those that were answered by an error once; they are sent again."""
+        self.on_acknowledged: Callable[[Acknowledged], None] = lambda acknowledged: None
         self._window = window
         self._numbers = itertools.count()
         self._waiting: dict[int, session_pb2.SendMessage] = {}
@@ -37,11 +43,12 @@ class Outbox:
         """Acknowledged messages that had been committed by an earlier try."""
         return sum(1 for acknowledged in self.acknowledged if acknowledged.result.duplicate)
 
-    def compose(self, to: str, text: str) -> None:
+    def compose(self, to: str, text: str) -> session_pb2.SendMessage:
         """Puts a text to a chat id, or to a user id, behind the others."""
         message = self.device.compose(to, text).send
         self.composed.append(message)
         self._waiting[next(self._numbers)] = message
+        return message
 
     async def flush(self) -> None:
         """Sends everything that waits; returns when all of it is acknowledged.
@@ -52,16 +59,21 @@ class Outbox:
         while self._waiting:
             posted: dict[int, asyncio.Future[session_pb2.ServerFrame]] = {}
             try:
-                for number, message in itertools.islice(self._waiting.items(), self._window):
+                for number, message in list(itertools.islice(self._waiting.items(), self._window)):
                     posted[number] = await self.device.post(session_pb2.ClientFrame(send=message))
                 await asyncio.gather(*posted.values())
             finally:  # some may be answered though the stream ended
                 for number, answer in posted.items():
                     if answer.done() and answer.exception() is None:
                         self._take(number, answer.result())
+            if posted.keys() & self._waiting.keys():
+                await asyncio.sleep(_RETRY_PAUSE_S)
 
     def _take(self, number: int, answer: session_pb2.ServerFrame) -> None:
         if answer.HasField("sent"):
-            self.acknowledged.append(Acknowledged(self._waiting.pop(number), answer.sent))
+            acknowledged = Acknowledged(self._waiting.pop(number), answer.sent)
+            self.acknowledged.append(acknowledged)
+            self.on_acknowledged(acknowledged)
         else:  # what fails for good is a defect of the test
             assert answer.error.code >= chat_pb2.ERROR_CODE_UNAVAILABLE, answer.error
+            self.failed.add(self._waiting[number].key.client_message_id)
