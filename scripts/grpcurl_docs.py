@@ -32,7 +32,7 @@ BLOCK_BEGIN = f"{FENCE}console"
 PROMPT, CONTINUATION = "$ ", "\\"
 
 VOLATILE = re.compile(
-    r'("(?:message_id|client_message_id|session_id|sync_token|token|next_page_token|'
+    r'("(?:message_id|client_message_id|session_id|node_id|sync_token|token|next_page_token|'
     r'(?:sent|created|connected|token_expires)_at_ms|server_time_ms)": ?)"[^"]*"'
 )
 BETWEEN_BATCHES = re.compile(r'\n  \]\n\}\n\{\n  "frames": \[')
@@ -121,8 +121,14 @@ def run(steps: list[Step], address: str, data_dir: Path) -> list[Step]:
     shell = subprocess.run(
         ["bash", "-c", script], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True
     )
-    outputs = shell.stdout.replace(address, ADDRESS).split(f"{mark}\n")[:-1]
+    stdout = shell.stdout.replace(address, ADDRESS).replace(listens_on(address), listens_on(ADDRESS))
+    outputs = stdout.split(f"{mark}\n")[:-1]
     return [replace(step, output=output) for step, output in zip(steps, outputs, strict=True)]
+
+
+def listens_on(address: str) -> str:
+    """What the server itself calls an address of this machine."""
+    return address.replace("localhost", "127.0.0.1")
 
 
 @contextlib.contextmanager

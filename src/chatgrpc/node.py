@@ -17,6 +17,7 @@ from pathlib import Path
 import structlog
 
 from chatgrpc.adapters.jwt import JwtVerifier, open_verifier
+from chatgrpc.adapters.memory import SoleNode
 from chatgrpc.adapters.sqlite import SqliteStore
 from chatgrpc.config import Settings, StartError
 from chatgrpc.core.disconnect import Ended
@@ -36,6 +37,7 @@ from chatgrpc.edge.server import GrpcServer, ServerOptions
 from chatgrpc.edge.services.chats import ChatService
 from chatgrpc.edge.services.devices import DeviceService
 from chatgrpc.edge.services.messages import MessageService
+from chatgrpc.edge.services.nodes import NodeService
 from chatgrpc.edge.services.users import UserService
 from chatgrpc.edge.watermarks import Watermarks
 from chatgrpc.embedded.audience import LocalAudience
@@ -44,6 +46,7 @@ from chatgrpc.metrics import Metrics, MetricsServer
 from chatgrpc.ports.accounts import DeviceStore, ProfileStore
 from chatgrpc.ports.chat_log import ChatLog
 from chatgrpc.ports.errors import StoreError
+from chatgrpc.ports.node_directory import NodeDirectory
 from chatgrpc.ports.store import Store
 from chatgrpc.ports.tokens import TokenVerifier
 from chatgrpc.v1 import (
@@ -51,6 +54,7 @@ from chatgrpc.v1 import (
     chat_service_pb2_grpc,
     device_service_pb2_grpc,
     message_service_pb2_grpc,
+    node_service_pb2_grpc,
     session_pb2,
     user_service_pb2_grpc,
 )
@@ -210,8 +214,9 @@ async def serving(settings: Settings) -> AsyncIterator[int]:
         limits = Limits()
         transport = GrpcTransport(inbox_bytes_max=limits.backlog_bytes_max, close_timeout_s=_CLOSE_TIMEOUT_S)
         node = Node(store, epoch, verifier, transport, metrics, limits, _timings(settings), _pace(settings))
-        server = _server(settings, node, verifier, metrics, transport)
-        port = await server.start()
+        directory = SoleNode(settings.server.host, lambda: len(node.edge.connections))
+        server = _server(settings, node, directory, verifier, metrics, transport)
+        port = directory.port = await server.start()
         metrics.count_tasks(asyncio.get_running_loop())
         node.edge.start()
         await server.set_serving(True)
@@ -219,6 +224,7 @@ async def serving(settings: Settings) -> AsyncIterator[int]:
         try:
             yield port
         finally:
+            directory.draining = True
             await _drain(server, node, settings.server.drain_timeout_s)
 
 
@@ -231,7 +237,14 @@ async def _drain(server: GrpcServer, node: Node, timeout_s: float) -> None:
     _log.info("stopped")
 
 
-def _server(settings: Settings, node: Node, verifier: JwtVerifier, metrics: Metrics, transport: GrpcTransport) -> GrpcServer:
+def _server(
+    settings: Settings,
+    node: Node,
+    directory: NodeDirectory,
+    verifier: JwtVerifier,
+    metrics: Metrics,
+    transport: GrpcTransport,
+) -> GrpcServer:
     def observe(method: str, code: str, seconds: float) -> None:
         metrics.unary_seconds[method, code].observe(seconds)
 
@@ -258,6 +271,8 @@ def _server(settings: Settings, node: Node, verifier: JwtVerifier, metrics: Metr
         "chatgrpc.v1.MessageService",
         lambda on: message_service_pb2_grpc.add_MessageServiceServicer_to_server(MessageService(node), on),
     )
+    nodes = NodeService(directory, node.limits.nodes_listed_max)
+    server.register("chatgrpc.v1.NodeService", lambda on: node_service_pb2_grpc.add_NodeServiceServicer_to_server(nodes, on))
     return server
 
 

@@ -148,6 +148,7 @@ async def test_health_and_reflection_need_no_token(server: ServerProcess) -> Non
             "chatgrpc.v1.ChatService",
             "chatgrpc.v1.DeviceService",
             "chatgrpc.v1.MessageService",
+            "chatgrpc.v1.NodeService",
             "chatgrpc.v1.SessionService",
             "chatgrpc.v1.UserService",
             "grpc.health.v1.Health",

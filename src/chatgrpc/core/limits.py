@@ -58,6 +58,8 @@ class Limits:
     """Up to here a group pushes receipts per user, and presence (M12)."""
     chats_per_user_max: int = 2_000
     """Chats of a user; ERROR_CODE_LIMIT_EXCEEDED."""
+    nodes_listed_max: int = 1_000
+    """Nodes told by NodeService.ListNodes; of more, as many at random."""
     devices_per_user_max: int = 10
     """Devices of a user; DISCONNECT_CODE_TOO_MANY_DEVICES."""
     watched_chats_max: int = 20

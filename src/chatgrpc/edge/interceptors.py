@@ -29,6 +29,9 @@ PUBLIC_METHODS = (
 )
 """Beginnings of the methods that stand apart: health and reflection are for everyone, a session has its own Hello."""
 
+TOKENLESS_METHODS = frozenset({"/chatgrpc.v1.NodeService/ListNodes"})
+"""Unary calls of ours that are for everyone; but for the token they are treated as all others."""
+
 _REQUEST_MISSING = StatusError(
     grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_MISSING", "The call ended before there was a whole request."
 )
@@ -64,7 +67,7 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
     """Stands around every unary call, except those of `PUBLIC_METHODS`.
 
     - Without a valid `authorization: Bearer …` the call ends with UNAUTHENTICATED; with one, `current_claims()` says whose
-      it is.
+      it is. A method of `TOKENLESS_METHODS` is called without looking for a token.
     - A `StatusError` becomes its status. Any other exception becomes INTERNAL with an id under which it stands in our log; its
       text never leaves the node, nor does it enter the log, since it may quote a message.
     - Every status but OK carries `google.rpc.ErrorInfo`, that of an unknown method too.
@@ -115,7 +118,7 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
         started = time.perf_counter()
         error, code = None, grpc.StatusCode.CANCELLED
         try:
-            reply = await self._answer(handler, requests, context)
+            reply = await self._answer(method, handler, requests, context)
             code = context.code() or grpc.StatusCode.OK
             return reply
         except StatusError as known:
@@ -129,7 +132,7 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
             self._observe(method, code.name, time.perf_counter() - started)
         return await _abort(context, error)
 
-    async def _answer(self, handler: _Handler, requests: AsyncIterable[bytes], context: _Context) -> bytes:
+    async def _answer(self, method: str, handler: _Handler, requests: AsyncIterable[bytes], context: _Context) -> bytes:
         if self._calls >= self._limits.calls_max:
             raise StatusError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS", "The server is busy. Try again in a few seconds."
@@ -137,7 +140,8 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
         self._calls += 1
         try:
             async with asyncio.timeout(self._limits.deadline_s) as deadline:
-                _claims.set(await self._authenticate(context))
+                if method not in TOKENLESS_METHODS:
+                    _claims.set(await self._authenticate(context))
                 request = _parse(handler, await _one_of(requests))
                 reply = await handler.unary_unary(request, context)  # type: ignore[misc,arg-type]
                 return reply if handler.response_serializer is None else handler.response_serializer(reply)

@@ -95,6 +95,7 @@ async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
     services: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {
         "chatgrpc.test.Service": {"Method": method_handler, "Stream": stream_handler},
         "chatgrpc.v1.SessionService": {"Connect": stream_handler, "Other": method_handler},
+        "chatgrpc.v1.NodeService": {"ListNodes": method_handler, "Other": method_handler},
         "grpc.health.v1.Health": {"Check": method_handler},
     }
     for service, handlers in services.items():
@@ -154,6 +155,23 @@ async def test_only_connect_of_the_session_service_is_exempt(rig: Rig) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as failed:
         await unary(rig.channel, "/chatgrpc.v1.SessionService/Other")(b"")
     assert failed.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_a_method_for_everyone_needs_no_token_and_is_counted_as_all_others(rig: Rig) -> None:
+    async def answer(message: wrappers_pb2.StringValue, _: object) -> wrappers_pb2.StringValue:
+        with pytest.raises(LookupError):
+            current_claims()
+        return message
+
+    rig.behaviour = answer
+    assert await unary(rig.channel, "/chatgrpc.v1.NodeService/ListNodes")(b"") == b""
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await unary(rig.channel, "/chatgrpc.v1.NodeService/Other")(b"")
+    assert failed.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert [observation[:2] for observation in rig.observed] == [
+        ("/chatgrpc.v1.NodeService/ListNodes", "OK"),
+        ("/chatgrpc.v1.NodeService/Other", "UNAUTHENTICATED"),
+    ]
 
 
 async def test_a_status_error_is_told_in_full(rig: Rig) -> None:
