@@ -163,6 +163,11 @@ class EdgeDesk:
         return notices
 
     @property
+    def is_idle(self) -> bool:
+        """No write waits for its outcome."""
+        return self._lanes.is_idle and not self._answers
+
+    @property
     def questions_waiting(self) -> int:
         """How many questions are not answered yet."""
         return len(self._heads_asked) + len(self._members_asked)

@@ -70,6 +70,11 @@ class EdgeLanes:
         self._silent: OrderedDict[Lane, int] = OrderedDict()  # lanes that wait, and when to send again; the soonest first
         self._forwards: dict[Lane, list[Forward]] = {}
 
+    @property
+    def is_idle(self) -> bool:
+        """No write waits for its outcome."""
+        return not self._silent
+
     def submit(self, lane: Lane, ticket: Ticket, write: Write, now_ms: int) -> None:
         """Takes a write; its outcome comes out of `answered` or `give_up`."""
         outgoing = self._lanes.get(lane)

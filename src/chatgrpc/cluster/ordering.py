@@ -1,0 +1,225 @@
+"""How a node among many orders writes: it asks the owners of the chats, itself among them, and answers as one.
+
+All messages of a tick are taken in, what can go on goes on, and what is to be said is handed to the links, which send it as one
+batch a node. What a node says to itself takes the same way, without a link.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from chatgrpc.cluster.router import Router
+from chatgrpc.cluster.store_runner import StoreRunner
+from chatgrpc.core.active_chat import Ticket
+from chatgrpc.core.edge_desk import EdgeDesk
+from chatgrpc.core.lanes import Forward, Forwarded
+from chatgrpc.core.links import (
+    AskHead,
+    AskMembers,
+    Deliver,
+    EndStream,
+    HeadIs,
+    Heads,
+    HeadsHeard,
+    Load,
+    MembersAre,
+    Message,
+    RaiseMark,
+    ShowReceipt,
+    ShowTyping,
+    TellTyping,
+)
+from chatgrpc.core.owner_desk import OwnerDesk, Tenure
+from chatgrpc.core.sequencer import Answer, Delivery
+from chatgrpc.core.shard import Now
+from chatgrpc.core.tending import Owner
+from chatgrpc.core.write import Write
+from chatgrpc.edge.ordering import Progress
+
+_TO_EDGE = (Forwarded, Deliver, Heads, HeadIs, MembersAre, ShowReceipt, ShowTyping)
+_TO_OWNER = (Forward, HeadsHeard, AskHead, AskMembers, RaiseMark, TellTyping)
+
+_BEAT_INTERVAL_S = 1.0
+
+
+def now() -> Now:
+    """The node's clocks."""
+    return Now(time.time_ns() // 1_000_000, time.monotonic_ns() // 1_000_000)
+
+
+class Listener(Protocol):
+    """Who is told what owners say besides events and answers."""
+
+    def show(self, notice: ShowReceipt | ShowTyping) -> None:
+        """Receipts and typing for users of this node."""
+        ...
+
+    def end_stream(self, message: EndStream) -> None:
+        """Another node says that a device has gone there, or was revoked."""
+        ...
+
+    def note_load(self, node_id: str, streams: int) -> None:
+        """Another node says how busy it is."""
+        ...
+
+    def missed(self) -> None:
+        """A push was lost that may have let a user of this node in or out of a chat."""
+        ...
+
+
+class ClusterOrdering:
+    """`edge.ordering.Ordering` over the owners of the cluster."""
+
+    def __init__(
+        self,
+        node_id: str,
+        edge: EdgeDesk,
+        owner: OwnerDesk,
+        runner: StoreRunner,
+        router: Router,
+        send: Callable[[str, Message], bool],
+        wake_up: Callable[[], None],
+    ) -> None:
+        """`send` hands a message to the link with a node; False = there is none, and it is lost."""
+        self.edge = edge
+        self.owner = owner
+        self._node_id = node_id
+        self._runner = runner
+        self._router = router
+        self._send = send
+        self._wake_up = wake_up
+        self._listener: Listener | None = None
+        self._inbox: deque[tuple[str, list[Message]]] = deque()
+        self._beat_at_ms = 0
+        self._quiet = asyncio.Event()
+        self._finishing: list[tuple[Tenure, asyncio.Future[None]]] = []
+
+    def tell(self, listener: Listener) -> None:
+        """Says who hears what is not for the tick loop."""
+        self._listener = listener
+
+    # Ordering.
+
+    def submit(self, ticket: Ticket, session_id: str, write: Write, now_ms: int) -> None:
+        """See the protocol."""
+        self.edge.submit(session_id, ticket, write, now().monotonic_ms)
+
+    def session_closed(self, session_id: str) -> None:
+        """See the protocol."""
+        self.edge.close(session_id)
+
+    def pump(self, now_ms: int) -> Progress:
+        """See the protocol."""
+        at = now()
+        self._runner.take_in(at)
+        self._router.take_in()
+        while self._inbox:
+            sender_id, messages = self._inbox.popleft()
+            for message in messages:
+                self._receive(sender_id, message, at)
+        self._hand_out(at)
+        for notice in self.edge.take_notices():
+            self._heard_by().show(notice)
+        missed_heads = self.edge.take_missed_heads()
+        if missed_heads:
+            self._heard_by().missed()
+        answers = [Answer(ticket, outcome) for ticket, _, outcome in self.edge.take_answers()]
+        self._note_what_is_done()
+        return Progress(answers, [_delivery(deliver) for deliver in self.edge.take_deliveries()], missed_heads)
+
+    def pass_time(self, now_ms: int) -> None:
+        """See the protocol."""
+        at_ms = now().monotonic_ms
+        self.edge.pass_time(at_ms)
+        if at_ms - self._beat_at_ms >= _BEAT_INTERVAL_S * 1000:
+            self._beat_at_ms = at_ms
+            for node_id, message in self.owner.beat():
+                self._post(node_id, message)
+            self._runner.save_marks()
+        self._wake_up()
+
+    async def settle(self) -> None:
+        """See the protocol; what other owners do not answer is given up after its time."""
+        while not self._is_idle:
+            self._quiet.clear()
+            await self._quiet.wait()
+
+    # Links and cluster.
+
+    def receive(self, sender_id: str, messages: list[Message]) -> None:
+        """Takes what came over a link; it is looked at in the next tick."""
+        self._inbox.append((sender_id, messages))
+        self._wake_up()
+
+    def see(self, owners: Mapping[int, Owner], live_node_ids: frozenset[str]) -> None:
+        """The cluster has changed."""
+        self.owner.see(live_node_ids)
+        self.edge.see(owners, now().monotonic_ms)
+        self._wake_up()
+
+    def say(self, node_id: str, message: Message) -> None:
+        """Says something to a node."""
+        self._post(node_id, message)
+        self._wake_up()
+
+    async def finish(self, tenure: Tenure) -> None:
+        """A shard is to be given away: accepts nothing more for it; returns when all that was accepted is done, or it is lost."""
+        tenure.shard.stop_accepting()
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._finishing.append((tenure, done))
+        self._wake_up()
+        await done
+
+    def _note_what_is_done(self) -> None:
+        if self._is_idle:
+            self._quiet.set()
+        for tenure, done in self._finishing:
+            if not done.done() and (tenure.shard.is_idle or not self.owner.holds(tenure)):
+                done.set_result(None)
+        self._finishing = [(tenure, done) for tenure, done in self._finishing if not done.done()]
+
+    @property
+    def _is_idle(self) -> bool:
+        return self.edge.is_idle and not self._runner.writes_under_way and self._router.is_idle
+
+    def _receive(self, sender_id: str, message: Message, at: Now) -> None:
+        if isinstance(message, _TO_EDGE):
+            self.edge.receive(sender_id, message, at.monotonic_ms)
+        elif isinstance(message, _TO_OWNER):
+            self.owner.receive(sender_id, message, at)
+        elif isinstance(message, EndStream):
+            self._heard_by().end_stream(message)
+        elif isinstance(message, Load):
+            self._heard_by().note_load(sender_id, message.streams)
+
+    def _hand_out(self, at: Now) -> None:
+        """Sends what there is to say, and takes what this node says to itself, until there is nothing more."""
+        while True:
+            self._runner.start_requests()
+            messages = self.edge.take_messages(at.monotonic_ms) + self.owner.take_messages()
+            if not messages:
+                break
+            for node_id, message in messages:
+                if node_id == self._node_id:
+                    self._receive(node_id, message, at)
+                else:
+                    self._send(node_id, message)
+        self._router.start(self.owner.take_deliveries(), self.owner.take_notices())
+
+    def _post(self, node_id: str, message: Message) -> None:
+        if node_id == self._node_id:
+            self._inbox.append((node_id, [message]))
+        else:
+            self._send(node_id, message)
+
+    def _heard_by(self) -> Listener:
+        assert self._listener is not None, "the node has been wired"
+        return self._listener
+
+
+def _delivery(deliver: Deliver) -> Delivery:
+    return Delivery(
+        deliver.chat_id, deliver.seq, deliver.chunk, deliver.user_ids, deliver.left_user_id, deliver.changes_members
+    )

@@ -1,0 +1,113 @@
+"""Finds the nodes that an owner's news is for: one read of the session map at a time, for all that came since the last one."""
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from chatgrpc.core.owner_desk import Notice, OwnerDesk
+from chatgrpc.core.sequencer import Delivery
+from chatgrpc.ports.session_map import SessionMap, SessionMapUnavailableError
+
+_log = structlog.get_logger()
+
+_BLIND_S = 1.0
+"""After the map failed it is not asked for so long."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    deliveries: Sequence[Delivery]
+    notices: Sequence[Notice]
+    nodes_of_user: Mapping[str, Collection[str]]
+
+
+class Router:
+    """The way of an owner's news to the nodes.
+
+    Without the session map everything goes to every live node, each of which finds its own users in it: a lost Redis makes the
+    links busier, and nothing late.
+    """
+
+    def __init__(
+        self,
+        desk: OwnerDesk,
+        session_map: SessionMap,
+        live_node_ids: Callable[[], Collection[str]],
+        wake_up: Callable[[], None],
+        on_defect: Callable[[BaseException], None],
+    ) -> None:
+        """`wake_up` is called when nodes were found; `on_defect` when something that cannot fail has failed."""
+        self._desk = desk
+        self._session_map = session_map
+        self._live_node_ids = live_node_ids
+        self._wake_up = wake_up
+        self._on_defect = on_defect
+        self._deliveries: list[Delivery] = []
+        self._notices: list[Notice] = []
+        self._found: list[_Batch] = []
+        self._task: asyncio.Task[None] | None = None
+        self._blind_until_s = 0.0
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing waits to be routed."""
+        return self._task is None and not self._deliveries and not self._found
+
+    @property
+    def deliveries_waiting(self) -> int:
+        """Events whose members' nodes are not known yet."""
+        return len(self._deliveries)
+
+    def take_in(self) -> None:
+        """Hands the desk what was found."""
+        found, self._found = self._found, []
+        for batch in found:
+            self._desk.route(batch.deliveries, batch.notices, batch.nodes_of_user)
+
+    def start(self, deliveries: list[Delivery], notices: list[Notice]) -> None:
+        """Takes more to route; in the order in which it comes."""
+        self._deliveries += deliveries
+        self._notices += notices
+        if self._task is None and (self._deliveries or self._notices):
+            self._task = asyncio.get_running_loop().create_task(self._look_up())
+            self._task.add_done_callback(self._done)
+
+    async def stop(self) -> None:
+        """Ends the read under way."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _look_up(self) -> None:
+        deliveries, self._deliveries = self._deliveries, []
+        notices, self._notices = self._notices, []
+        user_ids = dict.fromkeys(user_id for delivery in deliveries for user_id in delivery.recipients)
+        user_ids |= dict.fromkeys(user_id for notice in notices for user_id in notice.user_ids)
+        self._found.append(_Batch(deliveries, notices, await self._nodes_of(list(user_ids))))
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._task = None
+        if task.cancelled():
+            return
+        if (defect := task.exception()) is not None:
+            self._on_defect(defect)
+        self._wake_up()
+        self.start([], [])
+
+    async def _nodes_of(self, user_ids: list[str]) -> dict[str, Collection[str]]:
+        loop = asyncio.get_running_loop()
+        live = frozenset(self._live_node_ids())
+        if loop.time() >= self._blind_until_s:
+            try:
+                found = await self._session_map.of_users(user_ids)
+            except SessionMapUnavailableError as error:
+                _log.warning("session_map_unavailable", error=str(error))
+                self._blind_until_s = loop.time() + _BLIND_S
+            else:
+                return {
+                    user_id: dict.fromkeys(entry.node_id for entry in entries if entry.node_id in live)
+                    for user_id, entries in found.items()
+                }
+        return dict.fromkeys(user_ids, live)

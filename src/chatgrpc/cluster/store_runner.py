@@ -1,0 +1,188 @@
+"""Runs what shards ask of the store, each until it succeeds, for as long as the shard is in our hands.
+
+What the store answered is put by until the tick takes it in, and is judged by a clock that is read then: after the success was
+known, as the lease rule demands (ADR 4).
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any
+
+import structlog
+
+from chatgrpc.core.entries import StoredEvent
+from chatgrpc.core.owner_desk import OwnerDesk, Tenure
+from chatgrpc.core.row_store import ReadBucket, ReadHead, Write, WriteBoundary, WriteMark, WriteRow, WriteViews
+from chatgrpc.core.sequencer import Lookup
+from chatgrpc.core.shard import Now
+from chatgrpc.ports.errors import StoreError
+from chatgrpc.ports.row_store import CommittedLog, RowStore
+
+_log = structlog.get_logger()
+
+_RETRY_FIRST_S = 0.05
+_RETRY_MAX_S = 1.0
+_PAGE_EVENTS = 1_000
+_PAGE_BYTES = 4 * 1024 * 1024
+
+Finished = Callable[[Now], None]
+
+
+class StoreRunner:
+    """The way of one node's shards to the store and back."""
+
+    def __init__(
+        self,
+        desk: OwnerDesk,
+        rows: RowStore,
+        committed: CommittedLog,
+        wake_up: Callable[[], None],
+        on_defect: Callable[[BaseException], None],
+    ) -> None:
+        """`wake_up` is called when the store has answered something; `on_defect` when something that cannot fail has failed."""
+        self._desk = desk
+        self._rows = rows
+        self._committed = committed
+        self._wake_up = wake_up
+        self._on_defect = on_defect
+        self._finished: list[tuple[Tenure, Finished]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._marks: dict[str, int] = {}
+        self._marks_under_way = False
+        self.writes_under_way = 0
+
+    # What the tick calls.
+
+    def start_requests(self) -> None:
+        """Starts what shards want, and sorts out what they have to say."""
+        writes: dict[Tenure, list[Write]] = {}
+        for tenure, request in self._desk.take_requests():
+            match request:
+                case WriteRow() | WriteBoundary() | WriteViews():
+                    writes.setdefault(tenure, []).append(request)
+                case ReadHead():
+                    self._keep(self._read(tenure, partial(self._read_head, tenure, request)))
+                case ReadBucket():
+                    self._keep(self._read(tenure, partial(self._read_bucket, tenure, request)))
+                case Lookup():
+                    self._keep(self._read(tenure, partial(self._look_up, tenure, request)))
+        for tenure, of_tenure in writes.items():
+            self._write(tenure, of_tenure, _RETRY_FIRST_S)
+
+    def take_in(self, now: Now) -> None:
+        """Hands the shards what the store has answered; `now` is read after it had."""
+        finished, self._finished = self._finished, []
+        for tenure, hand_over in finished:
+            if self._desk.holds(tenure):
+                hand_over(now)
+                self._desk.touch(tenure)
+
+    def save_marks(self) -> None:
+        """Stores the committed marks that rose, beside the ticks; one that is lost only makes the next owner adopt more."""
+        for tenure in self._desk.tenures.values():
+            self._note_marks(tenure.shard.take_marks())
+        if self._marks and not self._marks_under_way:
+            self._marks_under_way = True
+            self._keep(self._save_marks())
+
+    async def save_marks_of(self, tenure: Tenure) -> None:
+        """Stores the marks of a shard that is given away; the next owner then has nothing to adopt."""
+        try:
+            await self._rows.write_marks(tenure.shard.take_marks())
+        except StoreError as error:
+            _log.warning("marks_not_saved", error=str(error))
+
+    async def stop(self) -> None:
+        """Ends what is still tried."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # Writes.
+
+    def _write(self, tenure: Tenure, writes: Sequence[Write], retry_s: float) -> None:
+        self.writes_under_way += len(writes)
+        self._rows.write(writes, partial(self._written, tenure, retry_s))
+
+    def _written(self, tenure: Tenure, retry_s: float, writes: Sequence[Write], error: StoreError | None) -> None:
+        self.writes_under_way -= len(writes)
+        if not self._desk.holds(tenure):
+            return
+        if error is None:
+            self._finish(tenure, partial(_stored, tenure, writes))
+            return
+        _log.warning("write_retried", shard=tenure.number, writes=len(writes), error=str(error))
+        again = partial(self._write_again, tenure, writes, min(2 * retry_s, _RETRY_MAX_S))
+        asyncio.get_running_loop().call_later(retry_s, again)
+
+    def _write_again(self, tenure: Tenure, writes: Sequence[Write], retry_s: float) -> None:
+        if self._desk.holds(tenure):
+            self._write(tenure, writes, retry_s)
+
+    def _note_marks(self, marks: Sequence[WriteMark]) -> None:
+        for mark in marks:
+            self._marks[mark.chat_id] = max(mark.seq, self._marks.get(mark.chat_id, 0))
+
+    async def _save_marks(self) -> None:
+        marks = [WriteMark(chat_id, seq) for chat_id, seq in self._marks.items()]
+        self._marks.clear()
+        try:
+            await self._rows.write_marks(marks)
+        except StoreError as error:
+            _log.warning("marks_not_saved", error=str(error))
+            self._note_marks(marks)
+        finally:
+            self._marks_under_way = False
+
+    # Reads.
+
+    async def _read(self, tenure: Tenure, read: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Tries a read until it succeeds."""
+        retry_s = _RETRY_FIRST_S
+        while self._desk.holds(tenure):
+            try:
+                await read()
+                return
+            except StoreError as error:
+                _log.warning("read_retried", shard=tenure.number, error=str(error))
+            await asyncio.sleep(retry_s)
+            retry_s = min(2 * retry_s, _RETRY_MAX_S)
+
+    async def _read_head(self, tenure: Tenure, read: ReadHead) -> None:
+        found = await self._rows.read_head(read)
+        self._finish(tenure, lambda now: tenure.shard.head_read(read, found, now))
+
+    async def _read_bucket(self, tenure: Tenure, read: ReadBucket) -> None:
+        found = await self._rows.read_bucket(read)
+        self._finish(tenure, lambda now: tenure.shard.bucket_read(read, found, now))
+
+    async def _look_up(self, tenure: Tenure, lookup: Lookup) -> None:
+        events: list[StoredEvent] = []
+        chat_id = lookup.chat.chat_id
+        for after_seq, up_to_seq in lookup.ranges:
+            while after_seq < up_to_seq:
+                page = await self._committed.read_after(chat_id, after_seq, up_to_seq, _PAGE_EVENTS, _PAGE_BYTES)
+                events += page
+                after_seq = page[-1].seq  # noqa: PLW2901  the range shrinks as it is read
+        chat_counts = await self._committed.count_chats(lookup.user_ids) if lookup.user_ids else {}
+        self._finish(tenure, lambda now: tenure.shard.looked_up(lookup, events, chat_counts, now))
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (defect := task.exception()) is not None:
+            self._on_defect(defect)
+
+    def _finish(self, tenure: Tenure, hand_over: Finished) -> None:
+        self._finished.append((tenure, hand_over))
+        self._wake_up()
+
+
+def _stored(tenure: Tenure, writes: Sequence[Write], now: Now) -> None:
+    for write in writes:
+        tenure.shard.stored(write, now)
