@@ -74,6 +74,16 @@ class Metrics:
         self.unary_seconds = Bound[tuple[str, str], Histogram](lambda label: unary_seconds.labels(*label))
         """By method and status code; its `_count` is the number of calls."""
 
+        self.relay_links = Gauge("chatgrpc_relay_links", "Other nodes that this one is linked with.", registry=registry)
+        self.relay_messages_in = Counter("chatgrpc_relay_messages_in", "Messages received from other nodes.", registry=registry)
+        self.relay_messages_out = Counter("chatgrpc_relay_messages_out", "Messages sent to other nodes.", registry=registry)
+        self.relay_bytes_in = Counter("chatgrpc_relay_bytes_in", "Bytes received from other nodes.", registry=registry)
+        self.relay_bytes_out = Counter("chatgrpc_relay_bytes_out", "Bytes sent to other nodes.", registry=registry)
+        relay_dropped = Counter(
+            "chatgrpc_relay_dropped", "Messages dropped since too much waited for a node.", ["kind"], registry=registry
+        )
+        self.relay_dropped = Bound[str, Counter](relay_dropped.labels)
+
     def count_tasks(self, loop: asyncio.AbstractEventLoop) -> None:
         """Makes `tasks` the number of unfinished tasks of the loop, counted when it is read."""
         self.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))

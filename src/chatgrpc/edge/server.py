@@ -67,7 +67,7 @@ class GrpcServer:
             options: where and how to listen.
             interceptors: stand around every call, the first one outermost.
         """
-        logging.getLogger("grpc._cython.cygrpc").addFilter(_is_worth_a_line)
+        logging.getLogger("grpc._cython.cygrpc").addFilter(is_worth_a_line)
         self._options = options
         self._server = grpc.aio.server(interceptors=tuple(interceptors), options=_channel_arguments(options))
         self._health = health.aio.HealthServicer()
@@ -114,7 +114,7 @@ class GrpcServer:
     def _listen(self) -> int:
         options = self._options
         credentials = _credentials(options)
-        _check_address(options)
+        check_address(options.host, options.port, reuse_port=options.reuse_port)
         address = f"[{options.host}]:{options.port}" if ":" in options.host else f"{options.host}:{options.port}"
         try:
             if credentials is None:
@@ -130,7 +130,8 @@ class GrpcServer:
             raise StartError(f"Cannot listen on {address}. {hint}") from error
 
 
-def _is_worth_a_line(record: logging.LogRecord) -> bool:
+def is_worth_a_line(record: logging.LogRecord) -> bool:
+    """Filters out what a gRPC server of this process logs every day."""
     return not str(record.msg).startswith(_ROUTINE)
 
 
@@ -167,18 +168,22 @@ def _read(file: Path) -> bytes:
         raise StartError(f"Cannot read the TLS file {file}: {error.strerror}.") from error
 
 
-def _check_address(options: ServerOptions) -> None:
-    """Tries the address, since gRPC says of any failure only that it failed, and that on standard error."""
+def check_address(host: str, port: int, *, reuse_port: bool = False) -> None:
+    """Tries the address, since gRPC says of any failure only that it failed, and that on standard error.
+
+    Raises:
+        StartError: it cannot be listened on.
+    """
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if options.reuse_port:
+            if reuse_port:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             probe.bind(address)
             probe.listen(1)
     except OSError as error:
-        where = f"{options.host} port {options.port}"
+        where = f"{host} port {port}"
         if error.errno == errno.EADDRINUSE:
             raise StartError(f"{where} is in use. Stop the program that listens there, or choose another port.") from error
         raise StartError(f"Cannot listen on {where}: {error.strerror}.") from error

@@ -129,13 +129,13 @@ class Decoder:
                 messages.append(
                     Deliver(chat_id, deliver.seq, deliver.chunk, user_ids, deliver.left_user_id, deliver.changes_members)
                 )
-            elif kind in _TAKE:
+            elif kind == "audience":
+                self._learn(frame.audience)
+            elif kind is not None and kind in _TAKE:
                 try:
                     messages.append(_TAKE[kind](getattr(frame, kind)))
                 except DecodeError as error:
                     raise MalformedBatchError(f"{kind}: its content is not valid") from error
-            elif kind == "audience":
-                self._learn(frame.audience)
         return messages
 
     def _learn(self, audience: relay_pb2.Audience) -> None:
@@ -275,7 +275,7 @@ def _put_load(frame: relay_pb2.LinkFrame, message: Load) -> None:
 
 
 _PUT = cast(
-    dict[type[Message], Callable[[relay_pb2.LinkFrame, Any], None]],
+    "dict[type[Message], Callable[[relay_pb2.LinkFrame, Any], None]]",
     {
         Forward: _put_forward,
         Forwarded: _put_forwarded,
@@ -324,7 +324,7 @@ def _take_forwarded(body: relay_pb2.Forwarded) -> Forwarded:
             raise MalformedBatchError("forwarded: without an outcome")
 
 
-_TAKE: dict[str | None, Callable[[Any], Message]] = {
+_TAKE: dict[str, Callable[[Any], Message]] = {
     "forward": _take_forward,
     "forwarded": _take_forwarded,
     "heads": lambda body: Heads(dict(body.heads)),

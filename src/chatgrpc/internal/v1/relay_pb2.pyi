@@ -204,7 +204,9 @@ Global___Hello: _TypeAlias = Hello  # noqa: Y015
 
 @_typing.final
 class Beat(_message.Message):
-    """Sent once a second, whatever else is sent, so that a broken link is noticed by both sides."""
+    """Sent once a second, whatever else is sent, so that a broken link is noticed by both sides. Beats travel in batches without
+    other frames.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

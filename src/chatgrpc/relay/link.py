@@ -1,0 +1,297 @@
+"""One link: a stream between two nodes from its Hello to its end, the same for who dialled and who accepted."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import grpc
+import structlog
+
+from chatgrpc.core.links import Heads, HeadsHeard, Message
+from chatgrpc.internal.v1 import relay_pb2
+from chatgrpc.metrics import Metrics
+from chatgrpc.relay.codec import Decoder, MalformedBatchError, parse_batch
+from chatgrpc.relay.outbox import Outbox
+
+PROTOCOL_VERSION: Final = 1
+HEADS_MAX: Final = 10_000
+"""Chats in one frame of heads; more are sent in several."""
+
+PULSE_S: Final = 0.5
+_PULSES_A_BEAT: Final = 2
+_QUIET_PULSES_MAX: Final = 6
+"""After three seconds without a sign of life the link is dead. Pulses are counted, and not seconds, so that a process that
+stood still for a while does not take its own silence for the peer's."""
+_FULL_PULSES_MAX: Final = 20
+"""After ten seconds in which nothing was taken for the peer the link is of no use."""
+
+_log = structlog.get_logger(__name__)
+
+
+class LinkEndedError(Exception):
+    """The stream is over; says why."""
+
+
+class Call(Protocol):
+    """A grpc.aio stream of bytes: a client's call, or a server's context."""
+
+    async def read(self) -> Any:
+        """The next message, or `grpc.aio.EOF`."""
+        ...
+
+    async def write(self, message: bytes, /) -> None:
+        """Sends, and waits until there is room for the next."""
+        ...
+
+
+class Stream:
+    """A call with errors of our own."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    async def read(self) -> bytes | None:
+        """The next message; None at the end.
+
+        Raises:
+            LinkEndedError: the call is over.
+        """
+        try:
+            message = await self._call.read()
+        except Exception as error:
+            raise LinkEndedError(_reason(error)) from error
+        if message is grpc.aio.EOF:
+            return None
+        assert isinstance(message, bytes)
+        return message
+
+    async def write(self, message: bytes) -> None:
+        """Sends, and waits until there is room for the next.
+
+        Raises:
+            LinkEndedError: the call is over.
+        """
+        try:
+            await self._call.write(message)
+        except Exception as error:
+            raise LinkEndedError(_reason(error)) from error
+
+    async def say_hello(self, node_id: str, to_node_id: str) -> None:
+        """Sends the first frame.
+
+        Raises:
+            LinkEndedError: the call is over.
+        """
+        hello = relay_pb2.Hello(protocol_version=PROTOCOL_VERSION, node_id=node_id, to_node_id=to_node_id)
+        await self.write(relay_pb2.LinkBatch(frames=[relay_pb2.LinkFrame(hello=hello)]).SerializeToString())
+
+    async def hear_hello(self, node_id: str) -> str:
+        """Reads the first frame, to `node_id`; returns whom it is from.
+
+        Raises:
+            LinkEndedError: the call is over, or was meant for another node.
+            MalformedBatchError: it is not a Hello.
+        """
+        message = await self.read()
+        if message is None:
+            raise LinkEndedError("it was ended before its Hello")
+        frames = parse_batch(message).frames
+        if len(frames) != 1 or frames[0].WhichOneof("body") != "hello":
+            raise MalformedBatchError("a link begins with a Hello")
+        hello = frames[0].hello
+        if hello.protocol_version != PROTOCOL_VERSION:
+            raise LinkEndedError(f"of the two nodes one speaks version {hello.protocol_version}, one {PROTOCOL_VERSION}")
+        if hello.to_node_id != node_id:
+            raise LinkEndedError("it is for another incarnation of the node")
+        return hello.node_id
+
+    async def finish(self) -> bool:
+        """Says that nothing more will be sent; True if the peer then ends the call, False if that is left to us.
+
+        Raises:
+            LinkEndedError: the call is over.
+        """
+        if not isinstance(self._call, grpc.aio.StreamStreamCall):
+            return False
+        try:
+            await self._call.done_writing()
+        except Exception as error:
+            raise LinkEndedError(_reason(error)) from error
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class LinkStatus:
+    """A link as its node sees it. Counts are of this link: they begin anew when it was cut."""
+
+    node_id: str
+    """The other node."""
+    connected: bool
+    connected_ms: int = 0
+    """How long it has been up."""
+    queued_messages: int = 0
+    queued_bytes: int = 0
+    sent_messages: int = 0
+    received_messages: int = 0
+    dropped_messages: int = 0
+    """Since too much was waiting."""
+    rtt_ms: float | None = None
+    """Time to the other node and back, its event loop included; None if none was measured yet."""
+
+
+class Link:
+    """A link after the Hellos."""
+
+    def __init__(
+        self,
+        node_id: str,
+        stream: Stream,
+        queue_bytes_max: int,
+        receive: Callable[[str, list[Message]], None],
+        metrics: Metrics,
+    ) -> None:
+        """`receive` is called with the node's id and what a batch carried, until the link has ended."""
+        self.node_id = node_id
+        self._stream = stream
+        self._receive = receive
+        self._metrics = metrics
+        self._outbox = Outbox(queue_bytes_max)
+        self._decoder = Decoder()
+        self._began_at_s = time.monotonic()
+        self._sent_messages = 0
+        self._received_messages = 0
+        self._dropped_messages = 0
+        self._rtt_ms: float | None = None
+        self._quiet_pulses = 0
+        self._full_pulses = 0
+        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        """Why it ended."""
+
+    def send(self, message: Message) -> None:
+        """Queues or drops."""
+        if isinstance(message, Heads | HeadsHeard) and len(message.heads) > HEADS_MAX:
+            heads = list(message.heads.items())
+            for start in range(0, len(heads), HEADS_MAX):
+                self.send(type(message)(dict(heads[start : start + HEADS_MAX])))
+        elif not self._outbox.put(message):
+            self._dropped_messages += 1
+            self._metrics.relay_dropped[type(message).__name__].inc()
+
+    def end(self, why: str) -> None:
+        """Ends it at once: nothing is received after this."""
+        if not self.ended.done():
+            self.ended.set_result(why)
+
+    def close(self) -> None:
+        """Lets it end when everything that waits was sent."""
+        self._outbox.close()
+
+    @property
+    def age_s(self) -> float:
+        """How long it has been up."""
+        return time.monotonic() - self._began_at_s
+
+    def status(self) -> LinkStatus:
+        """How it is."""
+        return LinkStatus(
+            self.node_id,
+            connected=True,
+            connected_ms=int(self.age_s * 1000),
+            queued_messages=self._outbox.messages,
+            queued_bytes=self._outbox.bytes,
+            sent_messages=self._sent_messages,
+            received_messages=self._received_messages,
+            dropped_messages=self._dropped_messages,
+            rtt_ms=self._rtt_ms,
+        )
+
+    async def run(self) -> str:
+        """Carries messages until it ends; returns why it did."""
+        tasks = [asyncio.create_task(part) for part in (self._read(), self._write(), self._watch())]
+        for task in tasks:
+            task.add_done_callback(self._is_over)
+        try:
+            await asyncio.wait([self.ended])
+        finally:
+            self.end("its call was cancelled")  # unless somebody knows better
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return self.ended.result()
+
+    def _is_over(self, task: asyncio.Task[None]) -> None:
+        """A part that was cancelled by gRPC, which does so when the call is."""
+        if task.cancelled():
+            self.end("its call was cancelled")
+
+    async def _read(self) -> None:
+        try:
+            while (message := await self._stream.read()) is not None and not self.ended.done():
+                self._take(message)
+            self.end("the other node ended it")
+        except (LinkEndedError, MalformedBatchError) as error:
+            self.end(str(error))
+        except Exception:
+            _log.exception("relay_receive_failed", peer=self.node_id)
+            self.end("what it brought could not be taken")
+
+    def _take(self, message: bytes) -> None:
+        self._quiet_pulses = 0
+        batch = parse_batch(message)
+        self._metrics.relay_bytes_in.inc(len(message))
+        messages = self._decoder.decode(batch)
+        if messages:
+            self._received_messages += len(messages)
+            self._metrics.relay_messages_in.inc(len(messages))
+            self._receive(self.node_id, messages)
+        else:
+            self._take_beats(batch)
+
+    def _take_beats(self, batch: relay_pb2.LinkBatch) -> None:
+        """Beats travel in batches of their own."""
+        for frame in batch.frames:
+            if not frame.HasField("beat"):
+                continue
+            if frame.beat.echo:
+                self._rtt_ms = max(0.0, (_now_us() - frame.beat.at_us) / 1000)
+            else:
+                self._outbox.put_echo(frame.beat.at_us)
+
+    async def _write(self) -> None:
+        try:
+            while (batch := await self._outbox.take()) is not None:
+                self._metrics.relay_bytes_out.inc(len(batch))
+                self._metrics.relay_messages_out.inc(self._outbox.sent_messages - self._sent_messages)
+                self._sent_messages = self._outbox.sent_messages
+                await self._stream.write(batch)
+            if not await self._stream.finish():
+                self.end("closed")
+        except LinkEndedError as error:
+            self.end(str(error))
+
+    async def _watch(self) -> None:
+        """Sends beats; ends the link if the peer sends none, or takes nothing."""
+        pulses = 0
+        while True:
+            if pulses % _PULSES_A_BEAT == 0:
+                self._outbox.put_beat(_now_us())
+            pulses += 1
+            await asyncio.sleep(PULSE_S)
+            self._quiet_pulses += 1
+            self._full_pulses = self._full_pulses + 1 if self._outbox.is_full else 0
+            if self._quiet_pulses >= _QUIET_PULSES_MAX:
+                self.end("nothing was heard for too long")
+            if self._full_pulses >= _FULL_PULSES_MAX:
+                self.end("it took nothing for too long")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, grpc.aio.AioRpcError):
+        return f"{error.code().name}: {error.details()}"
+    return str(error) or type(error).__name__
+
+
+def _now_us() -> int:
+    return time.monotonic_ns() // 1000
