@@ -314,6 +314,11 @@ def env_name(key: str) -> str:
     return ENV_PREFIX + key.replace(".", "__").upper()
 
 
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The environment in which `load_settings`, without flags and a file, reads the same settings. It holds their secrets."""
+    return {env_name(key): text for key, _ in setting_fields() if (text := _as_text(value_of(settings, key))) is not None}
+
+
 def is_wildcard(host: str) -> bool:
     """Whether listening on the address means to listen on all addresses of the machine."""
     try:
@@ -328,6 +333,12 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _as_text(value: object) -> str | None:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return None if value is None else str(value)
 
 
 def _tls_problems(server: ServerSettings) -> Iterator[str]:
@@ -401,9 +412,11 @@ def _cluster_problems(settings: Settings) -> Iterator[str]:
         yield f"cluster.advertise is missing: devices cannot dial {server.host}"
     if server.workers > 1 and cluster.relay_advertise is not None and cluster.relay_port == 0:
         yield "cluster.relay_port is missing: of several workers, each is dialled at cluster.relay_advertise plus its number"
-    for key, port in (("server.metrics_port", server.metrics_port), ("cluster.relay_port", cluster.relay_port)):
+    advertised = 0 if cluster.relay_advertise is None else split_address(cluster.relay_advertise)[1]
+    counted = {"server.metrics_port": server.metrics_port, "cluster.relay_port": cluster.relay_port}
+    for key, port in (counted | {"cluster.relay_advertise": advertised}).items():
         if port and port + server.workers - 1 > PORT_MAX:
-            yield f"{key} is {port}: the ports of {server.workers} workers, which count up from it, would pass {PORT_MAX}"
+            yield f"{key}: the ports of {server.workers} workers count up from {port}, and would pass {PORT_MAX}"
 
 
 def _incomplete(cluster: ClusterSettings, what: str, *keys: str) -> Iterator[str]:

@@ -15,6 +15,7 @@ from chatgrpc.config import (
     ServerSettings,
     Settings,
     env_name,
+    environment_of,
     flag_name,
     is_loopback,
     load_settings,
@@ -77,11 +78,11 @@ def test_the_environment_can_name_the_file_and_a_flag_another(tmp_path: Path, mo
     assert load_settings({}, other).settings.server.port == 2
 
 
-A_CLUSTER = {"cluster.etcd": "127.0.0.1:2379"}
-TLS_BETWEEN_NODES = {"cluster.tls_ca_file": "c", "cluster.tls_cert_file": "c", "cluster.tls_key_file": "k"}
-ETCD_PASSWORD = {"cluster.etcd_username": "u", "cluster.etcd_password": "p"}
-ETCD_TLS = {"cluster.etcd_ca_file": "a", "cluster.etcd_cert_file": "c", "cluster.etcd_key_file": "k"}
-CASSANDRA_PASSWORD = {"cluster.cassandra_username": "u", "cluster.cassandra_password": "p"}
+A_CLUSTER: dict[str, object] = {"cluster.etcd": "127.0.0.1:2379"}
+TLS_BETWEEN_NODES: dict[str, object] = {"cluster.tls_ca_file": "c", "cluster.tls_cert_file": "c", "cluster.tls_key_file": "k"}
+ETCD_PASSWORD: dict[str, object] = {"cluster.etcd_username": "u", "cluster.etcd_password": "p"}
+ETCD_TLS: dict[str, object] = {"cluster.etcd_ca_file": "a", "cluster.etcd_cert_file": "c", "cluster.etcd_key_file": "k"}
+CASSANDRA_PASSWORD: dict[str, object] = {"cluster.cassandra_username": "u", "cluster.cassandra_password": "p"}
 
 
 def _other_value(key: str, value: object) -> str:
@@ -268,8 +269,8 @@ def test_development_tokens_are_refused_on_an_address_others_reach(host: str) ->
         (A_CLUSTER | TLS_BETWEEN_NODES | {"cluster.relay_host": "0.0.0.0"}, "cluster.relay_advertise is missing"),
         (A_CLUSTER | {"server.host": "::", "server.allow_dev_auth": "true"}, "cluster.advertise is missing: devices cannot"),
         (A_CLUSTER | {"server.workers": "2", "cluster.relay_advertise": "n:7"}, "cluster.relay_port is missing"),
-        (A_CLUSTER | {"server.workers": "2", "server.metrics_port": "65535"}, "server.metrics_port is 65535: the ports of 2"),
-        (A_CLUSTER | {"server.workers": "9", "cluster.relay_port": "65530"}, "cluster.relay_port is 65530: the ports of 9"),
+        (A_CLUSTER | {"server.workers": "2", "server.metrics_port": "65535"}, "server.metrics_port: the ports of 2 workers"),
+        (A_CLUSTER | {"server.workers": "9", "cluster.relay_port": "65530"}, "cluster.relay_port: the ports of 9 workers"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(flags: dict[str, object], words: str) -> None:
@@ -324,6 +325,13 @@ def test_addresses_of_a_cluster_are_taken_apart() -> None:
 def test_nodes_meet_on_other_addresses_with_tls_only() -> None:
     tls = {**A_CLUSTER, **TLS_BETWEEN_NODES, "cluster.relay_host": "0.0.0.0", "cluster.relay_advertise": "10.0.0.7:7000"}
     assert load_settings(tls).settings.cluster.relay_host == "0.0.0.0"
+
+
+def test_a_process_that_is_started_with_the_settings_reads_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_settings({**A_CLUSTER, **ETCD_PASSWORD, "server.workers": 3, "session.hello_timeout_s": "0.3"}).settings
+    for name, value in environment_of(settings).items():
+        monkeypatch.setenv(name, value)
+    assert load_settings({}).settings == settings
 
 
 def test_secrets_are_in_no_words_about_the_settings() -> None:

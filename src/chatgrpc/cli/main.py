@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 import uvloop
 
-from chatgrpc import logs
+from chatgrpc import logs, workers
 from chatgrpc.cli.flags import ConfigOption, DataDirOption, takes_settings
 from chatgrpc.cli.shown_settings import as_toml
 from chatgrpc.config import LoadedSettings, StartError, load_settings
 from chatgrpc.edge.engine import mute_core_log, serve_by_polling
+from chatgrpc.supervisor_line import supervisor_line
 
 COMMANDS_GROUP = "chatgrpc.commands"
 """Entry points of this group are functions `register(app: typer.Typer) -> None` that add commands."""
@@ -60,11 +61,23 @@ def build_app() -> typer.Typer:
 @takes_settings
 def serve(loaded: LoadedSettings) -> None:
     """Run the server. On its defaults it needs no other service, and keeps all its data in one folder."""
-    logs.configure(loaded.settings.log.level, loaded.settings.log.format)
+    settings = loaded.settings
+    logs.configure(settings.log.level, settings.log.format)
+    if settings.server.workers > 1:
+        sys.exit(workers.run(settings))
+    line = supervisor_line()
+    if line is not None:
+        line.leave_with_supervisor()
     # gRPC and the stores take time to load, and only this command needs them.
     from chatgrpc import node  # noqa: PLC0415
 
-    uvloop.run(node.run(loaded.settings))
+    try:
+        uvloop.run(node.run(settings))
+    except StartError as error:
+        if line is None:
+            raise
+        line.tell_failed(str(error))
+        sys.exit(2)
 
 
 def token(

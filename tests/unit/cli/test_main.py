@@ -193,6 +193,30 @@ def test_serve_runs_the_node_on_uvloop_with_the_settings(no_clients: None, monke
     assert shown.stdout == ""
 
 
+def test_serve_with_workers_supervises_them_and_runs_no_node(no_clients: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes: list[Settings] = []
+    supervised: list[Settings] = []
+    _fake_node(monkeypatch, nodes.append)
+
+    def run_workers(settings: Settings) -> int:
+        supervised.append(settings)
+        return 5
+
+    monkeypatch.setattr("chatgrpc.workers.run", run_workers)
+    assert run("serve", "--workers", "2", "--cluster-etcd", "127.0.0.1:1").exit_code == 5
+    ((settings,), none) = supervised, nodes
+    assert (settings.server.workers, settings.cluster.etcd_endpoints) == (2, ["127.0.0.1:1"])
+    assert none == []
+
+
+def test_workers_without_a_cluster_are_refused_with_the_reason(
+    no_clients: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(monkeypatch, "serve", "--workers", "2") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "server.workers is 2, but there is no cluster: one process keeps all its data in one file" in line
+
+
 def test_what_stops_a_node_from_starting_is_told_without_a_traceback(
     no_clients: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

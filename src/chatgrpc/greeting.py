@@ -1,0 +1,58 @@
+"""What a server says when it serves: where it is, and what to type next."""
+
+import contextlib
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+from chatgrpc.addresses import join_address
+from chatgrpc.config import Settings
+from chatgrpc.supervisor_line import supervisor_line
+
+
+def announce(settings: Settings, port: int) -> None:
+    """Says that this process serves on `port`: to its supervisor if it is a worker, else to the person who started it."""
+    line = supervisor_line()
+    if line is not None:
+        line.tell_serving()
+    else:
+        greet(settings, port)
+
+
+def greet(settings: Settings, port: int) -> None:
+    """Tells the person where the server is, and what to type next."""
+    secured = "TLS" if settings.server.tls_cert_file else "no TLS"
+    tokens = "development tokens" if settings.auth.mode == "dev" else f"tokens of {settings.token_issuer}"
+    address = join_address(settings.server.host, port)
+    workers = f" with {settings.server.workers} workers" if settings.server.workers > 1 else ""
+    print(f"chatgrpc listens on {address}{workers} ({secured}, {tokens}). Ctrl-C stops it.")
+    if settings.auth.mode == "dev":
+        command = _command()
+        if settings.data_dir != Settings().data_dir:
+            command = f"CHATGRPC_DATA_DIR={shlex.quote(str(settings.data_dir))} {command}"
+        options = "" if port == 50_551 else f" --server {address}"
+        if settings.server.tls_cert_file:
+            options += f" --tls-ca {shlex.quote(str(settings.server.tls_cert_file))}"
+        print("Next, each in a terminal of its own:")
+        print(f"  {command} chat --as alice --with bob{options}")
+        print(f"  {command} chat --as bob --with alice{options}")
+    if settings.cluster.enabled:
+        print("Node of a cluster; `chatgrpc cluster status` with the same settings shows all of it.")
+    sys.stdout.flush()
+
+
+def farewell() -> None:
+    """Tells the person that the server stops, and how to hasten it."""
+    print("chatgrpc stops: devices are sent away and what is under way is finished. Ctrl-C again ends it at once.", flush=True)
+
+
+def _command() -> str:
+    """How this program is called from where the person stands."""
+    called = Path(sys.argv[0]).absolute()
+    on_path = shutil.which("chatgrpc")
+    if on_path is not None and Path(on_path).absolute() == called:
+        return "chatgrpc"
+    with contextlib.suppress(ValueError):
+        return str(called.relative_to(Path.cwd()))
+    return str(called)
