@@ -83,7 +83,9 @@ def fetch() -> None:
 class CassandraNode:
     """One node, on a loopback address of its own; address and data stay the same across restarts."""
 
-    def __init__(self, name: str, number: int, count: int, cql_port: int, storage_port: int) -> None:
+    def __init__(
+        self, name: str, number: int, count: int, cql_port: int, storage_port: int, kept_data: Path | None = None
+    ) -> None:
         self.host = f"127.0.0.{number}"
         self.port = cql_port
         self._storage_port = storage_port
@@ -91,7 +93,7 @@ class CassandraNode:
         self._token = -(2**63) + (number - 1) * (2**64 // count)
         self._seeds = ",".join(f"127.0.0.{seed}:{storage_port}" for seed in range(1, count + 1))
         self._java, self._jars = _find_java(), _libraries()
-        self.process = ServiceProcess(name, self._command, {})
+        self.process = ServiceProcess(name, self._command, {}, kept_data)
 
     @property
     def address(self) -> str:
@@ -124,7 +126,7 @@ class CassandraNode:
         return False
 
     def _command(self, data: Path) -> tuple[str, ...]:
-        settings = data.parent / "conf"
+        settings = self.process.folder / "conf"
         settings.mkdir(exist_ok=True)
         (settings / "cassandra.yaml").write_text(self._settings(data))
         (settings / "logback.xml").write_text(_LOGGING)
@@ -184,12 +186,15 @@ commit_failure_policy: stop
 class CassandraCluster:
     """So many nodes, on one CQL port of loopback addresses of their own."""
 
-    def __init__(self, nodes: int = 1, name: str = "cassandra") -> None:
+    def __init__(self, nodes: int = 1, name: str = "cassandra", kept_data: Path | None = None) -> None:
+        """With `kept_data`, a folder, one node goes on from what it held; more than one would need their old ports too."""
+        assert kept_data is None or nodes == 1
         hosts = [f"127.0.0.{number}" for number in range(1, nodes + 1)]
         cql_port, storage_port = _ports_free_on(hosts)
         self.port = cql_port
         self.nodes = [
-            CassandraNode(f"{name}-{number}", number, nodes, cql_port, storage_port) for number in range(1, nodes + 1)
+            CassandraNode(f"{name}-{number}", number, nodes, cql_port, storage_port, kept_data)
+            for number in range(1, nodes + 1)
         ]
 
     @property

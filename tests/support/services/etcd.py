@@ -23,7 +23,7 @@ def fetch() -> None:
 class EtcdMember:
     """One member; its address stays the same across restarts, and its data too."""
 
-    def __init__(self, name: str, program: Program, client_port: int, peer_port: int) -> None:
+    def __init__(self, name: str, program: Program, client_port: int, peer_port: int, kept_data: Path | None = None) -> None:
         self.name = name
         self.port = client_port
         self.peer_url = f"http://127.0.0.1:{peer_port}"
@@ -32,7 +32,7 @@ class EtcdMember:
         self._health_port = free_port()
         self._initial_cluster = ""
         self._program = program
-        self.process = ServiceProcess(name, self._command, program.environment)
+        self.process = ServiceProcess(name, self._command, program.environment, kept_data)
 
     @property
     def endpoint(self) -> str:
@@ -95,10 +95,18 @@ class EtcdMember:
 class EtcdCluster:
     """An etcd of so many members."""
 
-    def __init__(self, members: int = 1, name: str = "etcd", certificate: tuple[Path, Path] | None = None) -> None:
+    def __init__(
+        self,
+        members: int = 1,
+        name: str = "etcd",
+        certificate: tuple[Path, Path] | None = None,
+        kept_data: Path | None = None,
+    ) -> None:
+        """With `kept_data`, a folder, one member goes on from what it held; more than one would need their old ports too."""
+        assert kept_data is None or members == 1
         program = find_program("etcd", _PACKAGES)
         numbers = range(1, members + 1)
-        self.members = [EtcdMember(f"{name}-{number}", program, free_port(), free_port()) for number in numbers]
+        self.members = [EtcdMember(f"{name}-{number}", program, free_port(), free_port(), kept_data) for number in numbers]
         for member in self.members:
             member.certificate = certificate
 

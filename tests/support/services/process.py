@@ -37,19 +37,27 @@ class ServiceProcess:
     Start it from the main thread: to the kernel, the thread that starts a process is its parent.
     """
 
-    def __init__(self, name: str, command: Callable[[Path], Sequence[str]], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: Callable[[Path], Sequence[str]],
+        environment: Mapping[str, str],
+        kept_data: Path | None = None,
+    ) -> None:
         """Makes the folder.
 
         Args:
             name: for people, and unique within this process.
             command: the command line, given the folder for data.
             environment: what is set besides our own.
+            kept_data: the folder for data, if it shall outlive this process; else it ends with it.
         """
         self.name = re.sub(r"[^\w.-]", "-", name)
         self.folder = _own_run() / self.name
-        self.data = self.folder / "data"
+        self.data = kept_data or self.folder / "data"
         self.log_path = self.folder / "log"
-        self.data.mkdir(parents=True)
+        self.folder.mkdir(parents=True)
+        self.data.mkdir(parents=True, exist_ok=True)
         self._command = command
         self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
@@ -109,10 +117,9 @@ class ServiceProcess:
         """Ends it as a crash does (SIGKILL)."""
         self._end(signal.SIGKILL)
 
-    def stop(self) -> None:
-        """Ends it in order (SIGTERM), or as a crash does when it takes too long; nothing if it does not run."""
-        if self.running:
-            self._end(signal.SIGTERM)
+    def stop(self) -> int:
+        """Ends it in order (SIGTERM), or as a crash does when it takes too long; its exit status, or 0 if it did not run."""
+        return self._end(signal.SIGTERM) if self.running else 0
 
     def close(self) -> None:
         """Ends it, paused or not, and removes its folder."""
@@ -126,16 +133,17 @@ class ServiceProcess:
             return self.log_path.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace")
         return ""
 
-    def _end(self, number: signal.Signals) -> None:
+    def _end(self, number: signal.Signals) -> int:
         assert self._process is not None, f"{self.name} is not running"
         self._process.send_signal(number)
         try:
-            self._process.wait(_STOP_TIMEOUT_S)
+            status = self._process.wait(_STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
+            status = self._process.wait()
         self._process = None
         (self.folder / _NOTE).unlink(missing_ok=True)
+        return status
 
 
 def accepts(port: int, host: str = "127.0.0.1") -> bool:

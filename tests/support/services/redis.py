@@ -54,8 +54,21 @@ class RedisServer:
         """Ends it and removes its data."""
         self.process.close()
 
+    def flush(self) -> None:
+        """Empties it, while it runs."""
+        assert self._ask(b"FLUSHALL") == b"+OK"
+
+    def size(self) -> int:
+        """How many keys it holds."""
+        return int(self._ask(b"DBSIZE").removeprefix(b":"))
+
     def _answers(self) -> bool:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
-            connection.sendall(b"PING\r\n")
-            return connection.recv(7) == b"+PONG\r\n"
+        with contextlib.suppress(OSError):
+            return self._ask(b"PING") == b"+PONG"
         return False
+
+    def _ask(self, command: bytes) -> bytes:
+        """Its answer of one line."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+            connection.sendall(command + b"\r\n")
+            return connection.makefile("rb").readline().rstrip()
