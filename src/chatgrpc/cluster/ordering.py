@@ -165,7 +165,7 @@ class ClusterOrdering:
         self._wake_up()
 
     async def finish(self, tenure: Tenure) -> None:
-        """A shard is to be given away: accepts nothing more for it; returns when all that was accepted is done, or it is lost."""
+        """A shard is to be given away: it accepts nothing more; returns when all that it accepted is done, or it is lost."""
         tenure.shard.stop_accepting()
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._finishing.append((tenure, done))
