@@ -2,7 +2,8 @@
 
 from chatgrpc.adapters.memory.cluster import MemoryCluster, MemoryCoordinator
 from chatgrpc.adapters.memory.node_directory import SoleNode
+from chatgrpc.adapters.memory.row_store import MemoryRowStore
 from chatgrpc.adapters.memory.session_map import MemorySessionMap
 from chatgrpc.adapters.memory.store import MemoryStore
 
-__all__ = ["MemoryCluster", "MemoryCoordinator", "MemorySessionMap", "MemoryStore", "SoleNode"]
+__all__ = ["MemoryCluster", "MemoryCoordinator", "MemoryRowStore", "MemorySessionMap", "MemoryStore", "SoleNode"]

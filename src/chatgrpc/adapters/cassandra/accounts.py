@@ -1,0 +1,155 @@
+"""Profiles and devices in Cassandra."""
+
+import asyncio
+import builtins
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Final, NamedTuple
+
+from chatgrpc.adapters.cassandra.client import CassandraClient
+from chatgrpc.ports.accounts import Device, DeviceRevokedError, Profile, TooManyDevicesError
+from chatgrpc.ports.errors import StoreUnavailableError
+
+_REGISTRATION_TRIES: Final = 5
+
+
+class CassandraProfileStore:
+    """`ports.accounts.ProfileStore`."""
+
+    def __init__(self, client: CassandraClient) -> None:
+        """Prepares its statements, which blocks."""
+        self._client = client
+        self._get = client.prepare("SELECT display_name, about, picture_url FROM {keyspace}.profiles WHERE user_id = ?")
+        self._put = client.prepare(
+            "INSERT INTO {keyspace}.profiles (user_id, display_name, about, picture_url) VALUES (?, ?, ?, ?)"
+        )
+
+    async def get(self, user_id: str) -> Profile | None:
+        """See the port."""
+        rows = await self._client.read(self._get.bind((user_id,)))
+        return Profile(user_id, *rows[0]) if rows else None
+
+    async def put(self, profile: Profile) -> None:
+        """See the port."""
+        await self._client.write(self._put.bind((profile.user_id, profile.display_name, profile.about, profile.picture_url)))
+
+
+class _Devices(NamedTuple):
+    """What is stored of one user."""
+
+    registrations: int | None
+    """How many devices were ever registered; None = none."""
+    registered: dict[str, Device]
+    revoked: frozenset[str]
+
+
+class CassandraDeviceStore:
+    """`ports.accounts.DeviceStore`.
+
+    A known device costs one read and one small write. A new one is registered by a conditional write: of plain writes nobody
+    could tell which of two came first, and both would take the last place or none. `revoked` is written true and never
+    anything else, so no other write can undo it.
+    """
+
+    def __init__(self, client: CassandraClient) -> None:
+        """Prepares its statements, which blocks."""
+        self._client = client
+        self._turns = _Turns()
+        self._of_user = client.prepare(
+            "SELECT device_id, name, created_at_ms, connected_at_ms, revoked, registrations "
+            "FROM {keyspace}.devices WHERE user_id = ?"
+        )
+        self._count_registration = client.prepare(
+            "UPDATE {keyspace}.devices SET registrations = ? WHERE user_id = ? IF registrations = ?", idempotent=False
+        )
+        self._register = client.prepare(
+            "UPDATE {keyspace}.devices SET name = ?, created_at_ms = ?, connected_at_ms = ? "
+            "WHERE user_id = ? AND device_id = ?",
+            idempotent=False,
+        )
+        # What is written plainly gets its timestamp from the server, as conditional writes do.
+        self._note_connection = client.prepare(
+            "UPDATE {keyspace}.devices SET connected_at_ms = ? WHERE user_id = ? AND device_id = ?"
+        )
+        self._rename = client.prepare("UPDATE {keyspace}.devices SET name = ? WHERE user_id = ? AND device_id = ?")
+        self._revoke = client.prepare("UPDATE {keyspace}.devices SET revoked = true WHERE user_id = ? AND device_id = ?")
+
+    async def connect(self, user_id: str, device_id: str, name: str, now_ms: int, devices_max: int) -> Device:
+        """See the port."""
+        async with self._turns.of(user_id):
+            for _ in range(_REGISTRATION_TRIES):
+                stored = await self._stored(user_id)
+                if device_id in stored.revoked:
+                    raise DeviceRevokedError(f"device {device_id} was revoked")
+                known = stored.registered.get(device_id)
+                if known is not None:
+                    await self._client.write(self._note_connection.bind((now_ms, user_id, device_id)))
+                    return replace(known, connected_at_ms=now_ms)
+                if len(stored.registered) >= devices_max:
+                    raise TooManyDevicesError(f"{len(stored.registered)} devices are registered")
+                device = Device(user_id, device_id, name, created_at_ms=now_ms, connected_at_ms=now_ms)
+                if await self._try_to_register(device, stored.registrations):
+                    return device
+        raise StoreUnavailableError(f"Cassandra: {_REGISTRATION_TRIES} others registered devices of one user meanwhile")
+
+    async def list(self, user_id: str) -> builtins.list[Device]:
+        """See the port."""
+        stored = await self._stored(user_id)
+        return sorted(stored.registered.values(), key=lambda device: (device.created_at_ms, device.device_id))
+
+    async def rename(self, user_id: str, device_id: str, name: str) -> Device | None:
+        """See the port."""
+        async with self._turns.of(user_id):
+            device = (await self._stored(user_id)).registered.get(device_id)
+            if device is None:
+                return None
+            await self._client.write(self._rename.bind((name, user_id, device_id)))
+            return replace(device, name=name)
+
+    async def revoke(self, user_id: str, device_id: str) -> Device | None:
+        """See the port."""
+        async with self._turns.of(user_id):
+            device = (await self._stored(user_id)).registered.get(device_id)
+            if device is not None:
+                await self._client.write(self._revoke.bind((user_id, device_id)))
+            return device
+
+    async def _stored(self, user_id: str) -> _Devices:
+        registrations: int | None = None
+        registered: dict[str, Device] = {}
+        revoked: set[str] = set()
+        for row in await self._client.read(self._of_user.bind((user_id,))):
+            device_id, name, created_at_ms, connected_at_ms, is_revoked, registrations = row
+            if is_revoked:
+                revoked.add(device_id)
+            elif created_at_ms is not None:
+                registered[device_id] = Device(user_id, device_id, name, created_at_ms, connected_at_ms)
+        return _Devices(registrations, registered, frozenset(revoked))
+
+    async def _try_to_register(self, device: Device, registrations: int | None) -> bool:
+        """Registers a device unless another was registered since `registrations` was read."""
+        count = self._count_registration.bind(((registrations or 0) + 1, device.user_id, registrations))
+        values = (device.name, device.created_at_ms, device.connected_at_ms, device.user_id, device.device_id)
+        answer = await self._client.compare_and_set(self._client.batch([count, self._register.bind(values)]))
+        return bool(answer[0][0])
+
+
+class _Turns:
+    """Lets the calls of one user take turns, in the order in which they come; other nodes' calls are not held off by it."""
+
+    def __init__(self) -> None:
+        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+
+    @asynccontextmanager
+    async def of(self, user_id: str) -> AsyncIterator[None]:
+        """Waits for the user's turn."""
+        lock, waiting = self._locks.get(user_id, (asyncio.Lock(), 0))
+        self._locks[user_id] = (lock, waiting + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, waiting = self._locks.pop(user_id)
+            if waiting > 1:
+                self._locks[user_id] = (lock, waiting - 1)

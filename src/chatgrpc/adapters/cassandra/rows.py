@@ -1,0 +1,112 @@
+"""The rows of chats as their owners write them, in Cassandra."""
+
+import asyncio
+from collections.abc import Sequence
+
+from chatgrpc.adapters.cassandra.batches import Batches
+from chatgrpc.adapters.cassandra.client import CassandraClient, Statement
+from chatgrpc.adapters.cassandra.timestamps import row_timestamp
+from chatgrpc.adapters.cassandra.views import ViewWriter
+from chatgrpc.core.epochs import Row
+from chatgrpc.core.row_store import (
+    ReadBucket,
+    ReadHead,
+    StoredBucket,
+    StoredHead,
+    Write,
+    WriteBoundary,
+    WriteMark,
+    WriteRow,
+    WriteViews,
+)
+from chatgrpc.ports.errors import StoreError, StoreUnavailableError
+from chatgrpc.ports.row_store import Written
+
+_PAGE_ROWS = 256
+
+
+class CassandraRowStore:
+    """`ports.row_store.RowStore`."""
+
+    def __init__(self, client: CassandraClient, batches: Batches, loop: asyncio.AbstractEventLoop) -> None:
+        """Prepares its statements, which blocks."""
+        self._client = client
+        self._batches = batches
+        self._loop = loop
+        self._views = ViewWriter(client, batches)
+        self._views_under_way: set[asyncio.Task[None]] = set()
+        self._closed = False
+        self._head = client.prepare("SELECT mark_seq, chat FROM {keyspace}.chats WHERE chat_id = ?")
+        self._boundaries = client.prepare("SELECT DISTINCT boundaries FROM {keyspace}.log WHERE chat_id = ? AND bucket = ?")
+        self._rows = client.prepare(
+            "SELECT seq, epoch, event FROM {keyspace}.log WHERE chat_id = ? AND bucket = ? AND seq >= ?"
+        )
+        self._rows.fetch_size = _PAGE_ROWS
+        self._put_row = client.prepare(
+            "INSERT INTO {keyspace}.log (chat_id, bucket, seq, epoch, event) VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ?"
+        )
+        # One cell of the map: writing the whole map would first delete it.
+        self._put_boundary = client.prepare(
+            "UPDATE {keyspace}.log USING TIMESTAMP ? SET boundaries[?] = ? WHERE chat_id = ? AND bucket = ?"
+        )
+        self._put_mark = client.prepare("UPDATE {keyspace}.chats USING TIMESTAMP ? SET mark_seq = ? WHERE chat_id = ?")
+
+    async def read_head(self, read: ReadHead) -> StoredHead:
+        """See the port."""
+        rows = await self._client.read(self._head.bind((read.chat_id,)))
+        if not rows:
+            return StoredHead()
+        mark_seq, chat = rows[0]
+        return StoredHead(mark_seq or 0, chat or b"")
+
+    async def read_bucket(self, read: ReadBucket) -> StoredBucket:
+        """See the port."""
+        # Boundaries first, though one moment is as good as another (ADR 4, b): Cassandra leaves the static column out of a
+        # slice without rows, so it is a read of its own.
+        found = await self._client.read(self._boundaries.bind((read.chat_id, read.bucket)))
+        boundaries = dict(found[0][0].items()) if found and found[0][0] else {}
+        rows = await self._client.read(self._rows.bind((read.chat_id, read.bucket, read.from_seq)))
+        return StoredBucket([Row(seq, epoch, event) for seq, epoch, event in rows], boundaries)
+
+    def write(self, writes: Sequence[Write], written: Written) -> None:
+        """See the port."""
+        if self._closed:
+            self._loop.call_soon(written, list(writes), StoreUnavailableError("the store is closed"))
+            return
+        for write in writes:
+            match write:
+                case WriteRow(row=row):
+                    self._batches.put(self._bound_row(write), len(row.event), write, written)
+                case WriteBoundary():
+                    self._batches.put(self._bound_boundary(write), 0, write, written)
+                case WriteViews():
+                    task = self._loop.create_task(self._write_views(write, written))
+                    self._views_under_way.add(task)
+                    task.add_done_callback(self._views_under_way.discard)
+
+    async def write_marks(self, marks: Sequence[WriteMark]) -> None:
+        """See the port."""
+        await self._batches.write([self._put_mark.bind((mark.seq, mark.seq, mark.chat_id)) for mark in marks])
+
+    async def close(self) -> None:
+        """Refuses what comes, and waits for views that are being written."""
+        self._closed = True
+        if self._views_under_way:
+            await asyncio.wait(self._views_under_way)
+
+    def _bound_row(self, write: WriteRow) -> Statement:
+        row = write.row
+        values = (write.chat_id, write.bucket, row.seq, row.epoch, row.event, row_timestamp(row.epoch))
+        return self._put_row.bind(values)
+
+    def _bound_boundary(self, write: WriteBoundary) -> Statement:
+        values = (row_timestamp(write.epoch), write.epoch, write.first_seq, write.chat_id, write.bucket)
+        return self._put_boundary.bind(values)
+
+    async def _write_views(self, write: WriteViews, written: Written) -> None:
+        failure: StoreError | None = None
+        try:
+            await self._views.write(write.entry)
+        except StoreError as error:
+            failure = error
+        written([write], failure)

@@ -1,0 +1,61 @@
+"""The store of a clustered node in Cassandra: opening, closing, and the ports it serves."""
+
+import asyncio
+from typing import Self
+
+from chatgrpc.adapters.cassandra.accounts import CassandraDeviceStore, CassandraProfileStore
+from chatgrpc.adapters.cassandra.batches import Batches
+from chatgrpc.adapters.cassandra.client import CassandraClient, CassandraSettings
+from chatgrpc.adapters.cassandra.committed import CassandraCommittedLog
+from chatgrpc.adapters.cassandra.cursors import CassandraCursorStore
+from chatgrpc.adapters.cassandra.receipts import CassandraReceiptStore
+from chatgrpc.adapters.cassandra.rows import CassandraRowStore
+from chatgrpc.adapters.cassandra.schema import migrate, packaged_migrations
+
+
+class CassandraStore:
+    """The ports of one node's store, for the event loop that opened it. Every call ends in bounded time."""
+
+    def __init__(self, client: CassandraClient, loop: asyncio.AbstractEventLoop) -> None:
+        """Use `open`."""
+        self._client = client
+        self._batches = Batches(client, loop)
+        self._closing: asyncio.Future[None] | None = None
+        self.rows = CassandraRowStore(client, self._batches, loop)
+        self.committed = CassandraCommittedLog(client)
+        self.receipts = CassandraReceiptStore(client, self._batches)
+        self.cursors = CassandraCursorStore(client, self._batches)
+        self.profiles = CassandraProfileStore(client)
+        self.devices = CassandraDeviceStore(client)
+
+    @classmethod
+    async def open(cls, settings: CassandraSettings) -> Self:
+        """Connects, and makes the keyspace or brings it to the current schema; any number of nodes may do so at once.
+
+        Raises:
+            SchemaError: the keyspace is another program's, or written by a newer chatgrpc.
+            StoreUnavailableError: no node answers, none lets us in, or too few are alive.
+        """
+        return await asyncio.to_thread(cls._open, settings, asyncio.get_running_loop())
+
+    @classmethod
+    def _open(cls, settings: CassandraSettings, loop: asyncio.AbstractEventLoop) -> Self:
+        client = CassandraClient(settings, loop)
+        try:
+            migrate(client, settings.replication_factor, packaged_migrations())
+            return cls(client, loop)
+        except BaseException:
+            client.abandon()
+            raise
+
+    async def close(self) -> None:
+        """Finishes what was asked before, then lets the connections go. Calls after it raise `StoreUnavailableError`."""
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close())
+        # Shielded: a caller that is cancelled must not leave it half closed.
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        await self.rows.close()
+        await self._batches.close()
+        await self._client.close()
