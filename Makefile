@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check fix generate lock bench sim
+.PHONY: help setup run cluster test robustness check fix generate lock bench sim
 
 BIN := .venv/bin
 
@@ -12,8 +12,14 @@ setup: ## make the locked environment (.tools, .venv)
 run: setup ## start the server on its embedded default
 	@$(BIN)/chatgrpc serve
 
+cluster: setup ## start three nodes on real etcd, Redis and Cassandra, to chat through
+	@scripts/cluster
+
 test: setup ## run every test
 	@$(BIN)/pytest $(ARGS)
+
+robustness: setup ## the faults and attacks, to their end; ARGS="tests/robustness/cluster" for the cluster's alone
+	@$(BIN)/pytest --long $(or $(ARGS),tests/robustness)
 
 check: setup ## style, types, layers, protos, generated code up to date
 	@scripts/check

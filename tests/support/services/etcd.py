@@ -32,6 +32,7 @@ class EtcdMember:
         self._health_port = free_port()
         self._initial_cluster = ""
         self._program = program
+        self._kept = kept_data is not None
         self.process = ServiceProcess(name, self._command, program.environment, kept_data)
 
     @property
@@ -80,7 +81,7 @@ class EtcdMember:
             *("--heartbeat-interval", str(_HEARTBEAT_MS), "--election-timeout", str(_ELECTION_MS)),
             *("--logger", "zap", "--log-level", "warn"),
             # Tests need no data that outlives the machine's power, and share its disk.
-            "--unsafe-no-fsync",
+            *(() if self._kept else ("--unsafe-no-fsync",)),
             *("--listen-metrics-urls", f"http://127.0.0.1:{self._health_port}"),
             *self._tls_flags(),
         )
