@@ -1,4 +1,4 @@
-"""The engines that the suites of this folder run against. A new engine is one more line in `OPENERS`."""
+"""The engines that the suites of this folder run against. A new embedded engine is one more line in `OPENERS`."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -8,6 +8,8 @@ import pytest
 from chatgrpc.adapters.memory import MemoryStore
 from chatgrpc.adapters.sqlite import SqliteStore
 from chatgrpc.ports.store import Store
+from tests.contract.cassandra_stores import empty, open_store
+from tests.contract.stores.engines import Engine, clustered, embedded
 
 
 async def _open_memory(_folder: Path) -> MemoryStore:
@@ -26,6 +28,20 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     """A new store of each engine."""
     opened = await OPENERS[request.param](tmp_path)
     yield opened
+    await opened.close()
+
+
+@pytest.fixture(params=[*OPENERS, "cassandra"])
+async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Engine]:
+    """A new store of marks and accounts of each engine."""
+    if request.param == "cassandra":
+        cassandra = await open_store(request.getfixturevalue("shared_cassandra"), "stores")
+        await empty(cassandra)
+        yield clustered(cassandra)
+        await cassandra.close()
+        return
+    opened = await OPENERS[request.param](tmp_path)
+    yield embedded(opened)
     await opened.close()
 
 

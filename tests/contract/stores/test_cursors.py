@@ -5,19 +5,19 @@ import itertools
 import pytest
 
 from chatgrpc.ports.cursors import Cursor
-from chatgrpc.ports.store import Store
+from tests.contract.stores.engines import Engine
 
 CHAT = "g.AAAAAAAAAAAAAAAAAAAAAA"
 OTHER = "d.BBBBBBBBBBBBBBBBBBBBBB"
 
 
-async def test_nothing_saved_nothing_read(store: Store) -> None:
-    await store.cursors.save([])
-    assert await store.cursors.of_device("alice", "phone") == {}
+async def test_nothing_saved_nothing_read(engine: Engine) -> None:
+    await engine.cursors.save([])
+    assert await engine.cursors.of_device("alice", "phone") == {}
 
 
-async def test_reads_the_cursors_of_one_device(store: Store) -> None:
-    await store.cursors.save(
+async def test_reads_the_cursors_of_one_device(engine: Engine) -> None:
+    await engine.cursors.save(
         [
             Cursor("alice", "phone", CHAT, 3),
             Cursor("alice", "phone", OTHER, 4),
@@ -25,15 +25,15 @@ async def test_reads_the_cursors_of_one_device(store: Store) -> None:
             Cursor("bob", "phone", CHAT, 6),
         ]
     )
-    assert await store.cursors.of_device("alice", "phone") == {CHAT: 3, OTHER: 4}
-    assert await store.cursors.of_device("alice", "laptop") == {CHAT: 5}
-    assert await store.cursors.of_device("bob", "phone") == {CHAT: 6}
+    assert await engine.cursors.of_device("alice", "phone") == {CHAT: 3, OTHER: 4}
+    assert await engine.cursors.of_device("alice", "laptop") == {CHAT: 5}
+    assert await engine.cursors.of_device("bob", "phone") == {CHAT: 6}
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations([3, 9, 5])))
 @pytest.mark.parametrize("together", [True, False])
-async def test_a_cursor_never_falls(store: Store, order: tuple[int, ...], together: bool) -> None:
+async def test_a_cursor_never_falls(engine: Engine, order: tuple[int, ...], together: bool) -> None:
     cursors = [Cursor("alice", "phone", CHAT, seq) for seq in order]
     for batch in [cursors] if together else [[cursor] for cursor in cursors]:
-        await store.cursors.save(batch)
-    assert await store.cursors.of_device("alice", "phone") == {CHAT: 9}
+        await engine.cursors.save(batch)
+    assert await engine.cursors.of_device("alice", "phone") == {CHAT: 9}
