@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from chatgrpc.config import CONFIG_FILE_ENV, LoadedSettings, flag_name, load_settings, setting_fields
+from chatgrpc.config import CONFIG_FILE_ENV, flag_name, load_settings, setting_fields
 
 ConfigOption = Annotated[
     Path | None,
@@ -17,18 +17,32 @@ ConfigOption = Annotated[
 DataDirOption = Annotated[Path | None, typer.Option("--data-dir", metavar="PATH", help="Folder that holds the node's data.")]
 
 
-def takes_settings(command: Callable[[LoadedSettings], None]) -> Callable[..., None]:
-    """Turns a function of the loaded settings into a command with `--config` and a flag for each setting."""
-    keys = {key.replace(".", "__"): key for key, _ in setting_fields()}
+def takes_settings(*prefixes: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Turns a function of the loaded settings, and of options of its own, into a command with `--config` and flags.
 
-    @wraps(command)
-    def with_flags(config: Path | None, **values: object) -> None:
-        command(load_settings({keys[name]: value for name, value in values.items()}, config))
+    Args:
+        prefixes: settings whose names begin so have a flag; without any, all have.
+    """
+    keys = {key.replace(".", "__"): key for key, _ in setting_fields() if key.startswith(prefixes or "")}
 
-    parameters = [_parameter("config", ConfigOption), *(_parameter(name, _option(key)) for name, key in keys.items())]
-    with_flags.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    with_flags.__annotations__ = {}
-    return with_flags
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = list(inspect.signature(command).parameters.values())[1:]
+
+        @wraps(command)
+        def with_flags(config: Path | None, **values: object) -> None:
+            flags = {key: values.pop(name) for name, key in keys.items()}
+            command(load_settings(flags, config), **values)
+
+        parameters = [
+            *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own),
+            _parameter("config", ConfigOption),
+            *(_parameter(name, _option(key)) for name, key in keys.items()),
+        ]
+        with_flags.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        with_flags.__annotations__ = {}
+        return with_flags
+
+    return decorate
 
 
 def _parameter(name: str, annotation: Any) -> inspect.Parameter:

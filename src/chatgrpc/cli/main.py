@@ -36,6 +36,34 @@ _EPILOG = """\
 """
 
 
+_SERVE_EPILOG = """\
+**By itself:**
+
+    chatgrpc serve --port 50552 --data-dir /var/lib/chatgrpc --metrics-port 0
+
+**A cluster of three on one machine,** where etcd, Redis and one Cassandra listen on their usual ports, in a terminal each:
+
+    export CHATGRPC_CLUSTER__ETCD=127.0.0.1:2379 CHATGRPC_CLUSTER__REPLICATION_FACTOR=1
+
+    chatgrpc serve --port 50551 --metrics-port 9464
+
+    chatgrpc serve --port 50552 --metrics-port 9465
+
+    chatgrpc serve --port 50553 --metrics-port 9466
+
+**The same three on one port,** by one command: `chatgrpc serve --workers 3`. `chatgrpc cluster status` shows them.
+
+**On several machines** nodes need TLS between them (`--cluster-tls-ca-file` and its like), `--cluster-relay-host`, \
+and `--cluster-relay-advertise` and `--cluster-advertise` if they listen on all addresses.
+"""
+
+_STATUS_EPILOG = """\
+Example: `chatgrpc cluster status --cluster-etcd 127.0.0.1:2379 --watch`
+
+To wait until a cluster is whole: `until chatgrpc cluster status; do sleep 1; done`
+"""
+
+
 def build_app() -> typer.Typer:
     """The command with its own subcommands and those that installed packages add."""
     app = typer.Typer(
@@ -46,9 +74,10 @@ def build_app() -> typer.Typer:
         rich_markup_mode="markdown",
         pretty_exceptions_enable=False,
     )
-    app.command(epilog="Example: `chatgrpc serve --port 50552 --data-dir /var/lib/chatgrpc --metrics-port 0`")(serve)
+    app.command(epilog=_SERVE_EPILOG)(serve)
     app.command(epilog='Example: `grpcurl -H "authorization: Bearer $(chatgrpc token alice)" …`')(token)
     app.command(epilog="Example: `CHATGRPC_LOG__LEVEL=debug chatgrpc config --port 50552 > chatgrpc.toml`")(config)
+    app.add_typer(_cluster_app(), name="cluster")
     for entry_point in entry_points(group=COMMANDS_GROUP):
         try:
             entry_point.load()(app)
@@ -58,7 +87,22 @@ def build_app() -> typer.Typer:
     return app
 
 
-@takes_settings
+def _cluster_app() -> typer.Typer:
+    # It imports grpc, which must not happen before `main` has chosen how grpc runs.
+    from chatgrpc.cli.cluster_status import status  # noqa: PLC0415
+
+    cluster = typer.Typer(help="Look at a cluster.", no_args_is_help=True, rich_markup_mode="markdown")
+    command = takes_settings("cluster.etcd", "cluster.name", "cluster.tls_")(status)
+    cluster.command("status", epilog=_STATUS_EPILOG)(command)
+
+    @cluster.callback()
+    def _group() -> None:
+        """Without it, the one command would stand for the group."""
+
+    return cluster
+
+
+@takes_settings()
 def serve(loaded: LoadedSettings) -> None:
     """Run the server. On its defaults it needs no other service, and keeps all its data in one folder."""
     settings = loaded.settings
@@ -103,7 +147,7 @@ def token(
         raise typer.BadParameter(str(error)) from error
 
 
-@takes_settings
+@takes_settings()
 def config(loaded: LoadedSettings) -> None:
     """Show the settings as `serve` would use them, as TOML, each with where its value came from."""
     typer.echo(as_toml(loaded))

@@ -2,5 +2,6 @@
 
 from chatgrpc.adapters.etcd.client import EtcdSettings
 from chatgrpc.adapters.etcd.cluster import EtcdCluster
+from chatgrpc.adapters.etcd.reading import read_cluster
 
-__all__ = ["EtcdCluster", "EtcdSettings"]
+__all__ = ["EtcdCluster", "EtcdSettings", "read_cluster"]

@@ -18,6 +18,8 @@ class KeySpace:
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix.encode()
+        self.end = self.prefix[:-1] + bytes([self.prefix[-1] + 1])
+        """The first key past them."""
 
     def node_key(self, node_id: str) -> bytes:
         """Where a node says what it is."""
