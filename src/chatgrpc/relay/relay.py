@@ -183,6 +183,7 @@ class Relay:
                 await stream.say_hello(own_id, node_id)
                 if await stream.hear_hello(own_id) != node_id:
                     raise LinkEndedError("it was answered by another node")
+                await stream.say_hello(own_id, node_id)
             return await self._carry(node_id, stream), ""
         except (LinkEndedError, MalformedBatchError, TimeoutError) as error:
             why = str(error) or "no answer"
@@ -202,6 +203,8 @@ class Relay:
                 raise LinkEndedError("of two nodes the one with the smaller id dials")
             await self._expect(node_id)
             await stream.say_hello(own_id, node_id)
+            async with asyncio.timeout(_HELLO_TIMEOUT_S):
+                await stream.hear_hello(own_id)
         except (LinkEndedError, MalformedBatchError, TimeoutError) as error:
             why = str(error) or "no Hello came"
             _log.warning("relay_refused", address=context.peer(), why=why)

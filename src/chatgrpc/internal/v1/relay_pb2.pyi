@@ -138,7 +138,7 @@ class LinkFrame(_message.Message):
 
     @_builtins.property
     def hello(self) -> Global___Hello:
-        """Opens the link. First and once."""
+        """Opens the link."""
 
     def __init__(
         self,

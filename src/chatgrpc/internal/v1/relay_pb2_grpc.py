@@ -53,7 +53,8 @@ class RelayServiceServicer:
 
     def Link(self, request_iterator, context):
         """The link of a pair of nodes: opened by the one with the smaller node id, used alike by both. The first frame each way is a
-        Hello. Either side ends it when it hears nothing for some seconds; it is opened again at once.
+        Hello; who opened repeats it, so that both know that they are heard. Either side ends the link when it hears nothing for
+        some seconds; it is opened again at once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

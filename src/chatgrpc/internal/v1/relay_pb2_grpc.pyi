@@ -37,7 +37,8 @@ class RelayServiceStub:
     def __new__(cls, channel: _aio.Channel) -> RelayServiceAsyncStub: ...
     Link: _grpc.StreamStreamMultiCallable[_relay_pb2.LinkBatch, _relay_pb2.LinkBatch]
     """The link of a pair of nodes: opened by the one with the smaller node id, used alike by both. The first frame each way is a
-    Hello. Either side ends it when it hears nothing for some seconds; it is opened again at once.
+    Hello; who opened repeats it, so that both know that they are heard. Either side ends the link when it hears nothing for
+    some seconds; it is opened again at once.
     """
     Describe: _grpc.UnaryUnaryMultiCallable[_relay_pb2.DescribeRequest, _relay_pb2.DescribeResponse]
     """Tells how the node is, for an operator."""
@@ -49,7 +50,8 @@ class RelayServiceAsyncStub(RelayServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Link: _aio.StreamStreamMultiCallable[_relay_pb2.LinkBatch, _relay_pb2.LinkBatch]  # type: ignore[assignment]
     """The link of a pair of nodes: opened by the one with the smaller node id, used alike by both. The first frame each way is a
-    Hello. Either side ends it when it hears nothing for some seconds; it is opened again at once.
+    Hello; who opened repeats it, so that both know that they are heard. Either side ends the link when it hears nothing for
+    some seconds; it is opened again at once.
     """
     Describe: _aio.UnaryUnaryMultiCallable[_relay_pb2.DescribeRequest, _relay_pb2.DescribeResponse]  # type: ignore[assignment]
     """Tells how the node is, for an operator."""
@@ -64,7 +66,8 @@ class RelayServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_relay_pb2.LinkBatch], _abc.AsyncIterator[_relay_pb2.LinkBatch]]:
         """The link of a pair of nodes: opened by the one with the smaller node id, used alike by both. The first frame each way is a
-        Hello. Either side ends it when it hears nothing for some seconds; it is opened again at once.
+        Hello; who opened repeats it, so that both know that they are heard. Either side ends the link when it hears nothing for
+        some seconds; it is opened again at once.
         """
 
     @_abc_1.abstractmethod
