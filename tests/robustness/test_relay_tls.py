@@ -38,7 +38,7 @@ STRANGE = {
 async def test_strangers_are_not_linked_with(stranger: RelayOptions, other_id: str) -> None:
     async with started(stranger, options(other_id), options("c")) as (a, b, c):
         with capture_logs() as lines:
-                a.see(b.info)
+            a.see(b.info)
             b.see(a.info, c.info)
             c.see(b.info)
             await until(lambda: any(line["event"] == "relay_dial_failed" for line in lines))
