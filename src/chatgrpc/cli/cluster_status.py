@@ -119,7 +119,8 @@ def _summary(found: ClusterReport) -> Iterator[Text]:
     yield Text()
     yield Text(line, style="green" if found.healthy else "")
     if found.unowned:
-        yield Text(f"{len(found.unowned)} shards have no owner: {ranges(found.unowned)}", style="red")
+        shards = "1 shard has" if len(found.unowned) == 1 else f"{len(found.unowned)} shards have"
+        yield Text(f"{shards} no owner: {ranges(found.unowned)}", style="red")
     for node in found.unreachable:
         yield Text(
             f"{node.info.node_id[:_ID_LENGTH]} does not answer at {node.info.relay_address}: {node.why_not}", style="red"
