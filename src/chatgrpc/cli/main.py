@@ -31,6 +31,9 @@ _EPILOG = """\
 
 **Calling the API yourself** takes a development token: `chatgrpc token alice` prints one.
 
+**Many nodes** serve as one over etcd, Redis and Cassandra: `chatgrpc serve --help` shows how, `chatgrpc cluster status` how \
+they are.
+
 **Settings** come from flags, the environment (`CHATGRPC_SERVER__PORT=50552`) and a file (`--config chatgrpc.toml`); \
 `chatgrpc config` shows which holds.
 """

@@ -59,11 +59,29 @@ def test_help_teaches(no_clients: None) -> None:
         assert word in shown.output
 
 
+def test_the_help_of_serve_shows_how_to_start_a_cluster_and_its_settings_hold(
+    no_clients: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    words = run("serve", "--help").output.split("A cluster of three")[1].split()
+    for assignment in (word for word in words if word.startswith("CHATGRPC_")):
+        monkeypatch.setenv(*assignment.split("=", 1))
+    lines = " ".join(words).split("chatgrpc serve ")[1:4]
+    ports = [line.split()[:4] for line in lines]
+    assert [flags[0::2] for flags in ports] == [["--port", "--metrics-port"]] * 3
+    loaded = [load_settings({"server.port": flags[1], "server.metrics_port": flags[3]}).settings for flags in ports]
+    assert {settings.cluster.enabled for settings in loaded} == {True}
+    assert len({settings.server.port for settings in loaded} | {settings.server.metrics_port for settings in loaded}) == 6
+
+
 def test_every_setting_has_its_flag_in_the_help(no_clients: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     for command in ("serve", "config"):
         shown = run(command, "--help")
         assert [key for key, _ in setting_fields() if flag_name(key) not in shown.output] == []
+    shown = run("cluster", "status", "--help")
+    assert "--cluster-etcd-ca-file" in shown.output
+    assert "--port" not in shown.output
 
 
 def test_a_token_is_all_that_stands_on_stdout_and_the_server_accepts_it(no_clients: None, tmp_path: Path) -> None:
