@@ -11,9 +11,9 @@ from chatgrpc.core.ids import direct_chat_id
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.sequencer import Sequencer
 from chatgrpc.core.write import Write
+from chatgrpc.embedded.node import DATABASE_NAME
 from chatgrpc.embedded.owner import Owner
 from chatgrpc.metrics import Metrics
-from chatgrpc.node import DATABASE_NAME
 from chatgrpc.v1 import chat_pb2, content_pb2
 
 _AT_ONCE = 1_000

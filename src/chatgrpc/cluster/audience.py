@@ -1,6 +1,6 @@
 """Who is told what besides events, where everyone may be connected to any node.
 
-Receipts and typing go to the chat's owner, who knows whom they concern. Presence is read from the session map: of all users that
+Receipts and typing go to the chat's owner, who knows whom they concern. Presence is read from the session map: of all whom
 somebody on this node has on the screen, once in a while and for all of them in one trip. So nothing has to be told when a user
 comes or goes, and nothing is wrong for long when it was not.
 """

@@ -79,6 +79,8 @@ class ShardKeeper:
         """By shard, those that live."""
         self.joined = False
         """The lease holds, as far as we know."""
+        self.has_joined = asyncio.Event()
+        """Set once it has joined for the first time."""
         self._cluster = cluster
         self._desk = desk
         self._runner = runner
@@ -107,6 +109,7 @@ class ShardKeeper:
                 continue
             self._lease = JoinedLease(self._cluster)
             self.joined = True
+            self.has_joined.set()
             _log.info("joined", node_id=self.info.node_id)
             await self._tend_until(lost)
             self._lose()

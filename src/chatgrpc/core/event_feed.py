@@ -161,6 +161,10 @@ class EventFeed:
         cursor = self._cursors.get(chat_id)
         return cursor is not None and cursor.is_open
 
+    def open_chats(self) -> list[str]:
+        """The chats that the user is a member of, as far as this stream has got."""
+        return [chat_id for chat_id, cursor in self._cursors.items() if cursor.is_open]
+
     def head_seq(self, chat_id: str) -> int:
         """The last event that the user may see, as far as this stream has got; 0 for a chat that is not in the feed."""
         cursor = self._cursors.get(chat_id)

@@ -94,7 +94,7 @@ class Edge:
         pace: Pace,
         metrics: Metrics,
         now_ms: Callable[[], int],
-        on_defect: Callable[[Exception], None],
+        on_defect: Callable[[BaseException], None],
     ) -> None:
         """Wires the parts. `on_defect` is told of an exception that may have left the chats' state in memory half changed."""
         self.connections = Connections()
@@ -171,6 +171,17 @@ class Edge:
     def end(self, connection: Connection, ended: Ended) -> None:
         """Ends a stream for a reason of the server's."""
         self._run(connection, connection.session.end(ended))
+
+    def end_device(self, user_id: str, device_id: str, ended: Ended) -> None:
+        """Ends the device's stream, if it has one here."""
+        connection = self.connections.of_device(user_id, device_id)
+        if connection is not None:
+            self.end(connection, ended)
+
+    def touch(self, connection: Connection) -> None:
+        """The connection's session was told something, and may want to read."""
+        self._dirty[connection] = None
+        self.wake_up()
 
     # A tick.
 

@@ -1,0 +1,316 @@
+"""The node among many: wires store, session map, coordinator, links and edge together, and loses nothing when it stops."""
+
+import asyncio
+import contextlib
+import random
+import secrets
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from typing import Any, cast
+
+import structlog
+
+from chatgrpc.adapters.cassandra import CassandraSettings, CassandraStore, SchemaError
+from chatgrpc.adapters.etcd import EtcdCluster
+from chatgrpc.adapters.redis import RedisClient, RedisLastSeen, RedisSessionMap
+from chatgrpc.addresses import join_address
+from chatgrpc.cluster.audience import ClusterAudience
+from chatgrpc.cluster.directory import ClusterDirectory, Describer
+from chatgrpc.cluster.log import ClusterLog
+from chatgrpc.cluster.ordering import ClusterOrdering, now
+from chatgrpc.cluster.resync import Resync
+from chatgrpc.cluster.router import Router
+from chatgrpc.cluster.sessions import Sessions
+from chatgrpc.cluster.shard_keeper import ShardKeeper
+from chatgrpc.cluster.store_runner import StoreRunner
+from chatgrpc.cluster_access import etcd_settings, relay_tls
+from chatgrpc.config import Settings, StartError
+from chatgrpc.core.disconnect import Code, Ended
+from chatgrpc.core.edge_desk import EdgeDesk
+from chatgrpc.core.ids import shard_of
+from chatgrpc.core.lanes import EdgeLanes
+from chatgrpc.core.lease import Holds
+from chatgrpc.core.limits import Limits
+from chatgrpc.core.links import EndStream, Load, Message, ShowReceipt, ShowTyping
+from chatgrpc.core.owner_desk import OwnerDesk
+from chatgrpc.core.shard import Shard
+from chatgrpc.core.tending import Owner
+from chatgrpc.edge.audience import Touched
+from chatgrpc.edge.connection import Connections
+from chatgrpc.edge.node import CLOSE_TIMEOUT_S, Node, Stores, crash
+from chatgrpc.edge.server import GrpcServer
+from chatgrpc.metrics import Metrics
+from chatgrpc.ports.cluster import NodeInfo
+from chatgrpc.ports.errors import StoreError
+from chatgrpc.ports.session_map import SessionEntry
+from chatgrpc.ports.tokens import TokenVerifier
+from chatgrpc.relay import Relay, RelayOptions
+
+_log = structlog.get_logger()
+
+_RESEND_AFTER_MS = 250
+_GIVE_UP_AFTER_MS = 10_000
+"""Twice the time that others wait for a node that crashed."""
+_ASK_AGAIN_AFTER_MS = 250
+_STATED_MAX = 200_000
+"""Heads that are remembered."""
+_JOIN_TIMEOUT_S = 20.0
+_LOAD_INTERVAL_S = 1.0
+_DRAIN_WINDOW_S = 3.0
+"""Over this time devices are sent to other nodes, so that they do not all come there at once."""
+
+
+class ClusterNode:
+    """All parts of one node."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: CassandraStore,
+        redis: RedisClient,
+        verifier: TokenVerifier,
+        metrics: Metrics,
+        limits: Limits,
+    ) -> None:
+        self.node_id = secrets.token_hex(8)
+        self._settings = settings
+        self._random = random.Random(secrets.randbits(256))  # noqa: S311  message ids must be unique, not secret
+        self._limits = limits
+        self._loop_lag_ms = 0.0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._desk = OwnerDesk(limits, shard_of)
+        self._edge_desk = EdgeDesk(
+            self.node_id, EdgeLanes(_RESEND_AFTER_MS, _GIVE_UP_AFTER_MS), shard_of, _ASK_AGAIN_AFTER_MS, _STATED_MAX
+        )
+        session_map = RedisSessionMap(redis)
+        self._runner = StoreRunner(self._desk, store.rows, store.committed, self._wake_up, crash)
+        self._router = Router(self._desk, session_map, self._live_node_ids, self._wake_up, crash)
+        self._ordering = ClusterOrdering(
+            self.node_id, self._edge_desk, self._desk, self._runner, self._router, self._send, self._wake_up
+        )
+        self._sessions = Sessions(self.node_id, session_map, self._moved_here, self._sessions_rebuilt)
+        self._last_seen = RedisLastSeen(redis)
+        log = ClusterLog(self._edge_desk, store.committed, _monotonic_ms, self._wake_up)
+        stores = Stores(log, store.receipts, store.cursors, store.profiles, store.devices)
+        self.node = Node(settings, stores, self._ordering, self._new_audience, verifier, metrics, limits)
+        self._audience: ClusterAudience
+        self._resync = Resync(self.node.edge.connections, self._edge_desk, store.committed, _monotonic_ms, self.node.edge.touch)
+        self.directory = ClusterDirectory(self.node_id, self._nodes, self._streams)
+        describer = Describer(
+            self._desk, self._runner, self._router, self._is_draining, self._streams, lambda: self._loop_lag_ms
+        )
+        tls = relay_tls(settings.cluster)
+        pems = (tls.ca_pem, tls.cert_pem, tls.key_pem) if tls is not None else (None, None, None)
+        options = RelayOptions(self.node_id, settings.cluster.relay_host, settings.cluster.relay_port, *pems)
+        self._relay = Relay(options, self._ordering.receive, self._link_changed, describer.describe, metrics)
+        self._cluster = EtcdCluster(etcd_settings(settings.cluster))
+        self._keeper: ShardKeeper | None = None
+        self._relay_port = 0
+        self._known_nodes: Mapping[str, NodeInfo] = {}
+        self._known_owners: Mapping[int, Owner] = {}
+        self._ordering.tell(self)
+
+    # Life.
+
+    async def start_links(self) -> None:
+        """Listens for other nodes, so that it is known where they dial.
+
+        Raises:
+            StartError: it cannot.
+        """
+        self._relay_port = await self._relay.start()
+
+    async def join(self, public_port: int) -> None:
+        """Joins the cluster, and begins to serve devices and chats.
+
+        Raises:
+            StartError: etcd cannot be reached.
+        """
+        cluster, server = self._settings.cluster, self._settings.server
+        info = NodeInfo(
+            node_id=self.node_id,
+            public_address=cluster.advertise or join_address(server.host, public_port),
+            relay_address=cluster.relay_advertise or join_address(cluster.relay_host, self._relay_port),
+        )
+        keeper = self._keeper = ShardKeeper(
+            self._cluster, info, self._desk, self._runner, self._new_shard, self._ordering.finish, self._seen, crash
+        )
+        self.node.edge.start()
+        for work in (
+            keeper.run(),
+            self._sessions.run(),
+            self._audience.run(),
+            self._resync.run(),
+            self._tell_load(),
+        ):
+            self._start(work)
+        try:
+            async with asyncio.timeout(_JOIN_TIMEOUT_S):
+                await keeper.has_joined.wait()
+        except TimeoutError:
+            raise StartError(
+                f"etcd ({cluster.etcd}) does not answer. Is it running, and are --cluster-etcd and its TLS settings right?"
+            ) from None
+
+    async def drain(self, server: GrpcServer, timeout_s: float) -> None:
+        """Gives shards away, sends devices to other nodes, finishes what is under way, leaves (design §5)."""
+        await server.set_serving(False)
+        if self._keeper is not None:
+            await self._keeper.give_all_away(timeout_s / 2)
+        await self.node.edge.drain(int(min(_DRAIN_WINDOW_S, timeout_s / 4) * 1000))
+        await self.node.edge.stop(timeout_s / 4)
+        await server.stop(min(CLOSE_TIMEOUT_S, timeout_s))
+        await self._sessions.leave()
+        _log.info("drained", node_id=self.node_id)
+
+    async def close(self) -> None:
+        """Leaves the cluster and ends all work."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._keeper is not None:
+            await self._keeper.leave()
+        await self._runner.stop()
+        await self._router.stop()
+        await self._relay.stop()
+        await self._cluster.close()
+
+    # What the parts ask and tell.
+
+    def show(self, notice: ShowReceipt | ShowTyping) -> None:
+        """See `cluster.ordering.Listener`."""
+        self._audience.show(notice)
+
+    def end_stream(self, message: EndStream) -> None:
+        """See `cluster.ordering.Listener`."""
+        self.node.edge.end_device(message.user_id, message.device_id, Ended(cast("Code", message.code)))
+
+    def note_load(self, node_id: str, streams: int) -> None:
+        """See `cluster.ordering.Listener`."""
+        self.directory.note_load(node_id, streams)
+
+    def missed(self) -> None:
+        """See `cluster.ordering.Listener`."""
+        self._resync.suspect_memberships()
+
+    def _wake_up(self) -> None:
+        self.node.edge.wake_up()
+
+    def _send(self, node_id: str, message: Message) -> bool:
+        return self._relay.send(node_id, message)
+
+    def _new_shard(self, epoch: int, lease: Holds) -> Shard:
+        return Shard(epoch, lease, self._limits, self._random)
+
+    def _new_audience(self, connections: Connections, touched: Touched) -> ClusterAudience:
+        self._audience = ClusterAudience(
+            self.node_id,
+            connections,
+            touched,
+            self._edge_desk,
+            self._sessions,
+            self._last_seen,
+            self._live_node_ids,
+            self._ordering.say,
+            _monotonic_ms,
+        )
+        return self._audience
+
+    def _seen(self, owners: Mapping[int, Owner], nodes: Mapping[str, NodeInfo]) -> None:
+        """The cluster has changed: who vanished may have taken pushes along; if it was we, those of all others."""
+        before = self._known_nodes
+        gone = before.keys() - nodes.keys()
+        if gone:
+            self._resync.suspect_owners([shard for shard, owner in self._known_owners.items() if owner.node_id in gone])
+        if before and self.node_id in nodes and self.node_id not in before:
+            self._resync.suspect_all()
+        self._known_nodes, self._known_owners = nodes, owners
+        self._relay.see(nodes)
+        self._ordering.see(owners, frozenset(nodes))
+
+    def _moved_here(self, before: SessionEntry) -> None:
+        self._audience.moved_here(before)
+
+    def _sessions_rebuilt(self) -> None:
+        self._resync.suspect_all()
+
+    def _link_changed(self, node_id: str, up: bool) -> None:
+        self._wake_up()
+
+    def _live_node_ids(self) -> frozenset[str]:
+        return frozenset(self._nodes())
+
+    def _nodes(self) -> Mapping[str, NodeInfo]:
+        return self._known_nodes
+
+    def _streams(self) -> int:
+        return len(self.node.edge.connections)
+
+    def _is_draining(self) -> bool:
+        return self._keeper is not None and self._keeper.info.draining
+
+    async def _tell_load(self) -> None:
+        """Tells the other nodes how busy this one is, and finds out how late the loop is."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due_s = loop.time() + _LOAD_INTERVAL_S
+            await asyncio.sleep(_LOAD_INTERVAL_S)
+            self._loop_lag_ms = max(0.0, loop.time() - due_s) * 1000
+            for node_id in self._relay.linked():
+                self._ordering.say(node_id, Load(self._streams()))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(_crash_if_it_failed)
+
+
+@contextlib.asynccontextmanager
+async def serving_clustered(settings: Settings, verifier: TokenVerifier, metrics: Metrics) -> AsyncIterator[int]:
+    """A node that serves for the length of the block; gives the port. Leaving the block drains it.
+
+    Raises:
+        StartError: it cannot start, and the message says what to do.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        store = await _open_store(settings)
+        stack.push_async_callback(store.close)
+        redis = RedisClient(settings.cluster.redis)
+        stack.push_async_callback(redis.close)
+        parts = ClusterNode(settings, store, redis, verifier, metrics, Limits())
+        stack.push_async_callback(parts.close)
+        await parts.start_links()
+        server = parts.node.server(parts.directory, reuse_port=settings.server.reuse_port)
+        port = await server.start()
+        try:
+            await parts.join(port)
+            await server.set_serving(True)
+            _log.info("serving", port=port, node_id=parts.node_id)
+            yield port
+        finally:
+            await parts.drain(server, settings.server.drain_timeout_s)
+
+
+async def _open_store(settings: Settings) -> CassandraStore:
+    cluster = settings.cluster
+    try:
+        return await CassandraStore.open(
+            CassandraSettings(
+                hosts=cluster.cassandra_hosts,
+                keyspace=cluster.keyspace,
+                replication_factor=cluster.replication_factor,
+                username=cluster.cassandra_username or "",
+                password=cluster.cassandra_password.get_secret_value() if cluster.cassandra_password else "",
+                ca_file=cluster.cassandra_ca_file,
+            )
+        )
+    except (StoreError, SchemaError) as error:
+        raise StartError(f"Cassandra ({cluster.cassandra}): {error}") from error
+
+
+def _monotonic_ms() -> int:
+    return now().monotonic_ms
+
+
+def _crash_if_it_failed(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (defect := task.exception()) is not None:
+        crash(defect)

@@ -1,0 +1,224 @@
+"""One process as its streams and its unary services see it, whoever orders its chats."""
+
+import asyncio
+import os
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from chatgrpc.config import Settings
+from chatgrpc.core.disconnect import Ended
+from chatgrpc.core.limits import Limits
+from chatgrpc.core.rules import not_a_member
+from chatgrpc.core.session import Timings
+from chatgrpc.core.visibility import is_member
+from chatgrpc.core.write import Write
+from chatgrpc.edge.admission import Admissions
+from chatgrpc.edge.audience import Audience, Touched
+from chatgrpc.edge.connection import Connections
+from chatgrpc.edge.grpc_transport import GrpcTransport
+from chatgrpc.edge.interceptors import UnaryInterceptor
+from chatgrpc.edge.loop import Edge, Pace
+from chatgrpc.edge.ordering import Ordering
+from chatgrpc.edge.server import GrpcServer, ServerOptions
+from chatgrpc.edge.services.chats import ChatService
+from chatgrpc.edge.services.devices import DeviceService
+from chatgrpc.edge.services.messages import MessageService
+from chatgrpc.edge.services.nodes import NodeService
+from chatgrpc.edge.services.users import UserService
+from chatgrpc.edge.watermarks import Watermarks
+from chatgrpc.metrics import Metrics
+from chatgrpc.ports.accounts import DeviceStore, ProfileStore
+from chatgrpc.ports.chat_log import ChatReader
+from chatgrpc.ports.cursors import CursorStore
+from chatgrpc.ports.node_directory import NodeDirectory
+from chatgrpc.ports.receipts import ReceiptStore
+from chatgrpc.ports.tokens import TokenVerifier
+from chatgrpc.v1 import (
+    chat_pb2,
+    chat_service_pb2_grpc,
+    device_service_pb2_grpc,
+    message_service_pb2_grpc,
+    node_service_pb2_grpc,
+    session_pb2,
+    user_service_pb2_grpc,
+)
+
+_log = structlog.get_logger()
+
+CLOSE_TIMEOUT_S = 5.0
+"""How long a device may take to read the last frames of its stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """What a node reads and writes besides what the ordering does."""
+
+    log: ChatReader
+    receipts: ReceiptStore
+    cursors: CursorStore
+    profiles: ProfileStore
+    devices: DeviceStore
+
+
+class Node:
+    """One process: an edge and what stands behind it. Also what the unary services see of it (`edge.backend.Backend`)."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        stores: Stores,
+        ordering: Ordering,
+        audience: Callable[[Connections, Touched], Audience],
+        verifier: TokenVerifier,
+        metrics: Metrics,
+        limits: Limits,
+    ) -> None:
+        self._settings = settings
+        self._stores = stores
+        self._ordering = ordering
+        self._verifier = verifier
+        self._metrics = metrics
+        self._limits = limits
+        self._watermarks = Watermarks(stores.receipts, stores.cursors, limits)
+        self._transport = GrpcTransport(inbox_bytes_max=limits.backlog_bytes_max, close_timeout_s=CLOSE_TIMEOUT_S)
+        admissions = Admissions(verifier, stores.devices, stores.log, stores.cursors, self._watermarks, limits)
+        self.edge = Edge(
+            self._transport,
+            ordering,
+            audience,
+            admissions,
+            self._watermarks,
+            stores.log,
+            limits,
+            _timings(settings),
+            _pace(settings),
+            metrics,
+            self.now_ms,
+            crash,
+        )
+
+    def server(self, directory: NodeDirectory, *, reuse_port: bool = False) -> GrpcServer:
+        """Makes the server of the public port, with all services."""
+
+        def observe(method: str, code: str, seconds: float) -> None:
+            self._metrics.unary_seconds[method, code].observe(seconds)
+
+        server_settings = self._settings.server
+        options = ServerOptions(
+            host=server_settings.host,
+            port=server_settings.port,
+            tls_cert_file=server_settings.tls_cert_file,
+            tls_key_file=server_settings.tls_key_file,
+            reuse_port=reuse_port,
+            message_bytes_max=self._limits.batch_bytes_max,
+        )
+        server = GrpcServer(options, [UnaryInterceptor(self._verifier, observe)])
+        server.register("chatgrpc.v1.SessionService", self._transport.register)
+        server.register(
+            "chatgrpc.v1.UserService", lambda on: user_service_pb2_grpc.add_UserServiceServicer_to_server(UserService(self), on)
+        )
+        server.register(
+            "chatgrpc.v1.DeviceService",
+            lambda on: device_service_pb2_grpc.add_DeviceServiceServicer_to_server(DeviceService(self), on),
+        )
+        server.register(
+            "chatgrpc.v1.ChatService", lambda on: chat_service_pb2_grpc.add_ChatServiceServicer_to_server(ChatService(self), on)
+        )
+        server.register(
+            "chatgrpc.v1.MessageService",
+            lambda on: message_service_pb2_grpc.add_MessageServiceServicer_to_server(MessageService(self), on),
+        )
+        nodes = NodeService(directory, self._limits.nodes_listed_max)
+        server.register(
+            "chatgrpc.v1.NodeService", lambda on: node_service_pb2_grpc.add_NodeServiceServicer_to_server(nodes, on)
+        )
+        return server
+
+    # Backend.
+
+    @property
+    def limits(self) -> Limits:
+        """See `Backend.limits`."""
+        return self._limits
+
+    @property
+    def log(self) -> ChatReader:
+        """See `Backend.log`."""
+        return self._stores.log
+
+    @property
+    def profiles(self) -> ProfileStore:
+        """See `Backend.profiles`."""
+        return self._stores.profiles
+
+    @property
+    def devices(self) -> DeviceStore:
+        """See `Backend.devices`."""
+        return self._stores.devices
+
+    def now_ms(self) -> int:
+        """See `Backend.now_ms`."""
+        return time.time_ns() // 1_000_000
+
+    async def submit(self, write: Write) -> chat_pb2.SendResult | chat_pb2.Error:
+        """See `Backend.submit`."""
+        outcome: asyncio.Future[chat_pb2.SendResult | chat_pb2.Error] = asyncio.get_running_loop().create_future()
+        session_id = f"call-{secrets.token_hex(8)}"
+        self._ordering.submit(outcome, session_id, write, self.now_ms())
+        self.edge.wake_up()
+        try:
+            return await outcome
+        finally:
+            self._ordering.session_closed(session_id)
+
+    async def receipts(self, chat_id: str, user_ids: list[str]) -> list[chat_pb2.Receipt]:
+        """See `Backend.receipts`."""
+        return [mark.receipt() for mark in await self._watermarks.of_chat(chat_id, user_ids)]
+
+    async def mark_read(self, user_id: str, chat_id: str, seq: int) -> chat_pb2.Receipt | chat_pb2.Error:
+        """See `Backend.mark_read`."""
+        membership = await self._stores.log.membership(user_id, chat_id)
+        if membership is None or not is_member(membership.intervals):
+            return not_a_member().error
+        read_seq = min(seq, membership.head_seq)
+        raised = self._watermarks.raise_mark(chat_id, user_id, read_seq, read_seq, self.now_ms())
+        if raised is not None:
+            self.edge.audience.mark_raised(raised)
+        (mark,) = await self._watermarks.of_chat(chat_id, [user_id])
+        return mark.receipt()
+
+    async def online_devices(self, user_id: str) -> frozenset[str]:
+        """See `Backend.online_devices`."""
+        return await self.edge.audience.online_devices(user_id)
+
+    async def disconnect_revoked(self, user_id: str, device_id: str) -> None:
+        """See `Backend.disconnect_revoked`."""
+        code = session_pb2.DISCONNECT_CODE_DEVICE_REVOKED
+        self.edge.end_device(user_id, device_id, Ended(code))
+        await self.edge.audience.end_elsewhere(user_id, device_id, code)
+
+
+def crash(defect: BaseException) -> None:
+    """Ends the process as a crash does: what is in memory may be half changed, the log in the store is right, and whoever
+    orders next begins from it."""
+    _log.critical("node_defect", exc_info=defect)
+    os._exit(os.EX_SOFTWARE)
+
+
+def _timings(settings: Settings) -> Timings:
+    return Timings(
+        hello_timeout_ms=int(settings.session.hello_timeout_s * 1000),
+        heartbeat_interval_ms=int(settings.session.heartbeat_interval_s * 1000),
+        max_age_ms=int(settings.session.max_connection_age_s * 1000),
+    )
+
+
+def _pace(settings: Settings) -> Pace:
+    return Pace(
+        flush_interval_ms=settings.session.flush_interval_ms,
+        slow_reader_timeout_ms=int(settings.session.slow_reader_timeout_s * 1000),
+    )
