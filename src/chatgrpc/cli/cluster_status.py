@@ -20,8 +20,23 @@ from chatgrpc.core.ids import SHARD_COUNT
 REDRAW_INTERVAL_S: Final = 1.0
 _PIPE_WIDTH: Final = 240
 """Into a file or a pipe lines are written whole, whatever the terminal's width."""
-_ID_LENGTH: Final = 12
-"""So much of a node's id tells it from all others."""
+_COLUMNS: Final = (
+    "NODE",
+    "ADDRESS",
+    "STATE",
+    "STREAMS",
+    "SHARDS",
+    "LINKS",
+    "QUEUED",
+    "APPENDS",
+    "UPTIME",
+    "LOOP LAG",
+    "VERSION",
+)
+_WORDS: Final = 3
+"""So many of them hold words, the others figures."""
+_COLUMNS_MIN: Final = 8
+_GAP: Final = 2
 _COLORS: Final = {"live": "green", "draining": "yellow", "unreachable": "red"}
 
 
@@ -49,7 +64,7 @@ def status(
     if as_json:
         typer.echo(json.dumps(found.to_json()))
     else:
-        console.print(shown(found, shards))
+        console.print(shown(found, shards, console.width))
     sys.exit(0 if found.healthy else 1)
 
 
@@ -61,7 +76,7 @@ async def _watch(cluster: ClusterSettings, console: Console, shards: bool, as_js
     with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
         while True:
             try:
-                view = shown(await report(cluster), shards)
+                view = shown(await report(cluster), shards, console.width)
             except StartError as error:
                 # An outage is what one may be watching.
                 view = Text(str(error), style="red")
@@ -69,44 +84,46 @@ async def _watch(cluster: ClusterSettings, console: Console, shards: bool, as_js
             await asyncio.sleep(REDRAW_INTERVAL_S)
 
 
-def shown(found: ClusterReport, shards: bool) -> RenderableType:
-    """The report for people; with `shards`, every shard too."""
-    parts: list[RenderableType] = [_nodes(found), *_summary(found)]
+def shown(found: ClusterReport, shards: bool, width: int) -> RenderableType:
+    """The report for people, at most `width` cells wide if it can be; with `shards`, every shard too."""
+    parts: list[RenderableType] = [_nodes(found, width), *_summary(found)]
     if shards:
         parts.append(_shards(found))
     return Group(*parts)
 
 
-def _nodes(found: ClusterReport) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("NODE", "ADDRESS", "STATE"):
-        table.add_column(name, no_wrap=True)
-    for name in ("STREAMS", "SHARDS", "LINKS", "QUEUED", "APPENDS", "LOOP", "UPTIME", "VERSION"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for node in found.nodes:
-        info = node.info
-        state = Text(node.state, style=_COLORS[node.state])
-        table.add_row(info.node_id[:_ID_LENGTH], info.public_address, state, *_figures(node, len(found.nodes) - 1))
+def _nodes(found: ClusterReport, width: int) -> Table:
+    """Without the last columns, where they would take the others' place."""
+    rows = [[Text(name, style="bold") for name in _COLUMNS], *(_cells(node, len(found.nodes) - 1) for node in found.nodes)]
+    widths = [max(row[column].cell_len for row in rows) for column in range(len(_COLUMNS))]
+    count = len(_COLUMNS)
+    while count > _COLUMNS_MIN and sum(widths[:count]) + _GAP * (count - 1) > width:
+        count -= 1
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), show_header=False)
+    for column in range(count):
+        table.add_column(justify="left" if column < _WORDS else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row[:count])
     return table
 
 
-def _figures(node: NodeReport, others: int) -> tuple[str, ...]:
-    said = node.said
+def _cells(node: NodeReport, others: int) -> list[Text]:
+    info, said = node.info, node.said
+    state = Text(node.state, style=_COLORS[node.state])
+    words = [Text(_short(info.node_id)), Text(info.public_address), state]
     if said is None:
-        return ("-", str(node.shards), *("-" for _ in range(6)))
-    up = [link for link in said.links if link.connected]
-    # A node that took a shard a moment ago, or gives one away, differs from etcd for a moment.
-    shards = str(node.shards) if node.shards == len(said.shards) else f"{node.shards} ({len(said.shards)} in hand)"
-    return (
+        return [*words, Text("-"), Text(str(node.shards)), *(Text("-") for _ in _COLUMNS[_WORDS + 2 :])]
+    figures = (
         str(said.streams),
-        shards,
-        f"{len(up)}/{others}",
+        str(node.shards),
+        f"{sum(link.connected for link in said.links)}/{others}",
         str(sum(link.queued_messages for link in said.links)),
         str(said.lag.events_waiting),
-        f"{said.lag.loop_lag_ms:.1f} ms",
         duration(said.uptime_ms // 1000),
+        f"{said.lag.loop_lag_ms:.1f} ms",
         said.version,
     )
+    return [*words, *(Text(figure) for figure in figures)]
 
 
 def _summary(found: ClusterReport) -> Iterator[Text]:
@@ -121,10 +138,13 @@ def _summary(found: ClusterReport) -> Iterator[Text]:
     if found.unowned:
         shards = "1 shard has" if len(found.unowned) == 1 else f"{len(found.unowned)} shards have"
         yield Text(f"{shards} no owner: {ranges(found.unowned)}", style="red")
-    for node in found.unreachable:
-        yield Text(
-            f"{node.info.node_id[:_ID_LENGTH]} does not answer at {node.info.relay_address}: {node.why_not}", style="red"
-        )
+    for node in found.nodes:
+        who = _short(node.info.node_id)
+        if node.said is None:
+            yield Text(f"{who} does not answer at {node.info.relay_address}: {node.why_not}", style="red")
+        elif len(node.said.shards) != node.shards:
+            # So it is for a moment after a shard was taken or given away.
+            yield Text(f"{who} owns {node.shards} shards and has {len(node.said.shards)} in hand", style="yellow")
 
 
 def _shards(found: ClusterReport) -> Table:
@@ -144,8 +164,13 @@ def _shards(found: ClusterReport) -> Table:
             table.add_row(str(shard), "-", "-", Text("nobody", style="red"))
         else:
             count = chats.get((owner.node_id, shard))
-            table.add_row(str(shard), str(owner.epoch), "-" if count is None else str(count), owner.node_id[:_ID_LENGTH])
+            table.add_row(str(shard), str(owner.epoch), "-" if count is None else str(count), _short(owner.node_id))
     return table
+
+
+def _short(node_id: str) -> str:
+    """Enough of a node's random id to tell it from all others."""
+    return node_id[:8]
 
 
 def ranges(numbers: list[int]) -> str:
