@@ -45,7 +45,7 @@ class ViewWriter:
             StoreError: some of it was not written, or nobody knows.
         """
         await self._batches.write([*self._bound_members(entry), *self._bound_amendment(entry)])
-        if entry.erases_seq:
+        if entry.erases_seq and entry.erases_seq < entry.seq:
             await self._erase(entry)
         if entry.amends_seq:
             await self._erase_if_late(entry)
@@ -64,8 +64,7 @@ class ViewWriter:
 
     async def _erase(self, entry: Entry) -> None:
         """Erases a message, then what amends it, in this order: see `_erase_if_late`."""
-        if entry.erases_seq < entry.seq:
-            await self._erase_at(entry.chat_id, entry.erases_seq, entry.epoch)
+        await self._erase_at(entry.chat_id, entry.erases_seq, entry.epoch)
         amendments = await self._client.read(self._amendments.bind((entry.chat_id, entry.erases_seq, entry.seq)))
         await asyncio.gather(*(self._erase_at(entry.chat_id, seq, entry.epoch) for (seq,) in amendments))
 

@@ -21,6 +21,7 @@ from chatgrpc.core.row_store import (
 from chatgrpc.core.visibility import Interval, is_member
 from chatgrpc.ports.errors import StoreError, StoreUnavailableError
 from chatgrpc.ports.row_store import StoredEvent, Written
+from chatgrpc.v1 import chat_pb2
 
 
 class MemoryRowStore:
@@ -173,9 +174,10 @@ class _Chat:
     def put_views(self, entry: Entry) -> None:
         if entry.amends_seq:
             self._amended_by.setdefault(entry.amends_seq, set()).add(entry.seq)
-            if entry.amends_seq in self._erased_by:  # the views of what a new owner adopts come in any order
+            target = self.rows.get(entry.amends_seq)
+            if target and _is_erased(target[max(target)]):  # the views of what a new owner adopts come in any order
                 self._erase(entry.seq, entry.epoch)
-        if entry.erases_seq:
+        if entry.erases_seq and entry.erases_seq < entry.seq:
             amending = {seq for seq in self._amended_by.get(entry.erases_seq, ()) if seq < entry.seq}
             for seq in {entry.erases_seq} | amending:
                 self._erase(seq, entry.epoch)
@@ -195,6 +197,10 @@ class _Chat:
 
 
 _NO_CHAT = _Chat()
+
+
+def _is_erased(event: bytes) -> bool:
+    return chat_pb2.ChatEvent.FromString(event).content.WhichOneof("body") == "erased"
 
 
 def _page(run: Sequence[Row], bytes_max: int) -> list[StoredEvent]:
