@@ -1,0 +1,53 @@
+"""When users were connected last, in Redis."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from itertools import islice
+from typing import Final
+
+from chatgrpc.adapters.redis.client import RedisClient, RedisUnavailableError, Script
+from chatgrpc.ports.last_seen import LastSeenUnavailableError
+
+_PUT = Script("put_last_seen.lua")
+
+KEPT_S: Final = 30 * 24 * 3600
+"""So that users who never come again do not stay in memory for ever."""
+USERS_PER_WRITE_MAX: Final = 1_000
+"""A node that ends tells all its users at once; others must not wait for that."""
+USERS_PER_READ_MAX: Final = 10_000
+
+
+class RedisLastSeen:
+    """`ports.last_seen.LastSeen`: one number a user, so that one MGET finds thousands."""
+
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
+
+    async def put(self, seen_ms: Mapping[str, int]) -> None:
+        """See the port; when it fails, some may be noted."""
+        remaining = iter(seen_ms.items())
+        while trip := list(islice(remaining, USERS_PER_WRITE_MAX)):
+            async with _mapped_errors():
+                await self._client.run(_PUT, [((_key(user_id),), (str(at_ms), str(KEPT_S))) for user_id, at_ms in trip])
+
+    async def of_users(self, user_ids: Sequence[str]) -> dict[str, int]:
+        """See the port; more than `USERS_PER_READ_MAX` users take another trip."""
+        found: dict[str, int] = {}
+        for start in range(0, len(user_ids), USERS_PER_READ_MAX):
+            asked = user_ids[start : start + USERS_PER_READ_MAX]
+            async with _mapped_errors(), self._client.bounded() as redis:
+                answers = await redis.mget([_key(user_id) for user_id in asked])
+            found |= {user_id: int(answer) for user_id, answer in zip(asked, answers, strict=True) if answer is not None}
+        return found
+
+
+def _key(user_id: str) -> str:
+    return f"seen:{user_id}"
+
+
+@asynccontextmanager
+async def _mapped_errors() -> AsyncIterator[None]:
+    try:
+        yield
+    except RedisUnavailableError as error:
+        raise LastSeenUnavailableError(str(error)) from error
