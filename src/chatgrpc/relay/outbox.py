@@ -44,12 +44,14 @@ class Outbox:
         """Takes a message; False if it was dropped instead."""
         if self.is_full or (self.bytes > self._bytes_max // 2 and isinstance(message, CONTROL)):
             return False
-        if not self._batches or self._batches[-1].bytes >= BATCH_BYTES:
+        if not self._batches or self._batches[-1].sealed is not None:
             self._batches.append(_Batch())
         batch = self._batches[-1]
         added = self._encoder.add(batch.frames, message)
         batch.messages += 1
         batch.bytes += added
+        if batch.bytes >= BATCH_BYTES:
+            batch.seal()
         self.messages += 1
         self.bytes += added
         self._filled.set()
@@ -83,7 +85,7 @@ class Outbox:
         self.messages -= batch.messages
         self.bytes -= batch.bytes
         self.sent_messages += batch.messages
-        return batch.frames.SerializeToString()
+        return batch.sealed or batch.frames.SerializeToString()
 
     def _has_beats(self) -> bool:
         return self._beat_at_us is not None or self._echo_at_us is not None
@@ -101,9 +103,15 @@ class Outbox:
 class _Batch:
     """Messages that will be sent together."""
 
-    __slots__ = ("bytes", "frames", "messages")
+    __slots__ = ("bytes", "frames", "messages", "sealed")
 
     def __init__(self) -> None:
         self.frames = relay_pb2.LinkBatch()
         self.messages = 0
         self.bytes = 0
+        self.sealed: bytes | None = None
+
+    def seal(self) -> None:
+        """Serializes it, since parsed frames take several times their bytes."""
+        self.sealed = self.frames.SerializeToString()
+        self.frames = relay_pb2.LinkBatch()

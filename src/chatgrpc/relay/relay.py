@@ -63,7 +63,7 @@ class RelayOptions:
 class Relay:
     """Carries messages between this node and the others. What is sent may be lost, and comes in order if it comes.
 
-    Everything happens on one event loop, and no callback may block it.
+    Everything happens on one event loop, and no callback may block it. `see` and `stop` may call back before they return.
     """
 
     def __init__(
