@@ -50,9 +50,8 @@ class Home:
             self.minted.append(user_id)
             return self.server.token(user_id, ttl_s)
 
-        defaults: dict[str, Any] = {"backoff_cap_s": 0.5}
+        defaults: dict[str, Any] = {"address": self.server.address, "backoff_cap_s": 0.5}
         config = ClientConfig(
-            address=self.server.address,
             user_id=user_id,
             data_dir=self.folder / user_id / device,
             device_name=device,

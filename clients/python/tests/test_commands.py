@@ -254,7 +254,16 @@ def test_what_waits_for_a_server_never_goes_to_another(shell: Shell, names: Name
     before, here = ("send", "--as", alice, "--to", bob), shell.server.address
     code, lines = shell.call(*before, "--server", "127.0.0.1:1", "--timeout", "0.5", "for the other one")
     assert (code, lines[1][:22]) == (1, "1 message kept on disk"), lines
-    for wrong in ("localhost", "127.0.0.1:", "127.0.0.1:70000", "../x:1", "ftp://host:1", ""):
+    for wrong in (
+        "localhost",
+        "127.0.0.1:",
+        "127.0.0.1:70000",
+        "../x:1",
+        "ftp://host:1",
+        "",
+        "127.0.0.1:1,",
+        "127.0.0.1:1,localhost",
+    ):
         code, lines = shell.call(*before, "--server", wrong, "--timeout", "0.5", "for nobody")
         assert code == 2, wrong
         assert any("HOST:PORT" in line for line in lines), lines
@@ -262,6 +271,20 @@ def test_what_waits_for_a_server_never_goes_to_another(shell: Shell, names: Name
     assert (code, len(lines)) == (0, 1), "nothing waited from earlier"
     _, lines = shell.call("history", "--as", alice, "--with", bob, "--json", "--all")
     assert [e.get("text") for e in parsed(lines)] == [None, "for this one"]
+
+
+def test_what_waits_for_one_node_goes_out_by_any_of_the_list_in_whatever_order(shell: Shell, names: Names) -> None:
+    alice, bob, _ = names
+    before, here = ("send", "--as", alice, "--to", bob), shell.server.address
+    code, _ = shell.call(*before, "--server", "127.0.0.1:1,127.0.0.1:2", "--timeout", "0.5", "one")
+    assert code == 1
+    code, lines = shell.call(*before, "--server", "127.0.0.1:2, 127.0.0.1:1", "--timeout", "0.5", "two")
+    assert (code, lines[1][:23]) == (1, "2 messages kept on disk"), lines
+    code, lines = shell.call(*before, "--server", f"{here},127.0.0.1:1", "three")
+    assert (code, lines[-1]) == (0, "2 messages that waited from earlier: sent too")
+    for _ in range(4):  # whichever of them is tried first
+        code, lines = shell.call("history", "--as", bob, "--with", alice, "--server", f"127.0.0.1:1,{here}", "--json")
+        assert [e.get("text") for e in parsed(lines)] == [None, "one", "two", "three"]
 
 
 def test_certificates_that_cannot_be_used_are_one_line(shell: Shell, names: Names, tmp_path: Path) -> None:

@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-import grpc.aio
-
 from chatgrpc.core.ids import direct_chat_id, self_chat_id
 from chatgrpc.v1 import chat_pb2, content_pb2, session_pb2
 
@@ -27,8 +25,9 @@ from .engine import Engine, retrieve
 from .events import ConnectionChanged, ConnectionState, LogEvent
 from .exceptions import ClientClosedError, DataDirError, OutboxFullError, RequestTimeoutError, TooLargeError
 from .feed import EventStream
+from .node_channel import NodeChannel
 from .store import ChatState, HistoryPage, QueuedMessage, Store, now_ms
-from .unary import Caller, Devices, Groups, Profiles, open_channel
+from .unary import Caller, Devices, Groups, Profiles
 from .wording import messages
 
 CONTENT_BYTES_MAX = 512 * 1024
@@ -69,7 +68,7 @@ class Client:
         self.config = config
         self._token = token_provider
         self._data_dir: DataDir | None = None
-        self._channel: grpc.aio.Channel | None = None
+        self._node: NodeChannel | None = None
         self._engine_or_none: Engine | None = None
         self._history_requests = asyncio.Semaphore(HISTORY_REQUESTS_MAX)
 
@@ -93,20 +92,20 @@ class Client:
                 store.close()
                 raise DataDirError(f"{config.data_dir} is device {store.device_id}, not {config.device_id}; use another folder")
             try:
-                channel = open_channel(config)
+                node = NodeChannel(config)
             except BaseException:
                 store.close()
                 raise
         except BaseException:
             data_dir.close()
             raise
-        engine = Engine(config, self._token, store, channel)
-        caller = Caller(channel, config, self._token)
+        engine = Engine(config, self._token, store, node)
+        caller = Caller(node, config, self._token)
         self.device_id = store.device_id
         self.groups = Groups(caller, engine.cursors.get)
         self.devices = Devices(caller)
         self.profiles = Profiles(caller)
-        self._data_dir, self._channel, self._engine_or_none = data_dir, channel, engine
+        self._data_dir, self._node, self._engine_or_none = data_dir, node, engine
         await engine.open()
         return self
 
@@ -117,8 +116,8 @@ class Client:
         engine, self._engine_or_none = self._engine_or_none, None
         if engine is not None:
             await engine.close()
-        if self._channel is not None:
-            await self._channel.close()
+        if self._node is not None:
+            await self._node.close()
         if self._data_dir is not None:
             self._data_dir.close()
 

@@ -22,7 +22,8 @@ class ClientConfig:
     """
 
     address: str
-    """Where the server is: `host:port`, or any gRPC target."""
+    """Where the server is: `host:port`, or any gRPC target; or several nodes of one cluster, separated by commas. The client
+    learns of further nodes from the server."""
     user_id: str
     """Whose device it is: the subject of the tokens."""
     data_dir: Path
@@ -62,8 +63,13 @@ class ClientConfig:
             raise ValueError(f"not a user id: {self.user_id!r} ({USER_ID_RULE})")
         if self.device_id and not is_device_id(self.device_id):
             raise ValueError(f"not a device id: {self.device_id!r} (1 to 64 letters, digits and _ . -)")
-        if not re.match(r"\S+$", self.address):
-            raise ValueError(f"not an address: {self.address!r} (host:port)")
+        if not all(re.fullmatch(r"\S+", address) for address in self.addresses):
+            raise ValueError(f"not an address: {self.address!r} (host:port, or several separated by commas)")
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The addresses that `address` names."""
+        return tuple(address.strip() for address in self.address.split(","))
 
     @property
     def uses_tls(self) -> bool:

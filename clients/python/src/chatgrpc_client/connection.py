@@ -22,16 +22,6 @@ DEFAULT_BATCH_BYTES_MAX = 512 * 1024
 
 Stream = grpc.aio.StreamStreamCall[session_pb2.ConnectRequest, session_pb2.ConnectResponse]
 
-CHANNEL_OPTIONS = (
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 500),  # the client's own backoff decides; gRPC's must not delay it further
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
-    ("grpc.use_local_subchannel_pool", 1),
-)
-
 
 class Owner(Protocol):
     """Whose session it is: keeps what arrives and holds what is to be sent."""

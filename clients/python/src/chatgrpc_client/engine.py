@@ -12,8 +12,6 @@ from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import grpc.aio
-
 from chatgrpc.v1 import chat_pb2, session_pb2, session_pb2_grpc
 
 from .backoff import Backoff
@@ -41,6 +39,7 @@ from .exceptions import (
 )
 from .feed import EventStream
 from .hub import Hub
+from .node_channel import NodeChannel
 from .outbox import Outbox, OutboxEntry
 from .protocol import Session, SessionState, hello
 from .questions import Questions
@@ -63,7 +62,7 @@ class _Synced:
 class Engine:
     """One device of one user, from opening to closing."""
 
-    def __init__(self, config: ClientConfig, token: TokenProvider, store: Store, channel: grpc.aio.Channel) -> None:
+    def __init__(self, config: ClientConfig, token: TokenProvider, store: Store, node: NodeChannel) -> None:
         self.store = StoreThread(store)
         self.outbox = Outbox(())
         self.cursors: dict[str, int] = {}
@@ -73,7 +72,7 @@ class Engine:
         self._config = config
         self._token = token
         self._device_id = store.device_id
-        self._stub = session_pb2_grpc.SessionServiceStub(channel)
+        self._node = node
         self._backoff = Backoff(config.backoff_base_s, config.backoff_cap_s)
         self._session: Session | None = None
         self._link: Connection | None = None
@@ -159,6 +158,8 @@ class Engine:
             if was_live:
                 self._backoff.reset()
                 refused_token = None
+            if token:  # else the node was not even called
+                self._node.move()
             at_once = ending.next is Next.RECONNECT and was_live
             delay_s = ending.wait_s if at_once else self._backoff.next_delay_s(ending.wait_s)
             log.info("session ended", extra={"code": ending.code, "retry_in_s": round(delay_s, 3)})
@@ -188,7 +189,7 @@ class Engine:
         if self._closing:
             return Ending(Next.STOP, ""), token
         try:
-            return await link.run(self._stub, token), token
+            return await link.run(session_pb2_grpc.SessionServiceStub(self._node.channel), token), token
         finally:
             self._received = session.cursors
             self._session = self._link = None
@@ -230,6 +231,8 @@ class Engine:
             await self._store_records(received.records, received.receipts, received.sync_token)
         await self._settle_sends(received)
         self._signal_news(received)
+        if received.drain_after_s is not None:
+            self._start(self._learn_before_leaving(received.drain_after_s))
         for ticket, frame in received.answers:
             self.questions.answered(ticket, frame)
         await self.give_keys()
@@ -343,8 +346,18 @@ class Engine:
             else:
                 self.hub.signal((TypingChanged, signal.chat_id, signal.user_id), TypingChanged(signal))
         if received.sync_token is not None:
-            self.hub.signal(SyncComplete, SyncComplete())
-            self.hub.connection_is(ConnectionState.LIVE)
+            self._live()
+
+    def _live(self) -> None:
+        self._node.live()
+        self._start(self._node.learn())
+        self.hub.signal(SyncComplete, SyncComplete())
+        self.hub.connection_is(ConnectionState.LIVE)
+
+    async def _learn_before_leaving(self, leaving_in_s: float) -> None:
+        """Asks once more which nodes there are, since the list may be as old as the session. The server jittered the time."""
+        await asyncio.sleep(leaving_in_s / 2)
+        await self._node.learn()
 
     async def contents(self, entries: Iterable[OutboxEntry]) -> Mapping[bytes, QueuedMessage]:
         """See `connection.Owner`."""

@@ -6,10 +6,8 @@ carry one `WriteKey` through all tries, so they are done once.
 
 import asyncio
 import os
-import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from pathlib import Path
 from typing import Protocol, TypeVar
 
 import grpc
@@ -32,8 +30,8 @@ from chatgrpc.v1 import (
 
 from .backoff import Backoff
 from .config import ClientConfig, TokenProvider
-from .connection import CHANNEL_OPTIONS
-from .exceptions import CertificatesError, RequestTimeoutError, TemporaryError, UnauthenticatedError, request_error
+from .exceptions import RequestTimeoutError, TemporaryError, UnauthenticatedError, request_error
+from .node_channel import NodeChannel
 
 Request_contra = TypeVar("Request_contra", bound=Message, contravariant=True)
 Response_co = TypeVar("Response_co", bound=Message, covariant=True)
@@ -47,43 +45,40 @@ class _Method(Protocol[Request_contra, Response_co]):
     ) -> Awaitable[Response_co]: ...
 
 
-def open_channel(config: ClientConfig) -> grpc.aio.Channel:
-    """Opens the channel to the server; it connects when it is first used.
+class Stubs:
+    """The unary services on one channel."""
 
-    Raises:
-        CertificatesError: the file of certificates cannot be used.
-    """
-    if not config.uses_tls:
-        return grpc.aio.insecure_channel(config.address, options=CHANNEL_OPTIONS)
-    roots = _certificates(config.tls_ca_file) if config.tls_ca_file is not None else None
-    return grpc.aio.secure_channel(config.address, grpc.ssl_channel_credentials(roots), options=CHANNEL_OPTIONS)
-
-
-def _certificates(path: Path) -> bytes:
-    """Reads the certificates, and sees that they are some: gRPC would only fail to connect, again and again."""
-    try:
-        pem = path.read_bytes()
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem.decode("ascii", errors="ignore"))
-    except (ssl.SSLError, ValueError) as error:
-        raise CertificatesError(f"{path} holds no certificates in PEM form (-----BEGIN CERTIFICATE-----)") from error
-    except OSError as error:
-        raise CertificatesError(f"cannot read the certificates in {path}: {error.strerror}") from error
-    return pem
-
-
-class Caller:
-    """Makes unary calls on a channel."""
-
-    def __init__(self, channel: grpc.aio.Channel, config: ClientConfig, token: TokenProvider) -> None:
-        self._config = config
-        self._token = token
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.channel = channel
         self.chats = chat_service_pb2_grpc.ChatServiceStub(channel)
         self.devices = device_service_pb2_grpc.DeviceServiceStub(channel)
         self.messages = message_service_pb2_grpc.MessageServiceStub(channel)
         self.users = user_service_pb2_grpc.UserServiceStub(channel)
 
-    async def call(self, method: _Method[Request_contra, Response_co], request: Request_contra) -> Response_co:
-        """Calls until there is an answer, and returns it.
+
+_MethodOn = Callable[[Stubs], _Method[Request_contra, Response_co]]
+
+
+class Caller:
+    """Makes unary calls on the node in use."""
+
+    def __init__(self, node: NodeChannel, config: ClientConfig, token: TokenProvider, *, moves: bool = False) -> None:
+        """Makes calls on whatever node `node` stands for.
+
+        Args:
+            node: shared with the stream, if there is one, which then decides where the calls go.
+            config: the settings.
+            token: provides the caller's token.
+            moves: there is no stream, so this moves to another node when a call fails.
+        """
+        self._node = node
+        self._config = config
+        self._token = token
+        self._moves = moves
+        self._stubs = Stubs(node.channel)
+
+    async def call(self, method: _MethodOn[Request_contra, Response_co], request: Request_contra) -> Response_co:
+        """Calls until there is an answer, and returns it. `method` finds the method among the stubs, anew for each try.
 
         Raises:
             RequestError: the server refused it.
@@ -105,6 +100,8 @@ class Caller:
                         chat_pb2.Error(message=f"{error.code().name}: {error.details() or 'the call failed'}")
                     ) from error
                 delay_s, reason = backoff.next_delay_s(), error.details() or error.code().name
+                if self._moves:
+                    self._node.move()
             except TemporaryError as error:
                 delay_s, reason = backoff.next_delay_s(error.retry_after_s), str(error)
             if time.monotonic() + delay_s >= deadline_s:
@@ -112,11 +109,13 @@ class Caller:
             await asyncio.sleep(delay_s)
 
     async def _call_once(
-        self, method: _Method[Request_contra, Response_co], request: Request_contra, deadline_s: float
+        self, method: _MethodOn[Request_contra, Response_co], request: Request_contra, deadline_s: float
     ) -> Response_co:
         metadata = (("authorization", f"Bearer {await self._token()}"),)
         timeout_s = max(0.001, deadline_s - time.monotonic())
-        response = await method(request, timeout=timeout_s, metadata=metadata)
+        if self._stubs.channel is not self._node.channel:
+            self._stubs = Stubs(self._node.channel)
+        response = await method(self._stubs)(request, timeout=timeout_s, metadata=metadata)
         error = getattr(response, "error", None)
         if isinstance(error, chat_pb2.Error) and response.HasField("error"):
             raise request_error(error)
@@ -134,7 +133,7 @@ class Caller:
             chat_id=chat_id, order=order, page_size=page_size, start_seq=start_seq
         )
         while True:
-            response = await self.call(self.messages.ListMessages, request)
+            response = await self.call(lambda on: on.messages.ListMessages, request)
             for event in response.events:
                 yield event
             if not response.next_page_token:
@@ -157,65 +156,65 @@ class Groups:
     async def create(self, title: str, member_user_ids: Sequence[str]) -> chat_pb2.Chat:
         """Creates a group; the caller is its owner."""
         request = chat_service_pb2.CreateGroupRequest(title=title, member_user_ids=member_user_ids, key=self._key())
-        return (await self._caller.call(self._caller.chats.CreateGroup, request)).chat
+        return (await self._caller.call(lambda on: on.chats.CreateGroup, request)).chat
 
     async def update(self, chat_id: str, *, title: str | None = None, picture_url: str | None = None) -> chat_pb2.SendResult:
         """Changes the title or the picture; None leaves it as it is."""
         request = chat_service_pb2.UpdateGroupRequest(
             chat_id=chat_id, title=title, picture_url=picture_url, key=self._key(chat_id)
         )
-        return (await self._caller.call(self._caller.chats.UpdateGroup, request)).committed
+        return (await self._caller.call(lambda on: on.chats.UpdateGroup, request)).committed
 
     async def add(self, chat_id: str, user_ids: Sequence[str]) -> chat_pb2.SendResult:
         """Adds members."""
         request = chat_service_pb2.AddMembersRequest(chat_id=chat_id, user_ids=user_ids, key=self._key(chat_id))
-        return (await self._caller.call(self._caller.chats.AddMembers, request)).committed
+        return (await self._caller.call(lambda on: on.chats.AddMembers, request)).committed
 
     async def remove(self, chat_id: str, user_id: str) -> chat_pb2.SendResult:
         """Removes a member."""
         request = chat_service_pb2.RemoveMemberRequest(chat_id=chat_id, user_id=user_id, key=self._key(chat_id))
-        return (await self._caller.call(self._caller.chats.RemoveMember, request)).committed
+        return (await self._caller.call(lambda on: on.chats.RemoveMember, request)).committed
 
     async def leave(self, chat_id: str) -> chat_pb2.SendResult:
         """Leaves a group."""
         request = chat_service_pb2.LeaveGroupRequest(chat_id=chat_id, key=self._key(chat_id))
-        return (await self._caller.call(self._caller.chats.LeaveGroup, request)).committed
+        return (await self._caller.call(lambda on: on.chats.LeaveGroup, request)).committed
 
     async def set_role(self, chat_id: str, user_id: str, role: content_pb2.MemberRole.ValueType) -> chat_pb2.SendResult:
         """Gives a member another role."""
         request = chat_service_pb2.SetMemberRoleRequest(chat_id=chat_id, user_id=user_id, role=role, key=self._key(chat_id))
-        return (await self._caller.call(self._caller.chats.SetMemberRole, request)).committed
+        return (await self._caller.call(lambda on: on.chats.SetMemberRole, request)).committed
 
     async def mute(self, chat_id: str, user_id: str, muted_until_ms: int) -> chat_pb2.SendResult:
         """Mutes a member until a time in milliseconds since the Unix epoch; 0 lets them write again."""
         request = chat_service_pb2.MuteMemberRequest(
             chat_id=chat_id, user_id=user_id, muted_until_ms=muted_until_ms, key=self._key(chat_id)
         )
-        return (await self._caller.call(self._caller.chats.MuteMember, request)).committed
+        return (await self._caller.call(lambda on: on.chats.MuteMember, request)).committed
 
     async def create_link(self, chat_id: str, *, approval_required: bool = False) -> content_pb2.JoinLink:
         """Makes a join link; an earlier one stops working."""
         request = chat_service_pb2.CreateJoinLinkRequest(
             chat_id=chat_id, approval_required=approval_required, key=self._key(chat_id)
         )
-        return (await self._caller.call(self._caller.chats.CreateJoinLink, request)).join_link
+        return (await self._caller.call(lambda on: on.chats.CreateJoinLink, request)).join_link
 
     async def revoke_link(self, chat_id: str) -> chat_pb2.SendResult:
         """Revokes the join link."""
         request = chat_service_pb2.RevokeJoinLinkRequest(chat_id=chat_id, key=self._key(chat_id))
-        return (await self._caller.call(self._caller.chats.RevokeJoinLink, request)).committed
+        return (await self._caller.call(lambda on: on.chats.RevokeJoinLink, request)).committed
 
     async def join(self, token: str) -> chat_service_pb2.JoinByLinkResponse:
         """Joins by a link's token, or asks to be let in; the answer says which."""
         request = chat_service_pb2.JoinByLinkRequest(token=token)
-        return await self._caller.call(self._caller.chats.JoinByLink, request)
+        return await self._caller.call(lambda on: on.chats.JoinByLink, request)
 
     async def answer_request(self, chat_id: str, user_id: str, *, approve: bool) -> chat_pb2.SendResult:
         """Lets someone in who asked, or declines."""
         request = chat_service_pb2.AnswerJoinRequestRequest(
             chat_id=chat_id, user_id=user_id, approve=approve, key=self._key(chat_id)
         )
-        return (await self._caller.call(self._caller.chats.AnswerJoinRequest, request)).committed
+        return (await self._caller.call(lambda on: on.chats.AnswerJoinRequest, request)).committed
 
 
 class Devices:
@@ -227,17 +226,17 @@ class Devices:
     async def list(self) -> list[device_service_pb2.Device]:
         """Lists the devices, oldest first."""
         request = device_service_pb2.ListDevicesRequest()
-        return list((await self._caller.call(self._caller.devices.ListDevices, request)).devices)
+        return list((await self._caller.call(lambda on: on.devices.ListDevices, request)).devices)
 
     async def rename(self, device_id: str, name: str) -> device_service_pb2.Device:
         """Gives a device another name."""
         request = device_service_pb2.RenameDeviceRequest(device_id=device_id, name=name)
-        return (await self._caller.call(self._caller.devices.RenameDevice, request)).device
+        return (await self._caller.call(lambda on: on.devices.RenameDevice, request)).device
 
     async def revoke(self, device_id: str) -> device_service_pb2.Device:
         """Revokes a device: its stream is closed and its id never connects again."""
         request = device_service_pb2.RevokeDeviceRequest(device_id=device_id)
-        return (await self._caller.call(self._caller.devices.RevokeDevice, request)).device
+        return (await self._caller.call(lambda on: on.devices.RevokeDevice, request)).device
 
 
 class Profiles:
@@ -249,11 +248,11 @@ class Profiles:
     async def get(self, user_id: str = "") -> user_service_pb2.User:
         """Reads a profile; without a user id, the caller's own."""
         request = user_service_pb2.GetUserRequest(user_id=user_id)
-        return (await self._caller.call(self._caller.users.GetUser, request)).user
+        return (await self._caller.call(lambda on: on.users.GetUser, request)).user
 
     async def update(
         self, *, display_name: str | None = None, about: str | None = None, picture_url: str | None = None
     ) -> user_service_pb2.User:
         """Changes the caller's profile; None leaves a field as it is."""
         request = user_service_pb2.UpdateProfileRequest(display_name=display_name, about=about, picture_url=picture_url)
-        return (await self._caller.call(self._caller.users.UpdateProfile, request)).user
+        return (await self._caller.call(lambda on: on.users.UpdateProfile, request)).user

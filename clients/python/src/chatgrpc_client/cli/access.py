@@ -19,7 +19,8 @@ from chatgrpc.core.ids import is_chat_id, is_user_id
 from ..client import Client
 from ..config import ClientConfig, TokenProvider
 from ..exceptions import CertificatesError, ChatError, DataDirLockedError, TooManyDevicesError, UnauthenticatedError
-from ..unary import Caller, open_channel
+from ..node_channel import NodeChannel
+from ..unary import Caller
 from ..wording import USER_ID_RULE
 from .rendering import explained
 
@@ -30,7 +31,13 @@ INTERRUPTED = 130
 
 AsOption = Annotated[str, typer.Option("--as", metavar="USER", help="Who you are.")]
 ServerOption = Annotated[
-    str, typer.Option("--server", metavar="HOST:PORT", envvar="CHATGRPC_ADDRESS", help="Where the server is.")
+    str,
+    typer.Option(
+        "--server",
+        metavar="HOST:PORT[,…]",
+        envvar="CHATGRPC_ADDRESS",
+        help="Where the server is; several nodes of one cluster are separated by commas.",
+    ),
 ]
 TokenOption = Annotated[
     str | None,
@@ -51,7 +58,8 @@ DataDirOption = Annotated[
     typer.Option(
         "--data-dir",
         metavar="PATH",
-        help="Folder of the devices' state; in it, each server, user and device has a folder of its own: HOST_PORT/USER/DEVICE."
+        help="Folder of the devices' state; in it, each server, user and device has a folder of its own: HOST_PORT/USER/DEVICE,"
+        " after the address that sorts first if --server names several."
         " Default: ~/.local/share/chatgrpc.",
         show_default=False,
     ),
@@ -78,7 +86,7 @@ class Access:
 
     def config(self, device: str, **settings: Any) -> ClientConfig:
         """The settings of a device of this user."""
-        server_folder = _server_folder(self.server)
+        server_folder = min(_address_folder(address.strip()) for address in self.server.split(","))
         root = self.data_dir or Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "chatgrpc"
         try:
             return ClientConfig(
@@ -102,8 +110,11 @@ class Access:
     async def caller(self) -> AsyncIterator[Caller]:
         """For calls without a device."""
         config = self.config("none")
-        async with open_channel(config) as channel:
-            yield Caller(channel, config, self.token_provider())
+        node = NodeChannel(config)
+        try:
+            yield Caller(node, config, self.token_provider(), moves=True)
+        finally:
+            await node.close()
 
 
 def check_user(option: str, user_id: str) -> None:
@@ -118,11 +129,18 @@ def check_chat(option: str, chat_id: str) -> None:
         raise typer.BadParameter(f"not a chat id: {chat_id!r}; /chats in `chatgrpc chat` lists them", param_hint=f"'{option}'")
 
 
-def _server_folder(address: str) -> str:
-    """The folder of what belongs to a server: what waits for one must not go to another, nor one's numbers be another's."""
+def _address_folder(address: str) -> str:
+    """The folder of what belongs to a server: what waits for one must not go to another, nor one's numbers be another's.
+
+    The nodes of a cluster are one server. Of several addresses the one that sorts first names its folder, so their order is of
+    no account, nor which nodes the client learns of or connects to.
+    """
     found = _SERVER.fullmatch(address)
     if found is None or not 0 < int(found["port"]) < 65_536:
-        raise typer.BadParameter(f"{address!r} is not HOST:PORT, such as {DEFAULT_ADDRESS}", param_hint="'--server'")
+        raise typer.BadParameter(
+            f"{address!r} is not HOST:PORT, such as {DEFAULT_ADDRESS}, nor several of them with commas between",
+            param_hint="'--server'",
+        )
     return f"{found['host'].lower().strip('[]').replace(':', '-')}_{int(found['port'])}"
 
 

@@ -1,0 +1,229 @@
+"""A client that goes from node to node."""
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+
+from chatgrpc.adapters.jwt.dev_keys import FILE_NAME
+from chatgrpc.v1 import session_pb2, session_pb2_grpc
+from chatgrpc.v1.node_service_pb2 import ListNodesRequest, ListNodesResponse, Node
+from chatgrpc.v1.node_service_pb2_grpc import NodeServiceServicer, NodeServiceStub, add_NodeServiceServicer_to_server
+from chatgrpc_client import Client, ClientConfig
+from tests.support.server import ServerProcess, channel, running_server
+
+from .conftest import Home, until
+from .frames import frame
+from .test_engine import Script, ScriptedServer, Stream, committing
+
+Two = tuple[ServerProcess, ServerProcess]
+
+
+@pytest.fixture
+async def two_servers(tmp_path: Path) -> AsyncIterator[Two]:
+    """Two embedded servers that take the same tokens. Their chats are not the same ones; a session is opened on either."""
+    async with running_server(tmp_path / "one") as one:
+        (tmp_path / "two").mkdir(mode=0o700)
+        shutil.copy2(one.data_dir / FILE_NAME, tmp_path / "two" / FILE_NAME)
+        async with running_server(tmp_path / "two") as two:
+            yield one, two
+
+
+async def streams_on(server: ServerProcess) -> int:
+    """How many devices are connected there."""
+    async with channel(server.address) as asking:
+        (node,) = (await NodeServiceStub(asking).ListNodes(ListNodesRequest())).nodes
+        return node.streams
+
+
+async def settled_on(server: ServerProcess) -> None:
+    """Returns when the device is connected there."""
+    async with asyncio.timeout(20):
+        while await streams_on(server) != 1:
+            await asyncio.sleep(0.02)
+
+
+def device(servers: Two, folder: Path) -> Client:
+    """A device that knows both addresses."""
+    home = Home(servers[0], folder)
+    return home.device("alice", address=",".join(server.address for server in servers))
+
+
+async def test_a_client_whose_server_is_killed_opens_its_session_on_the_other(two_servers: Two, tmp_path: Path) -> None:
+    async with device(two_servers, tmp_path / "home") as alice:
+        await alice.wait_until_live(20)
+        one, two = two_servers
+        here, there = (one, two) if await streams_on(one) else (two, one)
+        for _ in range(2):
+            here.kill()
+            await settled_on(there)
+            await alice.wait_until_live(20)
+            assert (await alice.profiles.update(display_name=f"Alice at {there.port}")).display_name == f"Alice at {there.port}"
+            await here.start()
+            here, there = there, here
+
+
+async def test_a_client_whose_server_drains_goes_to_the_other(two_servers: Two, tmp_path: Path) -> None:
+    async with device(two_servers, tmp_path / "home") as alice:
+        await alice.wait_until_live(20)
+        one, two = two_servers
+        here, there = (one, two) if await streams_on(one) else (two, one)
+        assert await asyncio.to_thread(here.terminate) == 0
+        await settled_on(there)
+        await alice.wait_until_live(20)
+        assert (await alice.profiles.get()).user_id == "alice"
+
+
+class ListedNodes(NodeServiceServicer):
+    """What one node of a scripted cluster lists: the nodes of all."""
+
+    def __init__(self, name: str, cluster: "ScriptedCluster") -> None:
+        self._name = name
+        self._cluster = cluster
+
+    async def ListNodes(self, request: ListNodesRequest, context: object) -> ListNodesResponse:
+        """Lists them, and notes who was asked."""
+        self._cluster.asked.append(self._name)
+        return ListNodesResponse(nodes=self._cluster.nodes.values())
+
+
+class ScriptedCluster:
+    """Scripted servers that list each other."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, Node] = {}
+        """What each of them lists now, by name."""
+        self.servers: dict[str, ScriptedServer] = {}
+        self.asked: list[str] = []
+        """Which node was asked for the list, in order."""
+
+    def client_at(self, name: str, folder: Path) -> Client:
+        """A client that is configured with one node."""
+
+        async def token() -> str:
+            return "token"
+
+        address = self.nodes[name].address
+        return Client(ClientConfig(address=address, user_id="alice", data_dir=folder, backoff_cap_s=0.1), token)
+
+
+@contextlib.asynccontextmanager
+async def cluster_of(**scripts: Sequence[Script]) -> AsyncIterator[ScriptedCluster]:
+    """Nodes by name, each with the scripts of its streams."""
+    cluster, running = ScriptedCluster(), []
+    for name, of_streams in scripts.items():
+        cluster.servers[name] = ScriptedServer(*of_streams)
+        server = grpc.aio.server()
+        session_pb2_grpc.add_SessionServiceServicer_to_server(cluster.servers[name], server)
+        add_NodeServiceServicer_to_server(ListedNodes(name, cluster), server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        cluster.nodes[name] = Node(node_id=name, address=f"127.0.0.1:{port}")
+        await server.start()
+        running.append(server)
+    try:
+        async with asyncio.timeout(20):
+            yield cluster
+    finally:
+        for server in running:
+            await server.stop(0)
+    for scripted in cluster.servers.values():
+        if scripted.failures:
+            raise scripted.failures[0]
+
+
+async def staying(stream: Stream) -> None:
+    """Keeps the client."""
+    await stream.welcome()
+    await stream.stay()
+
+
+async def test_what_waits_goes_out_in_order_on_a_node_that_the_client_learned_of(tmp_path: Path) -> None:
+    async def draining(stream: Stream) -> None:
+        await stream.welcome()
+        await stream.read("send")
+        await stream.write(frame(session_pb2.Drain(reconnect_after_ms=200)))
+        await stream.stay()
+
+    async with cluster_of(first=[draining], busy=[committing], free=[committing]) as cluster:
+        cluster.nodes["busy"].streams = 1_000
+        async with cluster.client_at("first", tmp_path) as client:
+            await client.wait_until_live(10)
+            await until(lambda: cluster.asked == ["first"])
+            outgoing = [await client.send(text, user_id="bob") for text in ("one", "two", "three")]
+            assert [(await each.sent).seq for each in outgoing] == [100, 101, 102]
+            await until(lambda: cluster.asked[-1] == "free")
+        assert {name: server.streams for name, server in cluster.servers.items()} == {"first": 1, "busy": 0, "free": 1}
+
+
+async def test_who_is_sent_away_asks_once_more_where_to_go(tmp_path: Path) -> None:
+    may_drain = asyncio.Event()
+
+    async def draining(stream: Stream) -> None:
+        await stream.welcome()
+        await may_drain.wait()
+        await stream.write(frame(session_pb2.Drain(reconnect_after_ms=1_500)))
+        await stream.stay()
+
+    async with cluster_of(first=[draining], old=[staying], new=[staying]) as cluster:
+        new = cluster.nodes.pop("new")
+        async with cluster.client_at("first", tmp_path) as client:
+            await client.wait_until_live(10)
+            await until(lambda: cluster.asked == ["first"])
+            cluster.nodes["new"] = new
+            cluster.nodes["first"].draining = cluster.nodes["old"].draining = True
+            may_drain.set()
+            await until(lambda: cluster.servers["new"].streams == 1)
+        assert cluster.asked[:2] == ["first", "first"]
+        assert cluster.servers["old"].streams == 0
+
+
+async def test_a_client_goes_back_to_where_it_began_when_the_nodes_it_learned_of_are_gone(tmp_path: Path) -> None:
+    may_end = asyncio.Event()
+
+    async def ending(stream: Stream) -> None:
+        await stream.welcome()
+        await may_end.wait()
+
+    async with cluster_of(first=[ending, staying]) as cluster:
+        for port in range(1, 20):  # where nobody listens
+            cluster.nodes[f"gone{port}"] = Node(node_id=f"gone{port}", address=f"127.0.0.1:{port}")
+        async with cluster.client_at("first", tmp_path) as client:
+            await client.wait_until_live(10)
+            await until(lambda: cluster.asked == ["first"])
+            may_end.set()
+            await until(lambda: cluster.asked == ["first", "first"])
+            await client.wait_until_live(10)
+
+
+async def test_a_connection_may_take_its_time(shared_server: ServerProcess, tmp_path: Path) -> None:
+    """On a bad link the handshakes alone take longer than gRPC, told to try again soon, would wait."""
+    links: list[asyncio.Task[None]] = []
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            await asyncio.sleep(0.8)
+            writer.write(data)
+
+    async def link(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_server, to_server = await asyncio.open_connection("127.0.0.1", shared_server.port)
+        try:
+            await asyncio.gather(pass_on(reader, to_server), pass_on(from_server, writer))
+        finally:
+            for end in (writer, to_server):
+                end.close()
+
+    listener = await asyncio.start_server(lambda *ends: links.append(asyncio.create_task(link(*ends))), "127.0.0.1", 0)
+    try:
+        address = f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+        async with Home(shared_server, tmp_path).device("slow.link", address=address) as client:
+            await client.wait_until_live(20)
+    finally:
+        listener.close()
+        for each in links:
+            each.cancel()
+        await asyncio.gather(*links, return_exceptions=True)
