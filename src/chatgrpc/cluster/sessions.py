@@ -2,7 +2,9 @@
 
 An entry is written before a device's chats are read, so that no push falls in between, and taken away a while after its stream
 ended, so that a device that comes straight back does not flicker. The map may lose everything: an entry of the node's own, that
-must stand there, tells; then all are written again, and whoever is told by `rebuilt` looks for pushes that were lost meanwhile.
+must stand there, tells; then what lacks is written again. It may also lose or confuse single entries, as when a Redis fails
+over to a copy that lags: so now and then all are looked at. Whenever entries lacked, whoever is told by `rebuilt` looks for
+pushes that were lost meanwhile.
 """
 
 import asyncio
@@ -18,6 +20,10 @@ _log = structlog.get_logger()
 LINGER_S = 3.0
 """How long after its stream ended a device still counts as connected."""
 _CHECK_INTERVAL_S = 1.0
+_AUDIT_INTERVAL_S = 120.0
+"""Longer than a dead peer's stream lives (`edge.server`): see `_write_lacking`."""
+_DEVICES_PER_TRIP = 1_000
+"""Devices that open wait for no more than that when all entries are looked at."""
 
 Device = tuple[str, str]
 """User id and device id."""
@@ -27,7 +33,15 @@ class Sessions:
     """The session map's entries of one node."""
 
     def __init__(
-        self, node_id: str, session_map: SessionMap, moved: Callable[[SessionEntry], None], rebuilt: Callable[[], None]
+        self,
+        node_id: str,
+        session_map: SessionMap,
+        moved: Callable[[SessionEntry], None],
+        rebuilt: Callable[[], None],
+        *,
+        linger_s: float = LINGER_S,
+        check_interval_s: float = _CHECK_INTERVAL_S,
+        audit_interval_s: float = _AUDIT_INTERVAL_S,
     ) -> None:
         """
         Args:
@@ -35,34 +49,46 @@ class Sessions:
             session_map: where the entries stand.
             moved: told of the entry of another node that a device which came here had.
             rebuilt: told when entries were written late: pushes may have passed this node by meanwhile.
+            linger_s: how long after its stream ended a device's entry stays.
+            check_interval_s: how often it is looked whether the map has lost its memory.
+            audit_interval_s: how often all entries are looked at without any reason.
         """
         self._map = session_map
         self._node_id = node_id
         self._moved = moved
         self._rebuilt = rebuilt
+        self._linger_s = linger_s
+        self._check_interval_s = check_interval_s
+        self._audit_interval_s = audit_interval_s
         self._canary = SessionEntry(f"!{node_id}", "node", node_id)  # no user id begins like this
         self._live: dict[Device, None] = {}
         self._leaving: OrderedDict[Device, float] = OrderedDict()  # when to take them out, the soonest first
-        self._opening: list[tuple[SessionEntry, asyncio.Future[bool]]] = []
+        self._opening: list[tuple[Device, asyncio.Future[None]]] = []
+        self._unwritten: dict[Device, None] = {}  # of the live ones, those whose entry could not be written when they opened
+        self._elsewhere: dict[Device, float] = {}  # of the live ones, since when their entry has been seen to name another node
         self._writing: asyncio.Task[None] | None = None
         self._trip = asyncio.Lock()  # an entry that was taken out and is written again must not be taken out by the first trip
-        self._late = False
+        self._in_doubt = False  # entries may lack
+        self._lacked = False  # entries did lack, and `rebuilt` was not told yet
+        self._audit_at_s = 0.0
+        self._left = False
 
     def __len__(self) -> int:
         return len(self._live)
 
     async def opened(self, user_id: str, device_id: str) -> None:
-        """The device has its stream here; returns when the map says so, or cannot be reached: then it says so later."""
+        """The device has its stream here; returns when the map says so, or cannot be reached: then it says so later.
+
+        It is written again even if it may still stand since the last stream here: the device may have been elsewhere meanwhile.
+        """
         device = (user_id, device_id)
         self._live[device] = None
-        if self._leaving.pop(device, None) is not None:
-            return
-        written: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._opening.append((self._entry(device), written))
+        self._leaving.pop(device, None)
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._opening.append((device, written))
         if self._writing is None:
-            self._write()
-        if not await written:
-            self._late = True
+            self._write_opening()
+        await written
 
     def closed(self, user_id: str, device_id: str) -> None:
         """The device's stream here has ended."""
@@ -70,7 +96,9 @@ class Sessions:
         if device not in self._live:
             return
         del self._live[device]
-        self._leaving[device] = asyncio.get_running_loop().time() + LINGER_S
+        self._unwritten.pop(device, None)
+        self._elsewhere.pop(device, None)
+        self._leaving[device] = asyncio.get_running_loop().time() + self._linger_s
 
     async def devices_of(self, user_ids: Collection[str], live_node_ids: Collection[str]) -> dict[str, frozenset[str]]:
         """Which devices of these users are connected, on any live node.
@@ -95,82 +123,139 @@ class Sessions:
 
     async def run(self) -> None:
         """Takes out who has left, and looks whether the map has lost its memory. Ends when cancelled."""
+        self._audit_at_s = asyncio.get_running_loop().time() + self._audit_interval_s
         while True:
             try:
                 await self._check()
                 await self._take_out()
             except SessionMapUnavailableError as error:
                 _log.warning("session_map_unavailable", error=str(error))
-                self._late = True
-            await asyncio.sleep(_CHECK_INTERVAL_S)
+                self._in_doubt = True
+            await asyncio.sleep(self._check_interval_s)
 
     async def leave(self) -> None:
-        """The node stops: its entries go, as far as the map can be reached."""
-        entries = [self._entry(device) for device in (*self._live, *self._leaving)]
+        """The node stops: its entries go, as far as the map can be reached, and are not written again."""
+        self._left = True
         try:
-            await self._map.remove([*entries, self._canary])
+            async with self._trip:
+                await self._map.remove([self._entry(device) for device in (*self._live, *self._leaving)] + [self._canary])
         except SessionMapUnavailableError as error:
             _log.warning("session_map_unavailable", error=str(error))
 
     async def _check(self) -> None:
-        if not self._late and await self._map.of_users([self._canary.user_id]):
+        stands = bool(await self._map.of_users([self._canary.user_id]))
+        now_s = asyncio.get_running_loop().time()
+        if stands and not self._in_doubt and now_s < self._audit_at_s:
             return
-        self._late = False
-        # The own entry last: where it stands, the others do.
-        async with self._trip:
-            await self._map.put([self._entry(device) for device in self._live])
-            await self._map.put([self._canary])
-        _log.info("sessions_written", sessions=len(self._live))
-        self._rebuilt()
+        self._in_doubt = False
+        await self._write_what_lacks()
+        self._audit_at_s = now_s + self._audit_interval_s
+        if self._lacked:
+            self._lacked = False
+            _log.info("sessions_written", sessions=len(self._live))
+            self._rebuilt()
 
     async def _take_out(self) -> None:
-        now_s = asyncio.get_running_loop().time()
-        gone: list[SessionEntry] = []
-        while self._leaving and next(iter(self._leaving.values())) <= now_s:
-            device, _ = self._leaving.popitem(last=False)
-            gone.append(self._entry(device))
-        if not gone:
-            return
-        try:
-            async with self._trip:
-                await self._map.remove(gone)
-        except SessionMapUnavailableError:
-            for entry in gone:
-                device = (entry.user_id, entry.device_id)
-                if device not in self._live:
-                    self._leaving.setdefault(device, now_s)
-            raise
+        async with self._trip:
+            now_s = asyncio.get_running_loop().time()
+            gone: dict[Device, float] = {}
+            for device, at_s in self._leaving.items():
+                if at_s > now_s:
+                    break
+                gone[device] = at_s
+            if not gone:
+                return
+            await self._map.remove([self._entry(device) for device in gone])
+            for device, at_s in gone.items():
+                # It may have come back meanwhile, and gone again.
+                if self._leaving.get(device) == at_s:
+                    del self._leaving[device]
 
-    def _write(self) -> None:
-        self._writing = asyncio.get_running_loop().create_task(self._write_opening())
-        self._writing.add_done_callback(self._written)
+    def _write_opening(self) -> None:
+        self._writing = asyncio.get_running_loop().create_task(self._write_opening_once())
+        self._writing.add_done_callback(self._opening_written)
 
-    def _written(self, task: asyncio.Task[None]) -> None:
+    def _opening_written(self, task: asyncio.Task[None]) -> None:
         self._writing = None
         if self._opening and not task.cancelled():
-            self._write()
+            self._write_opening()
 
-    async def _write_opening(self) -> None:
-        """Writes all that came since the last trip, and finds where those devices were before."""
-        opening, self._opening = self._opening, []
-        entries = [entry for entry, _ in opening]
-        written = False
-        try:
+    async def _write_opening_once(self) -> None:
+        """Writes all that came since the last trip, but who has gone again: another node may have written them meanwhile."""
+        async with self._trip:
+            opening, self._opening = self._opening, []
+            devices = dict.fromkeys(device for device, _ in opening if device in self._live)
+            try:
+                if not self._left:
+                    await self._write_opened(devices)
+            except SessionMapUnavailableError as error:
+                _log.warning("session_map_unavailable", error=str(error))
+                self._unwritten |= dict.fromkeys(device for device in devices if device in self._live)
+                self._in_doubt = True
+            finally:
+                for _, written in opening:
+                    if not written.done():
+                        written.set_result(None)
+
+    async def _write_what_lacks(self) -> None:
+        async with self._trip:
+            if self._left:
+                return
+            # Its own entry first: if the map loses its memory again while the others are written, the next check sees it.
+            await self._map.put([self._canary])
+        devices = list(self._live)
+        for start in range(0, len(devices), _DEVICES_PER_TRIP):
             async with self._trip:
-                before = await self._map.of_users(list(dict.fromkeys(entry.user_id for entry in entries)))
-                await self._map.put(entries)
-            written = True
-        except SessionMapUnavailableError as error:
-            _log.warning("session_map_unavailable", error=str(error))
-            before = {}
-        finally:
-            for _, waiting in opening:
-                if not waiting.done():
-                    waiting.set_result(written)
-        devices = {(entry.user_id, entry.device_id) for entry in entries}
-        for entry in (entry for found in before.values() for entry in found):
-            if entry.node_id != self._node_id and (entry.user_id, entry.device_id) in devices:
+                if self._left:
+                    return
+                asked = devices[start : start + _DEVICES_PER_TRIP]
+                never_written = self._unwritten.keys() | {device for device, _ in self._opening}
+                await self._write_lacking([device for device in asked if device not in never_written])
+                late = [device for device in asked if device in self._unwritten]
+                self._lacked = self._lacked or bool(late)
+                await self._write_opened(late)
+
+    async def _write_opened(self, devices: Collection[Device]) -> None:
+        """Writes the entries of devices that have opened here, wherever they were."""
+        if not devices:
+            return
+        before = await self._read(devices)
+        live = [device for device in devices if device in self._live]
+        await self._map.put([self._entry(device) for device in live])
+        for device in live:
+            self._unwritten.pop(device, None)
+            self._elsewhere.pop(device, None)
+            entry = before.get(device)
+            if entry is not None and entry.node_id != self._node_id:
                 self._moved(entry)
+
+    async def _write_lacking(self, devices: Collection[Device]) -> None:
+        """Writes the entries of devices that have opened here before, and have none.
+
+        One that names another node may be right: the device is there by now, and its old stream here was not found dead yet.
+        After an audit's time it would have been; then the entry is wrong.
+        """
+        found = await self._read(devices)
+        now_s = asyncio.get_running_loop().time()
+        lacking: list[Device] = []
+        for device in devices:
+            entry = found.get(device)
+            if device not in self._live:
+                continue
+            if entry is not None and entry.node_id != self._node_id:
+                if now_s - self._elsewhere.setdefault(device, now_s) < self._audit_interval_s:
+                    continue
+                lacking.append(device)
+            elif entry is None:
+                lacking.append(device)
+            self._elsewhere.pop(device, None)
+        if lacking:
+            self._lacked = True
+            await self._map.put([self._entry(device) for device in lacking])
+
+    async def _read(self, devices: Collection[Device]) -> dict[Device, SessionEntry]:
+        found = await self._map.of_users(list(dict.fromkeys(user_id for user_id, _ in devices)))
+        return {(entry.user_id, entry.device_id): entry for entries in found.values() for entry in entries}
 
     def _entry(self, device: Device) -> SessionEntry:
         return SessionEntry(*device, self._node_id)
