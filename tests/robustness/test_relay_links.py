@@ -6,11 +6,13 @@ import socket
 from collections.abc import Sequence
 
 import pytest
+from structlog.testing import capture_logs
 
 from chatgrpc.config import StartError
 from chatgrpc.core.links import Heads, Load, Message
 from chatgrpc.ports.cluster import NodeInfo
 from chatgrpc.relay import NodeUnreachableError, RelayOptions, describe_node
+from chatgrpc.relay import relay as relay_module
 from chatgrpc.relay.link import HEADS_MAX
 from tests.robustness.support_relay import LinkedNode, event, linked, started, until
 from tests.support.link import Link, link_to
@@ -102,10 +104,12 @@ async def test_a_node_that_is_ahead_is_waited_for() -> None:
         await until(lambda: a.changes["b"] == [True] == b.changes["a"])
 
 
-async def test_a_node_that_never_gets_into_the_view_is_refused() -> None:
+async def test_a_node_that_never_gets_into_the_view_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay_module, "_EXPECT_TIMEOUT_S", 0.2)
     async with started("a", "b") as (a, b):
-        a.see(b.info)
-        await asyncio.sleep(4)
+        with capture_logs() as lines:
+            a.see(b.info)
+            await until(lambda: any("not in the cluster" in line.get("why", "") for line in lines))
         assert not a.changes
         assert not b.changes
 
