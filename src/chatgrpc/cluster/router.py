@@ -13,7 +13,6 @@ from chatgrpc.ports.session_map import SessionMap, SessionMapUnavailableError
 _log = structlog.get_logger()
 
 _BLIND_S = 1.0
-"""After the map failed it is not asked for so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +26,7 @@ class Router:
     """The way of an owner's news to the nodes.
 
     Without the session map everything goes to every live node, each of which finds its own users in it: a lost Redis makes the
-    links busier, and nothing late.
+    links busier. News is late by the time that it takes to find out that the map does not answer, now and then.
     """
 
     def __init__(
@@ -37,8 +36,13 @@ class Router:
         live_node_ids: Callable[[], Collection[str]],
         wake_up: Callable[[], None],
         on_defect: Callable[[BaseException], None],
+        *,
+        blind_s: float = _BLIND_S,
     ) -> None:
-        """`wake_up` is called when nodes were found; `on_defect` when something that cannot fail has failed."""
+        """`wake_up` is called when nodes were found; `on_defect` when something that cannot fail has failed.
+
+        After the map failed it is not asked for `blind_s`.
+        """
         self._desk = desk
         self._session_map = session_map
         self._live_node_ids = live_node_ids
@@ -48,6 +52,8 @@ class Router:
         self._notices: list[Notice] = []
         self._found: list[_Batch] = []
         self._task: asyncio.Task[None] | None = None
+        self._asked_for = 0  # deliveries of the read under way
+        self._blind_s = blind_s
         self._blind_until_s = 0.0
 
     @property
@@ -58,7 +64,7 @@ class Router:
     @property
     def deliveries_waiting(self) -> int:
         """Events whose members' nodes are not known yet."""
-        return len(self._deliveries)
+        return len(self._deliveries) + self._asked_for
 
     def take_in(self) -> None:
         """Hands the desk what was found."""
@@ -83,12 +89,15 @@ class Router:
     async def _look_up(self) -> None:
         deliveries, self._deliveries = self._deliveries, []
         notices, self._notices = self._notices, []
+        self._asked_for = len(deliveries)
         user_ids = dict.fromkeys(user_id for delivery in deliveries for user_id in delivery.recipients)
         user_ids |= dict.fromkeys(user_id for notice in notices for user_id in notice.user_ids)
-        self._found.append(_Batch(deliveries, notices, await self._nodes_of(list(user_ids))))
+        nodes_of_user = await self._nodes_of(list(user_ids))
+        self._found.append(_Batch(deliveries, notices, nodes_of_user))
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._task = None
+        self._asked_for = 0
         if task.cancelled():
             return
         if (defect := task.exception()) is not None:
@@ -104,7 +113,7 @@ class Router:
                 found = await self._session_map.of_users(user_ids)
             except SessionMapUnavailableError as error:
                 _log.warning("session_map_unavailable", error=str(error))
-                self._blind_until_s = loop.time() + _BLIND_S
+                self._blind_until_s = loop.time() + self._blind_s
             else:
                 return {
                     user_id: dict.fromkeys(entry.node_id for entry in entries if entry.node_id in live)

@@ -1,0 +1,223 @@
+"""An owner's news goes to the nodes of those whom it concerns: in order, with one read for all, and without the map to all."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from chatgrpc.adapters.redis import RedisClient, RedisSessionMap
+from chatgrpc.cluster.router import Router
+from chatgrpc.core.ids import shard_of
+from chatgrpc.core.limits import Limits
+from chatgrpc.core.links import Deliver, Message, ShowReceipt, ShowTyping
+from chatgrpc.core.owner_desk import Notice, OwnerDesk
+from chatgrpc.core.sequencer import Delivery
+from chatgrpc.ports.session_map import SessionEntry, SessionMap
+from tests.support.services import RedisServer
+from tests.unit.cluster.stubborn_map import StubbornMap
+
+CHAT = "g.1"
+ALICE = SessionEntry("alice", "phone", "node-1")
+BOB = SessionEntry("bob", "phone", "node-2")
+BOB_ON_DEAD = SessionEntry("bob", "web", "node-dead")
+GIVE_UP_S = 60.0
+TYPING = ShowTyping(CHAT, "alice", 1, ())
+RECEIPT = ShowReceipt(CHAT, "alice", 7, 7, ())
+
+
+class World:
+    """A router with its desk."""
+
+    def __init__(self, session_map: SessionMap, blind_s: float = 0.0) -> None:
+        self.live = {"node-1", "node-2", "node-3"}
+        self.defects: list[BaseException] = []
+        self.wake_ups = 0
+        self.desk = OwnerDesk(Limits(), shard_of)
+        self.router = Router(self.desk, session_map, lambda: self.live, self._wake_up, self.defects.append, blind_s=blind_s)
+
+    async def routed(self) -> list[tuple[str, Message]]:
+        """What was to be said when nothing waits any more."""
+        async with asyncio.timeout(GIVE_UP_S):
+            while not self.router.is_idle:
+                self.router.take_in()
+                await asyncio.sleep(0)
+        return self.desk.take_messages()
+
+    def _wake_up(self) -> None:
+        self.wake_ups += 1
+
+
+@pytest.fixture
+async def stubborn_map() -> StubbornMap:
+    """Alice and Bob are connected, the latter to a node that is gone as well."""
+    session_map = StubbornMap()
+    await session_map.put([ALICE, BOB, BOB_ON_DEAD])
+    return session_map
+
+
+@pytest.fixture
+async def redis_map(own_redis: RedisServer) -> AsyncIterator[RedisSessionMap]:
+    client = RedisClient(own_redis.url)
+    yield RedisSessionMap(client)
+    await client.close()
+
+
+async def test_each_node_gets_one_message_for_its_users(stubborn_map: StubbornMap) -> None:
+    await stubborn_map.put([SessionEntry("bob", "tablet", "node-2"), SessionEntry("carol", "phone", "node-2")])
+    world = World(stubborn_map)
+    world.router.start([_delivery(1, ["alice", "bob", "carol", "dave"], left_user_id="bob")], [])
+    assert await world.routed() == [
+        ("node-1", Deliver(CHAT, 1, b"1", ("alice",), "", False)),
+        ("node-2", Deliver(CHAT, 1, b"1", ("bob", "carol"), "bob", False)),
+    ]
+    assert (world.wake_ups, world.defects) == (1, [])
+
+
+async def test_nodes_that_are_not_live_are_left_out(stubborn_map: StubbornMap) -> None:
+    world = World(stubborn_map)
+    world.live -= {"node-2"}
+    world.router.start([_delivery(1, ["bob"])], [Notice(("bob",), TYPING)])
+    assert await world.routed() == []
+    assert stubborn_map.read == [["bob"]]
+
+
+async def test_notices_go_the_same_way(stubborn_map: StubbornMap) -> None:
+    world = World(stubborn_map)
+    world.router.start([], [Notice(("bob",), TYPING), Notice(("alice", "bob"), RECEIPT)])
+    assert await world.routed() == [
+        ("node-2", ShowTyping(CHAT, "alice", 1, ("bob",))),
+        ("node-1", ShowReceipt(CHAT, "alice", 7, 7, ("alice",))),
+        ("node-2", ShowReceipt(CHAT, "alice", 7, 7, ("bob",))),
+    ]
+
+
+async def test_one_read_serves_all_that_came_meanwhile_and_order_is_kept(stubborn_map: StubbornMap) -> None:
+    world = World(stubborn_map)
+    async with stubborn_map.held("of_users"):
+        world.router.start([_delivery(1, ["alice"])], [])
+        await stubborn_map.until_held("of_users")
+        for seq in range(2, 50, 2):
+            world.router.start([_delivery(seq, ["alice", "bob"]), _delivery(seq + 1, ["bob"])], [Notice(("carol",), TYPING)])
+        assert not world.router.is_idle
+        assert world.router.deliveries_waiting == 49
+        assert world.desk.take_messages() == []
+    said = await world.routed()
+    assert stubborn_map.read == [["alice"], ["alice", "bob", "carol"]]
+    assert _seqs(said, "node-1") == [1, *range(2, 50, 2)]
+    assert _seqs(said, "node-2") == list(range(2, 50))
+    assert world.router.deliveries_waiting == 0
+
+
+async def test_a_tick_while_the_map_is_read_loses_nothing(stubborn_map: StubbornMap) -> None:
+    world = World(stubborn_map)
+    async with stubborn_map.held("of_users"):
+        world.router.start([_delivery(1, ["alice"])], [])
+        await stubborn_map.until_held("of_users")
+        world.router.take_in()
+    assert _seqs(await world.routed(), "node-1") == [1]
+
+
+async def test_what_was_found_waits_until_it_is_taken(stubborn_map: StubbornMap) -> None:
+    world = World(stubborn_map)
+    world.router.start([_delivery(1, ["alice"])], [])
+    async with asyncio.timeout(GIVE_UP_S):
+        while not world.wake_ups:
+            await asyncio.sleep(0)
+    assert world.desk.take_messages() == []
+    assert not world.router.is_idle
+    world.router.take_in()
+    assert world.router.is_idle
+    assert _seqs(world.desk.take_messages(), "node-1") == [1]
+
+
+async def test_nothing_to_route_asks_nothing(stubborn_map: StubbornMap) -> None:
+    world = World(stubborn_map)
+    world.router.start([], [])
+    assert world.router.is_idle
+    await asyncio.sleep(0)
+    assert stubborn_map.read == []
+
+
+async def test_without_the_map_every_live_node_is_told_in_order(stubborn_map: StubbornMap) -> None:
+    world = World(stubborn_map)
+    world.router.start([_delivery(1, ["alice", "dave"])], [])
+    said = await world.routed()
+    stubborn_map.away = True
+    world.router.start([_delivery(2, ["alice", "dave"])], [Notice(("dave",), TYPING)])
+    said += await world.routed()
+    stubborn_map.away = False
+    world.router.start([_delivery(3, ["alice", "dave"])], [])
+    said += await world.routed()
+    assert _seqs(said, "node-1") == [1, 2, 3]
+    assert _seqs(said, "node-2") == _seqs(said, "node-3") == [2]
+    assert _seqs(said, "node-dead") == []
+    told_of_dave = {
+        node_id for node_id, message in said if isinstance(message, ShowTyping) and message.to_user_ids == ("dave",)
+    }
+    assert told_of_dave == world.live
+    assert all(
+        message.user_ids == ("alice", "dave") for _, message in said if isinstance(message, Deliver) and message.seq == 2
+    )
+
+
+async def test_a_map_that_failed_is_left_alone_for_a_while(stubborn_map: StubbornMap) -> None:
+    world = World(stubborn_map, blind_s=1e6)
+    stubborn_map.away = True
+    for seq in (1, 2, 3):
+        world.router.start([_delivery(seq, ["alice"])], [])
+        assert _seqs(await world.routed(), "node-3") == [seq]
+    assert len(stubborn_map.read) == 1
+
+
+async def test_a_redis_that_hangs_or_is_gone_or_empty_loses_no_order(
+    redis_map: RedisSessionMap, own_redis: RedisServer
+) -> None:
+    world = World(redis_map)
+    await redis_map.put([ALICE])
+    world.router.start([_delivery(1, ["alice"])], [])
+    said = await world.routed()
+    own_redis.process.pause()
+    world.router.start([_delivery(2, ["alice"])], [])
+    said += await world.routed()
+    own_redis.process.resume()
+    own_redis.kill()
+    world.router.start([_delivery(3, ["alice"])], [])
+    said += await world.routed()
+    assert _seqs(said, "node-1") == [1, 2, 3]
+    assert _seqs(said, "node-2") == [2, 3]
+    own_redis.start()
+    world.router.start([_delivery(4, ["alice"])], [])
+    assert await world.routed() == []
+    await redis_map.put([ALICE])
+    world.router.start([_delivery(5, ["alice"])], [])
+    assert [node_id for node_id, _ in await world.routed()] == ["node-1"]
+
+
+async def test_a_defect_is_told_and_stops_nothing(stubborn_map: StubbornMap) -> None:
+    world = World(stubborn_map)
+    live, world.live = world.live, None  # type: ignore[assignment]
+    world.router.start([_delivery(1, ["alice"])], [])
+    assert await world.routed() == []
+    assert [type(defect) for defect in world.defects] == [TypeError]
+    world.live = live
+    world.router.start([_delivery(2, ["alice"])], [])
+    assert _seqs(await world.routed(), "node-1") == [2]
+
+
+async def test_to_stop_ends_the_read_under_way(stubborn_map: StubbornMap) -> None:
+    world = World(stubborn_map)
+    async with stubborn_map.held("of_users"):
+        world.router.start([_delivery(1, ["alice"])], [])
+        await stubborn_map.until_held("of_users")
+        await world.router.stop()
+        assert world.router.is_idle
+    await world.router.stop()
+    assert (world.wake_ups, world.defects) == (0, [])
+
+
+def _delivery(seq: int, recipients: Sequence[str], left_user_id: str = "") -> Delivery:
+    return Delivery(CHAT, seq, str(seq).encode(), tuple(recipients), left_user_id, changes_members=False)
+
+
+def _seqs(said: Sequence[tuple[str, Message]], node_id: str) -> list[int]:
+    return [message.seq for to_node_id, message in said if to_node_id == node_id and isinstance(message, Deliver)]
