@@ -3,18 +3,16 @@
 import asyncio
 import contextlib
 import json
-import sys
 from collections.abc import Iterator
-from typing import Annotated, Final
+from typing import Final
 
-import typer
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from chatgrpc.cli.cluster_report import ClusterReport, NodeReport, report
-from chatgrpc.config import ClusterSettings, LoadedSettings, StartError
+from chatgrpc.config import ClusterSettings, StartError
 from chatgrpc.core.ids import SHARD_COUNT
 
 REDRAW_INTERVAL_S: Final = 1.0
@@ -40,38 +38,31 @@ _GAP: Final = 2
 _COLORS: Final = {"live": "green", "draining": "yellow", "unreachable": "red"}
 
 
-def status(
-    loaded: LoadedSettings,
-    shards: Annotated[bool, typer.Option("--shards", help="List every shard with its owner and epoch.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object, for scripts.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Look again every second, until Ctrl-C.")] = False,
-) -> None:
-    """Show the nodes of a cluster, who owns its shards, their links and what waits.
+def show(cluster: ClusterSettings, shards: bool, as_json: bool, watch: bool) -> int:
+    """Shows it once, or with `watch` until Ctrl-C; returns the exit status: 1 if it is not healthy.
 
-    Exits with 0 if every shard has an owner and every node answers, with 1 if not, and with 2 if etcd does not answer.
+    Raises:
+        StartError: etcd does not answer, or a certificate cannot be read.
     """
-    cluster = loaded.settings.cluster
-    if not cluster.enabled:
-        raise StartError("cluster.etcd is missing: which etcd knows the cluster? Name it by --cluster-etcd HOST:PORT")
-    console = Console(highlight=False, soft_wrap=as_json)
+    console = Console(highlight=False)
     if not console.is_terminal:
         console.width = _PIPE_WIDTH
     if watch:
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(_watch(cluster, console, shards, as_json))
-        return
+        return 0
     found = asyncio.run(report(cluster))
     if as_json:
-        typer.echo(json.dumps(found.to_json()))
+        print(json.dumps(found.to_json()))
     else:
         console.print(shown(found, shards, console.width))
-    sys.exit(0 if found.healthy else 1)
+    return 0 if found.healthy else 1
 
 
 async def _watch(cluster: ClusterSettings, console: Console, shards: bool, as_json: bool) -> None:
     if as_json:
         while True:
-            typer.echo(json.dumps((await report(cluster)).to_json()))
+            print(json.dumps((await report(cluster)).to_json()), flush=True)
             await asyncio.sleep(REDRAW_INTERVAL_S)
     with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
         while True:

@@ -91,11 +91,8 @@ def build_app() -> typer.Typer:
 
 
 def _cluster_app() -> typer.Typer:
-    # It imports grpc, which must not happen before `main` has chosen how grpc runs.
-    from chatgrpc.cli.cluster_status import status  # noqa: PLC0415
-
     cluster = typer.Typer(help="Look at a cluster.", no_args_is_help=True, rich_markup_mode="markdown")
-    command = takes_settings("cluster.etcd", "cluster.name", "cluster.tls_")(status)
+    command = takes_settings("cluster.etcd", "cluster.name", "cluster.tls_")(cluster_status)
     cluster.command("status", epilog=_STATUS_EPILOG)(command)
 
     @cluster.callback()
@@ -125,6 +122,23 @@ def serve(loaded: LoadedSettings) -> None:
             raise
         line.tell_failed(str(error))
         sys.exit(2)
+
+
+def cluster_status(
+    loaded: LoadedSettings,
+    shards: Annotated[bool, typer.Option("--shards", help="List every shard with its owner and epoch.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object, for scripts.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again every second, until Ctrl-C.")] = False,
+) -> None:
+    """Show the nodes of a cluster, who owns its shards, their links and what waits.
+
+    Exits with 0 if every shard has an owner and every node answers, with 1 if not, and with 2 if etcd does not answer.
+    """
+    if not loaded.settings.cluster.enabled:
+        raise StartError("cluster.etcd is missing: which etcd knows the cluster? Name it by --cluster-etcd HOST:PORT")
+    from chatgrpc.cli import cluster_status as status  # noqa: PLC0415  it takes time to load
+
+    sys.exit(status.show(loaded.settings.cluster, shards, as_json, watch))
 
 
 def token(
