@@ -2,7 +2,9 @@
 
 1. Read the committed mark, and from the mark's bucket on the rows and boundaries; find the tail to adopt.
 2. Write the adopted rows again under the own epoch, same content.
-3. When all of them are safe, write the boundary; when that is, what follows from the adopted events (views).
+3. When all of them are safe, write the boundary; when that is, what follows from the adopted events (views). Of the chat's
+   states one after the other, since the next owner trusts that whatever is below the latest one is stored too; erasures come
+   last, since an erasure reaches those edits that are noted by then.
 4. Ready: the head is the end of the tail, and the chat may be written to and spoken of.
 
 The order of 2 and 3 matters both ways. Boundary first: an owner that dies in between has voided committed rows. Adopted under
@@ -27,6 +29,7 @@ from chatgrpc.core.row_store import (
     WriteRow,
     WriteViews,
 )
+from chatgrpc.core.rules import new_members
 from chatgrpc.v1 import chat_pb2
 
 
@@ -43,6 +46,9 @@ class Activation:
         """The first seq that the epoch rules."""
         self.bounded: set[int] = set()
         """Buckets that hold the epoch's boundary."""
+        self.let_in: list[tuple[Row, tuple[str, ...]]] = []
+        """Adopted events that let users in, and whom. Whether an earlier owner has told them nobody knows, and of a chat that
+        they do not know they cannot miss an event: so they are told."""
         self._epoch = epoch
         self._bucket_seqs = bucket_seqs
         self._reads: list[Read] = [ReadHead(chat_id)]
@@ -111,7 +117,11 @@ class Activation:
         """The writes of each step; a step begins when the one before it is safe."""
         if not self._tail:
             return []
-        return [self._adopted_rows(), self._boundary_writes(), self._view_writes()]
+        views = self._view_writes()
+        amendments: list[Write] = [write for write in views if write.entry.amends_seq]
+        states: list[list[Write]] = [[write] for write in views if write.entry.view is not None]
+        erasures: list[Write] = [write for write in views if write.entry.erases_seq]
+        return [self._adopted_rows(), self._boundary_writes(), amendments, *states, erasures]
 
     def _adopted_rows(self) -> list[Write]:
         return [
@@ -123,16 +133,18 @@ class Activation:
         buckets = dict.fromkeys(bucket_of(row.seq, self._bucket_seqs) for row in self._tail)
         return [WriteBoundary(self.chat_id, bucket, self._epoch, self.first_seq) for bucket in buckets]
 
-    def _view_writes(self) -> list[Write]:
+    def _view_writes(self) -> list[WriteViews]:
         """What follows from the adopted events; it was stored before any of them was acknowledged, or it is not stored yet."""
         chat = ActiveChat(self.chat_id, 1, 1)
         if self._head.chat:
             chat.restore(self._head.chat)
         as_of_seq = chat.chat.as_of_seq if chat.chat is not None else 0
-        writes: list[Write] = []
+        writes: list[WriteViews] = []
         for row in self._tail:
             event = chat_pb2.ChatEvent.FromString(row.event)
-            arm = event.content.WhichOneof("body")
+            arm = event.content.WhichOneof("body") or ""
+            if user_ids := new_members(event.content, arm):
+                self.let_in.append((row, tuple(user_ids)))
             view = None
             if arm in CHANGES_CHAT and row.seq >= as_of_seq:  # what the view has is perhaps on one replica only: again
                 members = chat.apply(event) if row.seq > as_of_seq else ()
