@@ -1,8 +1,12 @@
 """The coordinator: leases, shard keys whose create revision is the epoch, and watches that arrive late."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
+from chatgrpc.core.tending import Owner
+from tests.sim.climate import Climate
 from tests.sim.world import World
 
 
@@ -12,17 +16,21 @@ class View:
 
     revision: int
     nodes: tuple[str, ...]
-    owners: dict[int, tuple[str, int]]
-    """Shard to node and epoch."""
+    owners: dict[int, Owner]
     salt: int
     """Another one moves shards about: a hand-over storm."""
+
+    def wanted_owner(self, node_ids: tuple[str, ...], shard: int) -> str:
+        """Rendezvous hashing, as in `core.tending`, and salted."""
+        return _wanted_owner(node_ids, shard, self.salt)
 
 
 class Coordinator:
     """Linearizable, and never down for long; the way to it is what fails."""
 
-    def __init__(self, world: World, ttl_ms: int) -> None:
+    def __init__(self, world: World, climate: Climate, ttl_ms: int) -> None:
         self.world = world
+        self._climate = climate
         self.ttl_ms = ttl_ms
         self._revision = 0
         self._salt = 0
@@ -104,18 +112,27 @@ class Coordinator:
 
     def _tell(self) -> None:
         nodes = tuple(dict.fromkeys(node_id for node_id, _ in self._leases.values()))
-        owners = {shard: (node_id, epoch) for shard, (node_id, epoch, _) in self._owners.items()}
+        owners = {shard: Owner(node_id, epoch) for shard, (node_id, epoch, _) in self._owners.items()}
         view = View(self._revision, nodes, owners, self._salt)
         for push in self._watches.values():
-            delay_ms = self.world.rng.randint(1, 20)
-            if self.world.chance(0.1):
-                delay_ms = self.world.rng.randint(100, 2_000)
+            delay_ms = self.world.between(1, 20)
+            if self.world.chance(self._climate.watch_slow):
+                delay_ms = self.world.between(100, 2_000)
             self.world.after(delay_ms, lambda push=push: push(view))  # type: ignore[misc]
 
     def _travel(self, action: Callable[[], None]) -> None:
-        if self.world.chance(0.03):
+        if self.world.chance(self._climate.coordinator_loss):
             return
-        delay_ms = self.world.rng.randint(1, 10)
-        if self.world.chance(0.08):
-            delay_ms = self.world.rng.randint(50, 900)
+        delay_ms = self.world.between(1, 10)
+        if self.world.chance(self._climate.coordinator_slow):
+            delay_ms = self.world.between(50, 900)
         self.world.after(delay_ms, action)
+
+
+@lru_cache(maxsize=4_096)
+def _wanted_owner(node_ids: tuple[str, ...], shard: int, salt: int) -> str:
+    return max(node_ids, key=lambda node_id: _weight(node_id, shard, salt), default="")
+
+
+def _weight(node_id: str, shard: int, salt: int) -> bytes:
+    return hashlib.blake2b(f"{node_id} {shard} {salt}".encode(), digest_size=8).digest()

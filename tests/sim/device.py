@@ -1,9 +1,10 @@
 """A device: sends, acknowledges, loses its stream, comes back through another node; a user of the public protocol."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from chatgrpc.core.ids import direct_chat_id
 from chatgrpc.core.refusal import is_retryable
 from chatgrpc.v1 import chat_pb2, content_pb2, session_pb2
 from tests.sim.world import BrokenError
@@ -25,19 +26,22 @@ class Stream:
         self._up_ms = self._down_ms = 0
 
     def to_node(self, frame: session_pb2.ClientFrame) -> None:
-        self._up_ms = max(self._up_ms, self._world.now_ms + self._world.rng.randint(1, 15))
-        self._later(self._up_ms, lambda: self.node.run(lambda: self.node.edge.receive(self, frame)))
+        self._up_ms = max(self._up_ms, self._world.now_ms + self._world.between(1, 15))
+        self._later(self._up_ms, lambda: self.node.run(lambda: self.node.edge.from_device(self, frame)))
 
     def to_device(self, output: bytes) -> None:
-        self._down_ms = max(self._down_ms, self._world.now_ms + self._world.rng.randint(1, 15))
+        self._down_ms = max(self._down_ms, self._world.now_ms + self._world.between(1, 15))
         self._later(self._down_ms, lambda: self.device.receive(self, output))
 
     def cut(self) -> None:
-        """What is under way is lost; the device learns of it first, the edge a little later."""
+        """What is under way is lost; the device learns of it first, the edge a little later, or much later."""
         if self.is_cut:
             return
         self.is_cut = True
-        self.node.after(self._world.rng.randint(1, 400), lambda: self.node.edge.closed(self))
+        learned_after_ms = self._world.between(1, 400)
+        if self._world.chance(self.device.cluster.plan.climate.half_open):
+            learned_after_ms = self._world.between(1_000, 3_000)
+        self.node.after(learned_after_ms, lambda: self.node.edge.closed(self))
         self.device.lost(self)
 
     def _later(self, at_ms: int, action: Callable[[], None]) -> None:
@@ -55,21 +59,39 @@ class Unsent:
     """Of the try under way; 0 = none."""
 
 
+@dataclass
+class ShownPage:
+    """A page of history that the device was shown."""
+
+    chat_id: str
+    seqs: list[int]
+    more_before: bool
+    more_after: bool
+
+
+@dataclass
+class Memory:
+    """What the device has seen and done, for the checks at the end."""
+
+    received: dict[str, list[chat_pb2.ChatEvent]] = field(default_factory=dict)
+    acknowledged: dict[bytes, tuple[str, int]] = field(default_factory=dict)
+    sent_order: dict[str, list[bytes]] = field(default_factory=dict)
+    pages: list[ShownPage] = field(default_factory=list)
+
+
 class Device:
     """One device of one user."""
 
-    def __init__(self, cluster: "Cluster", user_id: str, device_id: str) -> None:
+    def __init__(self, cluster: "Cluster", device_id: str) -> None:
         self.cluster = cluster
         self.world = cluster.world
-        self.user_id = user_id
+        self.user_id = device_id.partition("-")[0]
         self.device_id = device_id
         self.stream: Stream | None = None
         self.open = False
         self.held: dict[str, int] = {}
-        self.received: dict[str, list[chat_pb2.ChatEvent]] = {}
         self.outbox: dict[str, list[Unsent]] = {}
-        self.acknowledged: dict[bytes, tuple[str, int]] = {}
-        self.sent_order: dict[str, list[bytes]] = {}
+        self.memory = Memory()
         self._requests = 0
         self._streams = 0
         self._unacked: dict[str, int] = {}
@@ -107,22 +129,34 @@ class Device:
         for messages in self.outbox.values():
             for message in messages:
                 message.request_id = 0
-        self.world.after(self.world.rng.randint(10, 600), self.connect)
+        self.world.after(self.world.between(10, 600), self.connect)
 
     def _impatient(self, stream: Stream) -> None:
         if self.stream is stream and not self.open:
             stream.cut()  # no Welcome: try another node
 
-    # Frames.
+    # What the user does.
 
-    def compose(self, chat_id: str) -> None:
-        """The user types a message."""
-        number = self.cluster.next_number()
-        text = content_pb2.TextContent(text=f"{self.user_id} {number}")
-        message = Unsent(number.to_bytes(16), self.held.get(chat_id, 0), content_pb2.Content(text=text))
+    def compose(self, chat_id: str, content: content_pb2.Content) -> None:
+        """A message, an edit or a deletion; sent when there is a stream, and until it has an answer."""
+        message = Unsent(self.cluster.next_number().to_bytes(16), self.held.get(chat_id, 0), content)
         self.outbox.setdefault(chat_id, []).append(message)
-        self.sent_order.setdefault(chat_id, []).append(message.client_message_id)
+        self.memory.sent_order.setdefault(chat_id, []).append(message.client_message_id)
         self._send_waiting(chat_id)
+
+    def fetch_history(self, request: session_pb2.FetchHistory) -> None:
+        if self.open:
+            self._send(session_pb2.ClientFrame(request_id=self._next_request(), fetch_history=request))
+
+    def show_typing(self, chat_id: str) -> None:
+        if self.open:
+            self._send(session_pb2.ClientFrame(typing=session_pb2.Typing(chat_id=chat_id)))
+            self._send(session_pb2.ClientFrame(watch_chats=session_pb2.WatchChats(chat_ids=[chat_id])))
+            if self.held.get(chat_id, 0):
+                mark = session_pb2.MarkRead(chat_id=chat_id, seq=self.held[chat_id])
+                self._send(session_pb2.ClientFrame(mark_read=mark))
+
+    # Frames.
 
     def receive(self, stream: Stream, output: bytes) -> None:
         if stream is not self.stream:
@@ -139,6 +173,12 @@ class Device:
                     self._sent(frame.request_id, frame.sent)
                 case "error":
                     self._failed(frame.request_id, frame.error)
+                case "history_page":
+                    self._take_page(frame.history_page)
+                case "receipt":
+                    self._take_receipt(frame.receipt)
+                case "typing":
+                    self._check_is_theirs(frame.typing.chat_id)
                 case "disconnect":
                     stream.cut()
                     return
@@ -150,9 +190,9 @@ class Device:
         self.world.witness(self.device_id, chat_id, event.seq, event.SerializeToString(deterministic=True))
         self.world.note(self.device_id, f"gets {chat_id} seq {event.seq}")
         self.held[chat_id] = event.seq
-        self.received.setdefault(chat_id, []).append(event)
+        self.memory.received.setdefault(chat_id, []).append(event)
         if not self._unacked.get(chat_id):
-            self.world.after(self.world.rng.randint(1, 120), lambda: self._acknowledge(chat_id))
+            self.world.after(self.world.between(1, 120), lambda: self._acknowledge(chat_id))
         self._unacked[chat_id] = event.seq
 
     def _acknowledge(self, chat_id: str) -> None:
@@ -160,14 +200,33 @@ class Device:
         if self.open:
             self._send(session_pb2.ClientFrame(ack=session_pb2.Ack(chat_id=chat_id, seq=seq)))
 
+    def _take_page(self, page: session_pb2.HistoryPage) -> None:
+        for event in page.events:
+            self.world.witness(self.device_id, event.chat_id, event.seq, event.SerializeToString(deterministic=True))
+        seqs = [event.seq for event in page.events]
+        self.world.note(self.device_id, f"is shown {page.chat_id} seqs {seqs}")
+        self.memory.pages.append(ShownPage(page.chat_id, seqs, page.more_before, page.more_after))
+
+    def _take_receipt(self, receipt: chat_pb2.Receipt) -> None:
+        self._check_is_theirs(receipt.chat_id)
+        held = [device.held.get(receipt.chat_id, 0) for device in self.cluster.devices if device.user_id == receipt.user_id]
+        if max(receipt.delivered_seq, receipt.read_seq) > max(held):
+            raise BrokenError(f"{self.device_id} is told that {receipt.user_id} has what they have not: {receipt}")
+
+    def _check_is_theirs(self, chat_id: str) -> None:
+        if self.user_id not in self.cluster.users_ever(chat_id):
+            raise BrokenError(f"G6: {self.device_id} is told who does what in {chat_id}")
+
     def _sent(self, request_id: int, result: chat_pb2.SendResult) -> None:
         message = self._of_request(result.chat_id, request_id)
         if message is None:
             raise BrokenError(f"{self.device_id} got a result for a request it did not make")
         place = (result.chat_id, result.seq)
         self.world.note(self.device_id, f"has {place} for {int.from_bytes(message.client_message_id)}")
-        if self.acknowledged.setdefault(message.client_message_id, place) != place:
+        if self.memory.acknowledged.setdefault(message.client_message_id, place) != place:
             raise BrokenError(f"{self.device_id}: one message, two seqs: {place}")
+        if message.content.WhichOneof("body") == "delete":
+            self.world.witness_erasure(result.chat_id, message.content.delete.target_seq)
         self.outbox[result.chat_id].remove(message)
         self._send_waiting(result.chat_id)
 
@@ -181,7 +240,7 @@ class Device:
             )
             if error.code == chat_pb2.ERROR_CODE_NOT_A_MEMBER:
                 messages.remove(message)
-                self.sent_order[chat_id].remove(message.client_message_id)
+                self.memory.sent_order[chat_id].remove(message.client_message_id)
                 self._send_waiting(chat_id)
             elif is_retryable(error):
                 message.request_id = 0
@@ -205,8 +264,16 @@ class Device:
                 message.request_id = self._next_request()
                 key = chat_pb2.WriteKey(client_message_id=message.client_message_id, seen_seq=message.seen_seq)
                 send = session_pb2.SendMessage(key=key, content=message.content)
-                self.cluster.address(send, chat_id, self.user_id)
+                self._address(send, chat_id)
                 self._send(session_pb2.ClientFrame(request_id=message.request_id, send=send))
+
+    def _address(self, send: session_pb2.SendMessage, chat_id: str) -> None:
+        """A direct chat is named by the other user, and made by the first message."""
+        for other_id in ("alice", "bob", "carol"):
+            if other_id != self.user_id and chat_id == direct_chat_id(self.user_id, other_id):
+                send.user_id = other_id
+                return
+        send.chat_id = chat_id
 
     def _next_request(self) -> int:
         self._requests += 1

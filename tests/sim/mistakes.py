@@ -15,6 +15,7 @@ from chatgrpc.core.row_store import WriteRow
 from chatgrpc.core.sequencer import Lookup
 from chatgrpc.core.shard import Now, Shard
 from tests.sim.parts import Parts
+from tests.sim.store import Replica
 
 _EVERY_BUCKET = set(range(1_000))
 
@@ -234,6 +235,39 @@ def _parts(**changed: Any) -> Parts:
     return parts
 
 
+class ViewsAllAtOnce(Activation):
+    """Stores what follows from the adopted events in any order."""
+
+    def _plan(self) -> list[list[row_store.Write]]:
+        plan = super()._plan()
+        return [*plan[:2], [write for step in plan[2:] for write in step]] if plan else plan
+
+
+class NobodyTold(Activation):
+    """Adopts an event that lets a user in, and tells nobody."""
+
+    def _finish(self) -> None:
+        super()._finish()
+        self.let_in.clear()
+
+
+def rows_that_are_there_erased(replica: Replica, chat_id: str, bucket: int, row: Row, entry: Entry) -> None:
+    """Erases what the replica holds, and not what lands there later."""
+    replica.erase(chat_id, bucket, row, entry.epoch)
+    replica.bucket(chat_id, bucket).shadows.clear()
+
+
+def every_row_erased(replica: Replica, chat_id: str, bucket: int, row: Row, entry: Entry) -> None:
+    """Shadows the rows of later epochs too."""
+    replica.erase(chat_id, bucket, row, entry.epoch)
+    replica.bucket(chat_id, bucket).shadow(row.seq, 4 * entry.epoch + 1_000)
+
+
+def nodes_that_the_watch_shows(seen: Iterable[str], linked: Iterable[str]) -> dict[str, None]:
+    """Pays no heed to a node that is there and that the watch has not shown yet."""
+    return dict.fromkeys(seen)
+
+
 MISTAKES: dict[str, Parts] = {
     "no boundary written": _parts(shard=Shards.using(NoBoundary)),
     "deadline taken after the keepalive's answer": _parts(lease=DeadlineAfterAnswer),
@@ -255,4 +289,10 @@ MISTAKES: dict[str, Parts] = {
     "boundary before the adopted rows": _parts(shard=Shards.using(BoundaryFirst)),
     "boundary in the first bucket only": _parts(shard=Shards.using(pipeline=BoundaryInFirstBucketOnly)),
     "a retry that changes the row": _parts(shard=Shards.using(pipeline=RowChangedByRetry)),
+    "views of adopted events in any order": _parts(shard=Shards.using(ViewsAllAtOnce)),
+    "nobody told of an adopted event that lets them in": _parts(shard=Shards.using(NobodyTold)),
+    "only rows that are there erased": _parts(erase=rows_that_are_there_erased),
+    "rows of later epochs erased": _parts(erase=every_row_erased),
+    "one entry a device in the session map": _parts(one_entry_a_device=True),
+    "a node counts when the watch shows it": _parts(live_nodes=nodes_that_the_watch_shows),
 }

@@ -1,14 +1,15 @@
 """The parts a simulated node is made of: those of the core, or one with a mistake planted in it."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+from chatgrpc.core.entries import Entry
 from chatgrpc.core.epochs import Row, committed_run
 from chatgrpc.core.event_feed import EventFeed
 from chatgrpc.core.lanes import EdgeLanes, OwnerLanes
 from chatgrpc.core.lease import Lease
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.shard import Shard
+from tests.sim.store import Replica
 
 LIMITS = Limits(
     appends_in_flight_per_chat_max=6,
@@ -26,6 +27,16 @@ def read_committed(rows: Iterable[Row], after_seq: int, stated_seq: int) -> list
     return committed_run(rows, after_seq, stated_seq)
 
 
+def erase(replica: Replica, chat_id: str, bucket: int, row: Row, entry: Entry) -> None:
+    """How an owner erases what a row says, for an event of its own."""
+    replica.erase(chat_id, bucket, row, entry.epoch)
+
+
+def live_nodes(seen: Iterable[str], linked: Iterable[str]) -> dict[str, None]:
+    """Which nodes' entries in the session map count: the watch may be late to show a node that is there already."""
+    return dict.fromkeys((*seen, *linked))
+
+
 class Parts:
     """What nodes are built from; a planted mistake overrides one of these."""
 
@@ -35,52 +46,8 @@ class Parts:
     owner_lanes: type[OwnerLanes] = OwnerLanes
     feed: type[EventFeed] = EventFeed
     read_committed = staticmethod(read_committed)
+    erase = staticmethod(erase)
+    live_nodes = staticmethod(live_nodes)
     limits: Limits = LIMITS
-    membership_before_head = False
-
-
-@dataclass(frozen=True)
-class Deliver:
-    """A committed event on its way to an edge."""
-
-    chat_id: str
-    seq: int
-    event: bytes
-    left_user_id: str
-    user_ids: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Heads:
-    """The heartbeat of a link."""
-
-    sender_id: str
-    heads: dict[str, int]
-
-
-@dataclass(frozen=True)
-class HeadsHeard:
-    """The answer to it."""
-
-    sender_id: str
-    heads: dict[str, int]
-
-
-@dataclass(frozen=True)
-class AskHead:
-    """What is the head of this chat?"""
-
-    sender_id: str
-    chat_id: str
-    number: int
-    """Rises with each question of the sender."""
-
-
-@dataclass(frozen=True)
-class HeadIs:
-    """This is."""
-
-    chat_id: str
-    number: int
-    """Of the question."""
-    seq: int
+    one_entry_a_device = False
+    """In the session map; see there."""

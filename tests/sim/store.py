@@ -1,14 +1,74 @@
-"""Three replicas: writes that come late, never or twice; reads at QUORUM, each replica at a moment of its own."""
+"""Three replicas: writes that come late, never or twice; reads at QUORUM, each replica at a moment of its own.
+
+Rows carry timestamps as in Cassandra: a row of epoch `e` is written at `4e`; whoever erases a seq under epoch `e` shadows all
+its rows up to `4e + 1`, those too that land later, and writes the erased one at `4e + 2`.
+"""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
 
 from chatgrpc.core.entries import Entry
 from chatgrpc.core.epochs import Row, bucket_of
-from chatgrpc.core.row_store import StoredBucket, StoredHead, Write, WriteBoundary, WriteMark, WriteRow
+from chatgrpc.core.events import erased
+from chatgrpc.core.row_store import StoredBucket, StoredHead, WriteBoundary, WriteMark, WriteRow
 from chatgrpc.core.visibility import Interval
+from tests.sim.climate import Climate
 from tests.sim.world import BrokenError, World
+
+Cells: TypeAlias = dict[tuple[int, int], tuple[int, bytes]]
+"""By seq and epoch: when it was written, and the event."""
+
+
+def row_timestamp(epoch: int) -> int:
+    """When a row of this epoch is said to be written."""
+    return 4 * epoch
+
+
+@dataclass(slots=True)
+class Bucket:
+    """A partition of a chat's log, as one replica holds it."""
+
+    cells: Cells = field(default_factory=dict)
+    shadows: dict[int, int] = field(default_factory=dict)
+    """By seq: rows written up to then are gone."""
+    boundaries: dict[int, int] = field(default_factory=dict)
+
+    def put(self, key: tuple[int, int], timestamp: int, event: bytes) -> None:
+        """Takes a row, unless it is shadowed."""
+        if timestamp <= self.shadows.get(key[0], 0):
+            return
+        known = self.cells.get(key)
+        if known is None or known[0] < timestamp:
+            self.cells[key] = (timestamp, event)
+        elif known[0] == timestamp and known[1] != event:
+            if erased(known[1]) != event and erased(event) != known[1]:
+                raise BrokenError(f"row {key[0]} of epoch {key[1]} was written again with other content")
+            self.cells[key] = max(known, (timestamp, event))  # the greater value stays, whichever came first
+
+    def shadow(self, seq: int, timestamp: int) -> None:
+        """All rows of a seq that were written up to then are gone, whenever they land."""
+        self.shadows[seq] = max(timestamp, self.shadows.get(seq, 0))
+        for key in [key for key, cell in self.cells.items() if key[0] == seq and cell[0] <= timestamp]:
+            del self.cells[key]
+
+    def since(self, from_seq: int) -> "Bucket":
+        """What a read finds."""
+        cells = {key: cell for key, cell in self.cells.items() if key[0] >= from_seq}
+        return Bucket(cells, dict(self.shadows), dict(self.boundaries))
+
+    def merge(self, other: "Bucket") -> None:
+        """Takes in what another replica said."""
+        for seq, timestamp in other.shadows.items():
+            self.shadow(seq, timestamp)
+        for key, (timestamp, event) in other.cells.items():
+            self.put(key, timestamp, event)
+        self.boundaries.update(other.boundaries)
+
+    def stored(self) -> StoredBucket:
+        """As the core sees it."""
+        return StoredBucket([Row(*key, event) for key, (_, event) in self.cells.items()], dict(self.boundaries))
 
 
 class Replica:
@@ -16,19 +76,24 @@ class Replica:
 
     def __init__(self) -> None:
         self.up = True
-        self.rows: dict[tuple[str, int], dict[tuple[int, int], bytes]] = {}
-        self.boundaries: dict[tuple[str, int], dict[int, int]] = {}
+        self.buckets: dict[tuple[str, int], Bucket] = {}
         self.marks: dict[str, int] = {}
         self.chats: dict[str, tuple[int, bytes]] = {}
         self.members: dict[str, dict[str, dict[int, int]]] = {}
+        self.amendments: dict[tuple[str, int], dict[int, None]] = {}
 
-    def put_row(self, chat_id: str, bucket: int, row: Row) -> None:
-        rows = self.rows.setdefault((chat_id, bucket), {})
-        if rows.setdefault((row.seq, row.epoch), row.event) != row.event:
-            raise BrokenError(f"{chat_id}: row {row.seq} of epoch {row.epoch} was written again with other content")
+    def bucket(self, chat_id: str, bucket: int) -> Bucket:
+        return self.buckets.setdefault((chat_id, bucket), Bucket())
+
+    def put_row(self, write: WriteRow) -> None:
+        row = write.row
+        self.bucket(write.chat_id, write.bucket).put((row.seq, row.epoch), row_timestamp(row.epoch), row.event)
 
     def put_boundary(self, write: WriteBoundary) -> None:
-        self.boundaries.setdefault((write.chat_id, write.bucket), {})[write.epoch] = write.first_seq
+        self.bucket(write.chat_id, write.bucket).boundaries[write.epoch] = write.first_seq
+
+    def put_mark(self, write: WriteMark) -> None:
+        self.marks[write.chat_id] = max(write.seq, self.marks.get(write.chat_id, 0))
 
     def put_members(self, entry: Entry) -> None:
         for member in entry.view.members if entry.view is not None else ():
@@ -36,52 +101,43 @@ class Replica:
             joined_seq, left_seq = member.interval.joined_seq, member.interval.left_seq
             intervals[joined_seq] = max(intervals.get(joined_seq, 0), left_seq)
 
+    def put_amendment(self, entry: Entry) -> None:
+        self.amendments.setdefault((entry.chat_id, entry.amends_seq), {})[entry.seq] = None
+
     def put_chat(self, entry: Entry) -> None:
         if entry.view is not None and self.chats.get(entry.chat_id, (0, b""))[0] <= entry.seq:
             self.chats[entry.chat_id] = (entry.seq, entry.view.chat)
 
-    def bucket(self, chat_id: str, bucket: int, from_seq: int) -> StoredBucket:
-        rows = self.rows.get((chat_id, bucket), {})
-        found = [Row(seq, epoch, event) for (seq, epoch), event in rows.items() if seq >= from_seq]
-        return StoredBucket(found, dict(self.boundaries.get((chat_id, bucket), {})))
+    def erase(self, chat_id: str, bucket: int, row: Row, by_epoch: int) -> None:
+        """Shadows every row of the seq, and puts the erased one in their place, at once: no read sees half of it."""
+        found = self.bucket(chat_id, bucket)
+        found.shadow(row.seq, row_timestamp(by_epoch) + 1)
+        found.put((row.seq, row.epoch), row_timestamp(by_epoch) + 2, erased(row.event))
 
     def head(self, chat_id: str) -> tuple[int, tuple[int, bytes]]:
         return self.marks.get(chat_id, 0), self.chats.get(chat_id, (0, b""))
+
+    def amending(self, chat_id: str, target_seq: int) -> list[int]:
+        return list(self.amendments.get((chat_id, target_seq), ()))
 
     def memberships(self, user_id: str) -> dict[str, dict[int, int]]:
         return {chat_id: dict(intervals) for chat_id, intervals in self.members.get(user_id, {}).items()}
 
 
-Phase: TypeAlias = Callable[[Replica], None]
+Change: TypeAlias = Callable[[Replica], None]
 
 
 class Store:
     """The cluster of replicas, and the way to it and back."""
 
-    def __init__(self, world: World, bucket_seqs: int) -> None:
+    def __init__(self, world: World, climate: Climate, bucket_seqs: int) -> None:
         self.world = world
         self.bucket_seqs = bucket_seqs
         self.replicas = [Replica(), Replica(), Replica()]
-        self._loss = world.rng.choice((0.0, 0.02, 0.15))
-        self._slow = world.rng.choice((0.0, 0.02, 0.1))
-        self._repair = world.rng.choice((0.0, 0.5, 1.0))
+        self._climate = climate
 
-    def phases(self, write: Write | WriteMark) -> list[Phase]:
-        """What a write does to a replica; a phase begins when the one before it is at QUORUM."""
-        if isinstance(write, WriteRow):
-            chat_id, bucket, row = write.chat_id, write.bucket, write.row
-            return [lambda replica: replica.put_row(chat_id, bucket, row)]
-        if isinstance(write, WriteBoundary):
-            boundary = write
-            return [lambda replica: replica.put_boundary(boundary)]
-        if isinstance(write, WriteMark):
-            mark = write
-            return [lambda replica: replica.marks.__setitem__(mark.chat_id, mark.seq)]
-        entry = write.entry
-        return [lambda replica: replica.put_members(entry), lambda replica: replica.put_chat(entry)]
-
-    def write(self, phase: Phase, done: Callable[[], None], clogged: bool = False) -> None:
-        """Sends one phase to all replicas; `done` is called when the second has it. It may never be.
+    def write(self, change: Change, done: Callable[[], None], clogged: bool = False) -> None:
+        """Sends one change to all replicas; `done` is called when the second has it. It may never be.
 
         `clogged` says that most of what this writer sends is stuck for a while, and lands when it may be long gone.
         """
@@ -96,12 +152,12 @@ class Store:
         def arrive(number: int) -> None:
             replica = self.replicas[number]
             if replica.up:
-                phase(replica)
+                change(replica)
                 self._travel(lambda: answered(number))
 
         for number in range(3):
             self._travel(partial(arrive, number), clogged)
-            if self.world.chance(0.02):
+            if self.world.chance(self._climate.store_repeats):
                 self._travel(partial(arrive, number))
 
     def read(self, query: Callable[[Replica], Any], done: Callable[[list[Any]], None]) -> None:
@@ -123,31 +179,29 @@ class Store:
         for number in range(3):
             self._travel(partial(arrive, number))
 
-    def repair(self, chat_id: str, bucket: int, found: StoredBucket) -> None:
+    def repair(self, chat_id: str, bucket: int, found: Bucket) -> None:
         """Read repair; like the real one it may not happen."""
         for replica in self.replicas:
-            if replica.up and self.world.rng.random() < self._repair:
-                for row in found.rows:
-                    replica.put_row(chat_id, bucket, row)
-                for epoch, first_seq in found.boundaries.items():
-                    replica.put_boundary(WriteBoundary(chat_id, bucket, epoch, first_seq))
+            if replica.up and self.world.rng.random() < self._climate.store_repair:
+                replica.bucket(chat_id, bucket).merge(found)
 
     def bucket_of(self, seq: int) -> int:
         return bucket_of(seq, self.bucket_seqs)
 
     def _travel(self, action: Callable[[], None], clogged: bool = False) -> None:
-        if self.world.chance(0.4 if clogged else self._loss):
+        if self.world.chance(0.4 if clogged else self._climate.store_loss):
             return
-        delay_ms = self.world.rng.randint(1, 8)
-        if self.world.chance(0.6 if clogged else self._slow):
-            delay_ms = self.world.rng.randint(50, 4_000)
+        delay_ms = self.world.between(1, 8)
+        if self.world.chance(0.6 if clogged else self._climate.store_slow):
+            delay_ms = self.world.between(50, 4_000)
         self.world.after(delay_ms, action)
 
 
-def merge_buckets(found: list[StoredBucket]) -> StoredBucket:
+def merge_buckets(found: list[Bucket]) -> Bucket:
     """What two replicas said of one bucket."""
-    rows = {(row.seq, row.epoch): row for part in found for row in part.rows}
-    return StoredBucket(list(rows.values()), {e: s for part in found for e, s in part.boundaries.items()})
+    first, second = found
+    first.merge(second)
+    return first
 
 
 def merge_heads(found: list[tuple[int, tuple[int, bytes]]]) -> StoredHead:

@@ -1,0 +1,113 @@
+"""The owner's side of a node: runs what its shards ask of the store, and finds the nodes that their news is for."""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING
+
+from chatgrpc.core.entries import StoredEvent
+from chatgrpc.core.owner_desk import ForOwner, Notice, OwnerDesk, Tenure
+from chatgrpc.core.row_store import ReadBucket, ReadHead
+from chatgrpc.core.sequencer import Delivery, Lookup
+from chatgrpc.core.shard import Request
+from chatgrpc.ports.session_map import SessionMapUnavailableError
+from tests.sim.tasks import start
+
+if TYPE_CHECKING:
+    from tests.sim.node import Node
+
+
+class Owner:
+    """The shell of an owner's desk."""
+
+    def __init__(self, node: "Node") -> None:
+        self.node = node
+        self.desk = OwnerDesk(node.parts.limits, node.cluster.shard_of)
+        self._deliveries: list[Delivery] = []
+        self._notices: list[Notice] = []
+        self._is_routing = False
+        node.every(300, self._beat)
+
+    def receive(self, sender_id: str, message: ForOwner) -> None:
+        """Takes a message of an edge."""
+        self.desk.receive(sender_id, message, self.node.now())
+        self.pump()
+
+    def pump(self) -> None:
+        """Runs what the shards want, and lets out what they have to say."""
+        for tenure, request in self.desk.take_requests():
+            start(self._run(tenure, request))
+        for node_id, message in self.desk.take_messages():
+            self.node.send(node_id, message)
+        for delivery in self.desk.take_deliveries():
+            self.node.cluster.committed(self.node.node_id, delivery)
+            self._deliveries.append(delivery)
+        self._notices += self.desk.take_notices()
+        if not self._is_routing and (self._deliveries or self._notices):
+            start(self._route())
+
+    def _beat(self) -> None:
+        for node_id, message in self.desk.beat():
+            self.node.send(node_id, message)
+
+    # The store.
+
+    async def _run(self, tenure: Tenure, request: Request) -> None:
+        shard, store = tenure.shard, self.node.store
+
+        def wanted() -> bool:
+            return self.desk.holds(tenure)
+
+        hand_over: Callable[[], None]
+        match request:
+            case ReadHead():
+                head = await store.read_head(request, wanted)
+                hand_over = lambda: shard.head_read(request, head, self.node.now())  # noqa: E731
+            case ReadBucket():
+                bucket = await store.read_bucket(request, wanted)
+                hand_over = lambda: shard.bucket_read(request, bucket, self.node.now())  # noqa: E731
+            case Lookup():
+                events = await self._look_up(request, wanted)
+                counts = dict.fromkeys(request.user_ids, 0)
+                hand_over = lambda: shard.looked_up(request, events, counts, self.node.now())  # noqa: E731
+            case _:
+                await store.write(request, wanted)
+                hand_over = lambda: shard.stored(request, self.node.now())  # noqa: E731
+        if wanted():
+            hand_over()
+            self.desk.touch(tenure)
+            self.pump()
+
+    async def _look_up(self, lookup: Lookup, wanted: Callable[[], bool]) -> list[StoredEvent]:
+        events: list[StoredEvent] = []
+        for after_seq, up_to_seq in lookup.ranges:
+            at_seq = after_seq
+            while at_seq < up_to_seq:
+                events += await self.node.store.read_after(lookup.chat.chat_id, at_seq, up_to_seq, 1_000, wanted)
+                at_seq = events[-1].seq
+        return events
+
+    # The nodes that news is for.
+
+    async def _route(self) -> None:
+        """One read of the session map at a time, for all that came since the last one."""
+        self._is_routing = True
+        while self._deliveries or self._notices:
+            deliveries, self._deliveries = self._deliveries, []
+            notices, self._notices = self._notices, []
+            user_ids = dict.fromkeys(user_id for delivery in deliveries for user_id in delivery.recipients)
+            user_ids |= dict.fromkeys(user_id for notice in notices for user_id in notice.user_ids)
+            self.desk.route(deliveries, notices, await self._nodes_of(list(user_ids)))
+            for node_id, message in self.desk.take_messages():
+                self.node.send(node_id, message)
+        self._is_routing = False
+
+    async def _nodes_of(self, user_ids: Sequence[str]) -> dict[str, Collection[str]]:
+        """Without the session map everything goes to every node."""
+        try:
+            found = await self.node.session_map.of_users(user_ids)
+        except SessionMapUnavailableError:
+            return dict.fromkeys(user_ids, self.node.live_node_ids())
+        live = self.node.live_node_ids()
+        return {
+            user_id: [node_id for node_id in dict.fromkeys(entry.node_id for entry in entries) if node_id in live]
+            for user_id, entries in found.items()
+        }

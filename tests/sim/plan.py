@@ -1,0 +1,87 @@
+"""What is to happen in one run, drawn from the seed before it begins: so a failure can be tried again with less of it."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from tests.sim.climate import Climate, climate_of
+
+STORM_MS = 9_000
+"""How long things go wrong."""
+USERS_BEGIN_MS = 350
+MISFORTUNES_BEGIN_MS = 1_000
+
+DEVICES = ("alice-1", "alice-2", "bob-1", "carol-1")
+
+MISFORTUNES = (
+    "pause",
+    "clog an owner",
+    "clog an owner",
+    "clog owners in turn",
+    "set an owner apart",
+    "cut a link",
+    "cut a link",
+    "stop a replica",
+    "shuffle the shards",
+    "disconnect a device",
+    "crash",
+    "lose the session map",
+    "stop the session map",
+)
+"""One of these each time; some stand here twice, to come as often."""
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """Something that a user does, or a misfortune."""
+
+    at_ms: int
+    kind: str
+    number: int
+    """Of its own, so that its chances do not depend on what else happens."""
+    device_id: str = ""
+    """Whose user acts; empty for a misfortune."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One run."""
+
+    seed: int
+    climate: Climate
+    acts: tuple[Act, ...]
+    noise: int = 0
+    """Another one: the same plan on a day with other luck."""
+
+    def only(self, keep: Callable[[Act], bool]) -> "Plan":
+        """The same with fewer acts."""
+        return replace(self, acts=tuple(act for act in self.acts if keep(act)))
+
+
+def plan_of(seed: int) -> Plan:
+    """The run of a seed."""
+    rng = random.Random(f"plan {seed}")
+    climate = climate_of(rng)
+    wanted: list[tuple[int, str, str]] = []
+    for device_id in DEVICES:
+        wanted += [(at_ms, "send", device_id) for at_ms in _times(rng, USERS_BEGIN_MS, 30, 500)]
+        wanted += [(at_ms, "read a page", device_id) for at_ms in _times(rng, 700, 500, 3_000)]
+        wanted += [(at_ms, "show typing", device_id) for at_ms in _times(rng, 700, 500, 4_000)]
+    wanted += [(at_ms, "edit", "alice-1") for at_ms in _times(rng, 700, 200, 1_600)]
+    wanted += [(at_ms, "delete", "alice-1") for at_ms in _times(rng, 800, 200, 1_600)]
+    wanted += [(at_ms, "change members", "alice-1") for at_ms in _times(rng, 600, 150, 1_600)]
+    pace = 1 / climate.restlessness
+    wanted += [
+        (at_ms, rng.choice(MISFORTUNES), "") for at_ms in _times(rng, MISFORTUNES_BEGIN_MS, int(100 * pace), int(1_400 * pace))
+    ]
+    wanted.sort()
+    return Plan(seed, climate, tuple(Act(at_ms, kind, number, of) for number, (at_ms, kind, of) in enumerate(wanted)))
+
+
+def _times(rng: random.Random, from_ms: int, gap_min_ms: int, gap_max_ms: int) -> list[int]:
+    times = []
+    at_ms = from_ms
+    while at_ms < STORM_MS:
+        times.append(at_ms)
+        at_ms += rng.randint(gap_min_ms, gap_max_ms)
+    return times

@@ -1,0 +1,146 @@
+"""What users do: write, edit, delete, read back, and change who is in the group."""
+
+import random
+from typing import TYPE_CHECKING
+
+from chatgrpc.core.ids import direct_chat_id, group_chat_id
+from chatgrpc.core.lanes import Outcome
+from chatgrpc.core.refusal import is_retryable
+from chatgrpc.core.write import Write
+from chatgrpc.v1 import chat_pb2, content_pb2, session_pb2
+from tests.sim.plan import Act
+from tests.sim.world import BrokenError
+
+if TYPE_CHECKING:
+    from tests.sim.cluster import Cluster
+    from tests.sim.device import Device
+    from tests.sim.node import Node
+
+GROUP_ID = group_chat_id("alice", bytes(16))
+"""Alice's, with Bob; Carol comes and goes."""
+CIRCLE_ID = group_chat_id("bob", bytes(16))
+"""Bob's, with Alice and Carol, who stay."""
+ALICE_BOB_ID = direct_chat_id("alice", "bob")
+BOB_CAROL_ID = direct_chat_id("bob", "carol")
+CHAT_IDS = (GROUP_ID, CIRCLE_ID, ALICE_BOB_ID, BOB_CAROL_ID)
+_CHATS_OF_USER = {
+    "alice": (GROUP_ID, ALICE_BOB_ID, GROUP_ID, CIRCLE_ID),
+    "bob": (GROUP_ID, ALICE_BOB_ID, CIRCLE_ID, BOB_CAROL_ID),
+    "carol": (GROUP_ID, GROUP_ID, CIRCLE_ID, BOB_CAROL_ID),
+}
+"""Those that each writes to; one that stands here twice, twice as often."""
+_OUTBOX_MAX = 8
+
+
+class Users:
+    """Alice with two devices, Bob and Carol with one each."""
+
+    def __init__(self, cluster: "Cluster") -> None:
+        self.cluster = cluster
+        self.world = cluster.world
+        self.acknowledged_changes: list[tuple[bytes, str, int]] = []
+        self._changing: dict[bytes, None] = {}
+        self._carol_is_in = False
+        self._deleted: set[tuple[str, int]] = set()
+
+    @property
+    def all_answered(self) -> bool:
+        """Nobody waits for the answer to a unary call."""
+        return not self._changing
+
+    def make_groups(self) -> None:
+        for chat_id, owner_id, other_ids in ((GROUP_ID, "alice", ["bob"]), (CIRCLE_ID, "bob", ["alice", "carol"])):
+            created = content_pb2.ChatCreatedContent(kind=content_pb2.CHAT_KIND_GROUP, title="g")
+            created.members.add(user_id=owner_id, role=content_pb2.MEMBER_ROLE_OWNER)
+            for user_id in other_ids:
+                created.members.add(user_id=user_id, role=content_pb2.MEMBER_ROLE_MEMBER)
+            self._change(chat_id, owner_id, content_pb2.Content(chat_created=created), bytes(16))
+
+    def act(self, act: Act, rng: random.Random) -> None:
+        """Does what stands in the plan, if it can be done just now."""
+        device = next(device for device in self.cluster.devices if device.device_id == act.device_id)
+        chat_id = rng.choice(_CHATS_OF_USER[device.user_id])
+        if chat_id not in device.held and chat_id in (GROUP_ID, CIRCLE_ID):
+            return
+        match act.kind:
+            case "send":
+                self._send(device, chat_id, rng)
+            case "edit" | "delete":
+                self._amend(device, chat_id, act.kind, rng)
+            case "read a page":
+                self._read_page(device, chat_id, rng)
+            case "show typing":
+                device.show_typing(chat_id)
+            case "change members":
+                self._change_members()
+
+    def _send(self, device: "Device", chat_id: str, rng: random.Random) -> None:
+        for _ in range(rng.choice((1, 1, 3))):
+            if len(device.outbox.get(chat_id, ())) < _OUTBOX_MAX:
+                text = content_pb2.TextContent(text=f"{device.user_id} {self.cluster.next_number()}")
+                device.compose(chat_id, content_pb2.Content(text=text))
+
+    def _amend(self, device: "Device", chat_id: str, kind: str, rng: random.Random) -> None:
+        """Edits or deletes one of the last messages of the user's own that are not deleted."""
+        own = [
+            event.seq
+            for event in device.memory.received.get(chat_id, [])[-20:]
+            if event.sender_user_id == device.user_id
+            and event.content.WhichOneof("body") == "text"
+            and (chat_id, event.seq) not in self._deleted
+        ]
+        if not own:
+            return
+        seq = rng.choice(own[-4:])
+        if kind == "edit":
+            edit = content_pb2.EditContent(target_seq=seq, text=f"edited {self.cluster.next_number()}")
+            device.compose(chat_id, content_pb2.Content(edit=edit))
+        else:
+            self._deleted.add((chat_id, seq))
+            device.compose(chat_id, content_pb2.Content(delete=content_pb2.DeleteContent(target_seq=seq)))
+
+    def _read_page(self, device: "Device", chat_id: str, rng: random.Random) -> None:
+        request = session_pb2.FetchHistory(chat_id=chat_id, limit=rng.randint(1, 8))
+        side = rng.choice(("before_seq", "after_seq", "around_seq", ""))
+        if side:
+            setattr(request, side, rng.randint(0, device.held.get(chat_id, 0) + 2))
+        device.fetch_history(request)
+
+    def _change_members(self) -> None:
+        """Carol comes and goes; one change at a time."""
+        if self._changing:
+            return
+        if self._carol_is_in:
+            content = content_pb2.Content(member_removed=content_pb2.MemberRemovedContent(user_id="carol"))
+        else:
+            content = content_pb2.Content(members_added=content_pb2.MembersAddedContent(user_ids=["carol"]))
+        self._carol_is_in = not self._carol_is_in
+        self._change(GROUP_ID, "alice", content, self.cluster.next_number().to_bytes(16))
+
+    def _change(self, chat_id: str, user_id: str, content: content_pb2.Content, key: bytes) -> None:
+        """Changes a group by a unary call, through any node, again and again until it has an answer."""
+        self._changing[key + user_id.encode()] = None
+
+        def outcome(node: "Node", got: Outcome) -> None:
+            if key + user_id.encode() not in self._changing:
+                return
+            if isinstance(got, chat_pb2.SendResult):
+                del self._changing[key + user_id.encode()]
+                node.note(f"{user_id}'s change is at {got.seq}")
+                self.acknowledged_changes.append((key, got.chat_id, got.seq))
+            elif not is_retryable(got):
+                raise BrokenError(f"a change was refused: {got}")
+
+        def attempt() -> None:
+            if key + user_id.encode() in self._changing:
+                node = self.world.rng.choice(self.cluster.nodes)
+                write = Write(chat_id, user_id, content, key, 0)
+                node.run(lambda: node.edge.submit_alone(write, lambda got: outcome(node, got)))
+                self.world.after(1_500, attempt)
+
+        attempt()
+
+
+def users_ever(chat_id: str) -> tuple[str, ...]:
+    """Who is or ever was in the chat."""
+    return tuple(user_id for user_id, chat_ids in _CHATS_OF_USER.items() if chat_id in chat_ids)
