@@ -10,6 +10,7 @@ pushes that were lost meanwhile.
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Collection
+from itertools import takewhile
 
 import structlog
 
@@ -158,18 +159,12 @@ class Sessions:
     async def _take_out(self) -> None:
         async with self._trip:
             now_s = asyncio.get_running_loop().time()
-            gone: dict[Device, float] = {}
-            for device, at_s in self._leaving.items():
-                if at_s > now_s:
-                    break
-                gone[device] = at_s
+            gone = [device for device, _ in takewhile(lambda leaving: leaving[1] <= now_s, self._leaving.items())]
             if not gone:
                 return
             await self._map.remove([self._entry(device) for device in gone])
-            for device, at_s in gone.items():
-                # It may have come back meanwhile, and gone again.
-                if self._leaving.get(device) == at_s:
-                    del self._leaving[device]
+            for device in gone:
+                self._leaving.pop(device, None)
 
     def _write_opening(self) -> None:
         self._writing = asyncio.get_running_loop().create_task(self._write_opening_once())
@@ -181,10 +176,10 @@ class Sessions:
             self._write_opening()
 
     async def _write_opening_once(self) -> None:
-        """Writes all that came since the last trip, but who has gone again: another node may have written them meanwhile."""
+        """Writes all that came since the last trip."""
         async with self._trip:
             opening, self._opening = self._opening, []
-            devices = dict.fromkeys(device for device, _ in opening if device in self._live)
+            devices = dict.fromkeys(device for device, _ in opening)
             try:
                 if not self._left:
                     await self._write_opened(devices)
@@ -216,7 +211,7 @@ class Sessions:
                 await self._write_opened(late)
 
     async def _write_opened(self, devices: Collection[Device]) -> None:
-        """Writes the entries of devices that have opened here, wherever they were."""
+        """Writes the entries of devices that have opened here, wherever they were; if they have not gone on to another node."""
         if not devices:
             return
         before = await self._read(devices)

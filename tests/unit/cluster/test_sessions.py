@@ -104,6 +104,8 @@ async def test_an_entry_stands_when_the_device_may_read_its_chats_and_goes_after
         world.sessions.closed(*PHONE)
         assert len(world.sessions) == 0
         await world.until(lambda found: found == {CANARY})
+        await world.until_checked_again()
+    assert stubborn_map.removed == [HERE]
     assert (world.moved, world.rebuilt) == ([], 0)
 
 
@@ -118,6 +120,18 @@ async def test_a_device_that_comes_back_within_the_linger_keeps_its_entry(stubbo
         await world.until_checked_again()
     assert stubborn_map.removed == []
     assert (world.moved, world.rebuilt) == ([], 0)
+
+
+async def test_the_linger_ends_when_the_device_comes_back(stubborn_map: StubbornMap) -> None:
+    world = World(stubborn_map, linger_s=0.05)
+    async with world.running():
+        await world.sessions.opened(*PHONE)
+        await world.sessions.opened("bob", "phone")
+        world.sessions.closed(*PHONE)
+        await world.sessions.opened(*PHONE)
+        world.sessions.closed("bob", "phone")
+        await world.until(lambda found: SessionEntry("bob", "phone", "node-1") not in found)
+        assert await world.stands() == {HERE, CANARY}
 
 
 async def test_devices_go_in_the_order_in_which_their_time_comes(stubborn_map: StubbornMap) -> None:
