@@ -7,7 +7,7 @@ import pytest
 hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("busy")
 
-pytest_plugins = ["tests.support.services.fixtures"]
+pytest_plugins = ["tests.support.services.fixtures", "tests.support.shared_cluster"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -17,11 +17,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="attacks of thousands of streams, to their end (tests/robustness)")
     parser.addoption("--fuzz-iterations", type=int, default=300, help="mutated batches that are tried (tests/robustness)")
     parser.addoption("--sim-seeds", type=int, default=100, help="how many seeds of whole clusters are simulated (tests/sim)")
+    parser.addoption(
+        "--on-cluster", action="store_true", help="hold every guarantee on a cluster of three nodes only (tests/guarantees)"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Says of each test that takes long that it was not run."""
-    if not config.getoption("--long"):
-        for item in items:
-            if item.get_closest_marker("long") is not None:
-                item.add_marker(pytest.mark.skip(reason="NOT TESTED: it takes long; pytest --long"))
+    """Says of each test that is not run why."""
+    for item in items:
+        if item.get_closest_marker("long") is not None and not config.getoption("--long"):
+            item.add_marker(pytest.mark.skip(reason="NOT TESTED: it takes long; pytest --long"))
+        embedded_only = item.get_closest_marker("embedded_only")
+        if embedded_only is not None and config.getoption("--on-cluster"):
+            item.add_marker(pytest.mark.skip(reason=f"NOT TESTED on a cluster: {embedded_only.args[0]}"))

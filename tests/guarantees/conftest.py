@@ -1,4 +1,4 @@
-"""One server for all tests that do not stop it, and the people of each test."""
+"""One server for all tests that do not stop it, or three nodes in its place, and the people of each test."""
 
 import asyncio
 import itertools
@@ -6,21 +6,56 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from tests.support.cast import Cast
+from tests.support.cast import Cast, Served
 from tests.support.server import ServerProcess
+
+ALONE, CLUSTER = "alone", "cluster"
+
+ON_BOTH: set[str] = set()
+"""Modules that are run on a cluster too without `--on-cluster`."""
 
 _numbers = itertools.count(1)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that takes a seed runs with many, each of which repeats exactly what the test decides by it."""
+    """A test that takes a seed runs with many, each of which repeats exactly what the test decides by it.
+
+    A test that takes a server runs on the one process, on a cluster, or on both.
+    """
     if "seed" in metafunc.fixturenames:
         metafunc.parametrize("seed", range(metafunc.config.getoption("--seeds")))
+    if metafunc.definition.get_closest_marker("embedded_only") is not None:
+        return
+    for fixture in ("server", "impatient_server"):
+        if fixture not in metafunc.fixturenames:
+            continue
+        if metafunc.config.getoption("--on-cluster"):
+            metafunc.parametrize(fixture, [CLUSTER], indirect=True)
+        elif fixture == "server" and metafunc.module.__name__.rpartition(".")[2] in ON_BOTH:
+            metafunc.parametrize(fixture, [ALONE, CLUSTER], indirect=True)
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest) -> Served:
+    """Where the people of a test are. Tests share it, each with users of its own."""
+    place: Served = request.getfixturevalue(
+        "shared_cluster" if getattr(request, "param", ALONE) == CLUSTER else "shared_server"
+    )
+    return place
+
+
+@pytest.fixture
+def impatient_server(request: pytest.FixtureRequest) -> Served:
+    """The same, where a sign of life is expected every second."""
+    place: Served = request.getfixturevalue(
+        "impatient_cluster" if getattr(request, "param", ALONE) == CLUSTER else "shared_impatient_server"
+    )
+    return place
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A real server. Tests share it, each with users of its own."""
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A real server."""
     server = ServerProcess(tmp_path_factory.mktemp("guarantees") / "data")
     try:
         asyncio.run(server.start())
@@ -31,7 +66,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 @pytest.fixture(scope="session")
-def impatient_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def shared_impatient_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A real server that expects a sign of life every second."""
     settings = {"CHATGRPC_SESSION__HEARTBEAT_INTERVAL_S": "1"}
     server = ServerProcess(tmp_path_factory.mktemp("impatient") / "data", settings)
@@ -43,15 +78,15 @@ def impatient_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
 
 
 @pytest.fixture
-async def impatient_cast(impatient_server: ServerProcess) -> AsyncIterator[Cast]:
-    """The people of this test, on the impatient server."""
+async def impatient_cast(impatient_server: Served) -> AsyncIterator[Cast]:
+    """The people of this test, where they must not be silent."""
     people = Cast(impatient_server, f"t{next(_numbers)}")
     yield people
     await people.close()
 
 
 @pytest.fixture
-async def cast(server: ServerProcess) -> AsyncIterator[Cast]:
+async def cast(server: Served) -> AsyncIterator[Cast]:
     """The people of this test."""
     people = Cast(server, f"t{next(_numbers)}")
     yield people

@@ -19,6 +19,8 @@ from tests.support.conversation import Conversation
 from tests.support.device import DisconnectedError
 from tests.support.server import ServerProcess, running_server
 
+pytestmark = pytest.mark.embedded_only("it kills the one process on its data folder; tests/robustness/cluster kills nodes")
+
 PAIRS = 3
 UPTIME_MAX_S = 0.8
 

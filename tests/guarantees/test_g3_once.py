@@ -7,13 +7,12 @@ import random
 import pytest
 
 from chatgrpc.v1 import chat_pb2, chat_service_pb2, message_service_pb2, session_pb2
-from tests.support.cast import Cast
+from tests.support.cast import Cast, Served
 from tests.support.checker import check_log, check_outbox
 from tests.support.contents import delete
 from tests.support.device import Device, DisconnectedError
 from tests.support.outbox import Outbox
 from tests.support.proxy import Cut, Way, cutting_proxy
-from tests.support.server import ServerProcess
 
 SESSIONS_CUT = 5
 BYTES_UNTIL_CUT_MAX = 12_000
@@ -147,14 +146,12 @@ async def test_changes_of_a_chat_are_exact_too(cast: Cast) -> None:
     assert await alice.seqs(created[0]) == [1, 2]
 
 
-async def test_a_sender_whose_sessions_are_cut_sends_everything_once_in_order(
-    cast: Cast, server: ServerProcess, seed: int
-) -> None:
+async def test_a_sender_whose_sessions_are_cut_sends_everything_once_in_order(cast: Cast, server: Served, seed: int) -> None:
     """Five sessions in a row, each cut at a random byte of either way; what is not acknowledged is sent again (M7)."""
     rng = random.Random(seed)
     cuts = [_random_cut(rng) for _ in range(SESSIONS_CUT)]
     chat_id = await cast.group("alice", "bob")
-    async with cutting_proxy(server.port, cuts) as proxy:
+    async with cutting_proxy(server.addresses, cuts) as proxy:
         alice = cast.device("alice", address=proxy.address)
         outbox = Outbox(alice, window=rng.randint(1, 40))
         alice.held.cursors[chat_id] = 1

@@ -10,13 +10,12 @@ from collections.abc import AsyncIterator
 import pytest
 
 from chatgrpc.v1 import chat_service_pb2, session_pb2
-from tests.support.cast import Cast
+from tests.support.cast import Cast, Served
 from tests.support.chatter import Chatter
 from tests.support.checker import check_held
 from tests.support.device import Device, DisconnectedError, Held, next_frame
 from tests.support.outbox import Outbox
 from tests.support.proxy import Cut, Way, cutting_proxy
-from tests.support.server import ServerProcess
 
 SESSIONS_CUT = 5
 BYTES_UNTIL_CUT_MAX = {Way.TO_CLIENT: 60_000, Way.TO_SERVER: 3_000}
@@ -211,12 +210,12 @@ async def test_a_heartbeat_names_the_heads_that_a_device_is_behind(impatient_cas
 
 
 async def test_a_receiver_whose_sessions_are_cut_ends_with_exactly_the_log(
-    cast: Cast, server: ServerProcess, chatting: Chatter, seed: int
+    cast: Cast, server: Served, chatting: Chatter, seed: int
 ) -> None:
     """Five sessions in a row, each cut at a random byte of either way, under traffic."""
     rng = random.Random(seed)
     cuts = [_random_cut(rng) for _ in range(SESSIONS_CUT)]
-    async with cutting_proxy(server.port, cuts) as proxy:
+    async with cutting_proxy(server.addresses, cuts) as proxy:
         bob = cast.device("bob", address=proxy.address)
         while proxy.connections < SESSIONS_CUT or not bob.is_open:
             try:

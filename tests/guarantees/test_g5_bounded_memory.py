@@ -51,6 +51,7 @@ async def fill(device: Device, chat_id: str, count: int, size_bytes: int) -> Non
     await outbox.flush()
 
 
+@pytest.mark.embedded_only("it weighs the one process")
 @pytest.mark.parametrize("silent", [False, True], ids=["stopped_reading", "reads_and_never_acknowledges"])
 async def test_devices_that_do_not_keep_up_cost_a_window_each_and_miss_nothing(
     weighed: ServerProcess, people: Cast, silent: bool

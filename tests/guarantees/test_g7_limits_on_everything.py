@@ -53,6 +53,9 @@ NOT_DRIVEN_BY_ONE_PEER = {
 }
 
 
+of_the_past = pytest.mark.embedded_only("its users' past is written into the one process's data folder")
+
+
 @pytest.fixture(scope="module")
 def grown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server whose users have a past: messages older than one may change, many chats, a long one."""
@@ -406,6 +409,7 @@ async def test_small_group_members_max(cast: Cast) -> None:
     assert [mark.user_id for mark in (await cast.caller("bob").summary(chat_id)).receipts] == [bob.user_id]
 
 
+@of_the_past
 async def test_chats_per_user_max(past: Cast) -> None:
     """Neither may the user open another chat, nor may others draw them into one."""
     popular = await past.online("popular")
@@ -478,6 +482,7 @@ async def test_page_bytes_max(cast: Cast) -> None:
     assert await cast.caller("bob").seqs(chat_id) == list(range(1, 14))
 
 
+@of_the_past
 async def test_chats_page_default_and_max(past: Cast) -> None:
     popular = past.caller("popular")
     for wanted, got in ((0, LIMITS.chats_page_default), (10_000, LIMITS.chats_page_max)):
@@ -496,6 +501,7 @@ async def test_chats_page_default_and_max(past: Cast) -> None:
 # Times.
 
 
+@of_the_past
 async def test_edit_window_ms(past: Cast) -> None:
     """Of alice's four messages, of before and after each window, only the last may still be edited."""
     alice = await past.online("alice")
@@ -508,6 +514,7 @@ async def test_edit_window_ms(past: Cast) -> None:
     ]
 
 
+@of_the_past
 async def test_delete_window_ms(past: Cast) -> None:
     alice = await past.online("alice")
     chat_id = (await alice.send(past.user("bob"), "now")).chat_id
@@ -519,6 +526,7 @@ async def _outcome(device: Device, chat_id: str, content: content_pb2.Content) -
     return "sent" if answer.HasField("sent") else code_in(answer)
 
 
+@of_the_past
 async def test_dedupe_span_max(past: Cast) -> None:
     carol = await past.online("carol")
     chat_id = (await carol.send(past.user("bob"), "now")).chat_id

@@ -12,6 +12,8 @@ from tests.support.conversation import Conversation
 from tests.support.device import DisconnectedError, next_frame
 from tests.support.server import running_server
 
+pytestmark = pytest.mark.embedded_only("it stops the one process and starts it again; tests/cluster drains nodes")
+
 SHUTTING_DOWN = session_pb2.DISCONNECT_CODE_SHUTTING_DOWN
 STOPS = 3
 DRAIN_WINDOW_MS = 1_000

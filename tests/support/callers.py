@@ -1,6 +1,7 @@
 """Users who call the unary services of a running server."""
 
-from collections.abc import Awaitable, Callable
+import json
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -33,14 +34,19 @@ class _BearerToken(grpc.aio.UnaryUnaryClientInterceptor):
         return await continuation(client_call_details._replace(metadata=metadata), request)
 
 
+_ONE_AFTER_THE_OTHER = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
+
+
 class Caller:
     """One user with a channel of their own, and shorthands for what tests do often."""
 
-    def __init__(self, address: str, user_id: str, token: str) -> None:
+    def __init__(self, addresses: str | Sequence[str], user_id: str, token: str) -> None:
+        """With several addresses, which are all `127.0.0.1:port`, every call goes to the next one."""
         self.user_id = user_id
+        target = addresses if isinstance(addresses, str) else "ipv4:" + ",".join(addresses)
         self._channel = grpc.aio.insecure_channel(
-            address,
-            options=[("grpc.use_local_subchannel_pool", 1)],
+            target,
+            options=[("grpc.use_local_subchannel_pool", 1), ("grpc.service_config", _ONE_AFTER_THE_OTHER)],
             interceptors=[_BearerToken(token), ErrorInfoRequired()],
         )
         self.users = UserServiceStub(self._channel)

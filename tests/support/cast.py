@@ -1,14 +1,36 @@
 """The people of one test: users of their own on a server that other tests use too, and their devices."""
 
+import itertools
+from collections.abc import Sequence
+from typing import Protocol
+
 from tests.support.callers import Caller
 from tests.support.device import Device, Held
-from tests.support.server import ServerProcess
+
+
+class Served(Protocol):
+    """Where people can go: one server, or the nodes of a cluster."""
+
+    @property
+    def addresses(self) -> Sequence[str]:
+        """What devices dial, any of them."""
+        ...
+
+    def token(self, user_id: str, ttl_s: int = 3600) -> str:
+        """A token that is accepted at every address."""
+        ...
 
 
 class Cast:
-    """Makes users, devices and callers, and closes them all when the test is over."""
+    """Makes users, devices and callers, and closes them all when the test is over.
 
-    def __init__(self, server: ServerProcess, suffix: str) -> None:
+    Where there are several addresses, every stream of every device goes to the next one, and so does every unary call.
+    """
+
+    _turns = itertools.count()
+    """Go on over all tests, so that the same test begins elsewhere in another run."""
+
+    def __init__(self, server: Served, suffix: str) -> None:
         """`suffix` makes the users of this test other ones than those of the same name in other tests."""
         self.server = server
         self._suffix = suffix
@@ -25,8 +47,10 @@ class Cast:
 
     def device(self, name: str, device_id: str = "phone", held: Held | None = None, address: str = "") -> Device:
         """A device that is not connected yet; `address` leads elsewhere than to the server itself."""
-        device = Device(address or self.server.address, self.token(name), device_id, held)
+        device = Device(address or self.server.addresses[0], self.token(name), device_id, held)
         device.user_id = self.user(name)
+        if not address:
+            device.next_address = self.next_address
         self._devices.append(device)
         return device
 
@@ -41,8 +65,13 @@ class Cast:
         """The user as a caller of the unary services."""
         caller = self._callers.get(name)
         if caller is None:
-            caller = self._callers[name] = Caller(self.server.address, self.user(name), self.token(name))
+            caller = self._callers[name] = Caller(self.server.addresses, self.user(name), self.token(name))
         return caller
+
+    def next_address(self) -> str:
+        """Where the next stream goes."""
+        addresses = self.server.addresses
+        return addresses[next(self._turns) % len(addresses)]
 
     async def group(self, owner: str, *others: str, title: str = "Friends") -> str:
         """Creates a group of users by their names; returns its chat id."""

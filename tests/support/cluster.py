@@ -108,7 +108,6 @@ class RunningCluster:
         # Made before any node starts, so that all find the same key.
         self._issuer = DevIssuer.open(self.data_dir)
         self._keys = KeySpace(f"{name}/")
-        self._client = EtcdClient(EtcdSettings(etcd.endpoints, prefix=self._keys.prefix.decode()))
         self._names = 0
 
     @property
@@ -149,7 +148,12 @@ class RunningCluster:
             EtcdError: it does not say.
         """
         prefix = self._keys.prefix
-        read = await self._client.range(prefix, prefix[:-1] + bytes([prefix[-1] + 1]))
+        # One that stays would keep grpc.aio busy on the loop it was made on, which need not be the loop of every test.
+        client = EtcdClient(EtcdSettings(self.etcd.endpoints, prefix=prefix.decode()))
+        try:
+            read = await client.range(prefix, prefix[:-1] + bytes([prefix[-1] + 1]))
+        finally:
+            await client.close()
         view = LiveView(self._keys)
         view.reset(read.kvs)
         return view.snapshot()
@@ -199,7 +203,6 @@ class RunningCluster:
         """Ends the nodes as a crash does; the services are whoever's they were."""
         for node in list(self.nodes):
             await self._forget(node)
-        await self._client.close()
 
     async def _forget(self, node: ClusterNode) -> None:
         self.nodes.remove(node)

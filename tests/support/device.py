@@ -78,6 +78,8 @@ class Device:
         self.on_event: Callable[[chat_pb2.ChatEvent], None] = lambda event: None
         self.address = address
         """Where the next `connect` goes."""
+        self.next_address: Callable[[], str] | None = None
+        """If there is one, each `connect` goes where it says."""
         self.heard_at_s = 0.0
         """When the server last said something, by the monotonic clock."""
         self.token = token
@@ -120,6 +122,7 @@ class Device:
             DisconnectedError: the server does not let the device in.
         """
         await self.close()
+        self.address = self.next_address() if self.next_address is not None else self.address
         self._ended = None
         self._synced = False
         self._request_ids = itertools.count(1)

@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import enum
-from collections.abc import AsyncIterator, Iterable, Iterator
+import itertools
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 
@@ -25,12 +26,13 @@ class Cut:
 
 
 class CuttingProxy:
-    """Passes connections on to a server; the first one ends by the first of `cuts`, and so on; those after the last go on."""
+    """Passes connections on, each to the next address; the first one ends by the first of `cuts`, and so on; those after the
+    last go on."""
 
-    def __init__(self, server_port: int, cuts: Iterable[Cut]) -> None:
+    def __init__(self, addresses: Sequence[str], cuts: Iterable[Cut]) -> None:
         self.connections = 0
         """How many came so far."""
-        self._server_port = server_port
+        self._addresses = itertools.cycle(addresses)
         self._cuts: Iterator[Cut] = iter(cuts)
         self._listener: asyncio.Server | None = None
         self._passing: set[asyncio.Task[None]] = set()
@@ -60,7 +62,8 @@ class CuttingProxy:
         self.connections += 1
         cut = next(self._cuts, None)
         try:
-            upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
+            host, port = next(self._addresses).split(":")
+            upstream_reader, upstream_writer = await asyncio.open_connection(host, int(port))
         except OSError:
             writer.close()
         else:
@@ -106,9 +109,9 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, budg
 
 
 @contextlib.asynccontextmanager
-async def cutting_proxy(server_port: int, cuts: Iterable[Cut]) -> AsyncIterator[CuttingProxy]:
+async def cutting_proxy(addresses: Sequence[str], cuts: Iterable[Cut]) -> AsyncIterator[CuttingProxy]:
     """A proxy for the length of the block."""
-    proxy = CuttingProxy(server_port, cuts)
+    proxy = CuttingProxy(addresses, cuts)
     await proxy.start()
     try:
         yield proxy

@@ -42,6 +42,11 @@ class ServerProcess:
         return f"127.0.0.1:{self.port}"
 
     @property
+    def addresses(self) -> list[str]:
+        """The only one."""
+        return [self.address]
+
+    @property
     def pid(self) -> int:
         """Process id of the running server."""
         assert self._process is not None, "the server is not running"
