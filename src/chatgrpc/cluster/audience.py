@@ -1,12 +1,14 @@
 """Who is told what besides events, where everyone may be connected to any node.
 
-Receipts and typing go to the chat's owner, who knows whom they concern. Presence is read from the session map: of all whom
-somebody on this node has on the screen, once in a while and for all of them in one trip. So nothing has to be told when a user
-comes or goes, and nothing is wrong for long when it was not.
+Receipts and typing go to the chat's owner, who knows whom they concern. A receipt goes there twice: when the mark rises, and
+when it is stored, for whoever came in between, too late for the one and too early for the other.
+
+Presence is read from the session map: of all whom somebody on this node has on the screen, once in a while and for all of them
+in one trip. So nothing has to be told when a user comes or goes, and nothing is wrong for long when it was not.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TypeAlias, cast
 
 import structlog
@@ -15,7 +17,7 @@ from chatgrpc.cluster.sessions import Sessions
 from chatgrpc.core.disconnect import Code
 from chatgrpc.core.edge_desk import EdgeDesk
 from chatgrpc.core.links import EndStream, Message, RaiseMark, ShowReceipt, ShowTyping, TellTyping
-from chatgrpc.core.receipts import Raised
+from chatgrpc.core.receipts import Mark, Raised
 from chatgrpc.edge.audience import Touched
 from chatgrpc.edge.connection import Connection, Connections
 from chatgrpc.ports.last_seen import LastSeen, LastSeenUnavailableError
@@ -25,6 +27,8 @@ from chatgrpc.v1 import chat_pb2, session_pb2
 _log = structlog.get_logger()
 
 _LOOK_INTERVAL_S = 2.0
+_SHOWN_AGAIN_AFTER_MS = 4_000
+"""A receipt that a device was shown is not shown to it again before that: the second telling is for others."""
 
 _TypingKind: TypeAlias = session_pb2.TypingKind.ValueType
 
@@ -61,12 +65,30 @@ class ClusterAudience:
         self._members: dict[Connection, dict[str, tuple[str, ...]]] = {}  # of the chats that each watches
         self._shown: dict[Connection, dict[str, Presence]] = {}  # what each was shown last
         self._unsaid_last_seen: dict[str, int] = {}
+        self._unsaved: dict[tuple[str, str], Raised] = {}  # marks that are not in the store yet, and from where they rose
+        self._receipts_shown = RecentReceipts(_SHOWN_AGAIN_AFTER_MS)
         self._look_soon = asyncio.Event()
 
     # Receipts and typing.
 
     def mark_raised(self, raised: Raised) -> None:
         """See the protocol."""
+        key = (raised.mark.chat_id, raised.mark.user_id)
+        first = self._unsaved.get(key, raised)
+        self._unsaved[key] = Raised(raised.mark, first.delivered_from_seq, first.read_from_seq)
+        self._tell_owner(raised)
+
+    def marks_saved(self, marks: Sequence[Mark]) -> None:
+        """See the protocol."""
+        for mark in marks:
+            raised = self._unsaved.get((mark.chat_id, mark.user_id))
+            if raised is None:
+                continue
+            self._tell_owner(Raised(mark, raised.delivered_from_seq, raised.read_from_seq))
+            if raised.mark == mark:
+                del self._unsaved[mark.chat_id, mark.user_id]  # else it rose again meanwhile, and will be saved again
+
+    def _tell_owner(self, raised: Raised) -> None:
         mark = raised.mark
         told = RaiseMark(
             mark.chat_id, mark.user_id, mark.delivered_seq, mark.read_seq, raised.delivered_from_seq, raised.read_from_seq
@@ -91,9 +113,11 @@ class ClusterAudience:
             delivered_seq=notice.delivered_seq,
             read_seq=notice.read_seq,
         )
+        now_ms = self._monotonic_ms()
         for connection in self._of_users(notice.to_user_ids):
-            connection.session.show_receipt(receipt)
-            self._touched(connection)
+            if self._receipts_shown.note(connection, receipt, now_ms):
+                connection.session.show_receipt(receipt)
+                self._touched(connection)
 
     def _of_users(self, user_ids: Iterable[str]) -> Iterable[Connection]:
         return (connection for user_id in user_ids for connection in self._connections.of_user(user_id))
@@ -232,3 +256,26 @@ class ClusterAudience:
                 del self._on_screen[chat_id]
         self._members.pop(watcher, None)
         self._shown.pop(watcher, None)
+
+
+class RecentReceipts:
+    """Which receipts each connection was shown in the last seconds."""
+
+    def __init__(self, forget_after_ms: int) -> None:
+        """What was shown is known for `forget_after_ms`, and forgotten within twice that time."""
+        self._forget_after_ms = forget_after_ms
+        self._turned_at_ms = 0
+        self._new: dict[tuple[Connection, str, str], tuple[int, int]] = {}
+        self._old: dict[tuple[Connection, str, str], tuple[int, int]] = {}
+
+    def note(self, connection: Connection, receipt: chat_pb2.Receipt, now_ms: int) -> bool:
+        """Returns whether the receipt is news to the connection, to which it is shown then."""
+        if now_ms - self._turned_at_ms >= self._forget_after_ms:
+            self._turned_at_ms = now_ms
+            self._old, self._new = self._new, {}
+        key = (connection, receipt.chat_id, receipt.user_id)
+        delivered_seq, read_seq = self._new.get(key) or self._old.get(key) or (0, 0)
+        if receipt.delivered_seq <= delivered_seq and receipt.read_seq <= read_seq:
+            return False
+        self._new[key] = (max(receipt.delivered_seq, delivered_seq), max(receipt.read_seq, read_seq))
+        return True

@@ -1,10 +1,10 @@
 """Who is told what besides events: receipts, typing, presence. All of it is control traffic, never in an event's way."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from chatgrpc.core.disconnect import Code
-from chatgrpc.core.receipts import Raised
+from chatgrpc.core.receipts import Mark, Raised
 from chatgrpc.edge.connection import Connection
 from chatgrpc.v1 import session_pb2
 
@@ -17,6 +17,10 @@ class Audience(Protocol):
 
     def mark_raised(self, raised: Raised) -> None:
         """Shows a mark to those whose messages it covers, a read mark to the reader's own devices too."""
+        ...
+
+    def marks_saved(self, marks: Sequence[Mark]) -> None:
+        """These marks are in the store by now: whoever comes from now on reads them there."""
         ...
 
     def typing(self, chat_id: str, typist: Connection, kind: session_pb2.TypingKind.ValueType) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -12,6 +12,7 @@ import structlog
 from chatgrpc.config import Settings
 from chatgrpc.core.disconnect import Ended
 from chatgrpc.core.limits import Limits
+from chatgrpc.core.receipts import Mark
 from chatgrpc.core.rules import not_a_member
 from chatgrpc.core.session import Timings
 from chatgrpc.core.visibility import is_member
@@ -83,7 +84,7 @@ class Node:
         self._verifier = verifier
         self._metrics = metrics
         self._limits = limits
-        self._watermarks = Watermarks(stores.receipts, stores.cursors, limits)
+        self._watermarks = Watermarks(stores.receipts, stores.cursors, limits, self._marks_saved)
         self._transport = GrpcTransport(inbox_bytes_max=limits.backlog_bytes_max, close_timeout_s=CLOSE_TIMEOUT_S)
         admissions = Admissions(verifier, stores.devices, stores.log, stores.cursors, self._watermarks, limits)
         self.edge = Edge(
@@ -137,6 +138,9 @@ class Node:
             "chatgrpc.v1.NodeService", lambda on: node_service_pb2_grpc.add_NodeServiceServicer_to_server(nodes, on)
         )
         return server
+
+    def _marks_saved(self, marks: Sequence[Mark]) -> None:
+        self.edge.audience.marks_saved(marks)
 
     # Backend.
 

@@ -1,6 +1,7 @@
 """Receipts and cursors between memory and the store: noted at once, stored in batches once a second."""
 
 import asyncio
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -16,9 +17,13 @@ _log = structlog.get_logger()
 class Watermarks:
     """What devices acknowledged and users read."""
 
-    def __init__(self, receipts: ReceiptStore, cursors: CursorStore, limits: Limits) -> None:
+    def __init__(
+        self, receipts: ReceiptStore, cursors: CursorStore, limits: Limits, marks_saved: Callable[[Sequence[Mark]], None]
+    ) -> None:
+        """`marks_saved` is told of marks once they are in the store."""
         self._receipts = receipts
         self._cursors = cursors
+        self._marks_saved = marks_saved
         self._book = ReceiptBook(limits)
         self._unsaved_cursors: dict[tuple[str, str, str], int] = {}
         self._saving = asyncio.Lock()
@@ -52,6 +57,7 @@ class Watermarks:
         try:
             if marks:
                 await self._receipts.save(marks)
+                self._marks_saved(marks)
             if cursors:
                 await self._cursors.save([Cursor(*key, acked_seq) for key, acked_seq in cursors.items()])
         except StoreError as error:

@@ -1,12 +1,12 @@
 """Who is told what besides events, where everyone is connected to this process."""
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 
 from chatgrpc.core.active_chat import ActiveChat
 from chatgrpc.core.disconnect import Code
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.presence import PresenceBook
-from chatgrpc.core.receipts import Raised
+from chatgrpc.core.receipts import Mark, Raised
 from chatgrpc.edge.audience import Touched
 from chatgrpc.edge.connection import Connection, Connections
 from chatgrpc.embedded.owner import Owner
@@ -33,6 +33,9 @@ class LocalAudience:
         if raised.mark.read_seq > raised.read_from_seq:
             self._show_receipt((raised.mark.user_id,), raised.mark.receipt())
         self._owner.with_chat(raised.mark.chat_id, lambda chat: self._tell_senders(chat, raised))
+
+    def marks_saved(self, marks: Sequence[Mark]) -> None:
+        """See the protocol; who comes has the marks in memory saved first, so nobody has missed one."""
 
     def _tell_senders(self, chat: ActiveChat | None, raised: Raised) -> None:
         if chat is None or len(chat.recipients) > self._small_group_members_max:
