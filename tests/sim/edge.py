@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
-from chatgrpc.core.edge_desk import EdgeDesk, ForEdge
+from chatgrpc.core.edge_desk import ForEdge
 from chatgrpc.core.effects import Admission, Admit, Effect, End, FetchPage, Marked, Submit, Watch
 from chatgrpc.core.effects import ShowTyping as TypingSeen
 from chatgrpc.core.entries import Membership, StoredChat
@@ -38,7 +38,9 @@ class Edge:
         self.world = node.world
         self.sessions: dict[str, tuple[Session, Stream]] = {}
         lanes = node.parts.edge_lanes(resend_after_ms=200, give_up_after_ms=3_000)
-        self.desk = EdgeDesk(node.node_id, lanes, node.cluster.shard_of, ask_again_after_ms=200, stated_max=STATED_MAX)
+        self.desk = node.parts.edge_desk(
+            node.node_id, lanes, node.cluster.shard_of, ask_again_after_ms=200, stated_max=STATED_MAX
+        )
         self.upkeep = Upkeep(self)
         self._book = ReceiptBook(node.parts.limits)
         self._risen: dict[tuple[str, str], RaiseMark] = {}

@@ -1,16 +1,19 @@
 """Known mistakes, each planted into one part of an otherwise right cluster, to see that the simulator finds it."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from chatgrpc.core import row_store
 from chatgrpc.core.activation import Activation
 from chatgrpc.core.append_pipeline import AppendPipeline
+from chatgrpc.core.edge_desk import EdgeDesk, ForEdge
 from chatgrpc.core.entries import Entry, StoredEvent
 from chatgrpc.core.epochs import Row, bucket_of, committed_run
 from chatgrpc.core.event_feed import EventFeed
 from chatgrpc.core.lanes import EdgeLanes, Forward, Forwarded, OwnerLanes
 from chatgrpc.core.lease import Keepalive, Lease
+from chatgrpc.core.links import Deliver
 from chatgrpc.core.row_store import WriteRow
 from chatgrpc.core.sequencer import Lookup
 from chatgrpc.core.shard import Now, Shard
@@ -168,6 +171,20 @@ class OneLaneAtATime(EdgeLanes):
         ]
 
 
+class StatedTakenForPushed(EdgeDesk):
+    """Takes an event for pushed if anybody has stated a head above it."""
+
+    def _was_pushed(self, sender_id: str, chat_id: str, seq: int) -> bool:
+        return seq <= self.stated_seq(chat_id)
+
+
+class EarlierPushNotMissed(EdgeDesk):
+    """Looks only at the heads in heartbeats."""
+
+    def receive(self, sender_id: str, message: ForEdge, now_ms: int) -> None:
+        super().receive(sender_id, replace(message, after_seq=0) if isinstance(message, Deliver) else message, now_ms)
+
+
 # How events are shown.
 
 
@@ -289,6 +306,8 @@ MISTAKES: dict[str, Parts] = {
     "boundary before the adopted rows": _parts(shard=Shards.using(BoundaryFirst)),
     "boundary in the first bucket only": _parts(shard=Shards.using(pipeline=BoundaryInFirstBucketOnly)),
     "a retry that changes the row": _parts(shard=Shards.using(pipeline=RowChangedByRetry)),
+    "a stated event taken for a pushed one": _parts(edge_desk=StatedTakenForPushed),
+    "a lost push before another one not missed": _parts(edge_desk=EarlierPushNotMissed),
     "views of adopted events in any order": _parts(shard=Shards.using(ViewsAllAtOnce)),
     "nobody told of an adopted event that lets them in": _parts(shard=Shards.using(NobodyTold)),
     "only rows that are there erased": _parts(erase=rows_that_are_there_erased),

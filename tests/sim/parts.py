@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from chatgrpc.core.edge_desk import EdgeDesk
 from chatgrpc.core.entries import Entry
 from chatgrpc.core.epochs import Row, committed_run
 from chatgrpc.core.event_feed import EventFeed
@@ -42,6 +43,7 @@ class Parts:
 
     lease: type[Lease] = Lease
     shard: type[Shard] = Shard
+    edge_desk: type[EdgeDesk] = EdgeDesk
     edge_lanes: type[EdgeLanes] = EdgeLanes
     owner_lanes: type[OwnerLanes] = OwnerLanes
     feed: type[EventFeed] = EventFeed

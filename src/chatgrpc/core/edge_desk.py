@@ -37,7 +37,7 @@ class EdgeDesk:
     def __init__(
         self, node_id: str, lanes: EdgeLanes, shard_of: Callable[[str], int], ask_again_after_ms: int, stated_max: int
     ) -> None:
-        """`stated_max` heads are remembered, the latest stated ones."""
+        """`stated_max` heads are remembered, the latest stated ones; and as many of the last pushes."""
         self._node_id = node_id
         self._lanes = lanes
         self._shard_of = shard_of
@@ -50,6 +50,7 @@ class EdgeDesk:
         self._answers: list[Answered] = []
         self._deliveries: list[Deliver] = []
         self._notices: list[ShowReceipt | ShowTyping] = []
+        self._pushed: OrderedDict[tuple[str, str], int] = OrderedDict()  # by owner's node and chat: the last event it pushed
         self._missed_heads: dict[str, int] = {}
 
     # What the shell puts in.
@@ -106,14 +107,13 @@ class EdgeDesk:
                 if answered is not None:
                     self._answers.append(answered)
             case Deliver(chat_id=chat_id, seq=seq):
-                self._state(chat_id, seq)
+                self._hear_of(sender_id, chat_id, message.after_seq)
+                self._note_pushed(sender_id, chat_id, seq)
                 self._deliveries.append(message)
             case Heads(heads=heads):
                 self._messages.append((sender_id, HeadsHeard(heads)))
-                missed = {chat_id: seq for chat_id, seq in heads.items() if self.stated_seq(chat_id) < seq}
-                self._missed_heads |= missed
-                for chat_id, seq in missed.items():
-                    self._state(chat_id, seq)
+                for chat_id, seq in heads.items():
+                    self._hear_of(sender_id, chat_id, seq)
             case HeadIs(chat_id=chat_id, number=number, seq=seq):
                 self._state(chat_id, seq)
                 self._heads_asked.answered(chat_id, number, seq)
@@ -150,9 +150,10 @@ class EdgeDesk:
         return deliveries
 
     def take_missed_heads(self) -> dict[str, int]:
-        """Heads that an owner's heartbeat named, and of which no push came: they concern every session of the node.
+        """Events that an owner says it pushed, and that did not come: they concern every session of the node.
 
-        Such a push may also have let a user in, or out; who it was is found in the store only.
+        Such a push may also have let a user in, or out; who it was is found in the store only. That the event is known by other
+        ways (a later push, an answer about the head) does not help: not everybody whom it concerned was told by those.
         """
         heads, self._missed_heads = self._missed_heads, {}
         return heads
@@ -171,6 +172,23 @@ class EdgeDesk:
     def questions_waiting(self) -> int:
         """How many questions are not answered yet."""
         return len(self._heads_asked) + len(self._members_asked)
+
+    def _hear_of(self, sender_id: str, chat_id: str, seq: int) -> None:
+        """The sender has pushed this event to us."""
+        if not self._was_pushed(sender_id, chat_id, seq):
+            self._missed_heads[chat_id] = max(seq, self._missed_heads.get(chat_id, 0))
+            self._note_pushed(sender_id, chat_id, seq)
+
+    def _was_pushed(self, sender_id: str, chat_id: str, seq: int) -> bool:
+        return seq <= self._pushed.get((sender_id, chat_id), 0)
+
+    def _note_pushed(self, sender_id: str, chat_id: str, seq: int) -> None:
+        key = (sender_id, chat_id)
+        self._pushed[key] = max(seq, self._pushed.get(key, 0))
+        self._pushed.move_to_end(key)
+        if len(self._pushed) > self._stated_max:
+            self._pushed.popitem(last=False)
+        self._state(chat_id, seq)
 
     def _state(self, chat_id: str, seq: int) -> None:
         self._stated[chat_id] = max(seq, self._stated.get(chat_id, 0))

@@ -205,9 +205,11 @@ class HeadBook:
     def __init__(self) -> None:
         self._heads: dict[str, int] = {}
 
-    def note(self, chat_id: str, seq: int) -> None:
-        """An event was delivered to the edge, perhaps in vain."""
-        self._heads[chat_id] = max(seq, self._heads.get(chat_id, 0))
+    def note(self, chat_id: str, seq: int) -> int:
+        """An event was delivered to the edge, perhaps in vain; returns the one before that is not confirmed, 0 for none."""
+        before_seq = self._heads.get(chat_id, 0)
+        self._heads[chat_id] = max(seq, before_seq)
+        return before_seq
 
     def beat(self) -> dict[str, int]:
         """The heads that a heartbeat names; they are named again until the edge confirms one."""

@@ -25,6 +25,9 @@ class Deliver:
     """For whom of them it is the last event of the chat; empty for nobody."""
     changes_members: bool
     """Someone came in or left by it."""
+    after_seq: int = 0
+    """The last event of the chat that the sender delivered to that node and has no confirmation for; 0 = none. A node that does
+    not have it has missed it, though perhaps none of its users gets both."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -182,7 +182,7 @@ class OwnerDesk:
         """Makes one message a node of each delivery and notice; users who are on no node get it from the log."""
         for delivery in deliveries:
             for node_id, user_ids in _by_node(delivery.recipients, nodes_of_user).items():
-                self._books.setdefault(node_id, HeadBook()).note(delivery.chat_id, delivery.seq)
+                after_seq = self._books.setdefault(node_id, HeadBook()).note(delivery.chat_id, delivery.seq)
                 deliver = Deliver(
                     delivery.chat_id,
                     delivery.seq,
@@ -190,6 +190,7 @@ class OwnerDesk:
                     user_ids,
                     delivery.left_user_id if delivery.left_user_id in user_ids else "",
                     delivery.changes_members,
+                    after_seq,
                 )
                 self._messages.append((node_id, deliver))
         for notice in notices:

@@ -79,6 +79,8 @@ class Encoder:
             size += len(message.left_user_id)
         if message.changes_members:
             deliver.changes_members = True
+        if message.after_seq:
+            deliver.after_seq = message.after_seq
         return size
 
     def _add_audience(self, batch: relay_pb2.LinkBatch, chat_id: str, user_ids: tuple[str, ...]) -> int:
@@ -127,7 +129,15 @@ class Decoder:
                     raise MalformedBatchError("a delivery to an audience that was not named")
                 chat_id, user_ids = audience
                 messages.append(
-                    Deliver(chat_id, deliver.seq, deliver.chunk, user_ids, deliver.left_user_id, deliver.changes_members)
+                    Deliver(
+                        chat_id,
+                        deliver.seq,
+                        deliver.chunk,
+                        user_ids,
+                        deliver.left_user_id,
+                        deliver.changes_members,
+                        deliver.after_seq,
+                    )
                 )
             elif kind == "audience":
                 self._learn(frame.audience)

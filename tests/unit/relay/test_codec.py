@@ -76,7 +76,7 @@ def forwards(draw: st.DrawFn) -> Forward:
 BY_KIND: dict[type[Message], st.SearchStrategy[Message]] = {
     Forward: forwards(),
     Forwarded: st.builds(Forwarded, st.builds(Lane, WORDS, WORDS, WORDS), SEQS, outcomes()),
-    Deliver: st.builds(Deliver, CHATS, SEQS, st.binary(max_size=40), USERS, WORDS, st.booleans()),
+    Deliver: st.builds(Deliver, CHATS, SEQS, st.binary(max_size=40), USERS, WORDS, st.booleans(), SEQS),
     Heads: st.builds(Heads, HEADS),
     HeadsHeard: st.builds(HeadsHeard, HEADS),
     AskHead: st.builds(AskHead, WORDS, SEQS),

@@ -279,6 +279,7 @@ class Deliver(_message.Message):
     CHUNK_FIELD_NUMBER: _builtins.int
     LEFT_USER_ID_FIELD_NUMBER: _builtins.int
     CHANGES_MEMBERS_FIELD_NUMBER: _builtins.int
+    AFTER_SEQ_FIELD_NUMBER: _builtins.int
     audience: _builtins.int
     """Of the chat, and of the users it is for."""
     seq: _builtins.int
@@ -289,6 +290,8 @@ class Deliver(_message.Message):
     """For whom of the audience it is the last event of the chat; empty = nobody."""
     changes_members: _builtins.bool
     """Someone came in or left by it."""
+    after_seq: _builtins.int
+    """The chat's last event that was delivered to this node and is not confirmed; 0 = none."""
     def __init__(
         self,
         *,
@@ -297,10 +300,11 @@ class Deliver(_message.Message):
         chunk: _builtins.bytes = ...,
         left_user_id: _builtins.str = ...,
         changes_members: _builtins.bool = ...,
+        after_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audience", b"audience", "changes_members", b"changes_members", "chunk", b"chunk", "left_user_id", b"left_user_id", "seq", b"seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_seq", b"after_seq", "audience", b"audience", "changes_members", b"changes_members", "chunk", b"chunk", "left_user_id", b"left_user_id", "seq", b"seq"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
