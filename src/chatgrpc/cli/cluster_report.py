@@ -9,7 +9,7 @@ from typing import Any, Final
 from google.protobuf.message import Message
 
 from chatgrpc.adapters.etcd import read_cluster
-from chatgrpc.cluster_access import etcd_settings, relay_tls
+from chatgrpc.cluster.access import etcd_settings, relay_tls
 from chatgrpc.config import ClusterSettings, StartError
 from chatgrpc.core.ids import SHARD_COUNT
 from chatgrpc.internal.v1 import relay_pb2

@@ -191,7 +191,7 @@ class ClusterAudience:
             except TimeoutError:
                 pass
             self._look_soon.clear()
-            await self._say_last_seen()
+            await self.save_last_seen()
             await self._look()
 
     def _ask_members(self, watcher: Connection, chat_id: str) -> None:
@@ -239,7 +239,8 @@ class ClusterAudience:
                     )
                     self._touched(watcher)
 
-    async def _say_last_seen(self) -> None:
+    async def save_last_seen(self) -> None:
+        """Stores when users left, as far as it was noted."""
         unsaid, self._unsaid_last_seen = self._unsaid_last_seen, {}
         if not unsaid:
             return

@@ -32,20 +32,14 @@ class ClusterDirectory:
         self._streams_of[node_id] = streams
 
     def nodes(self) -> list[NodeStatus]:
-        """See the port; workers that share a port are one address, as busy as they are together."""
+        """See the port. Workers that share a port are nodes of one address, which so is chosen as often as there are workers."""
         live = self._nodes()
         self._streams_of = {node_id: streams for node_id, streams in self._streams_of.items() if node_id in live}
         self._streams_of[self._node_id] = self._streams()
-        statuses: dict[str, NodeStatus] = {}
-        for node_id, info in live.items():
-            address, streams = info.public_address, self._streams_of.get(node_id, 0)
-            other = statuses.get(address)
-            if other is None:
-                statuses[address] = NodeStatus(node_id, address, info.draining, streams)
-            else:
-                draining = other.draining and info.draining
-                statuses[address] = NodeStatus(other.node_id, address, draining, other.streams + streams)
-        return list(statuses.values())
+        return [
+            NodeStatus(node_id, info.public_address, info.draining, self._streams_of.get(node_id, 0))
+            for node_id, info in live.items()
+        ]
 
 
 class Describer:

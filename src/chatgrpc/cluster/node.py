@@ -13,6 +13,7 @@ from chatgrpc.adapters.cassandra import CassandraSettings, CassandraStore, Schem
 from chatgrpc.adapters.etcd import EtcdCluster
 from chatgrpc.adapters.redis import RedisClient, RedisLastSeen, RedisSessionMap
 from chatgrpc.addresses import join_address
+from chatgrpc.cluster.access import etcd_settings, relay_tls
 from chatgrpc.cluster.audience import ClusterAudience
 from chatgrpc.cluster.directory import ClusterDirectory, Describer
 from chatgrpc.cluster.log import ClusterLog
@@ -22,7 +23,6 @@ from chatgrpc.cluster.router import Router
 from chatgrpc.cluster.sessions import Sessions
 from chatgrpc.cluster.shard_keeper import ShardKeeper
 from chatgrpc.cluster.store_runner import StoreRunner
-from chatgrpc.cluster_access import etcd_settings, relay_tls
 from chatgrpc.config import Settings, StartError
 from chatgrpc.core.disconnect import Code, Ended
 from chatgrpc.core.edge_desk import EdgeDesk
@@ -159,6 +159,7 @@ class ClusterNode:
         await self.node.edge.drain(int(min(_DRAIN_WINDOW_S, timeout_s / 4) * 1000))
         await self.node.edge.stop(timeout_s / 4)
         await server.stop(min(CLOSE_TIMEOUT_S, timeout_s))
+        await self._audience.save_last_seen()
         await self._sessions.leave()
         _log.info("drained", node_id=self.node_id)
 

@@ -132,6 +132,8 @@ class Sessions:
             except SessionMapUnavailableError as error:
                 _log.warning("session_map_unavailable", error=str(error))
                 self._in_doubt = True
+                if self._unwritten:  # others may read the map, and see nobody there to push to
+                    self._rebuilt()
             await asyncio.sleep(self._check_interval_s)
 
     async def leave(self) -> None:
