@@ -32,7 +32,7 @@ class ClusterDirectory:
         self._streams_of[node_id] = streams
 
     def nodes(self) -> list[NodeStatus]:
-        """See the port. Workers that share a port are nodes of one address, which so is chosen as often as there are workers."""
+        """See the port. Workers that share a port are nodes of one address, chosen as often as there are workers."""
         live = self._nodes()
         self._streams_of = {node_id: streams for node_id, streams in self._streams_of.items() if node_id in live}
         self._streams_of[self._node_id] = self._streams()
