@@ -13,6 +13,9 @@ from chatgrpc.ports.session_map import SessionMap, SessionMapUnavailableError
 _log = structlog.get_logger()
 
 _BLIND_S = 1.0
+"""After the map failed it is looked for this often."""
+_NOBODY = "!"
+"""Asked for to see whether the map answers; no user id begins like this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,8 @@ class Router:
     """The way of an owner's news to the nodes.
 
     Without the session map everything goes to every live node, each of which finds its own users in it: a lost Redis makes the
-    links busier. News is late by the time that it takes to find out that the map does not answer, now and then.
+    links busier. News is late once, by the time that it takes to find out that the map does not answer; when it answers again
+    is found out beside the news.
     """
 
     def __init__(
@@ -41,7 +45,7 @@ class Router:
     ) -> None:
         """`wake_up` is called when nodes were found; `on_defect` when something that cannot fail has failed.
 
-        After the map failed it is not asked for `blind_s`.
+        After the map failed it is looked for every `blind_s`.
         """
         self._desk = desk
         self._session_map = session_map
@@ -54,12 +58,17 @@ class Router:
         self._task: asyncio.Task[None] | None = None
         self._asked_for = 0  # deliveries of the read under way
         self._blind_s = blind_s
-        self._blind_until_s = 0.0
+        self._looking: asyncio.Task[None] | None = None  # for the map; nobody is asked meanwhile
 
     @property
     def is_idle(self) -> bool:
         """Nothing waits to be routed."""
         return self._task is None and not self._deliveries and not self._found
+
+    @property
+    def is_blind(self) -> bool:
+        """The map did not answer, and is looked for."""
+        return self._looking is not None
 
     @property
     def deliveries_waiting(self) -> int:
@@ -81,10 +90,11 @@ class Router:
             self._task.add_done_callback(self._done)
 
     async def stop(self) -> None:
-        """Ends the read under way."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        """Ends the reads under way."""
+        tasks = [task for task in (self._task, self._looking) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _look_up(self) -> None:
         deliveries, self._deliveries = self._deliveries, []
@@ -106,17 +116,32 @@ class Router:
         self.start([], [])
 
     async def _nodes_of(self, user_ids: list[str]) -> dict[str, Collection[str]]:
-        loop = asyncio.get_running_loop()
         live = frozenset(self._live_node_ids())
-        if loop.time() >= self._blind_until_s:
+        if self._looking is None:
             try:
                 found = await self._session_map.of_users(user_ids)
             except SessionMapUnavailableError as error:
                 _log.warning("session_map_unavailable", error=str(error))
-                self._blind_until_s = loop.time() + self._blind_s
+                self._looking = asyncio.get_running_loop().create_task(self._look_for_map())
+                self._looking.add_done_callback(self._found_map)
             else:
                 return {
                     user_id: dict.fromkeys(entry.node_id for entry in entries if entry.node_id in live)
                     for user_id, entries in found.items()
                 }
         return dict.fromkeys(user_ids, live)
+
+    async def _look_for_map(self) -> None:
+        """Returns when the map answers again."""
+        while True:
+            await asyncio.sleep(self._blind_s)
+            try:
+                await self._session_map.of_users([_NOBODY])
+            except SessionMapUnavailableError:
+                continue
+            return
+
+    def _found_map(self, task: asyncio.Task[None]) -> None:
+        self._looking = None
+        if not task.cancelled() and (defect := task.exception()) is not None:
+            self._on_defect(defect)

@@ -43,6 +43,12 @@ class World:
                 await asyncio.sleep(0)
         return self.desk.take_messages()
 
+    async def sees_again(self) -> None:
+        """Returns when the map answers again."""
+        async with asyncio.timeout(GIVE_UP_S):
+            while self.router.is_blind:
+                await asyncio.sleep(0.001)
+
     def _wake_up(self) -> None:
         self.wake_ups += 1
 
@@ -146,6 +152,7 @@ async def test_without_the_map_every_live_node_is_told_in_order(stubborn_map: St
     world.router.start([_delivery(2, ["alice", "dave"])], [Notice(("dave",), TYPING)])
     said += await world.routed()
     stubborn_map.away = False
+    await world.sees_again()
     world.router.start([_delivery(3, ["alice", "dave"])], [])
     said += await world.routed()
     assert _seqs(said, "node-1") == [1, 2, 3]
@@ -167,6 +174,8 @@ async def test_a_map_that_failed_is_left_alone_for_a_while(stubborn_map: Stubbor
         world.router.start([_delivery(seq, ["alice"])], [])
         assert _seqs(await world.routed(), "node-3") == [seq]
     assert len(stubborn_map.read) == 1
+    await world.router.stop()
+    assert not world.router.is_blind
 
 
 async def test_a_redis_that_hangs_or_is_gone_or_empty_loses_no_order(
@@ -180,12 +189,14 @@ async def test_a_redis_that_hangs_or_is_gone_or_empty_loses_no_order(
     world.router.start([_delivery(2, ["alice"])], [])
     said += await world.routed()
     own_redis.process.resume()
+    await world.sees_again()
     own_redis.kill()
     world.router.start([_delivery(3, ["alice"])], [])
     said += await world.routed()
     assert _seqs(said, "node-1") == [1, 2, 3]
     assert _seqs(said, "node-2") == [2, 3]
     own_redis.start()
+    await world.sees_again()
     world.router.start([_delivery(4, ["alice"])], [])
     assert await world.routed() == []
     await redis_map.put([ALICE])
