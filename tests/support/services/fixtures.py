@@ -56,7 +56,7 @@ def own_etcd(request: pytest.FixtureRequest) -> Iterator[EtcdCluster]:
 @pytest.fixture(scope="session")
 def shared_cassandra() -> Iterator[CassandraCluster]:
     """A Cassandra of one node for tests that leave it running and keep to their own keyspaces."""
-    cluster = CassandraCluster(name="cassandra-shared")
+    cluster = CassandraCluster(name="cassandra-shared", durable=False)
     try:
         cluster.start()
         yield cluster
