@@ -86,10 +86,7 @@ class CassandraClient:
         self._under_way = 0
         self._closed = False
         self._idle: asyncio.Future[None] | None = None
-        try:
-            self._cluster: Cluster = _cluster(settings)
-        except (UnresolvableContactPoints, OSError) as error:
-            raise StoreUnavailableError(f"Cassandra: {error}") from error
+        self._cluster: Cluster = _cluster(settings)
         try:
             self._session: Session = self._cluster.connect()
         except Exception as error:
@@ -282,27 +279,44 @@ def _write_error(response: Any, statement: Statement, error: BaseException) -> S
 
 def _cluster(settings: CassandraSettings) -> Cluster:
     credentials = PlainTextAuthProvider(settings.username, settings.password) if settings.username else None
-    tls = ssl.create_default_context(cafile=str(settings.ca_file)) if settings.ca_file is not None else None
-    # At its level INFO and below the driver speaks of statements and their results.
-    logger = logging.getLogger("cassandra")
-    logger.setLevel(max(logger.level, logging.WARNING))
-    return Cluster(
-        contact_points=list(settings.hosts),
-        port=settings.hosts[0][1],
-        auth_provider=credentials,
-        ssl_context=tls,
-        protocol_version=_PROTOCOL_VERSION,
-        execution_profiles={
-            EXEC_PROFILE_DEFAULT: _profile(ANOTHER_REPLICA_AFTER_S),
-            _WRITES: _profile(ANOTHER_COORDINATOR_AFTER_S),
-        },
-        connect_timeout=CONNECT_TIMEOUT_S,
-        control_connection_timeout=CONNECT_TIMEOUT_S,
-        # A node that is back serves again within a second; one that is silent is noticed within a few.
-        reconnection_policy=ConstantReconnectionPolicy(1.0, max_attempts=None),
-        idle_heartbeat_interval=2,
-        idle_heartbeat_timeout=CONNECT_TIMEOUT_S,
-    )
+    tls = _tls(settings.ca_file) if settings.ca_file is not None else None
+    _quieten()
+    try:
+        return Cluster(
+            contact_points=list(settings.hosts),
+            port=settings.hosts[0][1],
+            auth_provider=credentials,
+            ssl_context=tls,
+            protocol_version=_PROTOCOL_VERSION,
+            execution_profiles={
+                EXEC_PROFILE_DEFAULT: _profile(ANOTHER_REPLICA_AFTER_S),
+                _WRITES: _profile(ANOTHER_COORDINATOR_AFTER_S),
+            },
+            connect_timeout=CONNECT_TIMEOUT_S,
+            control_connection_timeout=CONNECT_TIMEOUT_S,
+            # A node that is back serves again within a second; one that is silent is noticed within a few.
+            reconnection_policy=ConstantReconnectionPolicy(1.0, max_attempts=None),
+            idle_heartbeat_interval=2,
+            idle_heartbeat_timeout=CONNECT_TIMEOUT_S,
+        )
+    except UnresolvableContactPoints as error:
+        names = ", ".join(host for host, _ in settings.hosts)
+        raise StoreUnavailableError(f"Cassandra: none of these names has an address: {names}") from error
+
+
+def _quieten() -> None:
+    # At INFO and below the driver speaks of statements and their results. Its pools warn at every try to reconnect; that a node
+    # is down is said elsewhere, once.
+    for name, level in (("cassandra", logging.WARNING), ("cassandra.pool", logging.ERROR)):
+        logger = logging.getLogger(name)
+        logger.setLevel(max(logger.level, level))
+
+
+def _tls(ca_file: Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=str(ca_file))
+    except OSError as error:
+        raise StoreUnavailableError(f"{ca_file}: {error}") from error
 
 
 def _profile(another_after_s: float) -> ExecutionProfile:

@@ -4,6 +4,7 @@ A statement's values never stand in these messages; of a few kinds of error the 
 and limits.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from cassandra import (
@@ -42,7 +43,10 @@ def failed_write(error: BaseException, nothing_sent: bool) -> StoreError:
 def described(error: BaseException) -> str:
     """A sentence for people, without values of the statement."""
     if isinstance(error, NoHostAvailable):
-        return f"Cassandra: no node can be reached ({_by_host(error.errors)})"
+        reasons = error.errors if isinstance(error.errors, dict) else {}
+        if reasons and all(isinstance(reason, Unavailable) for reason in reasons.values()):
+            return described(next(iter(reasons.values())))
+        return f"Cassandra: no node can do it ({_by_host(reasons)})"
     if isinstance(error, Unavailable):
         return (
             f"Cassandra: {error.required_replicas} replicas must be alive and {error.alive_replicas} are "
@@ -57,13 +61,6 @@ def described(error: BaseException) -> str:
     return f"Cassandra: {type(error).__name__}"
 
 
-def _by_host(errors: Any) -> str:
-    if not isinstance(errors, dict) or not errors:
-        return "none is known to be up"
-    return "; ".join(f"{host}: {_reason(error)}" for host, error in errors.items())
-
-
-def _reason(error: object) -> str:
-    if isinstance(error, Unavailable):
-        return f"{error.alive_replicas} of {error.required_replicas} replicas are alive"
-    return f"{type(error).__name__}: {error}" if isinstance(error, Exception) else type(error).__name__
+def _by_host(reasons: Mapping[Any, Any]) -> str:
+    found = (f"{host}: {type(reason).__name__}: {reason}" for host, reason in reasons.items())
+    return "; ".join(found) or "none is known to be up"

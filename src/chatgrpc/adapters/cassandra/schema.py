@@ -10,9 +10,9 @@ import time
 import uuid
 from collections.abc import Sequence
 from importlib import resources
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from chatgrpc.adapters.cassandra.client import CassandraClient
+from chatgrpc.adapters.cassandra.client import CassandraClient, Rows
 from chatgrpc.adapters.cassandra.errors import SchemaError
 from chatgrpc.ports.errors import StoreUnavailableError
 
@@ -20,6 +20,8 @@ LOCK_TTL_S: Final = 60
 """How long others wait for a node that died while it changed the schema."""
 _WAIT_MAX_S: Final = 3 * LOCK_TTL_S
 _POLL_INTERVAL_S: Final = 0.25
+_TRY_AGAIN_FOR_S: Final = 30.0
+"""Nodes of a Cassandra that has just started know each other's tables late, and later still on a busy machine."""
 _LOCK_VERSION: Final = 0
 """The row of the table that is no version but the lock."""
 
@@ -91,16 +93,28 @@ def migrate(client: CassandraClient, replication_factor: int, migrations: Sequen
         for step in migrations[_version(client) :]:
             for statement in step.statements:
                 _renew_lock(client, holder)
-                client.execute(statement)
-            client.execute(_RECORD, (step.version, step.name))
+                _execute(client, statement)
+            _execute(client, _RECORD, (step.version, step.name))
     finally:
-        client.execute(_FREE_LOCK, (_LOCK_VERSION, holder))
+        _execute(client, _FREE_LOCK, (_LOCK_VERSION, holder))
+
+
+def _execute(client: CassandraClient, text: str, values: Sequence[Any] = ()) -> Rows:
+    """Tries again for a while: a node may know a table that another one just made by name, and not yet to read from."""
+    give_up_at = time.monotonic() + _TRY_AGAIN_FOR_S
+    while True:
+        try:
+            return client.execute(text, values)
+        except StoreUnavailableError:
+            if time.monotonic() > give_up_at:
+                raise
+            time.sleep(_POLL_INTERVAL_S)
 
 
 def _is_current(client: CassandraClient, migrations: Sequence[Migration]) -> bool:
-    if not client.execute(_KEYSPACE_EXISTS, (client.keyspace,)):
+    if not _execute(client, _KEYSPACE_EXISTS, (client.keyspace,)):
         return False
-    tables = [name for (name,) in client.execute(_TABLES, (client.keyspace,))]
+    tables = [name for (name,) in _execute(client, _TABLES, (client.keyspace,))]
     if "schema_migrations" not in tables:
         if tables:
             raise SchemaError(f"the keyspace {client.keyspace} belongs to another program: it has tables that are not ours")
@@ -115,23 +129,23 @@ def _is_current(client: CassandraClient, migrations: Sequence[Migration]) -> boo
 
 
 def _version(client: CassandraClient) -> int:
-    return max((version for (version,) in client.execute(_VERSIONS)), default=0)
+    return max((version for (version,) in _execute(client, _VERSIONS)), default=0)
 
 
 def _create_keyspace(client: CassandraClient, replication_factor: int) -> None:
-    client.execute(_CREATE_KEYSPACE.replace("{replication_factor}", str(replication_factor)))
+    _execute(client, _CREATE_KEYSPACE.replace("{replication_factor}", str(replication_factor)))
     identity = uuid.uuid5(_IDENTITIES, f"{client.keyspace}.schema_migrations")
-    client.execute(_CREATE_TABLE.replace("{id}", str(identity)))
+    _execute(client, _CREATE_TABLE.replace("{id}", str(identity)))
 
 
 def _take_lock(client: CassandraClient, holder: str) -> bool:
-    taken = client.execute(_TAKE_LOCK, (_LOCK_VERSION, holder, LOCK_TTL_S))[0]
+    taken = _execute(client, _TAKE_LOCK, (_LOCK_VERSION, holder, LOCK_TTL_S))[0]
     # An answer may get lost and the driver ask again: then it is ours, and was there already.
     return bool(taken[0]) or holder in taken
 
 
 def _renew_lock(client: CassandraClient, holder: str) -> None:
-    if not client.execute(_RENEW_LOCK, (LOCK_TTL_S, holder, _LOCK_VERSION, holder))[0][0]:
+    if not _execute(client, _RENEW_LOCK, (LOCK_TTL_S, holder, _LOCK_VERSION, holder))[0][0]:
         raise StoreUnavailableError("Cassandra: another node took over the change of the schema")
 
 

@@ -1,0 +1,174 @@
+"""Opening and closing a store, alone and with others, and what stands in its way."""
+
+import asyncio
+import secrets
+import socket
+from pathlib import Path
+
+import pytest
+
+from chatgrpc.adapters.cassandra import CassandraSettings, CassandraStore, SchemaError
+from chatgrpc.adapters.cassandra.schema import packaged_migrations
+from chatgrpc.core.row_store import ReadBucket, ReadHead, WriteMark
+from chatgrpc.ports.accounts import Device, Profile, TooManyDevicesError
+from chatgrpc.ports.cursors import Cursor
+from chatgrpc.ports.errors import StoreUnavailableError
+from chatgrpc.ports.receipts import Mark
+from tests.contract.cassandra_stores import open_store
+from tests.contract.rows.writes import BYTES_MAX, Rows, log, row, views
+from tests.support.services import CassandraCluster
+
+
+async def execute(store: CassandraStore, text: str) -> list[tuple[object, ...]]:
+    return await asyncio.to_thread(store._client.execute, text)
+
+
+class TestOpen:
+    async def test_by_many_at_once_makes_one_keyspace(self, shared_cassandra: CassandraCluster) -> None:
+        stores = await asyncio.gather(*(open_store(shared_cassandra, "crowd") for _ in range(4)))
+        versions = await execute(stores[0], "SELECT version FROM {keyspace}.schema_migrations")
+        assert sorted(versions) == [(step.version,) for step in packaged_migrations()]
+        for number, store in enumerate(stores):
+            await store.profiles.put(Profile(f"user{number}", "Someone"))
+        assert [await stores[0].profiles.get(f"user{number}") for number in range(4)] == [
+            Profile(f"user{number}", "Someone") for number in range(4)
+        ]
+        await asyncio.gather(*(store.close() for store in stores))
+
+    async def test_again_keeps_what_was_stored(self, shared_cassandra: CassandraCluster) -> None:
+        user = secrets.token_hex(8)
+        first = await open_store(shared_cassandra, "unit")
+        await first.profiles.put(Profile(user, "Alice"))
+        await first.close()
+        second = await open_store(shared_cassandra, "unit")
+        assert await second.profiles.get(user) == Profile(user, "Alice")
+        await second.close()
+
+    async def test_waits_for_whoever_changes_the_schema_and_died(self, shared_cassandra: CassandraCluster) -> None:
+        store = await open_store(shared_cassandra, "locked")
+        await execute(store, "DELETE FROM {keyspace}.schema_migrations WHERE version = 1")
+        # As a node leaves it that dies in the middle, a little later.
+        await execute(
+            store, "INSERT INTO {keyspace}.schema_migrations (version, holder) VALUES (0, 'dead') IF NOT EXISTS USING TTL 2"
+        )
+        again = await open_store(shared_cassandra, "locked")
+        assert await execute(again, "SELECT version FROM {keyspace}.schema_migrations") == [(1,)]
+        await asyncio.gather(store.close(), again.close())
+
+    async def test_refuses_what_a_newer_chatgrpc_wrote(self, shared_cassandra: CassandraCluster) -> None:
+        store = await open_store(shared_cassandra, "newer")
+        await execute(store, "INSERT INTO {keyspace}.schema_migrations (version, name) VALUES (999, 'from the future')")
+        with pytest.raises(SchemaError, match="999"):
+            await open_store(shared_cassandra, "newer")
+        await store.close()
+
+    async def test_refuses_another_programs_keyspace(self, shared_cassandra: CassandraCluster) -> None:
+        store = await open_store(shared_cassandra, "unit")
+        await execute(
+            store, "CREATE KEYSPACE foreign_one WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}"
+        )
+        await execute(store, "CREATE TABLE foreign_one.users (name text PRIMARY KEY)")
+        with pytest.raises(SchemaError, match="foreign_one"):
+            await open_store(shared_cassandra, "foreign_one")
+        await store.close()
+
+    async def test_with_too_few_nodes_says_so(self, shared_cassandra: CassandraCluster) -> None:
+        three = CassandraSettings([("127.0.0.1", shared_cassandra.port)], "three", replication_factor=3)
+        with pytest.raises(StoreUnavailableError, match="replication factor"):
+            await CassandraStore.open(three)
+
+    async def test_where_nobody_listens_says_so(self) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = free.getsockname()
+        with pytest.raises(StoreUnavailableError, match=f"127.0.0.1:{address[1]}"):
+            await CassandraStore.open(CassandraSettings([address]))
+
+    async def test_of_a_host_without_an_address_says_so(self) -> None:
+        with pytest.raises(StoreUnavailableError, match=r"nowhere\.invalid"):
+            await CassandraStore.open(CassandraSettings([("nowhere.invalid", 9042)]))
+
+    async def test_without_the_tls_that_was_asked_for_says_so(self, shared_cassandra: CassandraCluster, tmp_path: Path) -> None:
+        (tmp_path / "ca.pem").write_text("no certificate")
+        hosts = [("127.0.0.1", shared_cassandra.port)]
+        with pytest.raises(StoreUnavailableError, match=r"ca\.pem"):
+            await CassandraStore.open(CassandraSettings(hosts, ca_file=tmp_path / "ca.pem"))
+
+
+@pytest.mark.parametrize("keyspace", ["", "Chat", "1chat", "chat-grpc", "chat; DROP KEYSPACE x", "c" * 49])
+def test_what_cannot_be_a_keyspace_is_refused(keyspace: str) -> None:
+    with pytest.raises(ValueError, match="keyspace"):
+        CassandraSettings([("127.0.0.1", 9042)], keyspace)
+
+
+def test_settings_do_not_show_the_password() -> None:
+    assert "hunter2" not in repr(CassandraSettings([("127.0.0.1", 9042)], username="chat", password="hunter2"))
+
+
+class TestClose:
+    async def test_finishes_what_was_asked_before(self, shared_cassandra: CassandraCluster) -> None:
+        chat = f"g.{secrets.token_hex(11)}"
+        store = await open_store(shared_cassandra, "unit")
+        rows = Rows(store.rows, store.committed)
+        asked = asyncio.create_task(rows.write(*log(chat, range(1, 3_001)), *(views(f"{chat}{n}", 1) for n in range(200))))
+        await asyncio.sleep(0)
+        await asyncio.gather(store.close(), store.close())
+        await asked
+        again = await open_store(shared_cassandra, "unit")
+        assert len((await again.rows.read_bucket(ReadBucket(chat, 0, 0))).rows) == 3_000
+        await again.close()
+
+    async def test_refuses_what_is_asked_after(self, shared_cassandra: CassandraCluster) -> None:
+        store = await open_store(shared_cassandra, "unit")
+        await store.close()
+        rows = Rows(store.rows, store.committed)
+        errors = await rows.try_to_write(row("g.chat", 1), views("g.chat", 1))
+        assert [type(error) for error in errors] == [StoreUnavailableError] * 2
+        for call in (
+            store.rows.read_head(ReadHead("g.chat")),
+            store.rows.read_bucket(ReadBucket("g.chat", 0, 0)),
+            store.rows.write_marks([WriteMark("g.chat", 1)]),
+            store.committed.read_after("g.chat", 0, 1, 1, BYTES_MAX),
+            store.committed.intervals_of_user("alice", "", 1),
+            store.receipts.save([Mark("g.chat", "alice", 1, 1, 1)]),
+            store.receipts.of_user_chats("alice", 0),
+            store.cursors.save([Cursor("alice", "phone", "g.chat", 1)]),
+            store.profiles.put(Profile("alice")),
+            store.devices.connect("alice", "phone", "", 1, 1),
+        ):
+            with pytest.raises(StoreUnavailableError, match="closed"):
+                await call
+        await store.close()
+
+
+async def test_devices_that_register_at_several_nodes_at_once_never_pass_the_limit(
+    shared_cassandra: CassandraCluster,
+) -> None:
+    nodes = await asyncio.gather(*(open_store(shared_cassandra, "unit") for _ in range(3)))
+    user = secrets.token_hex(8)
+    outcomes = await asyncio.gather(
+        *(node.devices.connect(user, f"device{n}", "", 100, 4) for n, node in enumerate(nodes * 3)), return_exceptions=True
+    )
+    registered = {outcome.device_id for outcome in outcomes if isinstance(outcome, Device)}
+    assert len(registered) <= 4
+    assert {type(outcome) for outcome in outcomes} <= {Device, TooManyDevicesError, StoreUnavailableError}
+    assert {device.device_id for device in await nodes[0].devices.list(user)} == registered
+    # Whoever was turned away because all were at it at once, comes again.
+    for number in range(9):
+        if f"device{number}" not in registered and len(registered) < 4:
+            registered.add((await nodes[1].devices.connect(user, f"device{number}", "", 200, 4)).device_id)
+    with pytest.raises(TooManyDevicesError):
+        await nodes[2].devices.connect(user, "one more", "", 300, 4)
+    await asyncio.gather(*(node.close() for node in nodes))
+
+
+async def test_a_row_that_lands_while_a_reader_waits_for_it_is_read(shared_cassandra: CassandraCluster) -> None:
+    store = await open_store(shared_cassandra, "unit")
+    rows, chat = Rows(store.rows, store.committed), f"g.{secrets.token_hex(11)}"
+    await rows.write(*log(chat, [1, 3]))
+    reading = asyncio.create_task(store.committed.read_after(chat, 0, 3, 10, BYTES_MAX))
+    await asyncio.sleep(0.05)
+    assert not reading.done()
+    await rows.write(row(chat, 2))
+    assert [stored.seq for stored in await reading] == [1, 2, 3]
+    await store.close()
