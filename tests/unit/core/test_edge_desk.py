@@ -143,7 +143,8 @@ def test_a_head_is_told_to_who_asked_and_remembered() -> None:
 
 def test_an_answer_to_an_earlier_question_states_a_head_and_answers_nobody() -> None:
     edge = desk()
-    first, second = [], []
+    first: list[int] = []
+    second: list[int] = []
     edge.ask_head("c", first.append, 0)
     edge.ask_head("c", second.append, 1)
     (_, early), (_, late) = edge.take_messages(1)

@@ -20,7 +20,8 @@ def test_whoever_waits_is_called_back_once() -> None:
 
 def test_an_answer_to_an_earlier_question_is_none_to_a_later_one() -> None:
     questions: Questions[int] = Questions(again_after_ms=100)
-    first, second = [], []
+    first: list[int] = []
+    second: list[int] = []
     early = questions.ask("c", first.append, 0)
     late = questions.ask("c", second.append, 10)
     questions.answered("c", early, 5)
