@@ -70,7 +70,7 @@ async def test_a_device_that_keeps_nothing_goes_on_where_it_acknowledged(cast: C
     alice = await cast.online("alice")
     chat_id = await cast.group("alice", "bob")
     await fill(alice, chat_id, 10)
-    bob = cast.device("bob")
+    bob = cast.device("bob", address=cast.next_address())
     bob.auto_ack = False
     await bob.connect()
     await bob.until_held(chat_id, 11)
@@ -78,16 +78,19 @@ async def test_a_device_that_keeps_nothing_goes_on_where_it_acknowledged(cast: C
     await bob.heartbeat()
     await bob.close()
 
-    again = await cast.online("bob", held=Held())
+    again = cast.device("bob", held=Held(), address=bob.address)
+    await again.connect()
+    await again.synced()
     assert (await next_frame(again, "chat_opened")).chat_opened.next_seq == 8
     assert list(again.held.events[chat_id]) == [8, 9, 10, 11]
 
 
 async def test_a_device_without_positions_under_traffic_gets_every_event_once(cast: Cast, chatting: Chatter) -> None:
     chat_id = group_of(chatting)
+    address = cast.next_address()
     seen: list[int] = []
     for _ in range(15):
-        bob = cast.device("bob", held=Held())
+        bob = cast.device("bob", held=Held(), address=address)
         bob.auto_ack = False
         await bob.connect()
         await until_has(bob, chat_id, 20)
@@ -176,12 +179,15 @@ async def test_a_member_who_is_removed_and_comes_back_sees_their_times_only(cast
 
 async def test_a_removed_member_who_acknowledged_the_end_is_not_sent_it_again(cast: Cast) -> None:
     chat_id = await cast.group("alice", "bob")
-    bob = await cast.online("bob")
+    bob = cast.device("bob", address=cast.next_address())
+    await bob.connect()
     removal = chat_service_pb2.RemoveMemberRequest(chat_id=chat_id, user_id=cast.user("bob"))
     left = (await cast.caller("alice").chats.RemoveMember(removal)).committed.seq
     await bob.until_held(chat_id, left)
     await bob.heartbeat()
-    again = await cast.online("bob", held=Held())
+    again = cast.device("bob", held=Held(), address=bob.address)
+    await again.connect()
+    await again.synced()
     assert chat_id not in again.held.events
     assert not [frame for frame in again.taken() if frame.HasField("chat_opened")]
 

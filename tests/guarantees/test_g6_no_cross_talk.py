@@ -1,5 +1,6 @@
 """G6: a user gets only events of chats they are a member of, at the seqs at which they were a member; nothing else leaks."""
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -12,6 +13,7 @@ from chatgrpc.v1 import chat_pb2, content_pb2, session_pb2
 from chatgrpc.v1.chat_service_pb2 import (
     AddMembersRequest,
     AnswerJoinRequestRequest,
+    ChatSummary,
     CreateJoinLinkRequest,
     GetChatRequest,
     JoinByLinkRequest,
@@ -35,7 +37,7 @@ from chatgrpc.v1.message_service_pb2 import (
 from tests.support.callers import Caller, code_of, text_content
 from tests.support.cast import Cast
 from tests.support.contents import delete, edit, reaction, reply
-from tests.support.device import Device, next_frame
+from tests.support.device import TIMEOUT_S, Device, next_frame
 from tests.support.outbox import Outbox
 
 NO_CHAT = "g." + "x" * 22
@@ -70,6 +72,16 @@ class Secret:
     def _read_seq(self) -> int:
         mark = self.alice.receipts.get((self.chat_id, self.bob.user_id))
         return mark.read_seq if mark is not None else 0
+
+    async def settled(self) -> ChatSummary:
+        """The chat as every node tells it, once the marks of alice and bob, who hold all of it, are stored."""
+        async with asyncio.timeout(TIMEOUT_S):
+            while True:
+                told = [await self.caller.summary(self.chat_id) for _ in self.cast.server.addresses]
+                marks = {receipt.delivered_seq for summary in told for receipt in summary.receipts}
+                if marks == {told[0].head_seq}:
+                    return told[0]
+                await asyncio.sleep(0.05)
 
     async def remove(self, name: str) -> int:
         """Removes someone; returns the seq of it."""
@@ -234,7 +246,7 @@ OF_PAST_MEMBERS = {"ListMessages", "ListMessages, oldest first", "GetMessage"}
 @pytest.mark.parametrize("call", CALLS)
 async def test_a_unary_call_of_a_stranger_is_refused_as_if_there_were_no_chat(cast: Cast, secret: Secret, call: str) -> None:
     eve, bob = cast.caller("eve"), secret.bob.user_id
-    before = await secret.caller.summary(secret.chat_id)
+    before = await secret.settled()
     answers = [await CALLS[call](eve, chat_id, bob) for chat_id in (secret.chat_id, NO_CHAT)]
     assert code_of(answers[0]) == "NOT_A_MEMBER"
     assert answers[0] == answers[1]
