@@ -100,7 +100,7 @@ def migrate(client: CassandraClient, replication_factor: int, migrations: Sequen
 
 
 def _execute(client: CassandraClient, text: str, values: Sequence[Any] = ()) -> Rows:
-    """Tries again for a while: a node may know a table that another one just made by name, and not yet to read from."""
+    """Tries again for a while: a node may know a table by name that another one just made, and not yet to read from."""
     give_up_at = time.monotonic() + _TRY_AGAIN_FOR_S
     while True:
         try:
