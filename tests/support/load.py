@@ -20,10 +20,10 @@ from tests.support.device import Device, DisconnectedError
 from tests.support.outbox import Acknowledged, Outbox
 from tests.support.roamer import Roamer
 
-PEOPLE = 12
-GROUP_SIZE = 6
-GROUPS = 4
-INTERVAL_S = 0.6
+PEOPLE = 8
+GROUP_SIZE = 5
+GROUPS = 3
+INTERVAL_S = 0.8
 """Between one message of a phone to a chat and its next, on average."""
 _WAITING_MAX = 32
 """A phone whose chat stands still composes no more than this."""
