@@ -261,11 +261,11 @@ class ViewsAllAtOnce(Activation):
 
 
 class NobodyTold(Activation):
-    """Adopts an event that lets a user in, and tells nobody."""
+    """Adopts events, and tells nobody."""
 
     def _finish(self) -> None:
         super()._finish()
-        self.let_in.clear()
+        self.untold.clear()
 
 
 def rows_that_are_there_erased(replica: Replica, chat_id: str, bucket: int, row: Row, entry: Entry) -> None:
@@ -309,7 +309,7 @@ MISTAKES: dict[str, Parts] = {
     "a stated event taken for a pushed one": _parts(edge_desk=StatedTakenForPushed),
     "a lost push before another one not missed": _parts(edge_desk=EarlierPushNotMissed),
     "views of adopted events in any order": _parts(shard=Shards.using(ViewsAllAtOnce)),
-    "nobody told of an adopted event that lets them in": _parts(shard=Shards.using(NobodyTold)),
+    "nobody told of adopted events": _parts(shard=Shards.using(NobodyTold)),
     "only rows that are there erased": _parts(erase=rows_that_are_there_erased),
     "rows of later epochs erased": _parts(erase=every_row_erased),
     "one entry a device in the session map": _parts(one_entry_a_device=True),

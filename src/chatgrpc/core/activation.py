@@ -17,6 +17,7 @@ Without a tail there is nothing to protect: the chat is ready after the reads, a
 from chatgrpc.core.active_chat import ActiveChat
 from chatgrpc.core.entries import ChatView, Entry, StoredChat
 from chatgrpc.core.epochs import BUCKET_SEQS, Row, adopted_tail, bucket_of
+from chatgrpc.core.events import event_chunk
 from chatgrpc.core.fold import CHANGES_CHAT
 from chatgrpc.core.row_store import (
     Read,
@@ -30,6 +31,7 @@ from chatgrpc.core.row_store import (
     WriteViews,
 )
 from chatgrpc.core.rules import new_members
+from chatgrpc.core.sequencer import Delivery
 from chatgrpc.v1 import chat_pb2
 
 
@@ -46,9 +48,9 @@ class Activation:
         """The first seq that the epoch rules."""
         self.bounded: set[int] = set()
         """Buckets that hold the epoch's boundary."""
-        self.let_in: list[tuple[Row, tuple[str, ...]]] = []
-        """Adopted events that let users in, and whom. Whether an earlier owner has told them nobody knows, and of a chat that
-        they do not know they cannot miss an event: so they are told."""
+        self.untold: list[Delivery] = []
+        """Once ready: adopted events whose delivery nobody can vouch for: the head, to all members, who find by it what else
+        they lack; and those that let a user in or out, to that user, who would not find them by others."""
         self._epoch = epoch
         self._bucket_seqs = bucket_seqs
         self._reads: list[Read] = [ReadHead(chat_id)]
@@ -143,8 +145,6 @@ class Activation:
         for row in self._tail:
             event = chat_pb2.ChatEvent.FromString(row.event)
             arm = event.content.WhichOneof("body") or ""
-            if user_ids := new_members(event.content, arm):
-                self.let_in.append((row, tuple(user_ids)))
             view = None
             if arm in CHANGES_CHAT and row.seq >= as_of_seq:  # what the view has is perhaps on one replica only: again
                 members = chat.apply(event) if row.seq > as_of_seq else ()
@@ -160,8 +160,18 @@ class Activation:
             )
             if entry.has_views:
                 writes.append(WriteViews(entry))
+            self._note_untold(event, row, chat.recipients if row.seq == self.head_seq else ())
         self._chat = chat.chat.SerializeToString() if chat.chat is not None else b""
         return writes
+
+    def _note_untold(self, event: chat_pb2.ChatEvent, row: Row, members: tuple[str, ...]) -> None:
+        """An owner of before may have died before it said so, or never knew that the event would count."""
+        left_user_id = event.content.member_removed.user_id
+        changed = [*new_members(event.content, event.content.WhichOneof("body") or ""), *filter(None, [left_user_id])]
+        if members or changed:
+            user_ids = tuple(dict.fromkeys((*members, *changed)))
+            chunk = event_chunk(row.event)
+            self.untold.append(Delivery(self.chat_id, row.seq, chunk, user_ids, left_user_id, bool(changed)))
 
     def _next_step(self) -> None:
         while not self._unstored:

@@ -14,7 +14,6 @@ from chatgrpc.core.active_chat import ActiveChat, Pending, Ticket
 from chatgrpc.core.append_pipeline import AppendPipeline
 from chatgrpc.core.entries import Entry, StoredEvent
 from chatgrpc.core.epochs import BUCKET_SEQS
-from chatgrpc.core.events import event_chunk
 from chatgrpc.core.ids import RandomBits
 from chatgrpc.core.lease import Holds
 from chatgrpc.core.limits import Limits
@@ -245,10 +244,7 @@ class Shard:
         pipeline = self._pipelines[chat_id] = self._new_pipeline(activation)
         if activation.head_seq:
             self._unmarked[chat_id] = activation.head_seq
-        self._deliveries += [
-            Delivery(chat_id, row.seq, event_chunk(row.event), user_ids, "", changes_members=True)
-            for row, user_ids in activation.let_in
-        ]
+        self._deliveries += activation.untold
         self._heads += [Head(ticket, chat_id, pipeline.committed_seq) for ticket in self._head_tickets.pop(chat_id, ())]
         self._sequencer.loaded(self._loading.pop(chat_id), activation.stored_chat, now.wall_ms)
         self._work()

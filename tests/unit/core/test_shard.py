@@ -305,7 +305,7 @@ def test_rows_of_the_dead_owner_are_adopted_under_the_own_epoch_before_anything_
     assert heir.shard.take_marks() == [WriteMark(CHAT, 2)]
 
 
-def test_users_whom_an_adopted_event_lets_in_are_told_of_it() -> None:
+def test_users_whom_an_adopted_event_lets_in_or_out_are_told_of_it() -> None:
     rows = ModelRows(BUCKET_SEQS)
     dead = Owner(rows)
     dead.submit("group", create_group())
@@ -317,10 +317,35 @@ def test_users_whom_an_adopted_event_lets_in_are_told_of_it() -> None:
     heir = Owner(rows, epoch=2)
     heir.ask_head("head", GROUP)
     heir.run()
-    assert [(delivery.seq, delivery.recipients) for delivery in heir.deliveries] == [(2, ("carol",)), (3, ("dave",))]
+    carol_in, dave_in, dave_out = heir.deliveries
+    assert (carol_in.seq, carol_in.recipients, carol_in.left_user_id) == (2, ("carol",), "")
+    assert (dave_in.seq, dave_in.recipients, dave_in.left_user_id) == (3, ("dave",), "")
+    assert (dave_out.seq, dave_out.recipients, dave_out.left_user_id) == (4, ("alice", "bob", "carol", "dave"), "dave")
     assert all(delivery.changes_members for delivery in heir.deliveries)
-    assert heir.deliveries[0].chunk == dead.deliveries[1].chunk
+    assert [delivery.chunk for delivery in heir.deliveries] == [delivery.chunk for delivery in dead.deliveries[1:]]
     assert heir.heads == {"head": 4}
+
+
+def test_members_are_told_the_head_that_was_adopted_and_find_by_it_what_else_they_lack() -> None:
+    rows = ModelRows()
+    dead = Owner(rows)
+    dead.submit("a", text("a"))
+    dead.run()
+    rows.put(WriteMark(CHAT, 2))
+    dead.submit("b", text("b"))
+    dead.submit("c", text("c"))
+    dead.die()
+    assert [delivery.seq for delivery in dead.deliveries] == [1, 2]
+    heir = Owner(rows, epoch=2)
+    heir.ask_head("head")
+    heir.run()
+    assert [(delivery.seq, delivery.recipients) for delivery in heir.deliveries] == [(4, ("alice", "bob"))]
+    assert not heir.deliveries[0].changes_members
+    rows.put(WriteMark(CHAT, 4))
+    last = Owner(rows, epoch=3)
+    last.ask_head("head")
+    last.run()
+    assert last.deliveries == [], "nothing was adopted"
 
 
 def test_adopted_states_of_a_chat_are_stored_one_after_the_other() -> None:
@@ -379,7 +404,7 @@ def test_repeated_successes_change_nothing() -> None:
                 heir.answer(request)
     heir.take()
     assert heir.seq("b") == 3
-    assert [delivery.seq for delivery in heir.deliveries] == [1, 3], "1 lets its members in"
+    assert [delivery.seq for delivery in heir.deliveries] == [1, 2, 3], "1 lets its members in, 2 is the adopted head"
 
 
 # Memory.
