@@ -56,6 +56,24 @@ async def test_the_last_entry_of_a_device_counts(session_map: SessionMap) -> Non
     assert await session_map.of_users(["alice"]) == {"alice": [ALICE_PHONE]}
 
 
+async def test_who_writes_a_device_is_told_which_other_node_had_it(session_map: SessionMap) -> None:
+    moved = SessionEntry("alice", "phone", "node-3")
+    assert await session_map.put([ALICE_PHONE, ALICE_WEB]) == []
+    assert await session_map.put([ALICE_PHONE]) == []
+    assert await session_map.put([BOB_PHONE, moved, ALICE_WEB]) == [ALICE_PHONE]
+    await session_map.remove([moved])
+    assert await session_map.put([ALICE_PHONE]) == []
+
+
+async def test_of_many_nodes_that_write_a_device_at_once_each_is_told_of_the_one_before(session_map: SessionMap) -> None:
+    entries = [SessionEntry("alice", "phone", f"node-{number}") for number in range(30)]
+    replaced = await asyncio.gather(*(session_map.put([entry]) for entry in entries))
+    (last,) = (await session_map.of_users(["alice"]))["alice"]
+    assert sorted(entry.node_id for told in replaced for entry in told) == sorted(
+        entry.node_id for entry in entries if entry != last
+    )
+
+
 async def test_what_is_removed_is_gone_and_the_rest_stays(session_map: SessionMap) -> None:
     await session_map.put([ALICE_PHONE, ALICE_WEB, BOB_PHONE])
     await session_map.remove([ALICE_PHONE, BOB_PHONE])

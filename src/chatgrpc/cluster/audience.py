@@ -27,6 +27,8 @@ from chatgrpc.v1 import chat_pb2, session_pb2
 _log = structlog.get_logger()
 
 _LOOK_INTERVAL_S = 2.0
+_END_AGAIN_MS = 10_000
+"""Outlasts an admission that had begun."""
 _SHOWN_AGAIN_AFTER_MS = 4_000
 """A receipt that a device was shown is not shown to it again before that: the second telling is for others."""
 
@@ -41,7 +43,6 @@ class ClusterAudience:
 
     def __init__(
         self,
-        node_id: str,
         connections: Connections,
         touched: Touched,
         desk: EdgeDesk,
@@ -51,7 +52,6 @@ class ClusterAudience:
         say: Callable[[str, Message], None],
         monotonic_ms: Callable[[], int],
     ) -> None:
-        self._node_id = node_id
         self._connections = connections
         self._touched = touched
         self._desk = desk
@@ -65,6 +65,7 @@ class ClusterAudience:
         self._members: dict[Connection, dict[str, tuple[str, ...]]] = {}  # of the chats that each watches
         self._shown: dict[Connection, dict[str, Presence]] = {}  # what each was shown last
         self._unsaid_last_seen: dict[str, int] = {}
+        self._ended: dict[EndStream, int] = {}  # streams that no node may have, and until when that is said
         self._unsaved: dict[tuple[str, str], Raised] = {}  # marks that are not in the store yet, and from where they rose
         self._receipts_shown = RecentReceipts(_SHOWN_AGAIN_AFTER_MS)
         self._look_soon = asyncio.Event()
@@ -149,16 +150,17 @@ class ClusterAudience:
         return here | found.get(user_id, frozenset())
 
     async def end_elsewhere(self, user_id: str, device_id: str, code: Code) -> None:
-        """See the protocol; without the session map every node is told."""
-        try:
-            node_id = await self._sessions.node_of(user_id, device_id)
-            node_ids: Collection[str] = [node_id] if node_id is not None else []
-        except SessionMapUnavailableError as error:
-            _log.warning("session_map_unavailable", error=str(error))
-            node_ids = self._live_node_ids()
-        for node_id in node_ids:
-            if node_id != self._node_id:
-                self._say(node_id, EndStream(user_id, device_id, code))
+        """See the protocol. All nodes are told, and for a while again: the device may have passed the door of one just before
+        it was closed, and not be in the session map yet."""
+        self._ended[EndStream(user_id, device_id, code)] = self._monotonic_ms() + _END_AGAIN_MS
+        self._end_streams()
+
+    def _end_streams(self) -> None:
+        now_ms = self._monotonic_ms()
+        self._ended = {message: until_ms for message, until_ms in self._ended.items() if now_ms < until_ms}
+        for message in self._ended:
+            for node_id in self._live_node_ids():
+                self._say(node_id, message)
 
     def moved_here(self, before: SessionEntry) -> None:
         """A device that has its stream here had one on another node."""
@@ -191,6 +193,7 @@ class ClusterAudience:
             except TimeoutError:
                 pass
             self._look_soon.clear()
+            self._end_streams()
             await self.save_last_seen()
             await self._look()
 

@@ -44,6 +44,7 @@ from chatgrpc.ports.errors import StoreError
 from chatgrpc.ports.session_map import SessionEntry
 from chatgrpc.ports.tokens import TokenVerifier
 from chatgrpc.relay import Relay, RelayOptions
+from chatgrpc.v1 import session_pb2
 
 _log = structlog.get_logger()
 
@@ -183,7 +184,7 @@ class ClusterNode:
 
     def end_stream(self, message: EndStream) -> None:
         """See `cluster.ordering.Listener`."""
-        self.node.edge.end_device(message.user_id, message.device_id, Ended(cast("Code", message.code)))
+        self._start(self._end_stream(message))
 
     def note_load(self, node_id: str, streams: int) -> None:
         """See `cluster.ordering.Listener`."""
@@ -192,6 +193,12 @@ class ClusterNode:
     def missed(self) -> None:
         """See `cluster.ordering.Listener`."""
         self._resync.suspect_memberships()
+
+    async def _end_stream(self, message: EndStream) -> None:
+        device = (message.user_id, message.device_id)
+        if message.code == session_pb2.DISCONNECT_CODE_REPLACED and not await self._sessions.has_moved(*device):
+            return
+        self.node.edge.end_device(*device, Ended(cast("Code", message.code)))
 
     def _wake_up(self) -> None:
         self.node.edge.wake_up()
@@ -204,7 +211,6 @@ class ClusterNode:
 
     def _new_audience(self, connections: Connections, touched: Touched) -> ClusterAudience:
         self._audience = ClusterAudience(
-            self.node_id,
             connections,
             touched,
             self._edge_desk,
@@ -262,6 +268,7 @@ class ClusterNode:
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         task.add_done_callback(_crash_if_it_failed)
 
 

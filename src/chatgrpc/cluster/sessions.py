@@ -113,14 +113,20 @@ class Sessions:
             for user_id, entries in found.items()
         }
 
-    async def node_of(self, user_id: str, device_id: str) -> str | None:
-        """The node that holds the device's stream, as far as the map says.
+    async def has_moved(self, user_id: str, device_id: str) -> bool:
+        """Whether a device that has its stream here has opened one on another node since; if that node says so.
 
-        Raises:
-            SessionMapUnavailableError: the map cannot be read.
+        What it says may be old: the device may have come back here meanwhile.
         """
-        found = await self._map.of_users([user_id])
-        return next((entry.node_id for entry in found.get(user_id, ()) if entry.device_id == device_id), None)
+        device = (user_id, device_id)
+        async with self._trip:
+            try:
+                entry = (await self._read([device])).get(device)
+            except SessionMapUnavailableError as error:
+                _log.warning("session_map_unavailable", error=str(error))
+                return device in self._live
+            is_written = device not in self._unwritten and all(opening != device for opening, _ in self._opening)
+            return device in self._live and is_written and entry is not None and entry.node_id != self._node_id
 
     async def run(self) -> None:
         """Takes out who has left, and looks whether the map has lost its memory. Ends when cancelled."""
@@ -214,17 +220,19 @@ class Sessions:
 
     async def _write_opened(self, devices: Collection[Device]) -> None:
         """Writes the entries of devices that have opened here, wherever they were; if they have not gone on to another node."""
-        if not devices:
-            return
-        before = await self._read(devices)
         live = [device for device in devices if device in self._live]
-        await self._map.put([self._entry(device) for device in live])
+        if not live:
+            return
+        replaced = await self._map.put([self._entry(device) for device in live])
         for device in live:
             self._unwritten.pop(device, None)
             self._elsewhere.pop(device, None)
-            entry = before.get(device)
-            if entry is not None and entry.node_id != self._node_id:
+        gone_on = [entry for entry in replaced if (entry.user_id, entry.device_id) not in self._live]
+        for entry in replaced:
+            if entry not in gone_on:
                 self._moved(entry)
+        if gone_on:
+            await self._map.put(gone_on)
 
     async def _write_lacking(self, devices: Collection[Device]) -> None:
         """Writes the entries of devices that have opened here before, and have none.

@@ -26,8 +26,12 @@ class SessionMap(Protocol):
     may then be written in part, or a moment later.
     """
 
-    async def put(self, entries: Sequence[SessionEntry]) -> None:
-        """Writes entries; a device has one, and the last one written counts."""
+    async def put(self, entries: Sequence[SessionEntry]) -> list[SessionEntry]:
+        """Writes entries; a device has one, and the last one written counts.
+
+        Returns the entries that named another node and were replaced: of two nodes that write a device at the same time, the
+        second gets the first one's. A trip that had to be repeated may leave some out.
+        """
         ...
 
     async def remove(self, entries: Sequence[SessionEntry]) -> None:

@@ -19,6 +19,7 @@ class StubbornMap(MemorySessionMap):
         """After so many more puts all is lost, once."""
         self.read: list[list[str]] = []
         """The user ids of each read that was begun."""
+        self.puts = 0
         self.written: list[SessionEntry] = []
         self.removed: list[SessionEntry] = []
         self._open = {name: _open_gate() for name in ("put", "remove", "of_users")}
@@ -38,14 +39,16 @@ class StubbornMap(MemorySessionMap):
         while not self._waiting[name]:
             await asyncio.sleep(0)
 
-    async def put(self, entries: Sequence[SessionEntry]) -> None:
+    async def put(self, entries: Sequence[SessionEntry]) -> list[SessionEntry]:
         await self._trip("put")
+        self.puts += 1
         self.written += entries
-        await super().put(entries)
+        replaced = await super().put(entries)
         if self.loses_after_puts:
             self.loses_after_puts -= 1
             if not self.loses_after_puts:
                 self.lose()
+        return replaced
 
     async def remove(self, entries: Sequence[SessionEntry]) -> None:
         await self._trip("remove")

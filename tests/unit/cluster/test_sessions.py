@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from chatgrpc.adapters.memory import MemorySessionMap
 from chatgrpc.adapters.redis import RedisClient, RedisSessionMap
 from chatgrpc.cluster.sessions import Sessions
 from chatgrpc.ports.session_map import SessionEntry, SessionMap
@@ -162,7 +163,7 @@ async def test_devices_that_come_during_a_trip_share_the_next_one(stubborn_map: 
         await asyncio.sleep(0)
         assert not first.done()
     await asyncio.gather(first, *others)
-    assert stubborn_map.read == [["alice"], ["bob"]]
+    assert stubborn_map.puts == 2
     assert len(await world.stands()) == 51
 
 
@@ -213,6 +214,70 @@ async def test_a_device_that_is_gone_before_its_entry_is_written_does_not_take_i
         world.sessions.closed(*PHONE)
     await asyncio.gather(bob, alice)
     assert await world.stands() == {SessionEntry("bob", "phone", "node-1")}
+
+
+async def test_of_two_nodes_to_which_a_device_comes_at_once_one_is_told_of_the_other(stubborn_map: StubbornMap) -> None:
+    told: list[SessionEntry] = []
+    nodes = [Sessions(node_id, stubborn_map, told.append, lambda: None) for node_id in ("node-1", "node-2")]
+    async with stubborn_map.held("put"):
+        opening = [asyncio.create_task(sessions.opened(*PHONE)) for sessions in nodes]
+        await stubborn_map.until_held("put")
+    await asyncio.gather(*opening)
+    (stands,) = (await stubborn_map.of_users(["alice"]))["alice"]
+    assert {stands, *told} == {HERE, ELSEWHERE}
+    assert len(told) == 1
+    moved = [await sessions.has_moved(*PHONE) for sessions in nodes]
+    assert moved == [stands == ELSEWHERE, stands == HERE]
+
+
+async def test_a_device_that_goes_on_to_another_node_while_it_is_written_keeps_its_entry_there(
+    stubborn_map: StubbornMap,
+) -> None:
+    world = World(stubborn_map)
+    async with stubborn_map.held("put"):
+        opening = asyncio.create_task(world.sessions.opened(*PHONE))
+        await stubborn_map.until_held("put")
+        world.sessions.closed(*PHONE)
+        await MemorySessionMap.put(stubborn_map, [ELSEWHERE])
+    await opening
+    assert await world.stands() == {ELSEWHERE}
+    assert world.moved == []
+
+
+async def test_a_device_has_moved_when_its_entry_names_another_node(stubborn_map: StubbornMap) -> None:
+    world = World(stubborn_map)
+    assert not await world.sessions.has_moved(*PHONE)
+    await world.sessions.opened(*PHONE)
+    assert not await world.sessions.has_moved(*PHONE)
+    await stubborn_map.remove([HERE])
+    assert not await world.sessions.has_moved(*PHONE)
+    await stubborn_map.put([ELSEWHERE])
+    assert await world.sessions.has_moved(*PHONE)
+    world.sessions.closed(*PHONE)
+    assert not await world.sessions.has_moved(*PHONE)
+
+
+async def test_a_device_that_comes_back_while_it_is_asked_about_has_not_moved(stubborn_map: StubbornMap) -> None:
+    """Its new entry here is written after the one that named the other node."""
+    world = World(stubborn_map)
+    await world.sessions.opened(*PHONE)
+    await stubborn_map.put([ELSEWHERE])
+    async with stubborn_map.held("of_users"):
+        asked = asyncio.create_task(world.sessions.has_moved(*PHONE))
+        await stubborn_map.until_held("of_users")
+        world.sessions.closed(*PHONE)
+        back = asyncio.create_task(world.sessions.opened(*PHONE))
+        await asyncio.sleep(0)
+    assert not await asked
+    await back
+    assert world.moved == [ELSEWHERE]
+
+
+async def test_without_the_map_the_other_node_is_believed(stubborn_map: StubbornMap) -> None:
+    world = World(stubborn_map)
+    await world.sessions.opened(*PHONE)
+    stubborn_map.away = True
+    assert await world.sessions.has_moved(*PHONE)
 
 
 async def test_a_device_that_comes_back_while_it_is_taken_out_stands(stubborn_map: StubbornMap) -> None:
@@ -423,6 +488,3 @@ async def test_only_devices_on_live_nodes_are_connected(stubborn_map: StubbornMa
     await stubborn_map.put([SessionEntry("alice", "web", "node-2"), SessionEntry("bob", "phone", "node-dead")])
     found = await world.sessions.devices_of(["alice", "bob", "carol"], {"node-1", "node-2"})
     assert found == {"alice": frozenset({"phone", "web"}), "bob": frozenset()}
-    assert await world.sessions.node_of("alice", "web") == "node-2"
-    assert await world.sessions.node_of("alice", "tablet") is None
-    assert await world.sessions.node_of("carol", "phone") is None

@@ -11,10 +11,16 @@ class MemorySessionMap:
     def __init__(self) -> None:
         self._entries: dict[str, dict[str, SessionEntry]] = {}
 
-    async def put(self, entries: Sequence[SessionEntry]) -> None:
+    async def put(self, entries: Sequence[SessionEntry]) -> list[SessionEntry]:
         """See the port."""
+        replaced: list[SessionEntry] = []
         for entry in entries:
-            self._entries.setdefault(entry.user_id, {})[entry.device_id] = entry
+            devices = self._entries.setdefault(entry.user_id, {})
+            before = devices.get(entry.device_id, entry)
+            if before != entry:
+                replaced.append(before)
+            devices[entry.device_id] = entry
+        return replaced
 
     async def remove(self, entries: Sequence[SessionEntry]) -> None:
         """See the port."""

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
-from typing import Final
+from typing import Any, Final
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import Pipeline
@@ -68,8 +68,8 @@ class RedisClient:
         except (RedisError, OSError) as error:
             raise RedisUnavailableError(f"Redis: {type(error).__name__}: {error}") from error
 
-    async def run(self, script: Script, calls: Sequence[tuple[Sequence[str], Sequence[str]]]) -> None:
-        """Runs a script many times, by (keys, arguments), in one trip.
+    async def run(self, script: Script, calls: Sequence[tuple[Sequence[str], Sequence[str]]]) -> list[Any]:
+        """Runs a script many times, by (keys, arguments), in one trip; returns what each run returned.
 
         Raises:
             RedisUnavailableError: some or all may have run.
@@ -80,7 +80,8 @@ class RedisClient:
             pipeline.script_load(script.text)
             for keys, arguments in calls:
                 pipeline.evalsha(script.sha1, len(keys), *keys, *arguments)
-            await pipeline.execute()
+            _, *returned = await pipeline.execute()
+            return returned
 
     async def close(self) -> None:
         """Closes the connections."""

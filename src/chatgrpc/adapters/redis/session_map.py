@@ -3,7 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 from chatgrpc.adapters.redis.client import RedisClient, RedisUnavailableError, Script
 from chatgrpc.ports.session_map import SessionEntry, SessionMapUnavailableError
@@ -27,9 +27,14 @@ class RedisSessionMap:
     def __init__(self, client: RedisClient) -> None:
         self._client = client
 
-    async def put(self, entries: Sequence[SessionEntry]) -> None:
+    async def put(self, entries: Sequence[SessionEntry]) -> list[SessionEntry]:
         """See the port."""
-        await self._run(_PUT, entries)
+        node_ids = await self._run(_PUT, entries)
+        return [
+            SessionEntry(entry.user_id, entry.device_id, node_id)
+            for entry, node_id in zip(entries, node_ids, strict=True)
+            if node_id not in {None, entry.node_id}
+        ]
 
     async def remove(self, entries: Sequence[SessionEntry]) -> None:
         """See the port."""
@@ -48,11 +53,15 @@ class RedisSessionMap:
                     found[user_id] = [SessionEntry(user_id, device_id, node_id) for device_id, node_id in sessions.items()]
         return found
 
-    async def _run(self, script: Script, entries: Sequence[SessionEntry]) -> None:
+    async def _run(self, script: Script, entries: Sequence[SessionEntry]) -> list[Any]:
+        returned: list[Any] = []
         for start in range(0, len(entries), ENTRIES_PER_TRIP_MAX):
             trip = entries[start : start + ENTRIES_PER_TRIP_MAX]
             async with _mapped_errors():
-                await self._client.run(script, [((_key(entry.user_id),), (entry.device_id, entry.node_id)) for entry in trip])
+                returned += await self._client.run(
+                    script, [((_key(entry.user_id),), (entry.device_id, entry.node_id)) for entry in trip]
+                )
+        return returned
 
 
 def _key(user_id: str) -> str:
