@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
+from chatgrpc.core.disconnect import Ended
 from chatgrpc.core.edge_desk import ForEdge
 from chatgrpc.core.effects import Admission, Admit, Effect, End, FetchPage, Marked, Submit, Watch
 from chatgrpc.core.effects import ShowTyping as TypingSeen
@@ -69,6 +70,13 @@ class Edge:
             entry[0].closed()
             self.desk.close(stream.stream_id)
             self.upkeep.disappeared(stream.device.user_id, stream.device.device_id)
+
+    def end_device(self, user_id: str, device_id: str) -> None:
+        """The device has its stream elsewhere."""
+        for session, stream in self.open_sessions():
+            if (stream.device.user_id, stream.device.device_id) == (user_id, device_id):
+                self._run(session, session.end(Ended(session_pb2.DISCONNECT_CODE_REPLACED)))
+                self.closed(stream)
 
     def open_sessions(self) -> list[tuple[Session, "Stream"]]:
         return list(self.sessions.values())
@@ -158,7 +166,7 @@ class Edge:
 
     async def _membership(self, session: Session, chat_id: str) -> Membership | None:
         """The membership, with a head that was stated before it was read: it covers no more than this for sure."""
-        stated_seq = self.desk.stated_seq(chat_id) or await self.head_of(chat_id)
+        stated_seq = await self.head_of(chat_id)
         found = await self.node.store.memberships(session.user_id, self._is_open(session))
         intervals = found.get(chat_id)
         return Membership(chat_id, intervals, max(stated_seq, last_change(intervals))) if intervals else None
@@ -176,19 +184,10 @@ class Edge:
         self.flush(session)
 
     def note_memberships(self, session: Session, found: dict[str, tuple[Interval, ...]]) -> None:
-        """The memberships as stored just now: one that a feed does not know is told once its chat's head is stated."""
+        """The memberships as stored just now."""
         for chat_id, intervals in found.items():
             self.desk.note_stated(chat_id, last_change(intervals))
-            if intervals[-1].left_seq or session.feed.knows(chat_id):
-                session.note_membership(chat_id, last_change(intervals))
-            else:
-                start(self._note_let_in(session, chat_id, last_change(intervals)))
-        self.flush(session)
-
-    async def _note_let_in(self, session: Session, chat_id: str, changed_seq: int) -> None:
-        head_seq = await self.head_of(chat_id)
-        session.note_membership(chat_id, changed_seq)
-        session.note_head(chat_id, head_seq)
+            session.note_membership(chat_id, last_change(intervals))
         self.flush(session)
 
     # What owners say.
@@ -200,8 +199,8 @@ class Edge:
 
     def see(self, before: View, view: View) -> None:
         """The cluster has changed."""
-        moved = self.desk.see(view.owners, self._now_ms())
-        self.upkeep.cluster_changed(moved, vanished=[node_id for node_id in before.nodes if node_id not in view.nodes])
+        self.desk.see(view.owners, self._now_ms())
+        self.upkeep.cluster_changed(before, view)
         self.pump()
 
     def tick(self) -> None:

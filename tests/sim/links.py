@@ -80,11 +80,7 @@ class Links:
             self._world.after(self._world.between(50, 200), lambda: self._dial(pair))
             return
         del self._dead[pair]
-        one, other = self._cluster.node(pair[0]), self._cluster.node(pair[1])
-        if one is not None and other is not None:
-            one.note(f"is linked with {other.node_id} again")
-            one.after(self._world.between(1, 12), lambda: one.link_came_back(other.node_id))
-            other.after(self._world.between(1, 12), lambda: other.link_came_back(one.node_id))
+        self._world.note(pair[0], f"is linked with {pair[1]} again")
 
 
 def _pair(one_id: str, other_id: str) -> tuple[str, str]:

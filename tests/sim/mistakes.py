@@ -17,6 +17,7 @@ from chatgrpc.core.links import Deliver
 from chatgrpc.core.row_store import WriteRow
 from chatgrpc.core.sequencer import Lookup
 from chatgrpc.core.shard import Now, Shard
+from chatgrpc.ports.session_map import SessionEntry, SessionMap
 from tests.sim.parts import Parts
 from tests.sim.store import Replica
 
@@ -285,6 +286,13 @@ def nodes_that_the_watch_shows(seen: Iterable[str], linked: Iterable[str]) -> di
     return dict.fromkeys(seen)
 
 
+async def those_that_stand_nowhere(entries: list[SessionEntry], session_map: SessionMap) -> list[SessionEntry]:
+    """Leaves alone an entry that names another node: it may be right. If it is not, nothing says so."""
+    found = await session_map.of_users(list(dict.fromkeys(entry.user_id for entry in entries)))
+    standing = {(entry.user_id, entry.device_id) for of_user in found.values() for entry in of_user}
+    return [entry for entry in entries if (entry.user_id, entry.device_id) not in standing]
+
+
 MISTAKES: dict[str, Parts] = {
     "no boundary written": _parts(shard=Shards.using(NoBoundary)),
     "deadline taken after the keepalive's answer": _parts(lease=DeadlineAfterAnswer),
@@ -313,5 +321,6 @@ MISTAKES: dict[str, Parts] = {
     "only rows that are there erased": _parts(erase=rows_that_are_there_erased),
     "rows of later epochs erased": _parts(erase=every_row_erased),
     "one entry a device in the session map": _parts(one_entry_a_device=True),
+    "one entry a device, and none taken over": _parts(one_entry_a_device=True, lacking=those_that_stand_nowhere),
     "a node counts when the watch shows it": _parts(live_nodes=nodes_that_the_watch_shows),
 }

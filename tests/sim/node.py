@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from chatgrpc.core.edge_desk import ForEdge
-from chatgrpc.core.links import Message
+from chatgrpc.core.links import EndStream, Message
 from chatgrpc.core.owner_desk import ForOwner
 from tests.sim.coordinator import View
 from tests.sim.edge import Edge
@@ -12,6 +12,7 @@ from tests.sim.owner import Owner
 from tests.sim.process import Process
 from tests.sim.session_map import NodeMap
 from tests.sim.store_client import StoreClient
+from tests.sim.tasks import start
 
 if TYPE_CHECKING:
     from tests.sim.cluster import Cluster
@@ -47,10 +48,8 @@ class Node(Process):
             self.edge.receive(sender_id, message)
         elif isinstance(message, ForOwner):
             self.owner.receive(sender_id, message)
-
-    def link_came_back(self, node_id: str) -> None:
-        """The link with a node was lost, and is there again."""
-        self.edge.upkeep.link_came_back(node_id)
+        elif isinstance(message, EndStream):
+            start(self.edge.upkeep.end_stream(message))
 
     def live_node_ids(self) -> dict[str, None]:
         """The nodes that live, as far as this one knows."""

@@ -10,6 +10,7 @@ from chatgrpc.core.lanes import EdgeLanes, OwnerLanes
 from chatgrpc.core.lease import Lease
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.shard import Shard
+from chatgrpc.ports.session_map import SessionEntry, SessionMap
 from tests.sim.store import Replica
 
 LIMITS = Limits(
@@ -38,6 +39,11 @@ def live_nodes(seen: Iterable[str], linked: Iterable[str]) -> dict[str, None]:
     return dict.fromkeys((*seen, *linked))
 
 
+async def lacking(entries: list[SessionEntry], session_map: SessionMap) -> list[SessionEntry]:
+    """Which of a node's sessions are written back after the map has lost something."""
+    return entries
+
+
 class Parts:
     """What nodes are built from; a planted mistake overrides one of these."""
 
@@ -50,6 +56,7 @@ class Parts:
     read_committed = staticmethod(read_committed)
     erase = staticmethod(erase)
     live_nodes = staticmethod(live_nodes)
+    lacking = staticmethod(lacking)
     limits: Limits = LIMITS
     one_entry_a_device = False
     """In the session map; see there."""

@@ -64,7 +64,7 @@ def plan_of(seed: int) -> Plan:
     climate = climate_of(rng)
     wanted: list[tuple[int, str, str]] = []
     for device_id in DEVICES:
-        wanted += [(at_ms, "send", device_id) for at_ms in _times(rng, USERS_BEGIN_MS, 30, 500)]
+        wanted += [(at_ms, "send", device_id) for at_ms in _times(rng, USERS_BEGIN_MS, 40, 800)]
         wanted += [(at_ms, "read a page", device_id) for at_ms in _times(rng, 700, 500, 3_000)]
         wanted += [(at_ms, "show typing", device_id) for at_ms in _times(rng, 700, 500, 4_000)]
     wanted += [(at_ms, "edit", "alice-1") for at_ms in _times(rng, 700, 200, 1_600)]

@@ -51,18 +51,23 @@ class NodeMap:
         self._run = run
         self._last_ms = 0
 
-    async def put(self, entries: Sequence[SessionEntry]) -> None:
-        """See the port."""
+    async def put(self, entries: Sequence[SessionEntry]) -> list[SessionEntry]:
+        """See the port; returns the entries of the same devices at other nodes."""
 
-        def put() -> None:
+        def put() -> list[SessionEntry]:
+            others: list[SessionEntry] = []
             for entry in entries:
                 of_user = self._engine.entries.setdefault(entry.user_id, {})
-                if self._one_a_device:
-                    for key in [key for key in of_user if key[0] == entry.device_id]:
+                for key in [key for key in of_user if key[0] == entry.device_id and key[1] != entry.node_id]:
+                    others.append(SessionEntry(entry.user_id, *key))
+                    if self._one_a_device:
                         del of_user[key]
+                of_user.pop((entry.device_id, entry.node_id), None)  # the last one written stands last
                 of_user[entry.device_id, entry.node_id] = None
+            return others
 
-        await self._ask(put)
+        others: list[SessionEntry] = await self._ask(put)
+        return others
 
     async def remove(self, entries: Sequence[SessionEntry]) -> None:
         """See the port."""

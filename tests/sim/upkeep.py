@@ -6,11 +6,14 @@ with whoever knew of it. The server also reads all memberships slowly every few 
 can rest on that.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from chatgrpc.core.links import EndStream
 from chatgrpc.core.session import Session
 from chatgrpc.ports.session_map import SessionEntry, SessionMapUnavailableError
+from chatgrpc.v1 import session_pb2
+from tests.sim.coordinator import View
 from tests.sim.tasks import Promise, start
 
 if TYPE_CHECKING:
@@ -42,9 +45,23 @@ class Upkeep:
     async def appeared(self, user_id: str, device_id: str) -> None:
         """A device is here. If the map does not take it, it is written with all others later."""
         try:
-            await self._map.put([SessionEntry(user_id, device_id, self._node.node_id)])
+            others = await self._map.put([SessionEntry(user_id, device_id, self._node.node_id)])
         except SessionMapUnavailableError:
             self._map_is_suspect = True
+            return
+        for other in others:
+            self._node.send(other.node_id, EndStream(user_id, device_id, session_pb2.DISCONNECT_CODE_REPLACED))
+
+    async def end_stream(self, message: EndStream) -> None:
+        """Another node says that the device is there now. That may be old: the map knows."""
+        try:
+            found = await self._map.of_users([message.user_id])
+        except SessionMapUnavailableError:
+            return
+        here = SessionEntry(message.user_id, message.device_id, self._node.node_id)
+        of_device = [entry for entry in found.get(message.user_id, ()) if entry.device_id == message.device_id]
+        if of_device and of_device[-1] != here:
+            self._edge.end_device(message.user_id, message.device_id)
 
     def disappeared(self, user_id: str, device_id: str) -> None:
         """A device's stream ended."""
@@ -76,7 +93,8 @@ class Upkeep:
     async def _write_back(self) -> None:
         self._map_is_suspect = False
         try:
-            await self._map.put([*self._entries(), self._canary])
+            lacking = await self._node.parts.lacking(self._entries(), self._map)
+            await self._map.put([*lacking, self._canary])
         except SessionMapUnavailableError:
             self._map_is_suspect = True
             raise
@@ -93,24 +111,17 @@ class Upkeep:
 
     # Heads and memberships.
 
-    def cluster_changed(self, moved: Collection[int], vanished: Collection[str]) -> None:
-        """Shards have other owners: what the old ones had not said yet is asked of them. A node that is gone may have let
-        somebody in without saying so."""
-        if moved:
-            self._ask_heads(lambda chat_id: self._node.cluster.shard_of(chat_id) in moved)
-        if vanished:
+    def cluster_changed(self, before: View, view: View) -> None:
+        """Nodes that are gone took along what they had not said yet; if we were gone, all others may have left us out."""
+        node_id = self._node.node_id
+        gone = [other for other in before.nodes if other not in view.nodes]
+        if gone:
+            shards = [shard for shard, owner in before.owners.items() if owner.node_id in gone]
+            self._ask_heads(lambda chat_id: self._node.cluster.shard_of(chat_id) in shards)
             self._read_memberships()
-
-    def link_came_back(self, node_id: str) -> None:
-        """A link was lost, and what was on it."""
-        owners = self._node.keeper.view.owners
-
-        def is_theirs(chat_id: str) -> bool:
-            owner = owners.get(self._node.cluster.shard_of(chat_id))
-            return owner is not None and owner.node_id == node_id
-
-        self._ask_heads(is_theirs)
-        self._read_memberships()
+        if before.nodes and node_id in view.nodes and node_id not in before.nodes:
+            self._ask_heads(lambda chat_id: True)
+            self._read_memberships()
 
     def missed(self) -> None:
         """A push was lost that may have let a user in, or out."""
@@ -118,16 +129,15 @@ class Upkeep:
 
     async def catch_up_one(self, session: Session, user_id: str) -> None:
         """Anything that concerns this session may have been lost."""
-        for chat_id in self._node.cluster.chat_ids:
-            if session.feed.knows(chat_id):
-                start(self._ask_head(chat_id))
+        for chat_id in session.feed.open_chats():
+            start(self._ask_head(chat_id))
         self._edge.note_memberships(session, await self._node.store.memberships(user_id, lambda: True))
 
     def _ask_heads(self, concerns: Callable[[str], bool]) -> None:
         self.generation += 1
-        sessions = self._edge.open_sessions()
-        for chat_id in self._node.cluster.chat_ids:
-            if concerns(chat_id) and any(session.feed.knows(chat_id) for session, _ in sessions):
+        chat_ids = [chat_id for session, _ in self._edge.open_sessions() for chat_id in session.feed.open_chats()]
+        for chat_id in dict.fromkeys(chat_ids):
+            if concerns(chat_id):
                 start(self._ask_head(chat_id))
 
     async def _ask_head(self, chat_id: str) -> None:
