@@ -233,35 +233,40 @@ class CassandraClient:
         self._send(statement, profile, place, done)
         return await answer
 
-    def _send(
-        self,
-        statement: Statement,
-        profile: object,
-        place: bytes | None,
-        done: Callable[[Any, Any, BaseException | None], None],
-    ) -> None:
+    def _send(self, statement: Statement, profile: object, place: bytes | None, done: "_Done") -> None:
         self._under_way += 1
+        request = _Request(done)
         try:
-            response = self._session.execute_async(statement, execution_profile=profile, paging_state=place)
+            request.response = self._session.execute_async(statement, execution_profile=profile, paging_state=place)
         except Exception as error:
-            self._handback.put(self._done, done, None, None, error)
+            self._handback.put(self._answered, request, None, error)
             return
-        response.add_callbacks(
-            lambda rows: self._handback.put(self._done, done, response, rows, None),
-            lambda error: self._handback.put(self._done, done, response, None, error),
+        request.response.add_callbacks(
+            lambda rows: self._handback.put(self._answered, request, rows, None),
+            lambda error: self._handback.put(self._answered, request, None, error),
         )
 
-    def _done(
-        self,
-        done: Callable[[Any, Any, BaseException | None], None],
-        response: Any,
-        rows: Any,
-        error: BaseException | None,
-    ) -> None:
+    def _answered(self, request: "_Request", rows: Any, error: BaseException | None) -> None:
+        if request.answered:
+            return
+        request.answered = True
         self._under_way -= 1
         if self._idle is not None and not self._under_way and not self._idle.done():
             self._idle.set_result(None)
-        done(response, rows, error)
+        request.done(request.response, rows, error)
+
+
+_Done = Callable[[Any, Any, BaseException | None], None]
+"""Called with the driver's response, the rows and the error."""
+
+
+@dataclass(slots=True)
+class _Request:
+    """One request, which the driver may have sent to two nodes: then it calls back for the second answer too."""
+
+    done: _Done
+    response: Any = None
+    answered: bool = False
 
 
 class _CountingRetries(RetryPolicy):  # type: ignore[misc]

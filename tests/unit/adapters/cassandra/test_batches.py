@@ -1,5 +1,6 @@
 """How writes are gathered: what Cassandra is asked, and how often."""
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -14,11 +15,32 @@ from chatgrpc.adapters.cassandra.batches import (
     PARTITIONS_PER_BATCH_MAX,
     STATEMENTS_PER_BATCH_MAX,
 )
+from chatgrpc.adapters.cassandra.client import REQUESTS_UNDER_WAY_MAX
 from chatgrpc.core.row_store import ReadBucket
 from chatgrpc.ports.errors import OutcomeUnknownError, StoreError
 from tests.contract.cassandra_stores import open_store
-from tests.contract.rows.writes import Rows, log, row
+from tests.contract.rows.writes import BYTES_MAX, Rows, log, row, views
+from tests.contract.stores.entries import view
 from tests.support.services import CassandraCluster
+
+
+def answer_twice(store: CassandraStore) -> None:
+    """Lets each request be answered by two nodes, as it is when one was slow and another was asked as well."""
+    session = store._client._session
+    execute_async = session.execute_async
+
+    def execute(statement: Any, **named: Any) -> Any:
+        response = execute_async(statement, **named)
+        add_callbacks = response.add_callbacks
+
+        def add(callback: Callable[[Any], None], errback: Callable[[Any], None]) -> None:
+            for _ in range(2):
+                add_callbacks(callback, errback)
+
+        response.add_callbacks = add
+        return response
+
+    session.execute_async = execute
 
 
 class Requests:
@@ -108,3 +130,14 @@ async def test_one_that_cassandra_refuses_fails_alone_and_is_not_told(store: Cas
     assert [type(error) for error in failed] == [OutcomeUnknownError]
     assert "swordfish" not in str(failed[0])
     assert len((await store.rows.read_bucket(ReadBucket(chat, 0, 0))).rows) == 59
+
+
+async def test_a_second_answer_to_a_request_changes_nothing(shared_cassandra: CassandraCluster, chat: str) -> None:
+    store = await open_store(shared_cassandra, "unit")
+    answer_twice(store)
+    rows = Rows(store.rows, store.committed)
+    await rows.write(*log(chat, range(1, 50)), *(row(f"{chat}{n}", 1) for n in range(50)), views(chat, 1, view(b"one")))
+    assert len(await store.committed.read_after(chat, 0, 49, 100, BYTES_MAX)) == 49
+    assert store._batches._under_way == 0
+    assert store._client._slots._value == REQUESTS_UNDER_WAY_MAX
+    await asyncio.wait_for(store.close(), 30)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from chatgrpc.adapters.cassandra import CassandraStore
+from chatgrpc.adapters.cassandra.client import REQUESTS_UNDER_WAY_MAX
 from chatgrpc.core.row_store import ReadBucket, ReadHead, WriteMark
 from chatgrpc.ports.accounts import Profile
 from chatgrpc.ports.cursors import Cursor
@@ -141,4 +142,4 @@ async def test_a_caller_that_is_cancelled_takes_nothing_from_the_others(store: C
             task.cancel()
         outcomes = await asyncio.gather(*asked, return_exceptions=True)
         assert all(isinstance(outcome, list) for outcome in outcomes[1::2])
-    assert store._client._slots._value == 1_024
+    assert store._client._slots._value == REQUESTS_UNDER_WAY_MAX
