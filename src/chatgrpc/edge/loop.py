@@ -16,7 +16,6 @@ from time import perf_counter
 from typing import Any
 
 import structlog
-from google.protobuf.message import DecodeError
 
 from chatgrpc.core.disconnect import Ended
 from chatgrpc.core.effects import (
@@ -41,6 +40,7 @@ from chatgrpc.edge.connection import Connection, Connections
 from chatgrpc.edge.ordering import Ordering
 from chatgrpc.edge.session_reader import SessionReader
 from chatgrpc.edge.transport import StreamId, StreamOpened, StreamStatus, Transport
+from chatgrpc.edge.turns import Turns
 from chatgrpc.edge.watermarks import Watermarks
 from chatgrpc.metrics import Metrics
 from chatgrpc.ports.chat_log import ChatReader
@@ -50,8 +50,6 @@ from chatgrpc.v1 import chat_pb2, session_pb2
 
 _log = structlog.get_logger()
 
-_FRAMES_PER_TURN = 64
-"""A stream that sent more waits until all others have had their turn."""
 _FLUSH_INTERVAL_MAX_MS = 25
 _FLUSH_AT_ONCE_CHUNKS = 64
 """So much makes a write worth its price; a device that catches up must not wait between pages."""
@@ -111,7 +109,7 @@ class Edge:
         self._now_ms = now_ms
         self._on_defect = on_defect
         self._flush_interval_ms = pace.flush_interval_ms
-        self._with_unread: dict[Connection, None] = {}
+        self._turns = Turns(transport, limits, self._run, self.wake_up, now_ms)
         self._watching: dict[Connection, tuple[str, ...]] = {}  # what was last said to be on the screen
         self._dirty: dict[Connection, None] = {}  # something to send, or to read for
         self._with_control: dict[Connection, None] = {}  # only control traffic to send, which can wait
@@ -122,9 +120,7 @@ class Edge:
         self._flush_timer: asyncio.TimerHandle | None = None
         self._housekeeping: asyncio.TimerHandle | None = None
         self._saved_at_ms = 0
-        self._frames_in: dict[str, int] = {}  # counted here, and moved to the metrics now and then
         self._draining = False
-        self._stopping = False
         self._deserted = asyncio.Event()
 
     # Life.
@@ -155,7 +151,7 @@ class Edge:
 
     async def stop(self, timeout_s: float) -> None:
         """Takes nothing more in, answers what was taken, ends every stream, stores the marks."""
-        self._stopping = True
+        self._turns.stopping = True
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._ordering.settle(), timeout_s)
         for connection in list(self.connections):
@@ -201,8 +197,7 @@ class Edge:
         for stream, batches in inbound.received:
             connection = self.connections.get(stream)
             if connection is not None:
-                connection.unread.extend(batches)
-                self._with_unread[connection] = None
+                self._turns.add(connection, batches)
         self._receive(now_ms)
         for stream in inbound.writable:
             connection = self.connections.get(stream)
@@ -229,73 +224,11 @@ class Edge:
         self._set_alarm(connection)
 
     def _receive(self, now_ms: int) -> None:
-        """Takes some of what each stream sent; the rest waits for the next tick. So who pours delays the others by one turn."""
-        waiting, self._with_unread = self._with_unread, {}
-        for connection in waiting:
-            self._take_turn(connection, now_ms)
+        """Takes some of what each stream sent; the rest waits for the next tick."""
+        self._dirty |= dict.fromkeys(self._turns.take(now_ms))
         watching, self._watching = self._watching, {}
         for connection, chat_ids in watching.items():
             self.audience.watch(connection, chat_ids)
-
-    def _take_turn(self, connection: Connection, now_ms: int) -> None:
-        """Takes up to `_FRAMES_PER_TURN` frames of one stream, unless its session must wait."""
-        session, frames, frames_in = connection.session, connection.frames, self._frames_in
-        try:
-            for _ in range(_FRAMES_PER_TURN if self._may_receive(session) else 0):
-                if not frames and not self._unpack(connection):
-                    break
-                frame = frames.popleft()
-                kind = frame.WhichOneof("body") or "unknown"
-                frames_in[kind] = frames_in.get(kind, 0) + 1
-                effects = session.receive(frame, now_ms)
-                if effects:
-                    self._run(connection, effects)
-                    if session.state is State.OPENING:
-                        break
-        except DecodeError:
-            self.end(connection, Ended(session_pb2.DISCONNECT_CODE_MALFORMED))
-        except Exception as defect:  # a frame that the core trips over costs its own stream, and no other
-            _log.error("session_defect", exc_info=defect)
-            self.end(connection, Ended(session_pb2.DISCONNECT_CODE_INTERNAL))
-        self._dirty[connection] = None
-        self._read_or_hold(connection)
-
-    def _unpack(self, connection: Connection) -> bool:
-        """Makes frames of the next batches until there are some; returns whether there are."""
-        while connection.unread and not connection.frames:
-            frames = session_pb2.ConnectRequest.FromString(connection.unread.popleft()).frames
-            if len(frames) > self._limits.frames_per_batch_max:
-                message = f"A batch holds at most {self._limits.frames_per_batch_max} frames; this one has {len(frames)}."
-                self.end(connection, Ended(session_pb2.DISCONNECT_CODE_MALFORMED, message))
-                break
-            connection.frames.extend(frames)
-        return bool(connection.frames)
-
-    def _may_receive(self, session: Session) -> bool:
-        return (
-            not self._stopping
-            and session.state is not State.OPENING
-            and session.backlog_bytes() <= self._limits.backlog_bytes_max
-        )
-
-    def _read_or_hold(self, connection: Connection) -> None:
-        """Goes on with what the stream sent, or with reading it, if its session may; else stops reading, and so the peer.
-
-        A session waits while it is being opened, and while too much waits to be sent. Either ends by a message to the device,
-        so this is called after each. When the node stops all wait, for their end.
-        """
-        waiting = bool(connection.frames or connection.unread)
-        may_receive = self._may_receive(connection.session)
-        if waiting and may_receive:
-            self._with_unread[connection] = None
-            self.wake_up()
-        held = waiting or not may_receive
-        if held and not connection.held:
-            self._transport.hold(connection.stream)
-        elif connection.held and not held:
-            connection.session.excuse_silence(self._now_ms())
-            self._transport.release(connection.stream)
-        connection.held = held
 
     def _take_progress(self, now_ms: int) -> None:
         """Passes on what owners have done: answers to those who asked, events to the devices of the members."""
@@ -486,7 +419,7 @@ class Edge:
         self._unwritable[connection] = now_ms
         self._with_control.pop(connection, None)
         if connection.held:
-            self._read_or_hold(connection)
+            self._turns.read_or_hold(connection)
 
     def _plan_flush(self) -> None:
         loop = asyncio.get_running_loop()
@@ -519,9 +452,9 @@ class Edge:
         self._end_slow_readers(now_ms)
         self.audience.pass_time(now_ms)
         self._ordering.pass_time(now_ms)
-        for kind, count in self._frames_in.items():
+        for kind, count in self._turns.frames_in.items():
             self._metrics.frames_in[kind].inc(count)
-        self._frames_in.clear()
+        self._turns.frames_in.clear()
         messages: list[tuple[StreamId, bytes]] = []
         waiting, self._with_control = self._with_control, {}
         for connection in waiting:
