@@ -88,9 +88,8 @@ async def measure(host: str, port: int) -> None:
     """Prints a line for each way, after a round of each that warms Cassandra up."""
     store = await CassandraStore.open(CassandraSettings([(host, port)], "append_benchmark", replication_factor=1))
     print("how          rows/s  client CPU µs/row")
-    for number, (name, begin) in enumerate([("", one_by_one(store)), ("", coalesced(store))] * 2):
+    for number, (name, begin) in enumerate([("one by one", one_by_one(store)), ("coalesced", coalesced(store))] * 2):
         took_s, cpu_s = await append(begin, number + 1)
-        name = ("one by one", "coalesced")[number % 2]
         if number >= 2:
             print(f"{name:10} {ROWS / took_s:8.0f} {cpu_s / ROWS * 1e6:18.1f}", flush=True)
     await store.close()

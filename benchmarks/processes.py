@@ -8,12 +8,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Self
+from typing import Protocol, Self
 
 from chatgrpc.adapters.jwt.dev_keys import DevIssuer
 
@@ -30,10 +30,12 @@ class BenchError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Cpus:
-    """Which CPU the servers and which the load generator runs on; None = wherever the system puts them."""
+    """What runs on which CPU; None = wherever the system puts it."""
 
     server: int | None
+    """The servers, all of them: the nodes of a cluster too, so that they have as much as one server has."""
     loadgen: int | None
+    """The load generator, and the services that a cluster uses."""
 
     @classmethod
     def choose(cls) -> Self:
@@ -42,13 +44,44 @@ class Cpus:
         return cls(usable[0], usable[1]) if len(usable) > 1 else cls(None, None)
 
 
+def forget_settings() -> None:
+    """Takes the settings of chatgrpc out of the environment: what is measured runs on the defaults."""
+    for name in [name for name in os.environ if name.startswith("CHATGRPC_")]:
+        del os.environ[name]
+
+
+class Loaded(Protocol):
+    """What the load generator loads: one server, or the nodes of a cluster."""
+
+    @property
+    def targets(self) -> Sequence[str]:
+        """What devices dial."""
+
+    @property
+    def pids(self) -> Sequence[int]:
+        """Processes whose CPU and memory are measured."""
+
+    @property
+    def service_pids(self) -> Mapping[str, Sequence[int]]:
+        """By name, the processes that they in turn use, whose CPU is told beside it."""
+
+    def log_tail(self) -> str:
+        """The last lines that they wrote."""
+
+    def check_alive(self) -> None:
+        """Raises:
+        BenchError: one has ended by itself.
+        """
+
+
 class Server:
     """A server process on a free port of the loopback address, pinned to its CPU. A context manager: leaving it stops it."""
 
     def __init__(self, name: str, process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
         self.name = name
-        self.pid = process.pid
-        self.target = f"127.0.0.1:{port}"
+        self.targets = [f"127.0.0.1:{port}"]
+        self.pids = [process.pid]
+        self.service_pids: Mapping[str, Sequence[int]] = {}
         self._process = process
         self._port = port
         self._log = log
@@ -60,7 +93,7 @@ class Server:
         Raises:
             BenchError: it ended, or does not listen in time; with the end of what it wrote to its log.
         """
-        with _pinned(cpu), log.open("wb") as output:
+        with pinned(cpu), log.open("wb") as output:
             process = subprocess.Popen(command, cwd=log.parent, env=env, stdout=output, stderr=output)
         server = cls(name, process, port, log)
         give_up = time.monotonic() + _START_TIMEOUT_S
@@ -112,7 +145,7 @@ def chat_server(parent: Path, cpu: int | None) -> Iterator[tuple[Server, Path]]:
     """`chatgrpc serve` on its defaults, with an empty data folder below `parent`; yields it and the data folder."""
     port = free_port()
     parent.mkdir(parents=True, exist_ok=True)
-    env = {name: value for name, value in os.environ.items() if not name.startswith("CHATGRPC_")} | {
+    env = os.environ | {
         "CHATGRPC_SERVER__PORT": str(port),
         "CHATGRPC_SERVER__METRICS_PORT": "0",
         "CHATGRPC_LOG__LEVEL": "warning",
@@ -148,8 +181,8 @@ class Loadgen:
             raise BenchError(f"the load generator does not build:\n{built.stderr}")
         self._cpu = cpu
 
-    def run(self, mode: str, server: Server, *flags: str, accounts: int = 0, data_dir: Path | None = None) -> dict[str, float]:
-        """Runs one mode against a server and returns what it printed.
+    def run(self, mode: str, server: Loaded, *flags: str, accounts: int = 0, data_dir: Path | None = None) -> dict[str, float]:
+        """Runs one mode against a server and returns what it printed, with the CPU of a service as `<name>_cpu_s`.
 
         Args:
             mode: as `loadgen` names it.
@@ -161,13 +194,16 @@ class Loadgen:
         Raises:
             BenchError: something that it checks is wrong.
         """
-        command = [str(LOADGEN_DIR / "loadgen"), mode, "--target", server.target, "--server-pid", str(server.pid), *flags]
+        command = [str(LOADGEN_DIR / "loadgen"), mode, "--targets", ",".join(server.targets)]
+        command += ["--server-pids", ",".join(map(str, server.pids)), *flags]
+        if services := [f"{name}={pid}" for name, pids in server.service_pids.items() for pid in pids]:
+            command += ["--service-pids", ",".join(services)]
         with tempfile.TemporaryDirectory(prefix="chatgrpc-tokens-") as folder:
             if data_dir is not None:
                 tokens = Path(folder, "tokens")
                 _write_tokens(tokens, data_dir, accounts)
                 command += ["--tokens", str(tokens)]
-            with _pinned(self._cpu):
+            with pinned(self._cpu):
                 # Less collecting of garbage: the generator is not what is measured.
                 process = subprocess.Popen(
                     command, env=os.environ | {"GOGC": "400"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -177,8 +213,9 @@ class Loadgen:
         if process.returncode != 0:
             log = server.log_tail()
             raise BenchError(errors.strip() + (f"\nThe server's log ends so:\n{log}" if log else ""))
-        result: dict[str, float] = json.loads(output)
-        return result
+        result = json.loads(output)
+        of_services: dict[str, float] = result.pop("services_cpu_s", {})
+        return {**result, **{f"{name}_cpu_s": used_s for name, used_s in of_services.items()}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +248,7 @@ def _write_tokens(path: Path, data_dir: Path, accounts: int) -> None:
 
 
 @contextmanager
-def _pinned(cpu: int | None) -> Iterator[None]:
+def pinned(cpu: int | None) -> Iterator[None]:
     """A process started meanwhile runs on this CPU only; it inherits that from the start, so a Go runtime sees one CPU."""
     if cpu is None:
         yield

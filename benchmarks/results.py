@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 Row = dict[str, object]
-"""`row` names it; the other keys are figures, as far as they apply. docs/benchmarks.md explains each."""
+"""`subject` and `row` name it; the other keys are figures, as far as they apply. docs/benchmarks.md explains each."""
 
 LOADGEN_CPU_MAX = 0.85
-"""Beyond this share of a core the load generator may be what was measured."""
+"""Beyond this share of their core the load generator, and the services of a cluster, may be what was measured."""
 
 ECHO_CHANGE_MAX = 0.25
 """If the echo after a row is so much faster or slower than the one before it, something else used the machine meanwhile."""
@@ -36,7 +36,13 @@ _COSTS: _Columns = {
     "cpu_s_per_1000": ("CPU s / 1000", ".4f"),
     "echo_cpu_s_per_1000": ("echo's", ".4f"),
     "server_cpu": ("server CPU", ".0%"),
+    "services_cpu": ("services CPU", ".0%"),
     "loadgen_cpu": ("loadgen CPU", ".0%"),
+}
+_SERVICES: _Columns = {
+    "cassandra_cpu_s_per_1000": ("Cassandra's CPU s / 1000", ".4f"),
+    "redis_cpu_s_per_1000": ("Redis'", ".4f"),
+    "etcd_cpu_s_per_1000": ("etcd's", ".4f"),
 }
 
 
@@ -49,17 +55,19 @@ def median_row(repeats: Sequence[Row]) -> Row:
 def show(rows: Sequence[Row], console: Console) -> None:
     """Prints the tables, and warnings for rows that may not say what they seem to say."""
     console.print(_table(rows, "counts", _FIGURES, "echo"))
-    console.print(_table([row for row in rows if _COSTS.keys() & row.keys()], "", _COSTS, ""))
+    for columns in (_COSTS, _SERVICES):
+        if having := [row for row in rows if columns.keys() & row.keys()]:
+            console.print(_table(having, "", columns, ""))
     for row in rows:
         for warning in _warnings(row):
-            console.print(f"{row['row']}: {warning}", style="yellow")
+            console.print(f"{row['subject']}, {row['row']}: {warning}", style="yellow")
 
 
 def _table(rows: Sequence[Row], before: str, columns: _Columns, behind: str) -> Table:
     """A table of the columns that any of the rows has, with one column of text before and one behind them, if named."""
     table = Table(box=None, header_style="bold", padding=(0, 1))
     used = [key for key in columns if any(key in row for row in rows)]
-    texts = [key for key in ("row", before) if key]
+    texts = [key for key in ("subject", "row", before) if key]
     for heading in texts:
         table.add_column(heading)
     for key in used:
@@ -74,9 +82,11 @@ def _table(rows: Sequence[Row], before: str, columns: _Columns, behind: str) -> 
 
 
 def _warnings(row: Row) -> Iterator[str]:
-    share = _figure(row.get("loadgen_cpu", 0))
+    services = _figure(row.get("services_cpu", 0))
+    share = _figure(row.get("loadgen_cpu", 0)) + services
     if share > LOADGEN_CPU_MAX:
-        yield f"the load generator used {share:.0%} of its core, so it may be what limits this figure"
+        who = "the load generator and the services" if services else "the load generator"
+        yield f"{who} used {share:.0%} of their core, and may be what limits this figure: compare by CPU seconds"
     change = _figure(row.get("echo_change", 0))
     if abs(change) > ECHO_CHANGE_MAX:
         yield f"the echo changed by {change:+.0%} meanwhile: compare by CPU seconds, or measure again on a quiet machine"

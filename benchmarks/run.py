@@ -1,12 +1,14 @@
-"""`make bench`: measures one server on this machine, each figure beside a raw grpc.aio echo of the same minutes.
+"""`make bench`: measures a server and a cluster on this machine, each figure beside a raw grpc.aio echo of the same minutes.
 
 docs/benchmarks.md explains the rows and how to read them.
 """
 
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +18,18 @@ import typer
 from rich.console import Console
 
 from benchmarks import results
-from benchmarks.processes import ROOT, BenchError, Cpus, Loadgen, chat_server, echo_server, fsync_times
+from benchmarks.cluster import Services, chat_cluster
+from benchmarks.processes import (
+    ROOT,
+    BenchError,
+    Cpus,
+    Loaded,
+    Loadgen,
+    chat_server,
+    echo_server,
+    forget_settings,
+    fsync_times,
+)
 from benchmarks.results import Row
 
 RESULTS_FILE = ROOT / "benchmarks" / "results.json"
@@ -68,53 +81,69 @@ class Load:
     """Deliveries that one message makes."""
 
 
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is measured: a server, or a cluster of one kind."""
+
+    name: str
+    start: Callable[[], AbstractContextManager[tuple[Loaded, Path]]]
+    """A new one, with nothing in it, and its data folder."""
+
+
 class Bench:
     """Runs rows on this machine."""
 
-    def __init__(self, pace: Pace, data_dir: Path, cpus: Cpus) -> None:
+    def __init__(self, pace: Pace, cpus: Cpus) -> None:
         self._pace = pace
-        self._data_dir = data_dir
         self._cpus = cpus
         self._loadgen = Loadgen(cpus.loadgen)
 
-    def load(self, load: Load) -> Row:
+    def warm_up(self, subject: Subject, load: Load) -> None:
+        """Puts a load on it that is not measured."""
+        with subject.start() as (server, data_dir):
+            self._load(server, data_dir, load)
+
+    def load(self, subject: Subject, load: Load) -> Row:
         """Measures a new server under load, and the echo server before and after it.
 
         Raises:
             BenchError: something that the load generator checks is wrong.
         """
         before = self._echo(load)
-        with chat_server(self._data_dir, self._cpus.server) as (server, data_dir):
-            seen = self._loadgen.run(
-                load.mode, server, *load.flags, *self._pace.flags, accounts=load.accounts, data_dir=data_dir
-            )
+        with subject.start() as (server, data_dir):
+            seen = self._load(server, data_dir, load)
+            services = server.service_pids.keys()
         after = self._echo(load)
         echo_per_s = (before["rate_per_s"] + after["rate_per_s"]) / 2
         latencies = ("p50_ms", "p99_ms", "answer_p50_ms", "answer_p99_ms")
         return {
+            "subject": subject.name,
             "row": load.row,
             "counts": load.counts,
             "rate_per_s": seen["rate_per_s"],
             **({"messages_per_s": seen["rate_per_s"] / load.receivers} if load.receivers > 1 else {}),
             **{key: seen[key] for key in latencies if key in seen},
             "cpu_s_per_1000": seen["server_cpu_s"] / seen["count"] * 1000,
+            **{f"{name}_cpu_s_per_1000": seen[f"{name}_cpu_s"] / seen["count"] * 1000 for name in services},
             "echo": f"{load.echo_streams} streams, window {load.echo_window}",
             "echo_per_s": echo_per_s,
             "echo_cpu_s_per_1000": (before["server_cpu_s"] + after["server_cpu_s"]) / (before["count"] + after["count"]) * 1000,
             "echo_change": after["rate_per_s"] / before["rate_per_s"] - 1,
             "ratio": seen["rate_per_s"] / echo_per_s,
             "server_cpu": seen["server_cpu_s"] / seen["seconds"],
+            **({"services_cpu": sum(seen[f"{name}_cpu_s"] for name in services) / seen["seconds"]} if services else {}),
             "loadgen_cpu": seen["loadgen_cpu_s"] / seen["seconds"],
         }
 
-    def idle(self) -> Row:
+    def idle(self, subject: Subject) -> Row:
         """Measures what a silent stream costs a new server in memory, and a new echo server."""
         streams = ("--streams", str(IDLE_STREAMS))
         with echo_server(self._cpus.server) as server:
             echo = self._loadgen.run("echo-idle", server, *streams)
-        with chat_server(self._data_dir, self._cpus.server) as (server, data_dir):
+        with subject.start() as (server, data_dir):
             seen = self._loadgen.run("idle", server, *streams, accounts=IDLE_STREAMS, data_dir=data_dir)
         return {
+            "subject": subject.name,
             "row": f"idle {IDLE_STREAMS}",
             "counts": "streams",
             "kb_per_stream": seen["kb_per_stream"],
@@ -122,6 +151,9 @@ class Bench:
             "echo_kb_per_stream": echo["kb_per_stream"],
             "ratio": seen["kb_per_stream"] / echo["kb_per_stream"],
         }
+
+    def _load(self, server: Loaded, data_dir: Path, load: Load) -> dict[str, float]:
+        return self._loadgen.run(load.mode, server, *load.flags, *self._pace.flags, accounts=load.accounts, data_dir=data_dir)
 
     def _echo(self, load: Load) -> dict[str, float]:
         with echo_server(self._cpus.server) as server:
@@ -170,72 +202,135 @@ def replay(devices: int) -> Load:
     )
 
 
-KINDS = ("pairs", "fanout", "replay", "idle", "history")
+LOADED = ("pairs", "fanout", "replay", "idle")
+"""Kinds of rows of a server, and of every cluster."""
+CASSANDRA_NODES = {"cluster": 1, "cluster-rf3": 3}
+"""Kinds of clusters, each with as many copies of its data as it has nodes of Cassandra."""
+KINDS = (*LOADED, "history", *CASSANDRA_NODES)
 
 
-def measurements(bench: Bench, kinds: Iterable[str], pace: Pace) -> Iterator[tuple[str, Callable[[], Row]]]:
+def measurements(bench: Bench, subject: Subject, kinds: Iterable[str], pace: Pace) -> Iterator[tuple[str, Callable[[], Row]]]:
     """What to measure for these kinds of rows, in order: a name, and the function that measures it once."""
     loads = {"pairs": [pairs(1), pairs(8)], "fanout": [fanout(2), fanout(16)], "replay": [replay(pace.replay_devices)]}
     for kind in kinds:
         for load in loads.get(kind, []):
-            yield load.row, partial(bench.load, load)
+            yield f"{subject.name}: {load.row}", partial(bench.load, subject, load)
         if kind == "idle":
-            yield f"idle {IDLE_STREAMS}", bench.idle
+            yield f"{subject.name}: idle {IDLE_STREAMS}", partial(bench.idle, subject)
 
 
 def history_rows(quick: bool) -> list[Row]:
     """Pages of a long history; measured beside no echo."""
     history = importlib.import_module("benchmarks.history")
-    return list(history.measure(HISTORY_EVENTS_QUICK if quick else HISTORY_EVENTS))
+    return [{"subject": "server"} | row for row in history.measure(HISTORY_EVENTS_QUICK if quick else HISTORY_EVENTS)]
+
+
+class Run:
+    """Measures one kind of rows after the other, and keeps what was seen and whether anything was wrong."""
+
+    def __init__(self, bench: Bench, pace: Pace, repeat: int, cpus: Cpus, data_dir: Path, console: Console) -> None:
+        self.rows: list[Row] = []
+        self.failed = False
+        self._bench = bench
+        self._pace = pace
+        self._repeat = repeat
+        self._cpus = cpus
+        self._data_dir = data_dir
+        self._console = console
+
+    def server(self, kinds: Iterable[str]) -> None:
+        """Measures a server by itself."""
+        self._measure(Subject("server", partial(chat_server, self._data_dir, self._cpus.server)), kinds)
+
+    def history(self, quick: bool) -> None:
+        """Measures pages of a long history."""
+        with self._console.status("measuring history"):
+            self.rows += history_rows(quick)
+
+    def cluster(self, kind: str) -> None:
+        """Measures a cluster of three nodes on services of its own.
+
+        Raises:
+            BenchError: the services cannot be started.
+        """
+        with ExitStack() as stack:
+            services = Services(CASSANDRA_NODES[kind], self._cpus)
+            services.start(stack)
+            subject = Subject(kind, partial(chat_cluster, services, self._data_dir))
+            with self._console.status(f"warming {kind} up"):
+                # Cassandra's code is compiled as it is used.
+                self._bench.warm_up(subject, pairs(8))
+            self._measure(subject, LOADED)
+
+    def _measure(self, subject: Subject, kinds: Iterable[str]) -> None:
+        for name, measure in measurements(self._bench, subject, kinds, self._pace):
+            try:
+                with self._console.status(f"measuring {name}"):
+                    self.rows.append(results.median_row([measure() for _ in range(self._repeat)]))
+            except BenchError as error:
+                self.failed = True
+                self._console.print(f"{name}: {error}", style="red", markup=False)
 
 
 def main(
-    rows: Annotated[str, typer.Option(help="Kinds of rows, with commas between them.")] = ",".join(KINDS),
+    rows: Annotated[
+        str | None,
+        typer.Option(help=f"Kinds of rows, with commas between them: {', '.join(KINDS)}.  [default: all]", show_default=False),
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Short times: to see that it works, not to compare.")] = False,
     repeat: Annotated[int, typer.Option(min=1, help="Times that each row is measured; the figures are medians.")] = 1,
     data_dir: Annotated[
         Path, typer.Option(help="Folder for the servers' data, on the disk to measure.  [default: data]", show_default=False)
     ] = ROOT / "data",
 ) -> None:
-    """Measure one chatgrpc server on this machine, each figure beside a raw grpc.aio echo of the same minutes."""
+    """Measure a chatgrpc server and a cluster on this machine, each figure beside a raw grpc.aio echo of the same minutes."""
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
-    kinds = rows.split(",")
+    kinds = KINDS if rows is None else rows.split(",")
     unknown = set(kinds) - set(KINDS)
     if unknown:
         raise typer.BadParameter(f"no such rows: {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")
     if sys.platform != "linux":
         raise typer.BadParameter("the benchmarks read /proc and pin processes to CPUs; they run on Linux only")
+    forget_settings()
     pace = QUICK if quick else THOROUGH
     cpus = Cpus.choose()
     try:
-        bench = Bench(pace, data_dir, cpus)
+        bench = Bench(pace, cpus)
     except BenchError as error:
         console.print(str(error), style="red", markup=False)
         raise typer.Exit(1) from None
+    describe_machine(cpus, data_dir, console)
+
+    run = Run(bench, pace, repeat, cpus, data_dir, console)
+    run.server(kinds)
+    if "history" in kinds and importlib.util.find_spec("benchmarks.history"):
+        run.history(quick)
+    for kind in kinds:
+        if kind in CASSANDRA_NODES:
+            try:
+                run.cluster(kind)
+            except BenchError as error:
+                # Whoever asked for nothing in particular gets what can be had.
+                run.failed |= rows is not None
+                console.print(f"the rows of {kind} are left out: {error}", style="red", markup=False)
+    results.show(run.rows, console)
+    results.write(run.rows, RESULTS_FILE)
+    console.print(f"written to {RESULTS_FILE.relative_to(ROOT)}")
+    if run.failed:
+        raise typer.Exit(1)
+
+
+def describe_machine(cpus: Cpus, data_dir: Path, console: Console) -> None:
+    """Says what the figures depend on besides the code."""
     if cpus.server is None:
         console.print("only one CPU: the server and the load generator share it, so every figure is too low", style="yellow")
     else:
-        console.print(f"server on CPU {cpus.server}, load generator on CPU {cpus.loadgen}")
+        console.print(
+            f"server (of a cluster: all nodes) on CPU {cpus.server}, load generator (and services) on CPU {cpus.loadgen}"
+        )
     disk = fsync_times(data_dir)
     console.print(f"appending 4 KiB durably in {data_dir} takes {disk.median_ms:.2f} ms, at worst {disk.worst_ms:.2f} ms")
-
-    measured: list[Row] = []
-    failed = False
-    for name, measure in measurements(bench, kinds, pace):
-        try:
-            with console.status(f"measuring {name}"):
-                measured.append(results.median_row([measure() for _ in range(repeat)]))
-        except BenchError as error:
-            failed = True
-            console.print(f"{name}: {error}", style="red", markup=False)
-    if "history" in kinds and importlib.util.find_spec("benchmarks.history"):
-        with console.status("measuring history"):
-            measured += history_rows(quick)
-    results.show(measured, console)
-    results.write(measured, RESULTS_FILE)
-    console.print(f"written to {RESULTS_FILE.relative_to(ROOT)}")
-    if failed:
-        raise typer.Exit(1)
+    console.print(f"load average of the last minute: {os.getloadavg()[0]:.1f}")
 
 
 if __name__ == "__main__":

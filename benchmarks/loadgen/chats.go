@@ -35,7 +35,7 @@ func (r *run) pairs(count int, window uint32) (*report, error) {
 // fanout: groups of many members, of whom one sends and all acknowledge. What counts is deliveries to the others.
 func (r *run) fanout(count, size int, window uint32) (*report, error) {
 	for i := range count {
-		if err := r.createGroup(r.accounts[i*size : (i+1)*size]); err != nil {
+		if err := r.createGroup(r.target(i, 0), r.accounts[i*size:(i+1)*size]); err != nil {
 			return nil, err
 		}
 	}
@@ -55,8 +55,8 @@ func (r *run) fanout(count, size int, window uint32) (*report, error) {
 }
 
 // createGroup creates the group of these accounts by the unary call; the first one is its owner.
-func (r *run) createGroup(accounts []account) error {
-	conn, err := dial(r.target)
+func (r *run) createGroup(target string, accounts []account) error {
+	conn, err := dial(target)
 	if err != nil {
 		return err
 	}
@@ -100,8 +100,8 @@ func (r *run) joinGroups(count, size int, window uint32) ([]*group, error) {
 // newGroup makes the members of chat number `index`, not connected yet.
 func (r *run) newGroup(index, size int, window uint32) *group {
 	g := &group{chat: &chat{index: uint32(index)}}
-	for range size {
-		g.members = append(g.members, &member{run: r, chat: g.chat})
+	for i := range size {
+		g.members = append(g.members, &member{run: r, target: r.target(index, i), chat: g.chat})
 	}
 	g.sender().window, g.sender().limit = window, r.messages
 	return g

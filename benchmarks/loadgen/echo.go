@@ -75,7 +75,7 @@ func (r *run) echo(count int, window uint64) (*report, error) {
 func (r *run) openEchoers(count int, window uint64) ([]*echoer, error) {
 	echoers := make([]*echoer, count)
 	err := each(count, func(i int) (err error) {
-		echoers[i], err = r.openEchoer(window)
+		echoers[i], err = r.openEchoer(i, window)
 		return err
 	})
 	if err != nil {
@@ -84,8 +84,8 @@ func (r *run) openEchoers(count int, window uint64) ([]*echoer, error) {
 	return echoers, r.await("every stream echoes", func() bool { return every(echoers, (*echoer).isQuiet) })
 }
 
-func (r *run) openEchoer(window uint64) (*echoer, error) {
-	conn, err := dial(r.target)
+func (r *run) openEchoer(index int, window uint64) (*echoer, error) {
+	conn, err := dial(r.target(index, 0))
 	if err != nil {
 		return nil, err
 	}

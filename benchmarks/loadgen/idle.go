@@ -6,17 +6,17 @@ import (
 )
 
 const (
-	// Opened before the first look at the server's memory, so that what a server loads once is not counted.
+	// Opened before the first look at the servers' memory, so that what a server loads once is not counted.
 	idleBaseline = 20
 	// From the last opening to the second look.
 	idleSettle = 2 * time.Second
 )
 
-// idle: streams that are open, greeted and silent, each of its own user. What is measured is the server's memory for each.
+// idle: streams that are open, greeted and silent, each of its own user. What is measured is the servers' memory for each.
 func (r *run) idle(count int) (*report, error) {
 	members := make([]*member, count)
 	return r.weigh(count, func(i int) error {
-		members[i] = &member{run: r, chat: &chat{}}
+		members[i] = &member{run: r, target: r.target(i, 0), chat: &chat{}}
 		if err := members[i].join(r.accounts[i], "loadgen"); err != nil {
 			return err
 		}
@@ -26,8 +26,8 @@ func (r *run) idle(count int) (*report, error) {
 
 // echoIdle: the same of the echo server; each stream has echoed one message.
 func (r *run) echoIdle(count int) (*report, error) {
-	return r.weigh(count, func(int) error {
-		echoer, err := r.openEchoer(1)
+	return r.weigh(count, func(i int) error {
+		echoer, err := r.openEchoer(i, 1)
 		if err != nil {
 			return err
 		}
@@ -35,7 +35,7 @@ func (r *run) echoIdle(count int) (*report, error) {
 	})
 }
 
-// weigh opens `count` streams and returns what they cost the server in memory.
+// weigh opens `count` streams and returns what they cost the servers in memory.
 func (r *run) weigh(count int, open func(i int) error) (*report, error) {
 	if count <= idleBaseline {
 		return nil, fmt.Errorf("memory is measured with more than %d streams, not %d", idleBaseline, count)
@@ -46,7 +46,7 @@ func (r *run) weigh(count int, open func(i int) error) (*report, error) {
 	if err := r.sleep(idleSettle); err != nil {
 		return nil, err
 	}
-	before, err := processRSS(r.serverPID)
+	before, err := total(r.serverPIDs, processRSS)
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +60,7 @@ func (r *run) weigh(count int, open func(i int) error) (*report, error) {
 	if err := r.sleep(idleSettle); err != nil {
 		return nil, err
 	}
-	after, err := processRSS(r.serverPID)
+	after, err := total(r.serverPIDs, processRSS)
 	if err != nil {
 		return nil, err
 	}

@@ -1,10 +1,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net"
 	"os"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,7 +17,7 @@ import (
 )
 
 func someOptions(target string, accounts int) options {
-	o := options{target: target, messages: 40, duration: time.Second, patience: 30 * time.Second}
+	o := options{targets: []string{target}, messages: 40, duration: time.Second, patience: 30 * time.Second}
 	for i := range accounts {
 		user := fmt.Sprintf("user-%d", i)
 		o.accounts = append(o.accounts, account{user: user, token: user})
@@ -67,9 +71,42 @@ func TestReplayReadsTheBacklogOnEachDevice(t *testing.T) {
 	}
 }
 
+func TestMembersOfAChatAreAtOneServerAfterTheOther(t *testing.T) {
+	const pairs, groups, size = 4, 3, 5
+	cases := map[string]struct {
+		mode    func(*run) (*report, error)
+		servers []int // of user 0, 1, 2, …
+	}{
+		"pairs":  {func(r *run) (*report, error) { return r.pairs(pairs, 4) }, []int{0, 1, 1, 2, 2, 0, 0, 1}},
+		"fanout": {func(r *run) (*report, error) { return r.fanout(groups, size, 4) }, []int{0, 1, 2, 0, 1, 1, 2, 0, 1, 2, 2, 0, 1, 2, 0}},
+		"replay": {func(r *run) (*report, error) { return r.replay(40, 4) }, []int{0}},
+		"idle":   {func(r *run) (*report, error) { return r.idle(21) }, []int{0, 1, 2, 0}},
+	}
+	for mode, c := range cases {
+		t.Run(mode, func(t *testing.T) {
+			standIn, targets := startStandInOn(t, none, 3)
+			options := someOptions("", 21)
+			options.targets = targets
+			if _, err := newRun(options).perform(c.mode); err != nil {
+				t.Fatal(err)
+			}
+			for i, server := range c.servers {
+				for _, call := range standIn.calls[fmt.Sprintf("user-%d", i)] {
+					if call != targets[server] {
+						t.Errorf("user %d called server %d, not %d", i, slices.Index(targets, call), server)
+					}
+				}
+			}
+			if mode == "replay" && !slices.Equal(standIn.calls["user-1"], []string{targets[1], targets[2], targets[0], targets[1]}) {
+				t.Errorf("the readers called %v of %v", standIn.calls["user-1"], targets)
+			}
+		})
+	}
+}
+
 func TestIdleWeighsTheServer(t *testing.T) {
 	options := someOptions(startStandIn(t, none), 60)
-	options.serverPID = os.Getpid()
+	options.serverPIDs = []int{os.Getpid()}
 	report, err := newRun(options).perform(func(r *run) (*report, error) { return r.idle(60) })
 	if err != nil {
 		t.Fatal(err)
@@ -193,6 +230,58 @@ func TestSamplesAreJoinedSortedAndCutToWhatFits(t *testing.T) {
 	late.add(100 * time.Hour)
 	if joined := join(samples{5, 1}, nil, late, samples{3}); fmt.Sprint(joined) != fmt.Sprint(samples{0, 1, 3, 5, math.MaxUint32}) {
 		t.Errorf("joined to %v", joined)
+	}
+}
+
+func TestCPUOfServersAndServicesIsAddedUp(t *testing.T) {
+	self := os.Getpid()
+	r := newRun(options{serverPIDs: []int{self, self, self}, services: map[string][]int{"once": {self}, "twice": {self, self}}})
+	least := ownCPU() - 2*clockTick
+	reading, err := r.reading(func() uint64 { return 0 })
+	most := ownCPU() + 2*clockTick
+	if err != nil {
+		t.Fatal(err)
+	}
+	for times, seen := range map[time.Duration]time.Duration{
+		3: reading.serverCPU, 1: reading.serviceCPU["once"], 2: reading.serviceCPU["twice"],
+	} {
+		if seen < times*least || seen > times*most {
+			t.Errorf("%v is not %d times a CPU time between %v and %v", seen, times, least, most)
+		}
+	}
+	if _, err := newRun(options{serverPIDs: []int{self, 1 << 30}}).reading(func() uint64 { return 0 }); err == nil {
+		t.Error("the CPU of a process was read that does not exist")
+	}
+}
+
+func TestReadingsAreSubtractedAndSpansAdded(t *testing.T) {
+	at := func(s time.Duration) measured {
+		services := map[string]time.Duration{"a": 3 * s, "b": 4 * s}
+		return measured{elapsed: s, count: uint64(10 * s), serverCPU: 2 * s, serviceCPU: services, ownCPU: 5 * s}
+	}
+	if span := at(7).since(at(4)); !reflect.DeepEqual(span, at(3)) {
+		t.Errorf("from 4 to 7: %+v", span)
+	}
+	if sum := (measured{}).and(at(2)).and(at(3)); !reflect.DeepEqual(sum, at(5)) {
+		t.Errorf("2 and 3: %+v", sum)
+	}
+	report := at(2 * time.Second).report()
+	if report.ServerCPUS != 4 || !maps.Equal(report.ServicesCPUS, map[string]float64{"a": 6, "b": 8}) || report.LoadgenCPUS != 10 {
+		t.Errorf("reported %+v", report)
+	}
+}
+
+func TestPIDFlagsAreRead(t *testing.T) {
+	var pids pidsFlag
+	var services servicesFlag
+	if err := errors.Join(pids.Set("1,22"), services.Set("a=3,b=4"), services.Set("a=5")); err != nil {
+		t.Fatal(err)
+	}
+	if fmt.Sprint(pids, services) != "[1 22] map[a:[3 5] b:[4]]" {
+		t.Errorf("%v %v", pids, services)
+	}
+	if pids.Set("1,x") == nil || services.Set("a") == nil || services.Set("a=b") == nil {
+		t.Error("something that is no process id was taken for one")
 	}
 }
 

@@ -1,5 +1,5 @@
-// Command loadgen loads a chatgrpc server, or the echo server beside which it is measured, as many devices would, checks every
-// answer, and prints what it measured as one JSON object. benchmarks/run.py starts it; docs/benchmarks.md explains the figures.
+// Command loadgen loads a chatgrpc server, the nodes of a cluster, or the echo server beside which they are measured, as many devices
+// would, checks every answer, and prints what it measured as one JSON object. benchmarks/run.py starts it; docs/benchmarks.md explains the figures.
 //
 // It is also a complete small client in another language: everything it knows of the server stands in the protos.
 package main
@@ -10,6 +10,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -28,6 +29,7 @@ const usage = `loadgen MODE [flags]; the modes are
   idle       --streams silent streams
   echo       --streams streams to the echo server
   echo-idle  --streams silent streams to the echo server
+Of several targets the members of a chat are at one after the other: the two of a pair are at different ones.
 `
 
 func execute(arguments []string) error {
@@ -37,8 +39,9 @@ func execute(arguments []string) error {
 		flags.PrintDefaults()
 	}
 	var (
-		target   = flags.String("target", "127.0.0.1:50551", "address of the server")
-		pid      = flags.Int("server-pid", 0, "process whose CPU and memory are read; 0 = none")
+		targets  = flags.String("targets", "127.0.0.1:50551", "addresses of the servers, with commas between them")
+		pids     pidsFlag
+		services servicesFlag
 		tokens   = flags.String("tokens", "", "file with a user id, a space and their token on each line")
 		streams  = flags.Int("streams", 100, "streams in all")
 		groups   = flags.Int("groups", 4, "groups")
@@ -48,6 +51,8 @@ func execute(arguments []string) error {
 		warmup   = flags.Duration("warmup", 2*time.Second, "time before measuring")
 		duration = flags.Duration("duration", 8*time.Second, "time of measuring")
 	)
+	flags.Var(&pids, "server-pids", "processes whose CPU and memory are read, with commas between them")
+	flags.Var(&services, "service-pids", "further processes whose CPU is told beside it, as name=pid,…; those of one name are added up")
 	if len(arguments) == 0 || strings.HasPrefix(arguments[0], "-") {
 		flags.Usage()
 		return fmt.Errorf("the first argument is the mode")
@@ -57,8 +62,8 @@ func execute(arguments []string) error {
 		return err
 	}
 	options := options{
-		target: *target, serverPID: *pid, warmup: *warmup, duration: *duration, messages: uint32(*messages),
-		patience: 60 * time.Second,
+		targets: strings.Split(*targets, ","), serverPIDs: pids, services: services,
+		warmup: *warmup, duration: *duration, messages: uint32(*messages), patience: 60 * time.Second,
 	}
 	if *tokens != "" {
 		var err error
@@ -106,4 +111,40 @@ func readAccounts(path string) ([]account, error) {
 		accounts = append(accounts, account{user: user, token: token})
 	}
 	return accounts, nil
+}
+
+// pidsFlag reads process ids with commas between them.
+type pidsFlag []int
+
+func (p *pidsFlag) String() string { return strings.Trim(fmt.Sprint([]int(*p)), "[]") }
+
+func (p *pidsFlag) Set(text string) error {
+	for part := range strings.SplitSeq(text, ",") {
+		pid, err := strconv.Atoi(part)
+		if err != nil {
+			return err
+		}
+		*p = append(*p, pid)
+	}
+	return nil
+}
+
+// servicesFlag reads name=pid with commas between them; a name may stand several times.
+type servicesFlag map[string][]int
+
+func (s *servicesFlag) String() string { return fmt.Sprint(map[string][]int(*s)) }
+
+func (s *servicesFlag) Set(text string) error {
+	if *s == nil {
+		*s = servicesFlag{}
+	}
+	for part := range strings.SplitSeq(text, ",") {
+		name, id, _ := strings.Cut(part, "=")
+		pid, err := strconv.Atoi(id)
+		if err != nil {
+			return err
+		}
+		(*s)[name] = append((*s)[name], pid)
+	}
+	return nil
 }

@@ -20,8 +20,9 @@ const (
 // seq at which everyone else has it. A member with a window is the chat's sender.
 type member struct {
 	*device
-	run  *run
-	chat *chat
+	run    *run
+	target string // the server it connects to
+	chat   *chat
 
 	// Of a sender.
 	window   uint32 // messages that may be unanswered; 0 = not a sender
@@ -44,7 +45,7 @@ type member struct {
 
 // join connects a member and serves it until the run ends.
 func (m *member) join(account account, deviceID string) error {
-	device, err := connect(m.run.ctx, m.run.target, account, deviceID, m.run.started, m)
+	device, err := connect(m.run.ctx, m.target, account, deviceID, m.run.started, m)
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,18 @@ import (
 // clockTick is the unit of the CPU times in /proc: USER_HZ, 100 a second on every Linux that Go runs on.
 const clockTick = 10 * time.Millisecond
 
+// total adds up what is read of each of the processes.
+func total[T time.Duration | int64](pids []int, read func(pid int) (T, error)) (sum T, err error) {
+	for _, pid := range pids {
+		one, err := read(pid)
+		if err != nil {
+			return 0, err
+		}
+		sum += one
+	}
+	return sum, nil
+}
+
 // processCPU returns the CPU time, user and system, that all threads of a process have used; proc(5), `stat`.
 func processCPU(pid int) (time.Duration, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))

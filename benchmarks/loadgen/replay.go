@@ -15,18 +15,15 @@ func (r *run) replay(backlog uint32, devices int) (*report, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w%s", err, missing(group))
 	}
-	var total measured
+	var all measured
 	for i := range devices {
-		result, err := r.readBacklog(group.chat, backlog, fmt.Sprintf("reader-%d", i))
+		result, err := r.readBacklog(i, group.chat, backlog)
 		if err != nil {
 			return nil, err
 		}
-		total.elapsed += result.elapsed
-		total.count += uint64(backlog)
-		total.serverCPU += result.serverCPU
-		total.ownCPU += result.ownCPU
+		all = all.and(result)
 	}
-	return total.report(), nil
+	return all.report(), nil
 }
 
 // writeBacklog sends the messages from the first account to the second, which has no device.
@@ -53,21 +50,22 @@ func (r *run) writeBacklog(backlog uint32) (*group, error) {
 	return group, err
 }
 
-func (r *run) readBacklog(chat *chat, backlog uint32, deviceID string) (measured, error) {
-	reader := &member{run: r, chat: chat, backlog: backlog}
-	none := func() uint64 { return 0 }
-	before, err := r.reading(none)
+// readBacklog lets the reader of this number read it all; the first one is not at the writer's server, if there are several.
+func (r *run) readBacklog(number int, chat *chat, backlog uint32) (measured, error) {
+	reader := &member{run: r, target: r.target(number, 1), chat: chat, backlog: backlog}
+	received := func() uint64 { return uint64(reader.received.Load()) }
+	before, err := r.reading(received)
 	if err != nil {
 		return measured{}, err
 	}
-	if err := reader.join(r.accounts[1], deviceID); err != nil {
+	if err := reader.join(r.accounts[1], fmt.Sprintf("reader-%d", number)); err != nil {
 		return measured{}, err
 	}
 	defer reader.disconnect()
 	if err := r.awaitLong("the backlog replayed", r.patience+time.Duration(backlog)*time.Millisecond, reader.isSynced); err != nil {
 		return measured{}, fmt.Errorf("%w (%d of %d messages came)", err, reader.received.Load(), backlog)
 	}
-	after, err := r.reading(none)
+	after, err := r.reading(received)
 	after.elapsed = time.Duration(reader.syncedAt.Load())
 	return after.since(before), err
 }

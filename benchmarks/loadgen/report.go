@@ -13,18 +13,25 @@ type report struct {
 	// From sending to the SendResult.
 	AnswerP50Ms *float64 `json:"answer_p50_ms,omitempty"`
 	AnswerP99Ms *float64 `json:"answer_p99_ms,omitempty"`
-	// Resident memory of the server for each idle stream.
+	// Resident memory of the servers for each idle stream.
 	KBPerStream *float64 `json:"kb_per_stream,omitempty"`
-	ServerCPUS  float64  `json:"server_cpu_s"`
-	LoadgenCPUS float64  `json:"loadgen_cpu_s"`
+	// CPU of all servers together, and of each service that they use.
+	ServerCPUS   float64            `json:"server_cpu_s"`
+	ServicesCPUS map[string]float64 `json:"services_cpu_s,omitempty"`
+	LoadgenCPUS  float64            `json:"loadgen_cpu_s"`
 }
 
 func (m measured) report() *report {
+	services := map[string]float64{}
+	for name, used := range m.serviceCPU {
+		services[name] = used.Seconds()
+	}
 	return &report{
-		Seconds:     m.elapsed.Seconds(),
-		Count:       m.count,
-		RatePerS:    float64(m.count) / m.elapsed.Seconds(),
-		ServerCPUS:  m.serverCPU.Seconds(),
-		LoadgenCPUS: m.ownCPU.Seconds(),
+		Seconds:      m.elapsed.Seconds(),
+		Count:        m.count,
+		RatePerS:     float64(m.count) / m.elapsed.Seconds(),
+		ServerCPUS:   m.serverCPU.Seconds(),
+		ServicesCPUS: services,
+		LoadgenCPUS:  m.ownCPU.Seconds(),
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -12,7 +13,7 @@ import (
 
 const pollInterval = 2 * time.Millisecond
 
-// run is one run against one server: when it sends and measures, and the first thing that went wrong.
+// run is one run against one server, or one cluster: when it sends and measures, and the first thing that went wrong.
 type run struct {
 	options
 	started time.Time
@@ -27,19 +28,23 @@ type run struct {
 
 // options are what the command line says of a run.
 type options struct {
-	target    string
-	serverPID int // 0 = the server's CPU and memory are not read
-	accounts  []account
-	warmup    time.Duration
-	duration  time.Duration
-	messages  uint32        // per sender, instead of a time; 0 = by time
-	patience  time.Duration // longest wait for anything that is due
+	targets    []string         // addresses of the servers
+	serverPIDs []int            // whose CPU and memory are read
+	services   map[string][]int // by name, further processes whose CPU is read
+	accounts   []account
+	warmup     time.Duration
+	duration   time.Duration
+	messages   uint32        // per sender, instead of a time; 0 = by time
+	patience   time.Duration // longest wait for anything that is due
 }
 
 func newRun(options options) *run {
 	ctx, fail := context.WithCancelCause(context.Background())
 	return &run{options: options, started: time.Now(), salt: rand.Uint64(), ctx: ctx, fail: fail}
 }
+
+// target is the server of a member of a group: the members are at one after the other, and the groups do not all begin at the same.
+func (r *run) target(group, member int) string { return r.targets[(group+member)%len(r.targets)] }
 
 // perform runs one of the modes to its end. If a device found something wrong, that is the error, and not what followed from it.
 func (r *run) perform(mode func(*run) (*report, error)) (*report, error) {
@@ -115,19 +120,40 @@ func each(n int, f func(i int) error) error {
 
 // measured is what was read at one moment, or what happened between two.
 type measured struct {
-	elapsed   time.Duration
-	count     uint64
-	serverCPU time.Duration
-	ownCPU    time.Duration
+	elapsed    time.Duration
+	count      uint64
+	serverCPU  time.Duration
+	serviceCPU map[string]time.Duration
+	ownCPU     time.Duration
 }
 
 // since turns two readings into what happened between them.
 func (m measured) since(before measured) measured {
+	serviceCPU := maps.Clone(m.serviceCPU)
+	for name, earlier := range before.serviceCPU {
+		serviceCPU[name] -= earlier
+	}
 	return measured{
-		elapsed:   m.elapsed - before.elapsed,
-		count:     m.count - before.count,
-		serverCPU: m.serverCPU - before.serverCPU,
-		ownCPU:    m.ownCPU - before.ownCPU,
+		elapsed:    m.elapsed - before.elapsed,
+		count:      m.count - before.count,
+		serverCPU:  m.serverCPU - before.serverCPU,
+		serviceCPU: serviceCPU,
+		ownCPU:     m.ownCPU - before.ownCPU,
+	}
+}
+
+// and adds what happened in another time.
+func (m measured) and(other measured) measured {
+	serviceCPU := maps.Clone(other.serviceCPU)
+	for name, used := range m.serviceCPU {
+		serviceCPU[name] += used
+	}
+	return measured{
+		elapsed:    m.elapsed + other.elapsed,
+		count:      m.count + other.count,
+		serverCPU:  m.serverCPU + other.serverCPU,
+		serviceCPU: serviceCPU,
+		ownCPU:     m.ownCPU + other.ownCPU,
 	}
 }
 
@@ -176,12 +202,13 @@ func (r *run) measure(count func() uint64, meanwhile func() error) (measured, er
 }
 
 func (r *run) reading(count func() uint64) (measured, error) {
-	now := measured{elapsed: time.Since(r.started), count: count(), ownCPU: ownCPU()}
-	if r.serverPID == 0 {
-		return now, nil
-	}
+	now := measured{elapsed: time.Since(r.started), count: count(), ownCPU: ownCPU(), serviceCPU: map[string]time.Duration{}}
 	var err error
-	now.serverCPU, err = processCPU(r.serverPID)
+	now.serverCPU, err = total(r.serverPIDs, processCPU)
+	for name, pids := range r.services {
+		used, failure := total(pids, processCPU)
+		now.serviceCPU[name], err = used, errors.Join(err, failure)
+	}
 	return now, err
 }
 

@@ -25,7 +25,8 @@ type standIn struct {
 
 	mutex sync.Mutex
 	chats map[string]*standInChat
-	lines map[string][]*line // open streams by user
+	lines map[string][]*line  // open streams by user
+	calls map[string][]string // by user, the address that each of their calls went to
 }
 
 type standInChat struct {
@@ -63,33 +64,49 @@ const faultySeq = 7
 
 func startStandIn(t *testing.T, fault fault) (target string) {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := grpc.NewServer()
-	s := &standIn{fault: fault, chats: map[string]*standInChat{}, lines: map[string][]*line{}}
-	pb.RegisterSessionServiceServer(server, s)
-	pb.RegisterChatServiceServer(server, s)
-	go server.Serve(listener)
-	t.Cleanup(server.Stop)
-	return listener.Addr().String()
+	_, targets := startStandInOn(t, fault, 1)
+	return targets[0]
 }
 
-func userOf(ctx context.Context) string {
+// startStandInOn listens at several addresses, as a cluster does.
+func startStandInOn(t *testing.T, fault fault, addresses int) (s *standIn, targets []string) {
+	t.Helper()
+	server := grpc.NewServer()
+	s = &standIn{fault: fault, chats: map[string]*standInChat{}, lines: map[string][]*line{}, calls: map[string][]string{}}
+	pb.RegisterSessionServiceServer(server, s)
+	pb.RegisterChatServiceServer(server, s)
+	for range addresses {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		go server.Serve(listener)
+		targets = append(targets, listener.Addr().String())
+	}
+	t.Cleanup(server.Stop)
+	return s, targets
+}
+
+// callFrom notes a call, and returns whose it is. The stand-in must be locked.
+func (s *standIn) callFrom(ctx context.Context) (user string) {
 	values, _ := metadata.FromIncomingContext(ctx)
-	return values.Get("authorization")[0][len("Bearer "):]
+	user = values.Get("authorization")[0][len("Bearer "):]
+	s.calls[user] = append(s.calls[user], values.Get(":authority")[0])
+	return user
 }
 
 func (s *standIn) CreateGroup(ctx context.Context, request *pb.CreateGroupRequest) (*pb.CreateGroupResponse, error) {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
-	chat := s.create("g."+digest(userOf(ctx)), append([]string{userOf(ctx)}, request.MemberUserIds...))
+	user := s.callFrom(ctx)
+	chat := s.create("g."+digest(user), append([]string{user}, request.MemberUserIds...))
 	return &pb.CreateGroupResponse{Outcome: &pb.CreateGroupResponse_Chat{Chat: chat.state()}}, nil
 }
 
 func (s *standIn) Connect(stream grpc.BidiStreamingServer[pb.ConnectRequest, pb.ConnectResponse]) error {
-	user := userOf(stream.Context())
+	s.mutex.Lock()
+	user := s.callFrom(stream.Context())
+	s.mutex.Unlock()
 	line := &line{opened: map[string]bool{}, frames: make(chan *pb.ServerFrame, 1<<16)}
 	go line.write(stream)
 	for greeted := false; ; {

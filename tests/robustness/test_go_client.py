@@ -59,7 +59,7 @@ async def test_a_forged_token_is_refused_with_a_reason(client: Path, server: Ser
     header, claims, signature = server.token("alice").split(".")
     forged = ".".join((header, claims, signature[::-1]))
     (tmp_path / "tokens").write_text(f"alice {forged}\nbob {server.token('bob')}\n")
-    flags = ("--target", server.address, "--tokens", str(tmp_path / "tokens"), "--streams", "2", "--messages", "3")
+    flags = ("--targets", server.address, "--tokens", str(tmp_path / "tokens"), "--streams", "2", "--messages", "3")
     with pytest.raises(AssertionError, match="DISCONNECT_CODE_UNAUTHENTICATED"):
         await _run(tmp_path, str(client), "pairs", *flags)
 
@@ -82,7 +82,7 @@ async def _load(client: Path, server: ServerProcess, folder: Path, mode: str, *f
     users = [f"user-{number}" for number in range(accounts)]
     tokens = folder / "tokens"
     tokens.write_text("".join(f"{user} {server.token(user)}\n" for user in users))
-    output = await _run(folder, str(client), mode, "--target", server.address, "--tokens", str(tokens), *flags)
+    output = await _run(folder, str(client), mode, "--targets", server.address, "--tokens", str(tokens), *flags)
     result: dict[str, float] = json.loads(output)
     return result
 
