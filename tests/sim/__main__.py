@@ -1,44 +1,70 @@
-"""`python -m tests.sim`: runs seeds, or replays one with its trace."""
+"""`python -m tests.sim`: runs seeds, replays one with its trace, or looks for the smallest run in which it still fails."""
 
 import argparse
 import sys
 import time
 
 from tests.sim.cluster import Cluster
+from tests.sim.mistakes import MISTAKES
+from tests.sim.parts import Parts
+from tests.sim.plan import Plan, plan_of
+from tests.sim.shrink import Shrinker, broken_by, describe
 from tests.sim.world import BrokenError
-
-
-def run_seed(seed: int, traced: bool = False) -> tuple[Cluster, str]:
-    """Runs one seed; returns what broke, empty for nothing."""
-    cluster = Cluster(seed, traced=traced)
-    try:
-        cluster.run()
-    except BrokenError as broken:
-        return cluster, str(broken)
-    return cluster, ""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.sim")
     parser.add_argument("--seed", type=int, help="replay this one, with its trace")
+    parser.add_argument("--shrink", action="store_true", help="with --seed: look for less that fails too, and trace that")
+    parser.add_argument("--mistake", choices=MISTAKES, help="plant this mistake")
     parser.add_argument("--seeds", type=int, default=1_000, help="how many to run")
     parser.add_argument("--from", type=int, default=0, dest="first", help="the first one")
     options = parser.parse_args()
-    if options.seed is not None:
-        cluster, broken = run_seed(options.seed, traced=True)
-        print("\n".join(cluster.world.trace))
-        print(f"seed {options.seed}: {broken or 'all guarantees hold'}")
-        return 1 if broken else 0
-    failed = 0
+    parts = MISTAKES[options.mistake] if options.mistake else None
+    if options.seed is None:
+        return _run(options.first, options.seeds, parts)
+    plan = plan_of(options.seed)
+    return _shrink(plan, parts) if options.shrink else _replay(plan, parts)
+
+
+def _run(first: int, seeds: int, parts: Parts | None) -> int:
+    failed: list[Plan] = []
     started_s = time.monotonic()
-    for seed in range(options.first, options.first + options.seeds):
-        _, broken = run_seed(seed)
+    for seed in range(first, first + seeds):
+        plan = plan_of(seed)
+        broken = broken_by(plan, parts)
         if broken:
-            failed += 1
+            failed.append(plan)
             print(f"seed {seed}: {broken}\n    replay it with: make sim SEED={seed}", flush=True)
-    print(f"{options.seeds / (time.monotonic() - started_s):.1f} seeds a second")
-    print(f"{options.seeds} seeds, {failed} failed")
+    rate = seeds / (time.monotonic() - started_s)
+    if failed:
+        _shrink(failed[0], parts)
+    print(f"{rate:.1f} seeds a second")
+    print(f"{seeds} seeds, {len(failed)} failed")
     return 1 if failed else 0
+
+
+def _replay(plan: Plan, parts: Parts | None) -> int:
+    cluster = Cluster(plan.seed, parts, traced=True, plan=plan)
+    broken = ""
+    try:
+        cluster.run()
+    except BrokenError as error:
+        broken = str(error)
+    print("\n".join(cluster.world.trace))
+    print(f"seed {plan.seed}: {broken or 'all guarantees hold'}")
+    return 1 if broken else 0
+
+
+def _shrink(plan: Plan, parts: Parts | None) -> int:
+    if not broken_by(plan, parts):
+        print(f"seed {plan.seed}: all guarantees hold; there is nothing to shrink")
+        return 0
+    shrinker = Shrinker(plan, parts)
+    smallest = shrinker.shrink()
+    print(f"the smallest of {shrinker.runs} runs that still fails, {len(smallest.acts)} acts of {len(plan.acts)}:")
+    print(describe(smallest))
+    return _replay(smallest, parts)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ class Edge:
         self.upkeep = Upkeep(self)
         self._book = ReceiptBook(node.parts.limits)
         self._risen: dict[tuple[str, str], RaiseMark] = {}
+        node.every(250, self._tell_marks)
 
     def crash(self) -> None:
         for _, stream in list(self.sessions.values()):
@@ -100,7 +101,8 @@ class Edge:
                 case End(ended=ended):
                     self.node.note(f"ends {session.session_id}: {ended}")
         self.flush(session)
-        self.pump()
+        if effects:
+            self.pump()
 
     def flush(self, session: Session) -> None:
         """Reads what the session wants read, and sends what it has to say."""
@@ -204,10 +206,7 @@ class Edge:
         self.pump()
 
     def tick(self) -> None:
-        """Sends again, gives up, asks again; tells how far users are."""
-        for mark in self._risen.values():
-            self.desk.tell(mark.chat_id, mark)
-        self._risen.clear()
+        """Sends again, gives up, asks again."""
         self.desk.pass_time(self._now_ms())
         self.pump()
 
@@ -255,6 +254,13 @@ class Edge:
         session, request_id = cast("tuple[Session, int]", ticket)
         session.answered(request_id, write, outcome)
         self.flush(session)
+
+    def _tell_marks(self) -> None:
+        for mark in self._risen.values():
+            self.desk.tell(mark.chat_id, mark)
+        if self._risen:
+            self._risen.clear()
+            self.pump()
 
     def _mark(self, chat_id: str, user_id: str, delivered_seq: int, read_seq: int) -> None:
         raised = self._book.raise_mark(chat_id, user_id, delivered_seq, read_seq, self._wall_ms())

@@ -31,7 +31,7 @@ class Node(Process):
         self.owner = Owner(self)
         self.edge = Edge(self)
         self.keeper = Keeper(self)
-        self.every(40, self._tick)
+        self.every(50, self._tick)
 
     def crash(self) -> None:
         super().crash()

@@ -1,8 +1,7 @@
 """What is to happen in one run, drawn from the seed before it begins: so a failure can be tried again with less of it."""
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tests.sim.climate import Climate, climate_of
 
@@ -53,10 +52,6 @@ class Plan:
     noise: int = 0
     """Another one: the same plan on a day with other luck."""
 
-    def only(self, keep: Callable[[Act], bool]) -> "Plan":
-        """The same with fewer acts."""
-        return replace(self, acts=tuple(act for act in self.acts if keep(act)))
-
 
 def plan_of(seed: int) -> Plan:
     """The run of a seed."""
@@ -64,7 +59,7 @@ def plan_of(seed: int) -> Plan:
     climate = climate_of(rng)
     wanted: list[tuple[int, str, str]] = []
     for device_id in DEVICES:
-        wanted += [(at_ms, "send", device_id) for at_ms in _times(rng, USERS_BEGIN_MS, 40, 800)]
+        wanted += [(at_ms, "send", device_id) for at_ms in _times(rng, USERS_BEGIN_MS, 50, 900)]
         wanted += [(at_ms, "read a page", device_id) for at_ms in _times(rng, 700, 500, 3_000)]
         wanted += [(at_ms, "show typing", device_id) for at_ms in _times(rng, 700, 500, 4_000)]
     wanted += [(at_ms, "edit", "alice-1") for at_ms in _times(rng, 700, 200, 1_600)]

@@ -19,7 +19,7 @@ from tests.sim.tasks import Promise, start
 if TYPE_CHECKING:
     from tests.sim.edge import Edge
 
-_LOOK_EVERY_MS = 200
+_LOOK_EVERY_MS = 300
 _REMOVED_AFTER_MS = 600
 """After its stream ended; who is back by then was never away."""
 
