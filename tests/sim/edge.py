@@ -20,7 +20,6 @@ from chatgrpc.v1 import chat_pb2, session_pb2
 from tests.sim.coordinator import View
 from tests.sim.pages import read_history
 from tests.sim.tasks import Promise, start
-from tests.sim.upkeep import Upkeep
 
 if TYPE_CHECKING:
     from tests.sim.device import Stream
@@ -42,7 +41,7 @@ class Edge:
         self.desk = node.parts.edge_desk(
             node.node_id, lanes, node.cluster.shard_of, ask_again_after_ms=200, stated_max=STATED_MAX
         )
-        self.upkeep = Upkeep(self)
+        self.upkeep = parts.upkeep(self)
         self._book = ReceiptBook(node.parts.limits)
         self._risen: dict[tuple[str, str], RaiseMark] = {}
         node.every(250, self._tell_marks)

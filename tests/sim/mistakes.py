@@ -1,6 +1,6 @@
 """Known mistakes, each planted into one part of an otherwise right cluster, to see that the simulator finds it."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -16,10 +16,12 @@ from chatgrpc.core.lease import Keepalive, Lease
 from chatgrpc.core.links import Deliver
 from chatgrpc.core.row_store import WriteRow
 from chatgrpc.core.sequencer import Lookup
+from chatgrpc.core.session import Session
 from chatgrpc.core.shard import Now, Shard
 from chatgrpc.ports.session_map import SessionEntry, SessionMap
 from tests.sim.parts import Parts
 from tests.sim.store import Replica
+from tests.sim.upkeep import Upkeep
 
 _EVERY_BUCKET = set(range(1_000))
 
@@ -286,6 +288,27 @@ def nodes_that_the_watch_shows(seen: Iterable[str], linked: Iterable[str]) -> di
     return dict.fromkeys(seen)
 
 
+class HeadsNotAskedAgain(Upkeep):
+    """Trusts in heartbeats, also of owners that are gone."""
+
+    def _ask_heads(self, concerns: Callable[[str], bool]) -> None:
+        pass
+
+
+class MembershipsNotReadAgain(Upkeep):
+    """Looks only for events of chats that the sessions know."""
+
+    def _read_memberships(self) -> None:
+        pass
+
+
+class OpeningSessionsForgotten(Upkeep):
+    """Tells a session to look again only if it is open already."""
+
+    async def catch_up_one(self, session: Session, user_id: str) -> None:
+        pass
+
+
 async def those_that_stand_nowhere(entries: list[SessionEntry], session_map: SessionMap) -> list[SessionEntry]:
     """Leaves alone an entry that names another node: it may be right. If it is not, nothing says so."""
     found = await session_map.of_users(list(dict.fromkeys(entry.user_id for entry in entries)))
@@ -320,6 +343,9 @@ MISTAKES: dict[str, Parts] = {
     "nobody told of adopted events": _parts(shard=Shards.using(NobodyTold)),
     "only rows that are there erased": _parts(erase=rows_that_are_there_erased),
     "rows of later epochs erased": _parts(erase=every_row_erased),
+    "heads not asked for when a node is gone": _parts(upkeep=HeadsNotAskedAgain),
+    "memberships not read again after a missed push": _parts(upkeep=MembershipsNotReadAgain),
+    "sessions that were just opening not looked at": _parts(upkeep=OpeningSessionsForgotten),
     "one entry a device in the session map": _parts(one_entry_a_device=True),
     "one entry a device, and none taken over": _parts(one_entry_a_device=True, lacking=those_that_stand_nowhere),
     "a node counts when the watch shows it": _parts(live_nodes=nodes_that_the_watch_shows),

@@ -12,6 +12,7 @@ from chatgrpc.core.limits import Limits
 from chatgrpc.core.shard import Shard
 from chatgrpc.ports.session_map import SessionEntry, SessionMap
 from tests.sim.store import Replica
+from tests.sim.upkeep import Upkeep
 
 LIMITS = Limits(
     appends_in_flight_per_chat_max=6,
@@ -53,6 +54,7 @@ class Parts:
     edge_lanes: type[EdgeLanes] = EdgeLanes
     owner_lanes: type[OwnerLanes] = OwnerLanes
     feed: type[EventFeed] = EventFeed
+    upkeep: type[Upkeep] = Upkeep
     read_committed = staticmethod(read_committed)
     erase = staticmethod(erase)
     live_nodes = staticmethod(live_nodes)

@@ -9,6 +9,7 @@ from typing import Any
 
 from chatgrpc.core.entries import Entry, StoredEvent
 from chatgrpc.core.epochs import Row
+from chatgrpc.core.events import erased
 from chatgrpc.core.row_store import (
     ReadBucket,
     ReadHead,
@@ -76,28 +77,37 @@ class StoreClient:
             await self._write(lambda replica: replica.put_amendment(entry), wanted)
         if entry.erases_seq:
             await self._erase(entry, wanted)
+        if entry.amends_seq:
+            await self._erase_if_late(entry, wanted)
         if entry.view is not None:
             await self._write(lambda replica: replica.put_chat(entry), wanted)
 
     async def _erase(self, entry: Entry, wanted: Wanted) -> None:
-        """What was said at the seq, and at those that amend it; rows of a later epoch are another owner's business."""
+        """What was said at the seq, and then at those that amend it."""
+        await self._erase_at(entry, entry.erases_seq, wanted)
         found = await self._read(lambda replica: replica.amending(entry.chat_id, entry.erases_seq), wanted)
-        amending = [seq for seq in dict.fromkeys(found[0] + found[1]) if seq < entry.seq]
-        for seq in (entry.erases_seq, *sorted(amending)):
-            row = await self._latest_row(entry.chat_id, seq, wanted)
-            if row.epoch <= entry.epoch:
-                bucket = self._store.bucket_of(seq)
-                await self._write(
-                    partial(self._parts.erase, chat_id=entry.chat_id, bucket=bucket, row=row, entry=entry), wanted
-                )
+        for seq in sorted(dict.fromkeys(found[0] + found[1])):
+            if seq < entry.seq:
+                await self._erase_at(entry, seq, wanted)
 
-    async def _latest_row(self, chat_id: str, seq: int, wanted: Wanted) -> Row:
-        while True:
-            found = (await self._bucket(chat_id, self._store.bucket_of(seq), seq, wanted)).stored()
-            rows = [row for row in found.rows if row.seq == seq]
-            if rows:
-                return max(rows, key=lambda row: row.epoch)
-            await self._wait(TOO_EARLY_MS)
+    async def _erase_if_late(self, entry: Entry, wanted: Wanted) -> None:
+        """An amendment of a message that is erased by now."""
+        rows = await self._rows(entry.chat_id, entry.amends_seq, wanted)
+        if rows and rows[-1].event == erased(rows[-1].event):
+            await self._erase_at(entry, entry.seq, wanted)
+
+    async def _erase_at(self, entry: Entry, seq: int, wanted: Wanted) -> None:
+        """Rows of a later epoch are another owner's business."""
+        rows = [row for row in await self._rows(entry.chat_id, seq, wanted) if row.epoch <= entry.epoch]
+        if rows:
+            bucket = self._store.bucket_of(seq)
+            erase = partial(self._parts.erase, chat_id=entry.chat_id, bucket=bucket, row=rows[-1], entry=entry)
+            await self._write(erase, wanted)
+
+    async def _rows(self, chat_id: str, seq: int, wanted: Wanted) -> list[Row]:
+        """The rows of a seq, the highest epoch last."""
+        found = (await self._bucket(chat_id, self._store.bucket_of(seq), seq, wanted)).stored()
+        return sorted((row for row in found.rows if row.seq == seq), key=lambda row: row.epoch)
 
     # The log and the views, as readers see them.
 
