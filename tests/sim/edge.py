@@ -41,7 +41,7 @@ class Edge:
         self.desk = node.parts.edge_desk(
             node.node_id, lanes, node.cluster.shard_of, ask_again_after_ms=200, stated_max=STATED_MAX
         )
-        self.upkeep = parts.upkeep(self)
+        self.upkeep = node.parts.upkeep(self)
         self._book = ReceiptBook(node.parts.limits)
         self._risen: dict[tuple[str, str], RaiseMark] = {}
         node.every(250, self._tell_marks)
