@@ -133,7 +133,15 @@ class ClusterNode:
             relay_address=cluster.relay_advertise or join_address(cluster.relay_host, self._relay_port),
         )
         keeper = self._keeper = ShardKeeper(
-            self._cluster, info, self._desk, self._runner, self._new_shard, self._ordering.finish, self._seen, crash
+            self._cluster,
+            info,
+            self._desk,
+            self._runner,
+            self._new_shard,
+            self._ordering.finish,
+            self._seen,
+            self._resync.suspect_all,
+            crash,
         )
         self.node.edge.start()
         for work in (
@@ -149,7 +157,8 @@ class ClusterNode:
                 await keeper.has_joined.wait()
         except TimeoutError:
             raise StartError(
-                f"etcd ({cluster.etcd}) does not answer. Is it running, and are --cluster-etcd and its TLS settings right?"
+                f"Cannot join the cluster by etcd ({cluster.etcd}): {keeper.join_error or 'it does not answer'}. "
+                "Is it running, and are --cluster-etcd and its TLS settings right?"
             ) from None
 
     async def drain(self, server: GrpcServer, timeout_s: float) -> None:
@@ -223,13 +232,11 @@ class ClusterNode:
         return self._audience
 
     def _seen(self, owners: Mapping[int, Owner], nodes: Mapping[str, NodeInfo]) -> None:
-        """The cluster has changed: who vanished may have taken pushes along; if it was we, those of all others."""
+        """The cluster has changed: who vanished may have taken pushes along."""
         before = self._known_nodes
         gone = before.keys() - nodes.keys()
         if gone:
             self._resync.suspect_owners([shard for shard, owner in self._known_owners.items() if owner.node_id in gone])
-        if before and self.node_id in nodes and self.node_id not in before:
-            self._resync.suspect_all()
         self._known_nodes, self._known_owners = nodes, owners
         self._relay.see(nodes)
         self._ordering.see(owners, frozenset(nodes))

@@ -1,14 +1,16 @@
 """Keeps a node's place in the cluster: its registration and lease, the shards it takes and those it gives away."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
 
 from chatgrpc.cluster.store_runner import StoreRunner
+from chatgrpc.core.ids import SHARD_COUNT
 from chatgrpc.core.lanes import OwnerLanes
 from chatgrpc.core.lease import Holds
 from chatgrpc.core.owner_desk import OwnerDesk, Tenure
@@ -21,13 +23,23 @@ _log = structlog.get_logger()
 _LANES_PER_SHARD_MAX = 10_000
 _CALLS_MAX = 32
 """Of the coordinator at the same time."""
-_TEND_INTERVAL_S = 0.02
-"""Changes of the cluster come in swarms; one look serves those of so long."""
-_LOOK_AGAIN_S = 1.0
-"""What the coordinator refused or did not answer is tried again."""
-_REJOIN_S = 0.3
 
 Seen = Callable[[Mapping[int, Owner], Mapping[str, NodeInfo]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How patient a keeper is."""
+
+    tend_interval_s: float = 0.02
+    """Changes of the cluster come in swarms; one look serves those of so long."""
+    look_again_s: float = 1.0
+    """What the coordinator refused or did not answer is tried again."""
+    retry_s: float = 0.3
+    """Between two tries to join, to release a shard, to announce something."""
+    finish_timeout_s: float = 5.0
+    """What a shard has accepted is given so long before the shard is given away. Edges wait twice as long for an outcome, and
+    ask the next owner."""
 
 
 class JoinedLease:
@@ -59,7 +71,11 @@ class ShardKeeper:
         new_shard: Callable[[int, Holds], Shard],
         finish: Callable[[Tenure], Awaitable[None]],
         seen: Seen,
+        returned: Callable[[], None],
         on_defect: Callable[[BaseException], None],
+        *,
+        pace: Pace | None = None,
+        shard_count: int = SHARD_COUNT,
     ) -> None:
         """
         Args:
@@ -69,167 +85,190 @@ class ShardKeeper:
             runner: stores the marks of a shard that is given away.
             new_shard: makes a shard of an epoch and a lease.
             finish: lets a shard accept nothing more; returns when all that it had accepted is done and said.
-            seen: told of each change of the cluster: the owners that live, by shard, and the nodes.
+            seen: told of the cluster, at least whenever it has changed: the owners that live, by shard, and the nodes.
+            returned: told when the node has joined again after it had lost its lease: others may have taken it for gone.
             on_defect: told when something that cannot fail has failed.
+            pace: how patient it is.
+            shard_count: of the cluster.
         """
         self.info = info
-        self.nodes: Mapping[str, NodeInfo] = {}
-        """The live nodes, as last heard."""
-        self.owners: Mapping[int, Owner] = {}
-        """By shard, those that live."""
-        self.joined = False
-        """The lease holds, as far as we know."""
         self.has_joined = asyncio.Event()
-        """Set once it has joined for the first time."""
+        """Set once it has joined for the first time, and has seen the cluster."""
+        self.join_error = ""
+        """Why it could not join, the last time that it could not."""
         self._cluster = cluster
         self._desk = desk
         self._runner = runner
         self._new_shard = new_shard
         self._finish = finish
         self._seen = seen
+        self._returned = returned
         self._on_defect = on_defect
-        self._tending = Tending(info.node_id)
+        self._pace = pace or Pace()
+        self._tending = Tending(info.node_id, shard_count)
         self._lease = JoinedLease(cluster)
         self._view = ClusterView({}, {})
         self._look = asyncio.Event()
         self._calls = asyncio.Semaphore(_CALLS_MAX)
         self._taking: set[int] = set()
         self._leaving: set[int] = set()
+        self._announcing = False
+        self._failures: list[str] = []  # calls of the coordinator that failed since the last look
         self._tasks: set[asyncio.Task[None]] = set()
+
+    # Life.
 
     async def run(self) -> None:
         """Joins, and joins again whenever the lease was lost; tends the shards. Ends when cancelled."""
         while True:
-            lost = asyncio.Event()
             try:
-                await self._cluster.join(self.info, self._changed, lost.set)
+                await self._cluster.join(self.info, self._changed, self._look.set)
             except ClusterUnavailableError as error:
-                _log.warning("join_failed", error=str(error))
-                await asyncio.sleep(_REJOIN_S)
+                self.join_error = str(error)
+                _log.warning("join_failed", error=self.join_error)
+                await asyncio.sleep(self._pace.retry_s)
                 continue
             self._lease = JoinedLease(self._cluster)
-            self.joined = True
-            self.has_joined.set()
             _log.info("joined", node_id=self.info.node_id)
-            await self._tend_until(lost)
+            self._tend()
+            if self.has_joined.is_set():
+                self._returned()
+            self.has_joined.set()
+            await self._tend_while_joined()
+            _log.warning("lease_lost", node_id=self.info.node_id, shards=len(self._desk.tenures))
             self._lose()
-
-    async def announce(self, info: NodeInfo) -> None:
-        """Changes what others see of the node; what cannot be said now is said when it joins again."""
-        self.info = info
-        try:
-            await self._cluster.update(info)
-        except ClusterUnavailableError as error:
-            _log.warning("announcement_failed", error=str(error))
+            # The adapter may still believe in a lease that was seen to be over a moment before it was renewed.
+            await self._cluster.leave()
 
     async def give_all_away(self, timeout_s: float) -> None:
         """Takes no shard any more and gives all away, each once its appends are done; returns when that is so, or after a time.
 
         Without another node that could take them they are kept to the end.
         """
-        await self.announce(replace(self.info, draining=True))
-        give_up_at_s = time.monotonic() + timeout_s
-        while self._desk.tenures and self.joined and self._has_heirs():
-            if time.monotonic() > give_up_at_s:
-                _log.warning("shards_not_given_away", shards=len(self._desk.tenures))
-                break
-            self._look.set()
-            await asyncio.sleep(_TEND_INTERVAL_S)
+        self.info = replace(self.info, draining=True)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._announce()
+                while self._has_heirs() and self._has_shards():
+                    self._look.set()
+                    await asyncio.sleep(self._pace.tend_interval_s)
+        except TimeoutError:
+            _log.warning("shards_not_given_away", shards=len(self._desk.tenures))
 
     async def leave(self) -> None:
-        """Gives up the lease, and with it whatever is left."""
+        """Gives up the lease, and with it whatever is left. To be called when `run` has ended."""
+        self._lose()
         for task in self._tasks:
             task.cancel()
-        self._lease.end()
-        self._desk.drop_all()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._cluster.leave()
 
-    # The cluster as it is seen.
+    def _lose(self) -> None:
+        self._lease.end()
+        self._desk.drop_all()
 
-    def _has_heirs(self) -> bool:
-        return any(not info.draining for node_id, info in self._view.nodes.items() if node_id != self.info.node_id)
+    # The cluster as it is seen.
 
     def _changed(self, view: ClusterView) -> None:
         self._view = view
         self._look.set()
 
-    async def _tend_until(self, lost: asyncio.Event) -> None:
-        waits_for_loss = asyncio.ensure_future(lost.wait())
-        try:
-            while not lost.is_set():
-                looks = asyncio.ensure_future(self._look.wait())
-                await asyncio.wait({looks, waits_for_loss}, timeout=_LOOK_AGAIN_S, return_when=asyncio.FIRST_COMPLETED)
-                looks.cancel()
-                self._look.clear()
-                if not lost.is_set():
-                    self._tend()
-                    await asyncio.sleep(_TEND_INTERVAL_S)
-        finally:
-            waits_for_loss.cancel()
+    def _has_heirs(self) -> bool:
+        others = (info for node_id, info in self._view.nodes.items() if node_id != self.info.node_id)
+        return self._holds(self._lease) and any(not info.draining for info in others)
 
-    def _lose(self) -> None:
-        _log.warning("lease_lost", node_id=self.info.node_id, shards=len(self._desk.tenures))
-        self.joined = False
-        self._lease.end()
-        self._desk.drop_all()
+    def _has_shards(self) -> bool:
+        return bool(self._desk.tenures or self._taking or self._leaving)
+
+    def _holds(self, lease: JoinedLease) -> bool:
+        """Whether what was asked for under this lease still counts."""
+        return lease is self._lease and lease.holds(time.monotonic_ns() // 1_000_000)
+
+    async def _tend_while_joined(self) -> None:
+        while self._holds(self._lease):
+            self._look.clear()
+            self._tend()
+            await asyncio.sleep(self._pace.tend_interval_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._pace.look_again_s):
+                    await self._look.wait()
 
     def _tend(self) -> None:
-        view = self._view
-        self.nodes = view.nodes
-        self.owners = {
-            shard: Owner(owner.node_id, owner.epoch) for shard, owner in view.owners.items() if owner.node_id in view.nodes
+        """Looks at the cluster, and begins what is to be done."""
+        own_id, nodes = self.info.node_id, self._view.nodes
+        owners = {
+            shard: Owner(owner.node_id, owner.epoch) for shard, owner in self._view.owners.items() if owner.node_id in nodes
         }
-        self._seen(self.owners, self.nodes)
-        may_own = tuple(sorted(node_id for node_id, info in view.nodes.items() if not info.draining))
-        if not self._lease.holds(time.monotonic_ns() // 1_000_000):
-            return
-        for shard in self._tending.to_take(may_own, self.owners, self._desk.tenures.keys() | self._taking | self._leaving):
+        self._seen(owners, nodes)
+        if self._failures:
+            _log.warning("coordinator_failed", calls=len(self._failures), error=self._failures[-1])
+            self._failures.clear()
+        if nodes.get(own_id) != self.info and not self._announcing:
+            self._start(self._announce())
+        may_own = tuple(sorted(node_id for node_id, info in nodes.items() if not info.draining))
+        # What we give away must be wanted by another, and others want it once they see us drain; we take nothing before that.
+        may_take = tuple(node_id for node_id in may_own if node_id != own_id) if self.info.draining else may_own
+        for shard in self._tending.to_take(may_take, owners, self._desk.tenures.keys() | self._taking | self._leaving):
             self._taking.add(shard)
-            self._start(self._take(shard))
-        for shard in self._tending.to_leave(may_own, self._desk.tenures):
-            if shard not in self._leaving:
-                self._leaving.add(shard)
-                self._start(self._give_away(self._desk.tenures[shard]))
+            self._start(self._take(shard, self._lease))
+        for shard in self._tending.to_leave(may_own, self._desk.tenures.keys() - self._leaving):
+            self._leaving.add(shard)
+            self._start(self._give_away(self._desk.tenures[shard], self._lease))
+
+    async def _announce(self) -> None:
+        """What cannot be said now is said at a later look, or when the node joins again."""
+        self._announcing = True
+        try:
+            await self._cluster.update(self.info)
+        except ClusterUnavailableError as error:
+            self._failures.append(str(error))
+            await asyncio.sleep(self._pace.retry_s)
+        finally:
+            self._announcing = False
 
     # Taking and giving away.
 
-    async def _take(self, shard: int) -> None:
-        lease = self._lease
+    async def _take(self, shard: int, lease: JoinedLease) -> None:
         try:
             async with self._calls:
-                owner = await self._cluster.take(shard)
+                owner = await self._cluster.take(shard) if self._holds(lease) else None
         except ClusterUnavailableError as error:
-            _log.warning("take_failed", shard=shard, error=str(error))
+            self._failures.append(str(error))
             return
         finally:
             self._taking.discard(shard)
-        if owner is None or owner.node_id != self.info.node_id or lease is not self._lease:
+        if owner is None or owner.node_id != self.info.node_id or not self._holds(lease):
             return
         if self._tending.took(shard, owner.epoch):
             self._desk.take(Tenure(shard, self._new_shard(owner.epoch, lease), OwnerLanes(_LANES_PER_SHARD_MAX)))
 
-    async def _give_away(self, tenure: Tenure) -> None:
+    async def _give_away(self, tenure: Tenure, lease: JoinedLease) -> None:
         try:
-            await self._finish(tenure)
-            if not self._desk.holds(tenure):
-                return
-            await self._runner.save_marks_of(tenure)
+            await self._finish_in_time(tenure)
             self._desk.drop(tenure)
-            await self._release(tenure)
+            await self._release(tenure.number, lease)
         finally:
             self._leaving.discard(tenure.number)
 
-    async def _release(self, tenure: Tenure) -> None:
-        """Until the coordinator says that it is done, or that the lease is over."""
-        lease = self._lease
-        while lease is self._lease and lease.holds(time.monotonic_ns() // 1_000_000):
+    async def _finish_in_time(self, tenure: Tenure) -> None:
+        """What the store does not take in time is left to the next owner, as after a crash: nobody was told of it."""
+        try:
+            async with asyncio.timeout(self._pace.finish_timeout_s):
+                await self._finish(tenure)
+                await self._runner.save_marks_of(tenure)
+        except TimeoutError:
+            _log.warning("shard_not_finished", shard=tenure.number, appends=tenure.shard.appends_waiting)
+
+    async def _release(self, shard: int, lease: JoinedLease) -> None:
+        """Until the coordinator says that it is done, or the lease is over, and the shard with it."""
+        while self._holds(lease):
             try:
                 async with self._calls:
-                    await self._cluster.release(tenure.number)
+                    await self._cluster.release(shard)
                 return
             except ClusterUnavailableError as error:
-                _log.warning("release_failed", shard=tenure.number, error=str(error))
-            await asyncio.sleep(_REJOIN_S)
+                self._failures.append(str(error))
+            await asyncio.sleep(self._pace.retry_s)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

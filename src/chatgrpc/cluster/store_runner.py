@@ -88,8 +88,11 @@ class StoreRunner:
 
     async def save_marks_of(self, tenure: Tenure) -> None:
         """Stores the marks of a shard that is given away; the next owner then has nothing to adopt."""
+        marks = tenure.shard.take_marks()
+        if not marks:
+            return
         try:
-            await self._rows.write_marks(tenure.shard.take_marks())
+            await self._rows.write_marks(marks)
         except StoreError as error:
             _log.warning("marks_not_saved", error=str(error))
 
