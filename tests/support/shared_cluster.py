@@ -13,7 +13,7 @@ from tests.support.services.cassandra import CassandraCluster
 from tests.support.services.etcd import EtcdCluster
 from tests.support.services.redis import RedisServer
 
-_PATIENCE = {"CHATGRPC_CLUSTER__LEASE_TTL_S": "20", "CHATGRPC_LOG__FORMAT": "json", "CHATGRPC_LOG__LEVEL": "warning"}
+_PATIENCE = {"CHATGRPC_CLUSTER__LEASE_TTL_S": "20", "CHATGRPC_LOG__FORMAT": "json", "CHATGRPC_LOG__LEVEL": "info"}
 """No node is to die in these tests; a machine that stands still for seconds must not make it look so."""
 
 
