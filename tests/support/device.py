@@ -361,7 +361,9 @@ class Device:
         elif not frame.request_id:
             self.heartbeats.append(frame.heartbeat)
         if frame.request_id:
-            self._answers.pop(frame.request_id).set_result(frame)
+            answer = self._answers.pop(frame.request_id)
+            if not answer.done():  # nobody may be waiting for it any more
+                answer.set_result(frame)
         return frame.disconnect if kind == "disconnect" else None
 
     def _take_event(self, event: chat_pb2.ChatEvent) -> None:

@@ -125,9 +125,11 @@ async def test_two_nodes_of_cassandra_are_killed(scene: Scene) -> None:
         # Nothing can be committed now, so nothing may be acknowledged, and who waits is told.
         assert fault.load.acknowledged == acknowledged
         assert fault.load.failed > 0
-        fault.begins("  both start again")
         for replica in replicas:
             replica.process.launch()
+        for replica in replicas:
+            await asyncio.to_thread(replica.wait)
+        fault.begins("  both answer again")
         await fault.recovered()
 
 
@@ -190,7 +192,7 @@ async def _link_fails(scene: Scene, how: str, fail: Callable[[Link], None]) -> N
     async with scene.fault() as fault:
         link = (await _by_id(scene))[1].link
         assert link is not None
-        assert link.connections == 1
+        assert link.connections > 0
         lasts_s = 20 if scene.long else 8
         fault.begins(f"the link between two nodes cut {how} for {lasts_s} s")
         fail(link)
