@@ -1,13 +1,15 @@
 """Another language can talk to us: the Go client of `benchmarks/loadgen` against the real server, on stubs of the same protos.
 
-The client checks every frame itself (one order, no hole, nothing twice, no stranger's event) and fails on the first that is
-wrong; `benchmarks/loadgen/standin_test.go` breaks each of these promises and shows that the client finds it.
+On a cluster the two of a pair, and the members of a group, are at different nodes. The client checks every frame itself (one
+order, no hole, nothing twice, no stranger's event) and fails on the first that is wrong; `benchmarks/loadgen/standin_test.go`
+breaks each of these promises and shows that the client finds it.
 """
 
 import asyncio
 import filecmp
 import json
 import os
+import secrets
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
@@ -15,7 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.cluster import RunningCluster
 from tests.support.server import ServerProcess, running_server
+
+Served = ServerProcess | RunningCluster
 
 LOADGEN = Path(__file__).parents[2] / "benchmarks" / "loadgen"
 
@@ -36,22 +41,29 @@ async def server(tmp_path: Path) -> AsyncIterator[ServerProcess]:
         yield running
 
 
-async def test_two_by_two_they_chat(client: Path, server: ServerProcess, tmp_path: Path) -> None:
+@pytest.fixture(params=["server", "shared_cluster"])
+def served(request: pytest.FixtureRequest) -> Served:
+    """A server, and a cluster that other tests use too."""
+    place: Served = request.getfixturevalue(request.param)
+    return place
+
+
+async def test_two_by_two_they_chat(client: Path, served: Served, tmp_path: Path) -> None:
     flags = ("--streams", "10", "--window", "4", "--messages", "100")
-    seen = await _load(client, server, tmp_path, "pairs", *flags, accounts=10)
+    seen = await _load(client, served, tmp_path, "pairs", *flags, accounts=10)
     # The first message of a pair makes their chat, before anything is counted.
     assert seen["count"] == 5 * 99
 
 
-async def test_groups_made_by_a_unary_call_deliver_to_every_member(client: Path, server: ServerProcess, tmp_path: Path) -> None:
+async def test_groups_made_by_a_unary_call_deliver_to_every_member(client: Path, served: Served, tmp_path: Path) -> None:
     flags = ("--groups", "2", "--streams", "20", "--window", "4", "--messages", "50")
-    seen = await _load(client, server, tmp_path, "fanout", *flags, accounts=20)
+    seen = await _load(client, served, tmp_path, "fanout", *flags, accounts=20)
     assert seen["count"] == 2 * 9 * 49
 
 
-async def test_a_device_that_was_away_gets_all_it_missed(client: Path, server: ServerProcess, tmp_path: Path) -> None:
+async def test_a_device_that_was_away_gets_all_it_missed(client: Path, served: Served, tmp_path: Path) -> None:
     flags = ("--messages", "2500", "--devices", "2")
-    seen = await _load(client, server, tmp_path, "replay", *flags, accounts=2)
+    seen = await _load(client, served, tmp_path, "replay", *flags, accounts=2)
     assert seen["count"] == 2 * 2500
 
 
@@ -78,11 +90,12 @@ async def test_the_committed_stubs_are_what_the_protos_generate(tmp_path: Path) 
     assert not different + unreadable, "run benchmarks/loadgen/generate"
 
 
-async def _load(client: Path, server: ServerProcess, folder: Path, mode: str, *flags: str, accounts: int) -> dict[str, float]:
-    users = [f"user-{number}" for number in range(accounts)]
+async def _load(client: Path, served: Served, folder: Path, mode: str, *flags: str, accounts: int) -> dict[str, float]:
+    name = secrets.token_hex(4)
+    users = [f"{name}-{number}" for number in range(accounts)]
     tokens = folder / "tokens"
-    tokens.write_text("".join(f"{user} {server.token(user)}\n" for user in users))
-    output = await _run(folder, str(client), mode, "--targets", server.address, "--tokens", str(tokens), *flags)
+    tokens.write_text("".join(f"{user} {served.token(user)}\n" for user in users))
+    output = await _run(folder, str(client), mode, "--targets", ",".join(served.addresses), "--tokens", str(tokens), *flags)
     result: dict[str, float] = json.loads(output)
     return result
 
