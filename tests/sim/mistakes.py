@@ -19,6 +19,7 @@ from chatgrpc.core.sequencer import Lookup
 from chatgrpc.core.session import Session
 from chatgrpc.core.shard import Now, Shard
 from chatgrpc.ports.session_map import SessionEntry, SessionMap
+from tests.sim.coordinator import View
 from tests.sim.parts import Parts
 from tests.sim.store import Replica
 from tests.sim.upkeep import Upkeep
@@ -316,6 +317,11 @@ async def those_that_stand_nowhere(entries: list[SessionEntry], session_map: Ses
     return [entry for entry in entries if (entry.user_id, entry.device_id) not in standing]
 
 
+def shards_of_now(gone: list[str], before: View, owned_by: dict[str, dict[int, None]]) -> list[int]:
+    """Suspects only the shards that a node had to the last."""
+    return [shard for shard, owner in before.owners.items() if owner.node_id in gone]
+
+
 MISTAKES: dict[str, Parts] = {
     "no boundary written": _parts(shard=Shards.using(NoBoundary)),
     "deadline taken after the keepalive's answer": _parts(lease=DeadlineAfterAnswer),
@@ -344,6 +350,7 @@ MISTAKES: dict[str, Parts] = {
     "only rows that are there erased": _parts(erase=rows_that_are_there_erased),
     "rows of later epochs erased": _parts(erase=every_row_erased),
     "heads not asked for when a node is gone": _parts(upkeep=HeadsNotAskedAgain),
+    "heads not asked for of shards that were given away": _parts(suspects=shards_of_now),
     "memberships not read again after a missed push": _parts(upkeep=MembershipsNotReadAgain),
     "sessions that were just opening not looked at": _parts(upkeep=OpeningSessionsForgotten),
     "one entry a device in the session map": _parts(one_entry_a_device=True),

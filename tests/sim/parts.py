@@ -11,6 +11,7 @@ from chatgrpc.core.lease import Lease
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.shard import Shard
 from chatgrpc.ports.session_map import SessionEntry, SessionMap
+from tests.sim.coordinator import View
 from tests.sim.store import Replica
 from tests.sim.upkeep import Upkeep
 
@@ -45,6 +46,11 @@ async def lacking(entries: list[SessionEntry], session_map: SessionMap) -> list[
     return entries
 
 
+def suspects(gone: list[str], before: View, owned_by: dict[str, dict[int, None]]) -> list[int]:
+    """Shards of which nodes that are gone may have left something unsaid: they may have given some of them away just before."""
+    return [shard for node_id in gone for shard in owned_by.pop(node_id, ())]
+
+
 class Parts:
     """What nodes are built from; a planted mistake overrides one of these."""
 
@@ -59,6 +65,7 @@ class Parts:
     erase = staticmethod(erase)
     live_nodes = staticmethod(live_nodes)
     lacking = staticmethod(lacking)
+    suspects = staticmethod(suspects)
     limits: Limits = LIMITS
     one_entry_a_device = False
     """In the session map; see there."""

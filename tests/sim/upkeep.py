@@ -35,6 +35,7 @@ class Upkeep:
         self._map = edge.node.session_map
         self._canary = SessionEntry(f"!{edge.node.node_id}", "canary", edge.node.node_id)
         self._map_is_suspect = True
+        self._owned_by: dict[str, dict[int, None]] = {}
         self._is_looking = False
         self._is_reading = False
         self._read_again = False
@@ -114,9 +115,11 @@ class Upkeep:
     def cluster_changed(self, before: View, view: View) -> None:
         """Nodes that are gone took along what they had not said yet; if we were gone, all others may have left us out."""
         node_id = self._node.node_id
+        for shard, owner in view.owners.items():
+            self._owned_by.setdefault(owner.node_id, {})[shard] = None
         gone = [other for other in before.nodes if other not in view.nodes]
         if gone:
-            shards = [shard for shard, owner in before.owners.items() if owner.node_id in gone]
+            shards = self._node.parts.suspects(gone, before, self._owned_by)
             self._ask_heads(lambda chat_id: self._node.cluster.shard_of(chat_id) in shards)
             self._read_memberships()
         if before.nodes and node_id in view.nodes and node_id not in before.nodes:

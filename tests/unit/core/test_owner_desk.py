@@ -80,10 +80,10 @@ class Owner:
         self.take_messages()
 
 
-def text(words: str, number: int = 1, lane: Lane = LANE) -> Forward:
+def text(words: str, number: int = 1, lane: Lane = LANE, sender: str = "alice") -> Forward:
     content = content_pb2.Content(text=content_pb2.TextContent(text=words))
     peer = "bob" if lane.chat_id == DIRECT else ""
-    return Forward(lane, number, 1, Write(lane.chat_id, "alice", content, words.encode().ljust(16), 0, peer_user_id=peer))
+    return Forward(lane, number, 1, Write(lane.chat_id, sender, content, words.encode().ljust(16), 0, peer_user_id=peer))
 
 
 def seq_of(message: Message) -> int:
@@ -208,8 +208,9 @@ def test_a_mark_is_shown_to_those_whose_messages_it_covers() -> None:
     owner = Owner()
     owner.create_group("alice", "bob", "carol")
     owner.receive(text("a", lane=Lane("edge", "session", GROUP)))
-    owner.receive(RaiseMark(GROUP, "bob", delivered_seq=2, read_seq=0, delivered_from_seq=1, read_from_seq=0))
-    assert owner.notices == [Notice(("alice",), ShowReceipt(GROUP, "bob", 2, 0, ()))], "carol sent nothing"
+    owner.receive(text("b", lane=Lane("edge", "bob's session", GROUP), sender="bob"))
+    owner.receive(RaiseMark(GROUP, "bob", delivered_seq=3, read_seq=0, delivered_from_seq=1, read_from_seq=0))
+    assert owner.notices == [Notice(("alice",), ShowReceipt(GROUP, "bob", 3, 0, ()))], "carol sent nothing, bob knows"
 
 
 def test_what_a_user_has_read_is_shown_to_their_own_devices_too() -> None:
