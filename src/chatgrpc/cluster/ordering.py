@@ -81,8 +81,13 @@ class ClusterOrdering:
         router: Router,
         send: Callable[[str, Message], bool],
         wake_up: Callable[[], None],
+        *,
+        beat_interval_s: float = _BEAT_INTERVAL_S,
     ) -> None:
-        """`send` hands a message to the link with a node; False = there is none, and it is lost."""
+        """`send` hands a message to the link with a node; False = there is none, and it is lost.
+
+        Owners name unconfirmed pushes, and store committed marks, every `beat_interval_s`.
+        """
         self.edge = edge
         self.owner = owner
         self._node_id = node_id
@@ -92,6 +97,7 @@ class ClusterOrdering:
         self._wake_up = wake_up
         self._listener: Listener | None = None
         self._inbox: deque[tuple[str, list[Message]]] = deque()
+        self._beat_interval_ms = int(beat_interval_s * 1000)
         self._beat_at_ms = 0
         self._quiet = asyncio.Event()
         self._finishing: list[tuple[Tenure, asyncio.Future[None]]] = []
@@ -133,7 +139,7 @@ class ClusterOrdering:
         """See the protocol."""
         at_ms = now().monotonic_ms
         self.edge.pass_time(at_ms)
-        if at_ms - self._beat_at_ms >= _BEAT_INTERVAL_S * 1000:
+        if at_ms - self._beat_at_ms >= self._beat_interval_ms:
             self._beat_at_ms = at_ms
             for node_id, message in self.owner.beat():
                 self._post(node_id, message)

@@ -51,6 +51,7 @@ class StoreRunner:
         self._marks: dict[str, int] = {}
         self._marks_under_way = False
         self.writes_under_way = 0
+        """Writes that have not succeeded yet, and are or will be tried."""
 
     # What the tick calls.
 
@@ -68,6 +69,7 @@ class StoreRunner:
                 case Lookup():
                     self._keep(self._read(tenure, partial(self._look_up, tenure, request)))
         for tenure, of_tenure in writes.items():
+            self.writes_under_way += len(of_tenure)
             self._write(tenure, of_tenure, _RETRY_FIRST_S)
 
     def take_in(self, now: Now) -> None:
@@ -105,23 +107,23 @@ class StoreRunner:
     # Writes.
 
     def _write(self, tenure: Tenure, writes: Sequence[Write], retry_s: float) -> None:
-        self.writes_under_way += len(writes)
         self._rows.write(writes, partial(self._written, tenure, retry_s))
 
     def _written(self, tenure: Tenure, retry_s: float, writes: Sequence[Write], error: StoreError | None) -> None:
-        self.writes_under_way -= len(writes)
-        if not self._desk.holds(tenure):
+        if error is not None and self._desk.holds(tenure):
+            _log.warning("write_retried", shard=tenure.number, writes=len(writes), error=str(error))
+            again = partial(self._write_again, tenure, writes, min(2 * retry_s, _RETRY_MAX_S))
+            asyncio.get_running_loop().call_later(retry_s, again)
             return
+        self.writes_under_way -= len(writes)
         if error is None:
             self._finish(tenure, partial(_stored, tenure, writes))
-            return
-        _log.warning("write_retried", shard=tenure.number, writes=len(writes), error=str(error))
-        again = partial(self._write_again, tenure, writes, min(2 * retry_s, _RETRY_MAX_S))
-        asyncio.get_running_loop().call_later(retry_s, again)
 
     def _write_again(self, tenure: Tenure, writes: Sequence[Write], retry_s: float) -> None:
         if self._desk.holds(tenure):
             self._write(tenure, writes, retry_s)
+        else:
+            self.writes_under_way -= len(writes)
 
     def _note_marks(self, marks: Sequence[WriteMark]) -> None:
         for mark in marks:

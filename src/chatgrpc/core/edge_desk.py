@@ -83,6 +83,10 @@ class EdgeDesk:
         """Calls back with a head of the chat that the owner stated after this call."""
         self._send(chat_id, AskHead(chat_id, self._heads_asked.ask(chat_id, callback, now_ms)))
 
+    def withdraw_head(self, chat_id: str, callback: Callable[[int], None]) -> None:
+        """Whoever asked for the head has gone, or waits no more."""
+        self._heads_asked.withdraw(chat_id, callback)
+
     def ask_members(self, chat_id: str, callback: Callable[[tuple[str, ...]], None], now_ms: int) -> None:
         """Calls back with who is in the chat; nobody if it is large, or none."""
         self._send(chat_id, AskMembers(chat_id, self._members_asked.ask(chat_id, callback, now_ms)))

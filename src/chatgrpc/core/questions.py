@@ -29,6 +29,15 @@ class Questions(Generic[_Answer]):
         self._waiting.setdefault(chat_id, []).append((self._number + 1, callback))
         return self._send(chat_id, now_ms)
 
+    def withdraw(self, chat_id: str, callback: Callable[[_Answer], None]) -> None:
+        """Whoever asked wants to know it no more; what nobody wants to know is not asked again."""
+        waiting = [entry for entry in self._waiting.get(chat_id, ()) if entry[1] is not callback]
+        if waiting:
+            self._waiting[chat_id] = waiting
+        else:
+            self._waiting.pop(chat_id, None)
+            self._asked_at_ms.pop(chat_id, None)
+
     def due(self, now_ms: int) -> Iterator[tuple[str, int]]:
         """Chats to ask of again, each with the number of the new question."""
         while self._asked_at_ms:

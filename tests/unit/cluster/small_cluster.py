@@ -36,6 +36,7 @@ from tests.unit.cluster.stubborn_rows import StubbornRows
 SHARDS = 16
 GIVE_UP_S = 60.0
 _TICK_S = 0.005
+_BEAT_S = 0.02
 _RESEND_MS = 30
 _PACE = Pace(tend_interval_s=0.001, look_again_s=0.02, retry_s=0.005)
 
@@ -71,7 +72,9 @@ class SmallNode:
         self.edge = EdgeDesk(node_id, EdgeLanes(_RESEND_MS, give_up_ms), shard_of, _RESEND_MS, 1_000)
         self.runner = StoreRunner(self.desk, cluster.rows, cluster.rows, self.wake_up, self.defects.append)
         self.router = Router(self.desk, cluster.session_map, lambda: self.seen_nodes, self.wake_up, self.defects.append)
-        self.ordering = ClusterOrdering(node_id, self.edge, self.desk, self.runner, self.router, self._send, self.wake_up)
+        self.ordering = ClusterOrdering(
+            node_id, self.edge, self.desk, self.runner, self.router, self._send, self.wake_up, beat_interval_s=_BEAT_S
+        )
         self.ordering.tell(self)
         self.keeper = ShardKeeper(
             self.coordinator,

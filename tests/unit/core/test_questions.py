@@ -56,6 +56,24 @@ def test_a_question_without_an_answer_is_asked_again_under_a_new_number() -> Non
     assert [chat_id for chat_id, _ in questions.due(250)] == ["d"]
 
 
+def test_what_is_withdrawn_is_neither_answered_nor_asked_again() -> None:
+    questions: Questions[int] = Questions(again_after_ms=100)
+    heard: list[int] = []
+    unheard: list[int] = []
+    gone = unheard.append
+    questions.ask("c", gone, 0)
+    questions.ask("d", gone, 0)
+    number = questions.ask("c", heard.append, 10)
+    questions.withdraw("c", gone)
+    questions.withdraw("d", gone)
+    questions.withdraw("e", gone)
+    assert len(questions) == 1
+    assert [chat_id for chat_id, _ in questions.due(1_000)] == ["c"]
+    questions.answered("c", number, 5)
+    questions.answered("d", number, 5)
+    assert (heard, unheard) == ([5], [])
+
+
 def test_a_new_owner_is_asked_at_once_about_its_chats() -> None:
     questions: Questions[int] = Questions(again_after_ms=100)
     questions.ask("c", lambda answer: None, 0)

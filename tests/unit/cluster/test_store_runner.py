@@ -1,0 +1,312 @@
+"""What shards ask of the store is tried until it succeeds, as long as the shard is held, and counts only if it still is."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+
+from chatgrpc.cluster.store_runner import StoreRunner
+from chatgrpc.core.lanes import Forward, Forwarded, Lane, OwnerLanes
+from chatgrpc.core.limits import Limits
+from chatgrpc.core.links import AskHead, HeadIs, Message
+from chatgrpc.core.owner_desk import OwnerDesk, Tenure
+from chatgrpc.core.row_store import ReadHead, StoredHead, WriteMark, WriteRow
+from chatgrpc.core.sequencer import Delivery
+from chatgrpc.core.shard import Now, Shard
+from chatgrpc.core.write import Write
+from chatgrpc.v1 import chat_pb2
+from tests.unit.cluster.small_cluster import group_creation, text, until
+from tests.unit.cluster.stubborn_rows import StubbornRows
+
+CHAT = "g.1"
+LANE = Lane("edge", "session", CHAT)
+SOON = Now(1_000, 1_000)
+LATE = Now(9_000, 9_000)
+LIMITS = Limits(recent_events_per_chat=4)
+
+
+class Lease:
+    """Over at a time."""
+
+    over_at_ms = 5_000
+
+    def holds(self, now_ms: int) -> bool:
+        return now_ms < self.over_at_ms
+
+
+class World:
+    """One shard, its way to the store, and what it said."""
+
+    def __init__(self) -> None:
+        self.rows = StubbornRows()
+        self.defects: list[BaseException] = []
+        self.wake_ups = 0
+        self.messages: list[Message] = []
+        self.deliveries: list[Delivery] = []
+        self.desk = OwnerDesk(LIMITS, lambda chat_id: 1)
+        self.runner = StoreRunner(self.desk, self.rows, self.rows, self._wake_up, self.defects.append)
+        self._random = random.Random(1)
+        self._number = 0
+        self.tenure = self.take(epoch=1)
+
+    @property
+    def is_reading(self) -> bool:
+        """A read is still tried, or marks are being stored."""
+        return bool(self.runner._tasks)
+
+    def take(self, epoch: int) -> Tenure:
+        tenure = Tenure(1, Shard(epoch, Lease(), LIMITS, self._random), OwnerLanes(10))
+        self.desk.take(tenure)
+        return tenure
+
+    def say(self, write: Write) -> None:
+        """An edge sends a write, and the store is asked for what that takes."""
+        self._number += 1
+        self.desk.receive("edge", Forward(LANE, self._number, self._number, write), SOON)
+        self.runner.start_requests()
+
+    def ask_head(self) -> None:
+        self.desk.receive("edge", AskHead(CHAT, 1), SOON)
+        self.runner.start_requests()
+
+    def tick(self, now: Now = SOON) -> None:
+        """What the store has answered by `now` is taken in, and what is wanted next is asked for."""
+        self.runner.take_in(now)
+        self.runner.start_requests()
+        self.messages += [message for _, message in self.desk.take_messages()]
+        self.deliveries += self.desk.take_deliveries()
+
+    async def answered(self, messages: int) -> Sequence[Message]:
+        """Ticks until so many messages were said, which are returned."""
+
+        def holds() -> bool:
+            self.tick()
+            return len(self.messages) >= messages
+
+        await until(holds)
+        return self.messages
+
+    async def create_chat(self, texts: int = 0) -> None:
+        """With so many messages in it."""
+        self.say(group_creation(CHAT, "alice"))
+        for number in range(1, texts + 1):
+            await self.answered(number)
+            self.say(text(CHAT, "alice", number, number))
+        await self.answered(texts + 1)
+        self.messages.clear()
+        self.deliveries.clear()
+        self.rows.tries.clear()
+
+    def _wake_up(self) -> None:
+        self.wake_ups += 1
+
+
+# Writes.
+
+
+async def test_a_write_is_tried_with_the_same_bytes_until_it_succeeds() -> None:
+    world = World()
+    await world.create_chat()
+    world.rows.away = True
+    world.say(text(CHAT, "alice", 1, 1))
+    await until(lambda: len(world.rows.tries) == 3)
+    world.tick()
+    assert world.messages == []
+    assert world.runner.writes_under_way == 1
+    world.rows.away = False
+    (answer,) = await world.answered(1)
+    assert isinstance(answer, Forwarded)
+    assert isinstance(answer.outcome, chat_pb2.SendResult)
+    assert (answer.outcome.seq, answer.outcome.duplicate) == (2, False)
+    assert world.runner.writes_under_way == 0
+    first, *others = world.rows.tries
+    assert isinstance(first, WriteRow)
+    assert others == [first] * len(others)
+
+
+async def test_a_write_is_not_tried_again_once_its_shard_is_not_held() -> None:
+    world = World()
+    await world.create_chat()
+    world.rows.away = True
+    world.say(text(CHAT, "alice", 1, 1))
+    await until(lambda: len(world.rows.tries) == 2)
+    world.desk.drop(world.tenure)
+    world.take(epoch=2)
+    await until(lambda: not world.runner.writes_under_way)
+    assert len(world.rows.tries) == 2
+    world.tick()
+    assert (world.messages, world.deliveries) == ([], [])
+
+
+async def test_a_success_that_comes_after_the_shard_was_lost_is_told_to_nobody() -> None:
+    world = World()
+    await world.create_chat()
+    async with world.rows.silent():
+        world.say(text(CHAT, "alice", 1, 1))
+        world.desk.drop(world.tenure)
+        later = world.take(epoch=2)
+    await until(lambda: not world.runner.writes_under_way)
+    world.tick()
+    assert (world.messages, world.deliveries) == ([], [])
+    assert world.tenure.shard.appends_waiting == 1
+    assert later.shard.appends_waiting == 0
+
+
+async def test_a_success_counts_by_the_clock_that_is_read_after_it_was_known() -> None:
+    world = World()
+    await world.create_chat()
+    woken = world.wake_ups
+    world.say(text(CHAT, "alice", 1, 1))
+    await until(lambda: world.wake_ups > woken)
+    world.tick(LATE)
+    world.tick(SOON)
+    assert (world.messages, world.deliveries) == ([], []), "the lease was over when it was looked at"
+    assert world.tenure.shard.appends_waiting == 1
+
+
+async def test_a_success_is_told_once_it_is_taken_in() -> None:
+    world = World()
+    await world.create_chat()
+    world.say(text(CHAT, "alice", 1, 1))
+    await until(lambda: not world.runner.writes_under_way)
+    assert world.tenure.shard.appends_waiting == 1, "only a tick may hand it over"
+    world.tick()
+    assert world.tenure.shard.appends_waiting == 0
+    assert [delivery.seq for delivery in world.deliveries] == [2]
+
+
+# Reads.
+
+
+async def test_a_read_is_tried_until_it_succeeds() -> None:
+    world = World()
+    await world.create_chat()
+    world.desk.drop(world.tenure)
+    world.take(epoch=2)
+    world.rows.away = True
+    reads = world.rows.reads
+    world.ask_head()
+    await until(lambda: world.rows.reads >= reads + 3)
+    world.rows.away = False
+    await world.answered(1)
+    assert world.messages == [HeadIs(CHAT, 1, 1)]
+
+
+async def test_a_read_is_not_tried_again_once_its_shard_is_not_held() -> None:
+    world = World()
+    world.rows.away = True
+    world.ask_head()
+    await until(lambda: world.rows.reads == 2)
+    world.desk.drop(world.tenure)
+    await until(lambda: not world.is_reading)
+    assert world.rows.reads == 2
+
+
+async def test_a_search_goes_on_page_by_page() -> None:
+    world = World()
+    await world.create_chat(texts=20)
+    world.rows.page_events_max = 3
+    world.say(text(CHAT, "alice", 2, 1))
+    (answer,) = await world.answered(1)
+    assert isinstance(answer, Forwarded)
+    assert isinstance(answer.outcome, chat_pb2.SendResult)
+    assert (answer.outcome.seq, answer.outcome.duplicate) == (3, True)
+    after_seqs = [after_seq for after_seq, _ in world.rows.pages]
+    assert after_seqs[0] == 1
+    assert len(after_seqs) > 3
+    assert after_seqs[1:] == [after_seq + found for after_seq, found in world.rows.pages][:-1]
+
+
+async def test_a_page_that_fails_is_no_hole_in_the_search() -> None:
+    world = World()
+    await world.create_chat(texts=20)
+    world.rows.away = True
+    reads = world.rows.reads
+    world.say(text(CHAT, "alice", 2, 1))
+    await until(lambda: world.rows.reads >= reads + 2)
+    world.rows.away = False
+    (answer,) = await world.answered(1)
+    assert isinstance(answer, Forwarded)
+    assert isinstance(answer.outcome, chat_pb2.SendResult)
+    assert (answer.outcome.seq, answer.outcome.duplicate) == (3, True)
+
+
+# Marks.
+
+
+async def test_marks_that_rose_are_stored_in_one_trip_and_only_once() -> None:
+    world = World()
+    await world.create_chat(texts=2)
+    world.runner.save_marks()
+    await until(lambda: not world.is_reading)
+    assert world.rows.marks == [[WriteMark(CHAT, 3)]]
+    world.runner.save_marks()
+    assert not world.is_reading
+    assert len(world.rows.marks) == 1
+
+
+async def test_marks_that_could_not_be_stored_are_kept() -> None:
+    world = World()
+    await world.create_chat()
+    world.rows.away = True
+    world.runner.save_marks()
+    await until(lambda: not world.is_reading)
+    world.rows.away = False
+    world.say(text(CHAT, "alice", 1, 1))
+    await world.answered(1)
+    world.runner.save_marks()
+    await until(lambda: not world.is_reading)
+    assert world.rows.marks == [[WriteMark(CHAT, 1)], [WriteMark(CHAT, 2)]]
+    assert await world.rows.read_head(ReadHead(CHAT)) == StoredHead(2, await world.rows.chat_view(CHAT))
+
+
+async def test_marks_are_stored_by_one_trip_at_a_time() -> None:
+    world = World()
+    await world.create_chat()
+    async with world.rows.silent():
+        world.runner.save_marks()
+        await until(lambda: bool(world.rows.marks))
+        world.tenure.shard._unmarked[CHAT] = 2
+        world.runner.save_marks()
+        await asyncio.sleep(0)
+        assert len(world.rows.marks) == 1
+    await until(lambda: not world.is_reading)
+    world.runner.save_marks()
+    await until(lambda: not world.is_reading)
+    assert world.rows.marks == [[WriteMark(CHAT, 1)], [WriteMark(CHAT, 2)]]
+
+
+async def test_the_marks_of_a_shard_that_goes_are_stored_or_given_up() -> None:
+    world = World()
+    await world.runner.save_marks_of(world.tenure)
+    assert world.rows.marks == [], "nothing to store needs no trip"
+    await world.create_chat()
+    world.rows.away = True
+    await world.runner.save_marks_of(world.tenure)
+    assert world.rows.marks == [[WriteMark(CHAT, 1)]]
+    await world.runner.save_marks_of(world.tenure)
+    assert len(world.rows.marks) == 1
+
+
+# The end.
+
+
+async def test_a_defect_is_told() -> None:
+    world = World()
+
+    async def fail(read: ReadHead) -> StoredHead:
+        raise KeyError(read.chat_id)
+
+    world.rows.read_head = fail  # type: ignore[method-assign]
+    world.ask_head()
+    await until(lambda: bool(world.defects))
+    assert isinstance(world.defects[0], KeyError)
+
+
+async def test_to_stop_ends_what_is_still_tried() -> None:
+    world = World()
+    async with world.rows.silent():
+        world.ask_head()
+        await until(lambda: world.rows.reads == 1)
+        await world.runner.stop()
+        assert not world.is_reading
+    assert world.defects == []
