@@ -11,8 +11,19 @@ from tests.support.server import ServerProcess
 
 ALONE, CLUSTER = "alone", "cluster"
 
-ON_BOTH: set[str] = set()
-"""Modules that are run on a cluster too without `--on-cluster`."""
+ON_BOTH = {
+    "test_chats",
+    "test_g2_one_order",
+    "test_g3_once",
+    "test_g4_no_hole_at_the_seam",
+    "test_g6_no_cross_talk",
+    "test_history",
+    "test_marks",
+    "test_presence_and_typing",
+    "test_sessions",
+}
+"""Modules whose tests run on a cluster too without `--on-cluster`; those with seeds with a few of them."""
+SEEDS_ON_BOTH = 1
 
 _numbers = itertools.count(1)
 
@@ -22,17 +33,29 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
     A test that takes a server runs on the one process, on a cluster, or on both.
     """
-    if "seed" in metafunc.fixturenames:
-        metafunc.parametrize("seed", range(metafunc.config.getoption("--seeds")))
-    if metafunc.definition.get_closest_marker("embedded_only") is not None:
+    seeds = list(range(metafunc.config.getoption("--seeds"))) if "seed" in metafunc.fixturenames else []
+    places = _places(metafunc)
+    if seeds and places == [ALONE, CLUSTER]:
+        runs = [(place, seed) for place in places for seed in (seeds if place == ALONE else seeds[:SEEDS_ON_BOTH])]
+        metafunc.parametrize(("server", "seed"), runs, indirect=["server"])
         return
+    if seeds:
+        metafunc.parametrize("seed", seeds)
     for fixture in ("server", "impatient_server"):
-        if fixture not in metafunc.fixturenames:
-            continue
-        if metafunc.config.getoption("--on-cluster"):
-            metafunc.parametrize(fixture, [CLUSTER], indirect=True)
-        elif fixture == "server" and metafunc.module.__name__.rpartition(".")[2] in ON_BOTH:
-            metafunc.parametrize(fixture, [ALONE, CLUSTER], indirect=True)
+        if fixture in metafunc.fixturenames and places != [ALONE]:
+            metafunc.parametrize(fixture, places, indirect=True)
+
+
+def _places(metafunc: pytest.Metafunc) -> list[str]:
+    """Where a test runs."""
+    if metafunc.definition.get_closest_marker("embedded_only") is not None:
+        return [ALONE]
+    if metafunc.config.getoption("--on-cluster"):
+        return [CLUSTER]
+    # Of nodes that are impatient there would have to be three more.
+    if "server" in metafunc.fixturenames and metafunc.module.__name__.rpartition(".")[2] in ON_BOTH:
+        return [ALONE, CLUSTER]
+    return [ALONE]
 
 
 @pytest.fixture
