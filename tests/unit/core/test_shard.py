@@ -191,6 +191,25 @@ def test_nothing_is_taken_once_the_shard_is_to_be_given_away_but_what_was_taken_
     assert owner.shard.take_marks() == [WriteMark(CHAT, 2)]
 
 
+def test_a_shard_is_idle_when_nothing_of_it_is_read_or_written() -> None:
+    rows = ModelRows(BUCKET_SEQS)
+    owner = Owner(rows)
+    assert owner.shard.is_idle
+    owner.submit("a", text("a"))
+    assert not owner.shard.is_idle, "the chat is being read"
+    owner.run()
+    assert owner.shard.is_idle
+    owner.submit("b", text("b"))
+    assert not owner.shard.is_idle, "a row is being written"
+    owner.run()
+    heir = Owner(rows, epoch=2)
+    heir.submit("a again", text("a"))
+    lookups = heir.run_until(Lookup)
+    assert not heir.shard.is_idle, "the log is being searched"
+    heir.answer(*lookups)
+    assert heir.shard.is_idle
+
+
 # The lease.
 
 
