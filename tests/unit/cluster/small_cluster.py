@@ -133,6 +133,12 @@ class SmallNode:
         self.deliveries += progress.deliveries
         self.heads |= progress.heads
 
+    async def ticks(self) -> None:
+        """Returns after a few ticks, in which nothing need have happened."""
+        for _ in range(5):
+            self.wake_up()
+            await asyncio.sleep(0.002)
+
     # What tests do with it.
 
     @property
