@@ -60,7 +60,7 @@ def started(folder: Path) -> Iterator[Started]:
         cluster.stop()
     finally:
         cluster.process.kill()
-        cluster.process.wait()
+        cluster.process.communicate()
 
 
 def test_two_people_chat_through_two_nodes_and_go_on_after_a_restart(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ class Line:
     failed: int = 0
     """Messages of which a try was answered by an error; all were sent again until they were acknowledged."""
     recovery: Recovery | None = None
-    verdict: str = "NOT RECOVERED"
+    verdict: str = "held"
 
 
 LINES: list[Line] = []
@@ -46,10 +46,10 @@ class Fault:
         self._since_s = 0.0
         self._before = (0, 0)
 
-    def begins(self, name: str) -> None:
-        """It happens now, or what undoes it does: from now on until every chat is at work again it counts as not recovered."""
+    def begins(self, name: str, *, is_outage: bool = False) -> None:
+        """It happens now, or what undoes it does; in an outage nothing recovers by itself."""
         self._close_line()
-        self._lines.append(Line(name))
+        self._lines.append(Line(name, verdict="held" if is_outage else "NOT RECOVERED"))
         self._since_s = time.monotonic()
         self._before = self.load.acknowledged, self.load.failed
 

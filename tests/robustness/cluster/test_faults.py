@@ -63,10 +63,15 @@ async def test_the_leader_of_etcd_is_killed(scene: Scene) -> None:
 async def test_the_quorum_of_etcd_is_lost(scene: Scene) -> None:
     async with scene.fault() as fault:
         members = scene.cluster.etcd.members[:2]
-        fault.begins("two of three members of etcd down for 20 s")
+        fault.begins("two of three members of etcd down for 20 s", is_outage=True)
         for member in members:
             member.kill()
-        await asyncio.sleep(20)
+        await asyncio.sleep(LEASE_TTL_S + 3)
+        acknowledged = fault.load.acknowledged
+        await asyncio.sleep(12)
+        # All leases are over: nobody may order anything, and who waits is told.
+        assert fault.load.acknowledged == acknowledged
+        assert fault.load.failed > 0
         fault.begins("  both start again")
         for member in members:
             member.process.launch()
@@ -116,12 +121,12 @@ async def test_one_node_of_cassandra_is_killed(scene: Scene) -> None:
 async def test_two_nodes_of_cassandra_are_killed(scene: Scene) -> None:
     async with scene.fault() as fault:
         replicas = scene.cluster.cassandra.nodes[1:]
-        fault.begins("two of three nodes of Cassandra down for 20 s")
+        fault.begins("two of three nodes of Cassandra down for 20 s", is_outage=True)
         for replica in replicas:
             replica.kill()
-        await asyncio.sleep(3)
+        await asyncio.sleep(5)
         acknowledged = fault.load.acknowledged
-        await asyncio.sleep(20)
+        await asyncio.sleep(15)
         # Nothing can be committed now, so nothing may be acknowledged, and who waits is told.
         assert fault.load.acknowledged == acknowledged
         assert fault.load.failed > 0
@@ -194,7 +199,7 @@ async def _link_fails(scene: Scene, how: str, fail: Callable[[Link], None]) -> N
         assert link is not None
         assert link.connections > 0
         lasts_s = 20 if scene.long else 8
-        fault.begins(f"the link between two nodes cut {how} for {lasts_s} s")
+        fault.begins(f"the link between two nodes cut {how} for {lasts_s} s", is_outage=True)
         fail(link)
         await asyncio.sleep(lasts_s)
         fault.begins("  it is whole again")
