@@ -38,7 +38,10 @@ def clustered(store: CassandraStore) -> Engine:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def written(_writes: Sequence[Write], error: StoreError | None) -> None:
-            done.set_exception(error) if error is not None else done.set_result(None)
+            if error is not None:
+                done.set_exception(error)
+            else:
+                done.set_result(None)
 
         store.rows.write([WriteViews(entry)], written)
         await done

@@ -30,7 +30,7 @@ from chatgrpc.ports.errors import StoreError, StoreUnavailableError
 
 REQUEST_TIMEOUT_S: Final = 5.0
 """After which a request is given up; the server's own limits are shorter."""
-CONNECT_TIMEOUT_S: Final = 3.0
+CONNECT_TIMEOUT_S: Final = 5.0
 DDL_TIMEOUT_S: Final = 30.0
 REQUESTS_UNDER_WAY_MAX: Final = 1_024
 """Far fewer than a connection can number (32,768): a driver that has no number left blocks whoever asks."""
@@ -302,7 +302,7 @@ def _cluster(settings: CassandraSettings) -> Cluster:
             # A node that is back serves again within a second; one that is silent is noticed within a few.
             reconnection_policy=ConstantReconnectionPolicy(1.0, max_attempts=None),
             idle_heartbeat_interval=2,
-            idle_heartbeat_timeout=CONNECT_TIMEOUT_S,
+            idle_heartbeat_timeout=3,
         )
     except UnresolvableContactPoints as error:
         names = ", ".join(host for host, _ in settings.hosts)
@@ -314,7 +314,7 @@ def _quieten() -> None:
     # is down is said elsewhere, once.
     for name, level in (("cassandra", logging.WARNING), ("cassandra.pool", logging.ERROR)):
         logger = logging.getLogger(name)
-        logger.setLevel(max(logger.level, level))
+        logger.setLevel(max(logger.getEffectiveLevel(), level))
 
 
 def _tls(ca_file: Path) -> ssl.SSLContext:

@@ -6,6 +6,7 @@ its identity by us, so that creating it twice is creating the same.
 """
 
 import re
+import threading
 import time
 import uuid
 from collections.abc import Sequence
@@ -71,82 +72,101 @@ def packaged_migrations() -> list[Migration]:
     return found
 
 
-def migrate(client: CassandraClient, replication_factor: int, migrations: Sequence[Migration]) -> None:
+def migrate(
+    client: CassandraClient, replication_factor: int, migrations: Sequence[Migration], given_up: threading.Event
+) -> None:
     """Makes the keyspace, or brings it to the last version; blocks. Any number of nodes may do so at once.
+
+    Args:
+        client: connected.
+        replication_factor: of a keyspace that is made.
+        migrations: all steps, in order.
+        given_up: set once nobody waits for it any more.
 
     Raises:
         SchemaError: the keyspace belongs to another program, or to a newer version of this one.
         StoreUnavailableError: it could not be done now; what was done of it is no harm.
     """
-    if _is_current(client, migrations):
-        return
-    _create_keyspace(client, replication_factor)
-    holder = str(uuid.uuid4())
-    give_up_at = time.monotonic() + _WAIT_MAX_S
-    while not _take_lock(client, holder):
-        if _is_current(client, migrations):
+    _Migrator(client, migrations, given_up).run(replication_factor)
+
+
+class _Migrator:
+    """One node that brings the schema to the last version."""
+
+    def __init__(self, client: CassandraClient, migrations: Sequence[Migration], given_up: threading.Event) -> None:
+        self._client = client
+        self._migrations = migrations
+        self._given_up = given_up
+        self._holder = str(uuid.uuid4())
+
+    def run(self, replication_factor: int) -> None:
+        if self._is_current():
             return
-        if time.monotonic() > give_up_at:
-            raise StoreUnavailableError(f"Cassandra: another node changes the schema since {_WAIT_MAX_S} s")
-        time.sleep(_POLL_INTERVAL_S)
-    try:
-        for step in migrations[_version(client) :]:
-            for statement in step.statements:
-                _renew_lock(client, holder)
-                _execute(client, statement)
-            _execute(client, _RECORD, (step.version, step.name))
-    finally:
-        _execute(client, _FREE_LOCK, (_LOCK_VERSION, holder))
-
-
-def _execute(client: CassandraClient, text: str, values: Sequence[Any] = ()) -> Rows:
-    """Tries again for a while: a node may know a table by name that another one just made, and not yet to read from."""
-    give_up_at = time.monotonic() + _TRY_AGAIN_FOR_S
-    while True:
-        try:
-            return client.execute(text, values)
-        except StoreUnavailableError:
+        self._create_keyspace(replication_factor)
+        give_up_at = time.monotonic() + _WAIT_MAX_S
+        while not self._take_lock():
+            if self._is_current():
+                return
             if time.monotonic() > give_up_at:
-                raise
-            time.sleep(_POLL_INTERVAL_S)
+                raise StoreUnavailableError(f"Cassandra: another node changes the schema since {_WAIT_MAX_S} s")
+            self._wait()
+        try:
+            for step in self._migrations[self._version() :]:
+                for statement in step.statements:
+                    self._renew_lock()
+                    self._execute(statement)
+                self._execute(_RECORD, (step.version, step.name))
+        finally:
+            self._client.execute(_FREE_LOCK, (_LOCK_VERSION, self._holder))
 
+    def _execute(self, text: str, values: Sequence[Any] = ()) -> Rows:
+        """Tries again for a while: a node may know a table by name that another one just made, and not yet to read from."""
+        give_up_at = time.monotonic() + _TRY_AGAIN_FOR_S
+        while True:
+            try:
+                return self._client.execute(text, values)
+            except StoreUnavailableError:
+                if time.monotonic() > give_up_at:
+                    raise
+                self._wait()
 
-def _is_current(client: CassandraClient, migrations: Sequence[Migration]) -> bool:
-    if not _execute(client, _KEYSPACE_EXISTS, (client.keyspace,)):
-        return False
-    tables = [name for (name,) in _execute(client, _TABLES, (client.keyspace,))]
-    if "schema_migrations" not in tables:
-        if tables:
-            raise SchemaError(f"the keyspace {client.keyspace} belongs to another program: it has tables that are not ours")
-        return False
-    version = _version(client)
-    if version > len(migrations):
-        raise SchemaError(
-            f"the keyspace {client.keyspace} has schema version {version}, and this chatgrpc knows versions up to "
-            f"{len(migrations)}: start the newer chatgrpc that wrote it"
-        )
-    return version == len(migrations)
+    def _wait(self) -> None:
+        if self._given_up.wait(_POLL_INTERVAL_S):
+            raise StoreUnavailableError("nobody waits for the schema any more")
 
+    def _is_current(self) -> bool:
+        keyspace, last_version = self._client.keyspace, len(self._migrations)
+        if not self._execute(_KEYSPACE_EXISTS, (keyspace,)):
+            return False
+        tables = [name for (name,) in self._execute(_TABLES, (keyspace,))]
+        if "schema_migrations" not in tables:
+            if tables:
+                raise SchemaError(f"the keyspace {keyspace} belongs to another program: it has tables that are not ours")
+            return False
+        version = self._version()
+        if version > last_version:
+            raise SchemaError(
+                f"the keyspace {keyspace} has schema version {version}, and this chatgrpc knows versions up to "
+                f"{last_version}: start the newer chatgrpc that wrote it"
+            )
+        return version == last_version
 
-def _version(client: CassandraClient) -> int:
-    return max((version for (version,) in _execute(client, _VERSIONS)), default=0)
+    def _version(self) -> int:
+        return max((version for (version,) in self._execute(_VERSIONS)), default=0)
 
+    def _create_keyspace(self, replication_factor: int) -> None:
+        self._execute(_CREATE_KEYSPACE.replace("{replication_factor}", str(replication_factor)))
+        identity = uuid.uuid5(_IDENTITIES, f"{self._client.keyspace}.schema_migrations")
+        self._execute(_CREATE_TABLE.replace("{id}", str(identity)))
 
-def _create_keyspace(client: CassandraClient, replication_factor: int) -> None:
-    _execute(client, _CREATE_KEYSPACE.replace("{replication_factor}", str(replication_factor)))
-    identity = uuid.uuid5(_IDENTITIES, f"{client.keyspace}.schema_migrations")
-    _execute(client, _CREATE_TABLE.replace("{id}", str(identity)))
+    def _take_lock(self) -> bool:
+        taken = self._execute(_TAKE_LOCK, (_LOCK_VERSION, self._holder, LOCK_TTL_S))[0]
+        # An answer may get lost and the driver ask again: then it is ours, and was there already.
+        return bool(taken[0]) or self._holder in taken
 
-
-def _take_lock(client: CassandraClient, holder: str) -> bool:
-    taken = _execute(client, _TAKE_LOCK, (_LOCK_VERSION, holder, LOCK_TTL_S))[0]
-    # An answer may get lost and the driver ask again: then it is ours, and was there already.
-    return bool(taken[0]) or holder in taken
-
-
-def _renew_lock(client: CassandraClient, holder: str) -> None:
-    if not _execute(client, _RENEW_LOCK, (LOCK_TTL_S, holder, _LOCK_VERSION, holder))[0][0]:
-        raise StoreUnavailableError("Cassandra: another node took over the change of the schema")
+    def _renew_lock(self) -> None:
+        if not self._execute(_RENEW_LOCK, (LOCK_TTL_S, self._holder, _LOCK_VERSION, self._holder))[0][0]:
+            raise StoreUnavailableError("Cassandra: another node took over the change of the schema")
 
 
 def _statements(text: str) -> tuple[str, ...]:

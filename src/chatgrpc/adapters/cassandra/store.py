@@ -1,6 +1,7 @@
 """The store of a clustered node in Cassandra: opening, closing, and the ports it serves."""
 
 import asyncio
+import threading
 from typing import Self
 
 from chatgrpc.adapters.cassandra.accounts import CassandraDeviceStore, CassandraProfileStore
@@ -11,6 +12,7 @@ from chatgrpc.adapters.cassandra.cursors import CassandraCursorStore
 from chatgrpc.adapters.cassandra.receipts import CassandraReceiptStore
 from chatgrpc.adapters.cassandra.rows import CassandraRowStore
 from chatgrpc.adapters.cassandra.schema import migrate, packaged_migrations
+from chatgrpc.ports.errors import StoreUnavailableError
 
 
 class CassandraStore:
@@ -36,14 +38,22 @@ class CassandraStore:
             SchemaError: the keyspace is another program's, or written by a newer chatgrpc.
             StoreUnavailableError: no node answers, none lets us in, or too few are alive.
         """
-        return await asyncio.to_thread(cls._open, settings, asyncio.get_running_loop())
+        given_up = threading.Event()
+        try:
+            return await asyncio.to_thread(cls._open, settings, asyncio.get_running_loop(), given_up)
+        except asyncio.CancelledError:
+            given_up.set()
+            raise
 
     @classmethod
-    def _open(cls, settings: CassandraSettings, loop: asyncio.AbstractEventLoop) -> Self:
+    def _open(cls, settings: CassandraSettings, loop: asyncio.AbstractEventLoop, given_up: threading.Event) -> Self:
         client = CassandraClient(settings, loop)
         try:
-            migrate(client, settings.replication_factor, packaged_migrations())
-            return cls(client, loop)
+            migrate(client, settings.replication_factor, packaged_migrations(), given_up)
+            store = cls(client, loop)
+            if given_up.is_set():
+                raise StoreUnavailableError("nobody waits for the store any more")
+            return store
         except BaseException:
             client.abandon()
             raise

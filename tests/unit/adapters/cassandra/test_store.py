@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,11 @@ from tests.support.services import CassandraCluster
 
 async def execute(store: CassandraStore, text: str) -> list[tuple[object, ...]]:
     return await asyncio.to_thread(store._client.execute, text)
+
+
+def heartbeats() -> set[int]:
+    """Threads that watch over connections, one for each store that is open."""
+    return {id(thread) for thread in threading.enumerate() if thread.name == "Connection heartbeat"}
 
 
 class TestOpen:
@@ -54,6 +60,24 @@ class TestOpen:
         again = await open_store(shared_cassandra, "locked")
         assert await execute(again, "SELECT version FROM {keyspace}.schema_migrations") == [(1,)]
         await asyncio.gather(store.close(), again.close())
+
+    async def test_that_is_cancelled_leaves_nothing_behind(self, shared_cassandra: CassandraCluster) -> None:
+        others = heartbeats()
+        store = await open_store(shared_cassandra, "locked")
+        lock = "INSERT INTO {keyspace}.schema_migrations (version, holder) VALUES (0, 'busy') IF NOT EXISTS USING TTL 60"
+        await execute(store, lock)
+        await execute(store, "DELETE FROM {keyspace}.schema_migrations WHERE version = 1")
+        opening = asyncio.create_task(open_store(shared_cassandra, "locked"))
+        await asyncio.sleep(0.5)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        await execute(store, "INSERT INTO {keyspace}.schema_migrations (version, name) VALUES (1, 'initial')")
+        await execute(store, "DELETE FROM {keyspace}.schema_migrations WHERE version = 0")
+        await store.close()
+        async with asyncio.timeout(30):  # a thread that went on waiting would do so for longer
+            await asyncio.get_running_loop().shutdown_default_executor()
+        assert heartbeats() == others
 
     async def test_refuses_what_a_newer_chatgrpc_wrote(self, shared_cassandra: CassandraCluster) -> None:
         store = await open_store(shared_cassandra, "newer")
