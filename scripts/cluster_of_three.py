@@ -61,7 +61,7 @@ async def _run(folder: Path) -> None:
         ) as cluster:
             stop = _stop_signal()
             _greet(folder, cluster)
-            following = [asyncio.create_task(_follow(number, node)) for number, node in enumerate(cluster.nodes, start=1)]
+            following = [asyncio.create_task(_follow(number, node, stop)) for number, node in enumerate(cluster.nodes, start=1)]
             await stop.wait()
             say("the nodes drain: devices are sent away, and what is under way is finished")
             await asyncio.gather(*(node.stop() for node in cluster.nodes))
@@ -111,15 +111,16 @@ def _greet(folder: Path, cluster: RunningCluster) -> None:
     print("`kill -9` one of the nodes and chat on. What they log:", flush=True)
 
 
-async def _follow(number: int, node: ClusterNode) -> None:
-    """Shows what a node logs, and tells when it has ended."""
+async def _follow(number: int, node: ClusterNode, stop: asyncio.Event) -> None:
+    """Shows what a node logs, and tells when it has ended although nobody asked it to."""
     with node.process.log_path.open(errors="replace") as log:
         log.seek(0, os.SEEK_END)
         while node.process.running:
             _show(number, log.readlines())
             await asyncio.sleep(_LOG_POLL_INTERVAL_S)
         _show(number, log.readlines())
-    say(f"node {number} has ended, and the others take its shards. This starts it again:\n  {' '.join(node.command)}")
+    if not stop.is_set():
+        say(f"node {number} has ended, and the others take its shards. This starts it again:\n  {' '.join(node.command)}")
 
 
 def _show(number: int, lines: Sequence[str]) -> None:
