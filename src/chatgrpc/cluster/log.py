@@ -20,8 +20,24 @@ _HEAD_TIMEOUT_S = 8.0
 class ClusterLog:
     """`ports.chat_log.ChatReader`."""
 
-    def __init__(self, desk: EdgeDesk, committed: CommittedLog, now_ms: Callable[[], int], wake_up: Callable[[], None]) -> None:
-        """`now_ms` is the monotonic clock of the desk; `wake_up` lets a tick send what the desk has to ask."""
+    def __init__(
+        self,
+        desk: EdgeDesk,
+        committed: CommittedLog,
+        now_ms: Callable[[], int],
+        wake_up: Callable[[], None],
+        *,
+        head_timeout_s: float = _HEAD_TIMEOUT_S,
+    ) -> None:
+        """
+        Args:
+            desk: asks the owners.
+            committed: the store.
+            now_ms: the monotonic clock of the desk.
+            wake_up: lets a tick send what the desk has to ask.
+            head_timeout_s: how long an owner may take to state a head.
+        """
+        self._head_timeout_s = head_timeout_s
         self._desk = desk
         self._committed = committed
         self._now_ms = now_ms
@@ -49,15 +65,34 @@ class ClusterLog:
 
     async def memberships(self, user_id: str, after_chat_id: str, limit: int) -> list[Membership]:
         """See the port."""
-        listed = dict(await self._committed.intervals_of_user(user_id, after_chat_id, limit))
-        if not listed:
-            return []
-        heads = await self.heads(listed)
-        again = dict(await self._committed.intervals_of_user(user_id, after_chat_id, limit))
-        memberships = []
-        for chat_id, head_seq in zip(listed, heads, strict=True):
-            intervals = again.get(chat_id, listed[chat_id])
-            memberships.append(Membership(chat_id, intervals, max(head_seq, last_change(intervals))))
+        memberships: list[Membership] = []
+        while (wanted := limit - len(memberships)) > 0:
+            listed = await self._committed.intervals_of_user(user_id, after_chat_id, wanted)
+            if listed:
+                memberships += await self._with_heads(user_id, after_chat_id, [chat_id for chat_id, _ in listed])
+                after_chat_id = listed[-1][0]
+            if len(listed) < wanted:
+                break
+        return memberships
+
+    async def _with_heads(self, user_id: str, after_chat_id: str, chat_ids: list[str]) -> list[Membership]:
+        """The memberships of these chats, read again after their heads were stated.
+
+        They are all that the user had above `after_chat_id`, up to the last one. One that is not there any more was of an event
+        that is not committed, and is left out. So is one that is new: whoever is connected is told.
+        """
+        heads = dict(zip(chat_ids, await self.heads(chat_ids), strict=True))
+        memberships: list[Membership] = []
+        while after_chat_id < chat_ids[-1]:
+            page = await self._committed.intervals_of_user(user_id, after_chat_id, len(chat_ids))
+            memberships += [
+                Membership(chat_id, intervals, max(heads[chat_id], last_change(intervals)))
+                for chat_id, intervals in page
+                if chat_id in heads
+            ]
+            if len(page) < len(chat_ids):
+                break
+            after_chat_id = page[-1][0]
         return memberships
 
     async def membership(self, user_id: str, chat_id: str) -> Membership | None:
@@ -76,25 +111,35 @@ class ClusterLog:
         Raises:
             StoreUnavailableError: an owner did not answer in time.
         """
-        loop = asyncio.get_running_loop()
-        waiting: list[asyncio.Future[int]] = []
-        for chat_id in chat_ids:
-            head: asyncio.Future[int] = loop.create_future()
-            waiting.append(head)
-            self._desk.ask_head(chat_id, _set(head), self._now_ms())
+        questions = [_Question(self._desk, chat_id, self._now_ms()) for chat_id in chat_ids]
         self._wake_up()
         try:
-            async with asyncio.timeout(_HEAD_TIMEOUT_S):
-                return await asyncio.gather(*waiting)
+            async with asyncio.timeout(self._head_timeout_s):
+                return await asyncio.gather(*(question.head for question in questions))
         except TimeoutError:
             raise StoreUnavailableError(
                 "the owner of a chat does not answer: its shard is on its way to another node"
             ) from None
+        finally:
+            for question in questions:
+                question.withdraw()
 
 
-def _set(future: asyncio.Future[int]) -> Callable[[int], None]:
-    def callback(seq: int) -> None:
-        if not future.done():
-            future.set_result(seq)
+class _Question:
+    """Waits for the head of a chat."""
 
-    return callback
+    def __init__(self, desk: EdgeDesk, chat_id: str, now_ms: int) -> None:
+        self.head: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._desk = desk
+        self._chat_id = chat_id
+        self._callback = self._answered
+        desk.ask_head(chat_id, self._callback, now_ms)
+
+    def withdraw(self) -> None:
+        """Nobody waits any more; nothing if it is answered."""
+        if self.head.cancelled():
+            self._desk.withdraw_head(self._chat_id, self._callback)
+
+    def _answered(self, seq: int) -> None:
+        if not self.head.done():
+            self.head.set_result(seq)
