@@ -284,11 +284,6 @@ def every_row_erased(replica: Replica, chat_id: str, bucket: int, row: Row, entr
     replica.bucket(chat_id, bucket).shadow(row.seq, 4 * entry.epoch + 1_000)
 
 
-def nodes_that_the_watch_shows(seen: Iterable[str], linked: Iterable[str]) -> dict[str, None]:
-    """Pays no heed to a node that is there and that the watch has not shown yet."""
-    return dict.fromkeys(seen)
-
-
 class HeadsNotAskedAgain(Upkeep):
     """Trusts in heartbeats, also of owners that are gone."""
 
@@ -300,6 +295,13 @@ class MembershipsNotReadAgain(Upkeep):
     """Looks only for events of chats that the sessions know."""
 
     def _read_memberships(self) -> None:
+        pass
+
+
+class LinkThatCameBackTrusted(Upkeep):
+    """Takes it that nothing was left out while there was no link."""
+
+    def link_is_up(self, node_id: str) -> None:
         pass
 
 
@@ -352,8 +354,8 @@ MISTAKES: dict[str, Parts] = {
     "heads not asked for when a node is gone": _parts(upkeep=HeadsNotAskedAgain),
     "heads not asked for of shards that were given away": _parts(suspects=shards_of_now),
     "memberships not read again after a missed push": _parts(upkeep=MembershipsNotReadAgain),
+    "heads not asked for when a link is back": _parts(upkeep=LinkThatCameBackTrusted),
     "sessions that were just opening not looked at": _parts(upkeep=OpeningSessionsForgotten),
     "one entry a device in the session map": _parts(one_entry_a_device=True),
     "one entry a device, and none taken over": _parts(one_entry_a_device=True, lacking=those_that_stand_nowhere),
-    "a node counts when the watch shows it": _parts(live_nodes=nodes_that_the_watch_shows),
 }

@@ -51,15 +51,16 @@ class Node(Process):
         elif isinstance(message, EndStream):
             start(self.edge.upkeep.end_stream(message))
 
-    def live_node_ids(self) -> dict[str, None]:
-        """The nodes that live, as far as this one knows."""
-        return self.parts.live_nodes(self.keeper.view.nodes, self.cluster.links.linked(self.node_id))
+    def link_is_up(self, node_id: str) -> None:
+        """There is a link with this node, for the first time or again."""
+        self.edge.upkeep.link_is_up(node_id)
 
     # The cluster.
 
     def see(self, before: View, view: View) -> None:
         """The coordinator's view has changed."""
-        self.owner.desk.see(self.live_node_ids())
+        self.cluster.links.see(self)
+        self.owner.desk.see(view.nodes)
         self.edge.see(before, view)
 
     def _tick(self) -> None:

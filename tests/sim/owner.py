@@ -105,8 +105,8 @@ class Owner:
         try:
             found = await self.node.session_map.of_users(user_ids)
         except SessionMapUnavailableError:
-            return dict.fromkeys(user_ids, self.node.live_node_ids())
-        live = self.node.live_node_ids()
+            return dict.fromkeys(user_ids, self.node.keeper.view.nodes)
+        live = self.node.keeper.view.nodes
         return {
             user_id: [node_id for node_id in dict.fromkeys(entry.node_id for entry in entries) if node_id in live]
             for user_id, entries in found.items()

@@ -36,11 +36,6 @@ def erase(replica: Replica, chat_id: str, bucket: int, row: Row, entry: Entry) -
     replica.erase(chat_id, bucket, row, entry.epoch)
 
 
-def live_nodes(seen: Iterable[str], linked: Iterable[str]) -> dict[str, None]:
-    """Which nodes' entries in the session map count: the watch may be late to show a node that is there already."""
-    return dict.fromkeys((*seen, *linked))
-
-
 async def lacking(entries: list[SessionEntry], session_map: SessionMap) -> list[SessionEntry]:
     """Which of a node's sessions are written back after the map has lost something."""
     return entries
@@ -63,7 +58,6 @@ class Parts:
     upkeep: type[Upkeep] = Upkeep
     read_committed = staticmethod(read_committed)
     erase = staticmethod(erase)
-    live_nodes = staticmethod(live_nodes)
     lacking = staticmethod(lacking)
     suspects = staticmethod(suspects)
     limits: Limits = LIMITS

@@ -36,6 +36,7 @@ class Upkeep:
         self._canary = SessionEntry(f"!{edge.node.node_id}", "canary", edge.node.node_id)
         self._map_is_suspect = True
         self._owned_by: dict[str, dict[int, None]] = {}
+        self._linked_before: dict[str, None] = {}
         self._is_looking = False
         self._is_reading = False
         self._read_again = False
@@ -125,6 +126,13 @@ class Upkeep:
         if before.nodes and node_id in view.nodes and node_id not in before.nodes:
             self._ask_heads(lambda chat_id: True)
             self._read_memberships()
+
+    def link_is_up(self, node_id: str) -> None:
+        """If it was lost, the other node may have taken this one for dead, pushed nothing, and know of nothing to push."""
+        if node_id in self._linked_before:
+            self._ask_heads(lambda chat_id: True)
+            self._read_memberships()
+        self._linked_before[node_id] = None
 
     def missed(self) -> None:
         """A push was lost that may have let a user in, or out."""
