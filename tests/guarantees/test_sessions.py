@@ -37,6 +37,7 @@ async def test_a_revoked_device_is_disconnected_and_never_comes_back(cast: Cast)
     await laptop.send(laptop.user_id, "the other device goes on")
 
 
+@pytest.mark.embedded_only("the node with the stream hears of it a moment after the answer; see tests/cluster")
 async def test_a_revoked_device_is_sent_nothing_any_more(cast: Cast) -> None:
     """What is committed behind the answer of the revocation is not pushed to it."""
     alice, bob = await cast.online("alice"), await cast.online("bob")

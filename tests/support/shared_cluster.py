@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -17,17 +17,28 @@ _PATIENCE = {"CHATGRPC_CLUSTER__LEASE_TTL_S": "20", "CHATGRPC_LOG__FORMAT": "jso
 """No node is to die in these tests; a machine that stands still for seconds must not make it look so."""
 
 
+@pytest.fixture(scope="session")
+def cluster_redis() -> Iterator[RedisServer]:
+    """A Redis for these clusters alone: what other tests do to the shared one is none of their business."""
+    server = RedisServer("redis-cluster")
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def shared_cluster(
     shared_etcd: EtcdCluster,
-    shared_redis: RedisServer,
+    cluster_redis: RedisServer,
     shared_cassandra: CassandraCluster,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[RunningCluster]:
     """Three nodes; each test has users of its own."""
     folder = tmp_path_factory.mktemp("cluster")
     async with running_cluster(
-        folder / "data", shared_etcd, shared_redis, shared_cassandra, "shared", environment=_PATIENCE
+        folder / "data", shared_etcd, cluster_redis, shared_cassandra, "shared", environment=_PATIENCE
     ) as cluster:
         yield cluster
         await end_in_order(cluster, folder)
@@ -36,7 +47,7 @@ async def shared_cluster(
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def impatient_cluster(
     shared_etcd: EtcdCluster,
-    shared_redis: RedisServer,
+    cluster_redis: RedisServer,
     shared_cassandra: CassandraCluster,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[RunningCluster]:
@@ -44,7 +55,7 @@ async def impatient_cluster(
     folder = tmp_path_factory.mktemp("impatient-cluster")
     settings = {**_PATIENCE, "CHATGRPC_SESSION__HEARTBEAT_INTERVAL_S": "1"}
     async with running_cluster(
-        folder / "data", shared_etcd, shared_redis, shared_cassandra, "impatient", environment=settings
+        folder / "data", shared_etcd, cluster_redis, shared_cassandra, "impatient", environment=settings
     ) as cluster:
         yield cluster
         await end_in_order(cluster, folder)
