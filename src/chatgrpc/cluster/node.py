@@ -94,7 +94,8 @@ class ClusterNode:
         stores = Stores(log, store.receipts, store.cursors, store.profiles, store.devices)
         self.node = Node(settings, stores, self._ordering, self._new_audience, verifier, metrics, limits)
         self._audience: ClusterAudience
-        self._resync = Resync(self.node.edge.connections, self._edge_desk, store.committed, _monotonic_ms, self.node.edge.touch)
+        edge = self.node.edge
+        self._resync = Resync(edge.connections, self._edge_desk, store.committed, log.heads, shard_of, edge.touch)
         self.directory = ClusterDirectory(self.node_id, self._nodes, self._streams)
         describer = Describer(
             self._desk, self._runner, self._router, self._is_draining, self._streams, lambda: self._loop_lag_ms
@@ -107,7 +108,6 @@ class ClusterNode:
         self._keeper: ShardKeeper | None = None
         self._relay_port = 0
         self._known_nodes: Mapping[str, NodeInfo] = {}
-        self._known_owners: Mapping[int, Owner] = {}
         self._ordering.tell(self)
 
     # Life.
@@ -140,7 +140,7 @@ class ClusterNode:
             self._new_shard,
             self._ordering.finish,
             self._seen,
-            self._resync.suspect_all,
+            self._resync.returned,
             crash,
         )
         self.node.edge.start()
@@ -232,12 +232,8 @@ class ClusterNode:
         return self._audience
 
     def _seen(self, owners: Mapping[int, Owner], nodes: Mapping[str, NodeInfo]) -> None:
-        """The cluster has changed: who vanished may have taken pushes along."""
-        before = self._known_nodes
-        gone = before.keys() - nodes.keys()
-        if gone:
-            self._resync.suspect_owners([shard for shard, owner in self._known_owners.items() if owner.node_id in gone])
-        self._known_nodes, self._known_owners = nodes, owners
+        self._known_nodes = nodes
+        self._resync.see(owners, nodes)
         self._relay.see(nodes)
         self._ordering.see(owners, frozenset(nodes))
 
@@ -248,6 +244,8 @@ class ClusterNode:
         self._resync.suspect_all()
 
     def _link_changed(self, node_id: str, up: bool) -> None:
+        if up:
+            self._resync.linked(node_id)
         self._wake_up()
 
     def _live_node_ids(self) -> frozenset[str]:

@@ -128,7 +128,11 @@ class SmallNode:
         self._tick_scheduled = False
         if self not in self._cluster.nodes:
             return
-        progress = self.ordering.pump(0)
+        try:
+            progress = self.ordering.pump(0)
+        except Exception as defect:  # as the tick loop does
+            self.defects.append(defect)
+            return
         self.outcomes |= {answer.ticket: answer.outcome for answer in progress.answers}
         self.deliveries += progress.deliveries
         self.heads |= progress.heads

@@ -27,10 +27,15 @@ class StubbornRows(MemoryRowStore):
         self.pages: list[tuple[int, int]] = []
         """Of the log: after which seq, and how many events were found."""
         self.page_events_max = 10**9
+        self.users_read: list[str] = []
+        """Whose chats were listed, or were to be."""
+        self.listing_most = 0
+        """How many users' chats were listed at the same time."""
         self.reads = 0
         """Tries to read anything."""
         self._answers = asyncio.Event()
         self._answers.set()
+        self._listing = 0
         self._withheld: list[Callable[[], None]] = []
 
     @asynccontextmanager
@@ -73,7 +78,13 @@ class StubbornRows(MemoryRowStore):
         return await super().chat_view(chat_id)
 
     async def intervals_of_user(self, user_id: str, after_chat_id: str, limit: int) -> list[tuple[str, tuple[Interval, ...]]]:
-        await self._trip()
+        self.users_read.append(user_id)
+        self._listing += 1
+        self.listing_most = max(self._listing, self.listing_most)
+        try:
+            await self._trip()
+        finally:
+            self._listing -= 1
         return await super().intervals_of_user(user_id, after_chat_id, limit)
 
     async def intervals(self, user_id: str, chat_id: str) -> tuple[Interval, ...]:

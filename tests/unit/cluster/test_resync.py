@@ -1,0 +1,332 @@
+"""Lost pushes are found where no heartbeat can tell: by asking again for heads, and by reading memberships again."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from chatgrpc.cluster.log import ClusterLog
+from chatgrpc.cluster.resync import Resync
+from chatgrpc.core.event_feed import Read, ReadMembership
+from chatgrpc.core.tending import Owner
+from chatgrpc.edge.connection import Connection
+from tests.unit.cluster.small_cluster import (
+    SmallCluster,
+    SmallNode,
+    group_creation,
+    shard_of,
+    small_cluster,
+    text,
+    until,
+)
+from tests.unit.cluster.streams import Streams
+
+FOREVER_S = 1e6
+
+
+class World:
+    """One node's sessions in a small cluster. Nobody pushes to them: every push is lost."""
+
+    def __init__(self, cluster: SmallCluster, slow_pass_s: float, head_timeout_s: float) -> None:
+        self.cluster = cluster
+        self.node: SmallNode = cluster.nodes[0]
+        self.other: SmallNode = cluster.nodes[-1]
+        self.streams = Streams()
+        self.asked: list[str] = []
+        """Chats whose head was asked for."""
+        self.touched: list[Connection] = []
+        self.asking = 0
+        self.asking_most = 0
+        log = ClusterLog(self.node.edge, cluster.rows, _now_ms, self.node.wake_up, head_timeout_s=head_timeout_s)
+        self._heads = log.heads
+        self.resync = Resync(
+            self.streams.connections,
+            self.node.edge,
+            cluster.rows,
+            self._ask,
+            shard_of,
+            self.touched.append,
+            pause_s=0.001,
+            slow_pass_s=slow_pass_s,
+        )
+
+    async def chats(self, *chat_ids: str, texts: int = 0) -> None:
+        """Groups of Alice and Bob, with so many messages in each."""
+        for chat_id in chat_ids:
+            await self.node.send(group_creation(chat_id, "alice", "bob"))
+            for number in range(1, texts + 1):
+                await self.node.send(text(chat_id, "alice", number, 1))
+
+    async def until_read(self, user_id: str = "alice", times: int = 1) -> None:
+        """Returns when the user's memberships were read so often; in a pass that comes after the heads."""
+        await until(lambda: self.cluster.rows.users_read.count(user_id) >= times)
+
+    async def _ask(self, chat_ids: Iterable[str]) -> list[int]:
+        asked = list(chat_ids)
+        self.asked += asked
+        self.asking += 1
+        self.asking_most = max(self.asking, self.asking_most)
+        try:
+            return await self._heads(asked)
+        finally:
+            self.asking -= 1
+
+
+@asynccontextmanager
+async def running(slow_pass_s: float = FOREVER_S, head_timeout_s: float = FOREVER_S) -> AsyncIterator[World]:
+    async with small_cluster(nodes=2) as cluster:
+        world = World(cluster, slow_pass_s, head_timeout_s)
+        task = asyncio.create_task(world.resync.run())
+        try:
+            yield world
+        finally:
+            task.cancel()
+            (ended,) = await asyncio.gather(task, return_exceptions=True)
+        assert isinstance(ended, asyncio.CancelledError), ended
+
+
+# Heads.
+
+
+async def test_heads_are_asked_for_of_the_shards_whose_owner_is_gone() -> None:
+    async with running() as world:
+        there, elsewhere = _chats_of_two_shards()
+        await world.chats(there, elsewhere, texts=1)
+        alice = world.streams.open("alice", {there: 1, elsewhere: 1})
+        zoe = world.streams.open("zoe")
+        world.resync.see({shard_of(there): Owner("gone", 1), shard_of(elsewhere): Owner("stays", 2)}, {"gone", "stays"})
+        world.resync.see({shard_of(elsewhere): Owner("stays", 2)}, {"stays"})
+        await world.until_read()
+        assert world.asked == [there]
+        assert _reads(alice) == [ReadMembership(there)]
+        assert _reads(zoe) == []
+        assert world.touched[0] is alice
+
+
+async def test_an_owner_that_is_gone_may_have_taken_along_pushes_of_shards_that_it_gave_away_before() -> None:
+    async with running() as world:
+        await world.chats("g.1", texts=1)
+        alice = world.streams.open("alice", {"g.1": 1})
+        world.resync.see({shard_of("g.1"): Owner("gone", 1)}, {"gone", "stays"})
+        world.resync.see({shard_of("g.1"): Owner("stays", 2)}, {"gone", "stays"})
+        world.resync.see({shard_of("g.1"): Owner("stays", 2)}, {"stays"})
+        await world.until_read()
+        assert _reads(alice) == [ReadMembership("g.1")]
+
+
+async def test_a_node_that_never_owned_anything_leaves_no_doubt() -> None:
+    async with running() as world:
+        world.streams.open("alice")
+        world.resync.see({1: Owner("stays", 1)}, {"idle", "stays"})
+        world.resync.see({1: Owner("stays", 1)}, {"stays"})
+        assert not world.resync._wanted.is_set()
+
+
+async def test_who_is_up_to_date_has_nothing_to_read() -> None:
+    async with running() as world:
+        await world.chats("g.1", texts=1)
+        alice = world.streams.open("alice", {"g.1": 2})
+        world.resync.suspect_all()
+        await world.until_read()
+        assert world.asked == ["g.1"]
+        assert _reads(alice) == []
+
+
+async def test_one_question_serves_all_sessions_of_a_chat() -> None:
+    async with running() as world:
+        await world.chats("g.1", texts=1)
+        connections = [
+            world.streams.open(user_id, {"g.1": 1}, device_id=device_id)
+            for user_id in ("alice", "bob")
+            for device_id in ("phone", "web")
+        ]
+        world.resync.suspect_all()
+        await world.until_read("bob")
+        assert world.asked == ["g.1"]
+        assert [_reads(connection) for connection in connections] == [[ReadMembership("g.1")]] * 4
+        assert world.cluster.rows.users_read == ["alice", "bob"]
+
+
+async def test_a_session_that_is_just_opening_is_looked_after_once_it_is_open_and_alone() -> None:
+    async with running() as world:
+        await world.chats("g.1", texts=1)
+        bob = world.streams.open("bob", {"g.1": 2})
+        alice = world.streams.opening("alice", {"g.1": 1})
+        world.resync.suspect_all()
+        await world.until_read("bob")
+        assert world.asked == ["g.1"]
+        world.streams.admit(alice, {"g.1": 1})
+        await world.until_read("alice")
+        assert world.asked == ["g.1", "g.1"]
+        assert _reads(alice) == [ReadMembership("g.1")]
+        assert world.cluster.rows.users_read == ["bob", "alice"], "nobody else is looked after a second time"
+        assert world.touched.count(bob) == 2
+
+
+async def test_a_session_that_ends_while_it_is_looked_after_is_let_go() -> None:
+    async with running() as world:
+        await world.chats("g.1", texts=1)
+        alice = world.streams.open("alice", {"g.1": 1})
+        bob = world.streams.opening("bob")
+        async with world.cluster.rows.silent():
+            world.resync.suspect_all()
+            await world.until_read("alice")
+            world.streams.close(alice)
+            world.streams.close(bob)
+        await until(lambda: not world.resync._wanted.is_set())
+        assert world.cluster.rows.users_read == ["alice"]
+        assert world.resync._late == {}
+
+
+async def test_a_head_that_is_not_stated_holds_up_no_other_and_is_asked_for_again() -> None:
+    async with running(head_timeout_s=0.05) as world:
+        here, there = world.cluster.chat_owned_by(world.node), world.cluster.chat_owned_by(world.other)
+        await world.chats(here, there, texts=1)
+        alice = world.streams.open("alice", {here: 1, there: 1})
+        world.cluster.cut = {(world.node.node_id, world.other.node_id)}
+        world.resync.suspect_all()
+        await world.until_read()
+        assert set(_reads(alice)) == {ReadMembership(here)}
+        assert world.asked.count(here) == 1
+        world.cluster.cut = set()
+        alice.session.membership_read(None)
+        await until(lambda: ReadMembership(there) in _reads(alice))
+        assert world.asked.count(here) == 1
+
+
+# Memberships.
+
+
+async def test_a_user_who_was_let_in_without_being_told_is_told() -> None:
+    async with running() as world:
+        alice = world.streams.open("alice")
+        await world.chats("g.1")
+        world.resync.suspect_memberships()
+        await until(lambda: alice in world.touched)
+        assert world.asked == []
+        assert _reads(alice) == [ReadMembership("g.1")]
+        assert world.node.edge.stated_seq("g.1") == 1
+
+
+async def test_memberships_are_read_now_and_then_without_any_reason() -> None:
+    async with running(slow_pass_s=0.001) as world:
+        await world.chats("g.1")
+        alice = world.streams.open("alice")
+        await world.until_read(times=3)
+        assert world.asked == []
+        assert _reads(alice) == [ReadMembership("g.1")]
+
+
+async def test_a_user_of_many_chats_is_read_page_by_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chatgrpc.cluster.resync._CHATS_PER_READ", 3)
+    async with running() as world:
+        chat_ids = [f"g.{number}" for number in range(7)]
+        await world.chats(*chat_ids)
+        alice = world.streams.open("alice")
+        world.resync.suspect_memberships()
+        await until(lambda: alice in world.touched)
+        assert world.cluster.rows.users_read == ["alice"] * 3
+        assert {chat_id for chat_id in chat_ids if world.node.edge.stated_seq(chat_id) == 1} == set(chat_ids)
+
+
+async def test_what_the_store_does_not_tell_is_read_later_and_nothing_is_asked_for_again() -> None:
+    async with running() as world:
+        await world.chats("g.1", texts=1)
+        alice = world.streams.open("alice", {"g.1": 1})
+        world.streams.open("bob", {"g.1": 2})
+        await world.node.head_of("g.1")
+        world.cluster.rows.away = True
+        world.resync.suspect_all()
+        await world.until_read("alice", times=3)
+        assert _reads(alice) == [ReadMembership("g.1")], "its head was stated"
+        world.cluster.rows.away = False
+        read = world.cluster.rows.users_read.count("bob")
+        await world.until_read("bob", times=read + 1)
+        await until(lambda: not world.resync._wanted.is_set())
+        assert world.asked == ["g.1"]
+
+
+# One pass at a time, and each within bounds.
+
+
+async def test_so_many_questions_and_reads_at_the_same_time_and_no_more() -> None:
+    async with running() as world:
+        chat_ids = [f"g.{number}" for number in range(300)]
+        for number in range(20):
+            world.streams.open(f"user-{number}", dict.fromkeys(chat_ids[number * 15 :][:15], 1))
+        async with world.cluster.rows.silent():
+            world.resync.suspect_all()
+            await until(lambda: world.asking == 256)
+            await world.node.ticks()
+            assert world.asking == 256
+        async with asyncio.timeout(60):
+            await world.until_read("user-19")
+        assert len(world.asked) == 300
+        assert world.asking_most == 256
+        assert world.cluster.rows.listing_most == 8
+
+
+async def test_doubts_that_arise_during_a_pass_wait_for_the_next_one() -> None:
+    async with running() as world:
+        await world.chats("g.1", texts=1)
+        world.streams.open("alice", {"g.1": 2})
+        async with world.cluster.rows.silent():
+            world.resync.suspect_all()
+            await world.until_read()
+            for _ in range(3):
+                world.resync.suspect_all()
+                await world.node.ticks()
+            assert world.asked == ["g.1"]
+        await world.until_read(times=2)
+        assert world.asked == ["g.1", "g.1"]
+        await until(lambda: not world.resync._wanted.is_set())
+        assert world.cluster.rows.users_read == ["alice", "alice"]
+
+
+async def test_who_is_called_off_while_a_head_is_awaited_leaves_nothing_behind() -> None:
+    async with running() as world:
+        chat_id = world.cluster.chat_owned_by(world.other)
+        await world.chats(chat_id)
+        world.streams.open("alice", {chat_id: 1})
+        world.cluster.cut = {(world.other.node_id, world.node.node_id)}
+        world.resync.suspect_all()
+        await until(lambda: bool(world.asked))
+    assert world.node.edge.questions_waiting == 0
+
+
+# A node that was taken for gone.
+
+
+async def test_after_a_return_all_is_asked_for_and_again_over_links_that_come_up_then() -> None:
+    async with running() as world:
+        there, elsewhere = _chats_of_two_shards()
+        await world.chats(there, elsewhere)
+        world.streams.open("alice", {there: 1, elsewhere: 1})
+        world.resync.see({shard_of(there): Owner("linked", 1), shard_of(elsewhere): Owner("other", 2)}, {"linked", "other"})
+        world.resync.linked("linked")
+        assert not world.resync._wanted.is_set(), "a heartbeat tells what a link lost"
+        world.resync.returned()
+        await world.until_read()
+        assert sorted(world.asked) == sorted([there, elsewhere])
+        world.resync.linked("linked")
+        await world.until_read(times=2)
+        assert world.asked[2:] == [there]
+        world.resync.linked("stranger")
+        assert not world.resync._wanted.is_set()
+
+
+def _chats_of_two_shards() -> tuple[str, str]:
+    first = "g.1"
+    return first, next(f"g.{number}" for number in range(2, 100) if shard_of(f"g.{number}") != shard_of(first))
+
+
+def _reads(connection: Connection) -> list[Read]:
+    """What the session wants to read, of which it is told nothing."""
+    wanted = connection.session.next_read() or connection.session.feed._reading
+    return [wanted] if wanted is not None else []
+
+
+def _now_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
