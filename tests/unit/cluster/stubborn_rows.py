@@ -20,6 +20,8 @@ class StubbornRows(MemoryRowStore):
         super().__init__()
         self.away = False
         """Every read fails, and every write is reported as failed, though it may have been done."""
+        self.away_for: set[str] = set()
+        """To list the chats of these users fails."""
         self.tries: list[Write] = []
         """Each try of each write."""
         self.marks: list[list[WriteMark]] = []
@@ -85,6 +87,8 @@ class StubbornRows(MemoryRowStore):
             await self._trip()
         finally:
             self._listing -= 1
+        if user_id in self.away_for:
+            raise StoreUnavailableError("away")
         return await super().intervals_of_user(user_id, after_chat_id, limit)
 
     async def intervals(self, user_id: str, chat_id: str) -> tuple[Interval, ...]:

@@ -248,6 +248,16 @@ async def test_what_the_store_does_not_tell_is_read_later_and_nothing_is_asked_f
         assert world.asked == ["g.1"]
 
 
+async def test_who_was_read_before_the_store_failed_is_not_read_again() -> None:
+    async with running() as world:
+        world.streams.open("alice")
+        world.streams.open("bob")
+        world.cluster.rows.away_for.add("bob")
+        world.resync.suspect_memberships()
+        await world.until_read("bob", times=3)
+        assert world.cluster.rows.users_read.count("alice") == 1
+
+
 # One pass at a time, and each within bounds.
 
 
