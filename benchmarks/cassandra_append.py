@@ -5,7 +5,7 @@ Rows of many chats, so many at a time, as owners write them:
 - `coalesced`: what the store does, rows gathered by turn of the event loop into batches;
 - `one by one`: a request a row.
 
-Starts a Cassandra of its own, of one node, which shares the machine and does not wait for its disk, since what is compared is the
+Starts a Cassandra of its own, of one node, which shares the machine and does not wait for its disk: what is compared is the
 client's work. So the rows a second say little about a cluster, whose Cassandra must wait.
 
     python -m benchmarks.cassandra_append [--cassandra HOST:PORT]

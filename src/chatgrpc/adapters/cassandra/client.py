@@ -94,6 +94,7 @@ class CassandraClient:
             raise StoreUnavailableError(described(error)) from error
         # Where order counts the statements say it; else the server's clock, which conditional writes go by too.
         self._session.use_client_timestamp = False
+        self._session.default_fetch_size = PAGE_ROWS
 
     # In a thread, before anything else runs.
 
