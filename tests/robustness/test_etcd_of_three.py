@@ -14,6 +14,7 @@ import pytest
 
 from chatgrpc.adapters.etcd import EtcdCluster, EtcdSettings
 from chatgrpc.ports.cluster import ClusterUnavailableError
+from chatgrpc.ports.lease_clock import lease_clock_s
 from tests.contract.cluster_nodes import Node, assert_views_are_in_order
 from tests.support.services.etcd import EtcdCluster as EtcdServers
 from tests.support.services.etcd import EtcdMember
@@ -77,7 +78,7 @@ class Load:
         before = self._claims.get(shard)
         if before is not None and before.epoch != owner.epoch:
             assert owner.epoch > before.epoch
-            free = before.released or before.node is node or before.node.cluster.deadline_s <= time.monotonic()
+            free = before.released or before.node is node or before.node.cluster.deadline_s <= lease_clock_s()
             assert free, f"shard {shard} was taken from an owner that may still write"
         self._claims[shard] = claim = _Claim(node, owner.epoch)
         self.taken += 1

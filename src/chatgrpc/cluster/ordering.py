@@ -7,7 +7,7 @@ batch a node. What a node says to itself takes the same way, without a link.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
 from chatgrpc.cluster.router import Router
@@ -37,6 +37,7 @@ from chatgrpc.core.shard import Now
 from chatgrpc.core.tending import Owner
 from chatgrpc.core.write import Write
 from chatgrpc.edge.ordering import Progress
+from chatgrpc.ports.lease_clock import lease_clock_ms
 
 _TO_EDGE = (Forwarded, Deliver, Heads, HeadIs, MembersAre, ShowReceipt, ShowTyping)
 _TO_OWNER = (Forward, HeadsHeard, AskHead, AskMembers, RaiseMark, TellTyping)
@@ -46,7 +47,7 @@ _BEAT_INTERVAL_S = 1.0
 
 def now() -> Now:
     """The node's clocks."""
-    return Now(time.time_ns() // 1_000_000, time.monotonic_ns() // 1_000_000)
+    return Now(time.time_ns() // 1_000_000, lease_clock_ms())
 
 
 class Listener(Protocol):
@@ -64,8 +65,8 @@ class Listener(Protocol):
         """Another node says how busy it is."""
         ...
 
-    def missed(self) -> None:
-        """A push was lost that may have let a user of this node in or out of a chat."""
+    def missed(self, chat_ids: Collection[str]) -> None:
+        """Pushes of these chats were lost, that may have let users of this node in or out."""
         ...
 
 
@@ -130,7 +131,7 @@ class ClusterOrdering:
             self._heard_by().show(notice)
         missed_heads = self.edge.take_missed_heads()
         if missed_heads:
-            self._heard_by().missed()
+            self._heard_by().missed(missed_heads)
         answers = [Answer(ticket, outcome) for ticket, _, outcome in self.edge.take_answers()]
         self._note_what_is_done()
         return Progress(answers, [_delivery(deliver) for deliver in self.edge.take_deliveries()], missed_heads)

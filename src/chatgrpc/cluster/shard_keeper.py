@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,10 +16,11 @@ from chatgrpc.core.owner_desk import OwnerDesk, Tenure
 from chatgrpc.core.shard import Shard
 from chatgrpc.core.tending import Owner, Tending
 from chatgrpc.ports.cluster import Cluster, ClusterUnavailableError, ClusterView, NodeInfo
+from chatgrpc.ports.lease_clock import lease_clock_ms
 
 _log = structlog.get_logger()
 
-_LANES_PER_SHARD_MAX = 10_000
+_LANES_PER_SHARD_MAX = 1_000
 _CALLS_MAX = 32
 """Of the coordinator at the same time."""
 
@@ -54,7 +54,7 @@ class JoinedLease:
         self._over = True
 
     def holds(self, now_ms: int) -> bool:
-        """See the protocol; `now_ms` is `time.monotonic` in milliseconds, rounded down."""
+        """See the protocol; `now_ms` is `lease_clock_ms()`."""
         self._over = self._over or now_ms + 1 >= self._cluster.deadline_s * 1000
         return not self._over
 
@@ -115,6 +115,11 @@ class ShardKeeper:
         self._announcing = False
         self._failures: list[str] = []  # calls of the coordinator that failed since the last look
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether the node holds a lease, as far as it knows."""
+        return self.has_joined.is_set() and self._holds(self._lease)
 
     # Life.
 
@@ -182,7 +187,7 @@ class ShardKeeper:
 
     def _holds(self, lease: JoinedLease) -> bool:
         """Whether what was asked for under this lease still counts."""
-        return lease is self._lease and lease.holds(time.monotonic_ns() // 1_000_000)
+        return lease is self._lease and lease.holds(lease_clock_ms())
 
     async def _tend_while_joined(self) -> None:
         while self._holds(self._lease):

@@ -41,7 +41,7 @@ class ClusterView:
 class Cluster(Protocol):
     """One node's place in the cluster.
 
-    The lease rule (design §4) is what all ordering rests on. `deadline_s` is the monotonic time *before sending* the last
+    The lease rule (design §4) is what all ordering rests on. `deadline_s` is the `lease_clock_s` *before sending* the last
     keepalive that was answered, plus the lease's time to live, minus a margin for the drift of clocks. Until then no other node
     can have taken a shard that this one holds. Past it this node holds nothing, whatever it believes; it may rejoin by `join`.
     """
@@ -61,7 +61,7 @@ class Cluster(Protocol):
 
     @property
     def deadline_s(self) -> float:
-        """`time.monotonic()` until which what this node has taken is its own; 0 before `join` and after the lease is lost."""
+        """`lease_clock_s()` until which what this node has taken is its own; 0 before `join` and after the lease is lost."""
         ...
 
     async def update(self, info: NodeInfo) -> None:

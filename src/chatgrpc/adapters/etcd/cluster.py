@@ -7,7 +7,6 @@ Every write is conditional on a revision, for a call may be done twice, and late
 is created where there is none, and deleted only as it was created at a known revision.
 """
 
-import time
 from collections.abc import Callable, Iterable
 
 import grpc
@@ -28,6 +27,7 @@ from chatgrpc.adapters.etcd.wire_pb2 import (
     TxnRequest,
 )
 from chatgrpc.ports.cluster import ClusterUnavailableError, ClusterView, NodeInfo, ShardOwner
+from chatgrpc.ports.lease_clock import lease_clock_s
 
 _log = structlog.get_logger(__name__)
 
@@ -167,7 +167,7 @@ class EtcdCluster:
         self._releasing.clear()
 
     def _joined(self) -> tuple[Lease, NodeInfo]:
-        if self._lease is not None and time.monotonic() >= self._lease.deadline_s:
+        if self._lease is not None and lease_clock_s() >= self._lease.deadline_s:
             self._lease.lose()
         if self._lease is None or self._info is None:
             raise ClusterUnavailableError("the node has not joined, or has lost its lease")

@@ -1,7 +1,6 @@
 """A lease that is kept alive, and the time until which it is ours for certain."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Final
 
@@ -9,6 +8,7 @@ import structlog
 
 from chatgrpc.adapters.etcd.client import EtcdClient, EtcdError
 from chatgrpc.adapters.etcd.wire_pb2 import LeaseKeepAliveRequest
+from chatgrpc.ports.lease_clock import lease_clock_s
 
 MARGIN_SHARE: Final = 0.1
 """Of the time to live: as much may our clock be slower than etcd's, or lose in a step."""
@@ -46,13 +46,13 @@ class Lease:
         Raises:
             EtcdError: etcd does not answer.
         """
-        asked_at_s = time.monotonic()
+        asked_at_s = lease_clock_s()
         granted = await client.grant(ttl_s)
         return cls(client, granted.lease_id, _deadline_s(asked_at_s, ttl_s), ttl_s, on_lost)
 
     @property
     def deadline_s(self) -> float:
-        """`time.monotonic()` until which it is ours; 0 when it has ended."""
+        """`lease_clock_s()` until which it is ours; 0 when it has ended."""
         return self._deadline_s
 
     def lose(self) -> None:
@@ -80,7 +80,7 @@ class Lease:
         stream = self._client.keep_alive()
         try:
             while True:
-                sent_at_s = time.monotonic()
+                sent_at_s = lease_clock_s()
                 left_s = self._deadline_s - sent_at_s
                 if left_s <= 0:
                     _log.warning("lease_lost", why="etcd did not answer in time")
@@ -97,12 +97,12 @@ class Lease:
                 if answer.ttl_s <= 0:
                     _log.warning("lease_lost", why="etcd has ended it")
                     break
-                if time.monotonic() >= self._deadline_s:
+                if lease_clock_s() >= self._deadline_s:
                     # Others were told that nothing is ours any more.
                     _log.warning("lease_lost", why="the answer came too late")
                     break
                 self._deadline_s = max(self._deadline_s, _deadline_s(sent_at_s, min(answer.ttl_s, self._ttl_s)))
-                await asyncio.sleep(max(0, sent_at_s + self._ttl_s / _RENEWALS_PER_TTL - time.monotonic()))
+                await asyncio.sleep(max(0, sent_at_s + self._ttl_s / _RENEWALS_PER_TTL - lease_clock_s()))
         finally:
             stream.drop(failed=False)
         self.lose()
