@@ -74,6 +74,17 @@ class Metrics:
         self.unary_seconds = Bound[tuple[str, str], Histogram](lambda label: unary_seconds.labels(*label))
         """By method and status code; its `_count` is the number of calls."""
 
+        self.cluster_joined = Gauge(
+            "chatgrpc_cluster_joined", "1 while this node holds its lease in etcd, else 0.", registry=registry
+        )
+        self.shards_held = Gauge("chatgrpc_shards_held", "Shards in this node's hands.", registry=registry)
+        self.session_map_lost = Gauge(
+            "chatgrpc_session_map_lost", "1 while the session map does not answer, else 0.", registry=registry
+        )
+        self.store_writes_waiting = Gauge(
+            "chatgrpc_store_writes_waiting", "Writes of this node's chats that have not succeeded yet.", registry=registry
+        )
+
         self.relay_links = Gauge("chatgrpc_relay_links", "Other nodes that this one is linked with.", registry=registry)
         self.relay_messages_in = Counter("chatgrpc_relay_messages_in", "Messages received from other nodes.", registry=registry)
         self.relay_messages_out = Counter("chatgrpc_relay_messages_out", "Messages sent to other nodes.", registry=registry)

@@ -22,6 +22,8 @@ LINGER_S = 3.0
 """How long after its stream ended a device still counts as connected."""
 _CHECK_INTERVAL_S = 1.0
 _AUDIT_INTERVAL_S = 120.0
+_TELL_INTERVAL_S = 10.0
+"""While the map cannot be reached, `rebuilt` is told this often."""
 """Longer than a dead peer's stream lives (`edge.server`): see `_write_lacking`."""
 _DEVICES_PER_TRIP = 1_000
 """Devices that open wait for no more than that when all entries are looked at."""
@@ -69,6 +71,7 @@ class Sessions:
         self._elsewhere: dict[Device, float] = {}  # of the live ones, since when their entry has been seen to name another node
         self._writing: asyncio.Task[None] | None = None
         self._trip = asyncio.Lock()  # an entry that was taken out and is written again must not be taken out by the first trip
+        self._tell_at_s = 0.0
         self._in_doubt = False  # entries may lack
         self._lacked = False  # entries did lack, and `rebuilt` was not told yet
         self._audit_at_s = 0.0
@@ -138,9 +141,15 @@ class Sessions:
             except SessionMapUnavailableError as error:
                 _log.warning("session_map_unavailable", error=str(error))
                 self._in_doubt = True
-                if self._unwritten:  # others may read the map, and see nobody there to push to
-                    self._rebuilt()
+                self._tell_of_unwritten()
             await asyncio.sleep(self._check_interval_s)
+
+    def _tell_of_unwritten(self) -> None:
+        """Others may read the map though this node cannot: they see nobody there to push to."""
+        now_s = asyncio.get_running_loop().time()
+        if self._unwritten and now_s >= self._tell_at_s:
+            self._tell_at_s = now_s + _TELL_INTERVAL_S
+            self._rebuilt()
 
     async def leave(self) -> None:
         """The node stops: its entries go, as far as the map can be reached, and are not written again."""

@@ -73,6 +73,8 @@ class OwnerDesk:
         self._books: dict[str, HeadBook] = {}
         self._touched: dict[Tenure, None] = {}
         self._messages: list[tuple[str, Message]] = []
+        self.events_committed = 0
+        """Events that shards of this node have counted as committed, since it began; those adopted that let users in, again."""
         self._deliveries: list[Delivery] = []
         self._notices: list[Notice] = []
 
@@ -144,7 +146,9 @@ class OwnerDesk:
         requests: list[tuple[Tenure, Request]] = []
         for tenure in touched:
             shard = tenure.shard
-            self._deliveries += shard.take_deliveries()
+            deliveries = shard.take_deliveries()
+            self.events_committed += len(deliveries)
+            self._deliveries += deliveries
             for answer in shard.take_answers():
                 lane, number = cast("tuple[Lane, int]", answer.ticket)
                 self._messages.append((lane.edge_id, tenure.lanes.answered(lane, number, answer.outcome)))
