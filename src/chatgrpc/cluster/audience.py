@@ -1,10 +1,7 @@
 """Who is told what besides events, where everyone may be connected to any node.
 
 Receipts and typing go to the chat's owner, who knows whom they concern. A receipt goes there twice: when the mark rises, and
-when it is stored, for whoever came in between, too late for the one and too early for the other.
-
-Presence is read from the session map: of all whom somebody on this node has on the screen, once in a while and for all of them
-in one trip. So nothing has to be told when a user comes or goes, and nothing is wrong for long when it was not.
+when it is stored, for whoever came in between, too late for the one and too early for the other. Presence is in `presence`.
 """
 
 import asyncio
@@ -13,6 +10,7 @@ from typing import TypeAlias, cast
 
 import structlog
 
+from chatgrpc.cluster.presence import PresenceScreens
 from chatgrpc.cluster.sessions import Sessions
 from chatgrpc.core.disconnect import Code
 from chatgrpc.core.edge_desk import EdgeDesk
@@ -20,22 +18,19 @@ from chatgrpc.core.links import EndStream, Message, RaiseMark, ShowReceipt, Show
 from chatgrpc.core.receipts import Mark, Raised
 from chatgrpc.edge.audience import Touched
 from chatgrpc.edge.connection import Connection, Connections
-from chatgrpc.ports.last_seen import LastSeen, LastSeenUnavailableError
 from chatgrpc.ports.session_map import SessionEntry, SessionMapUnavailableError
 from chatgrpc.v1 import chat_pb2, session_pb2
 
 _log = structlog.get_logger()
 
-_LOOK_INTERVAL_S = 2.0
+_END_INTERVAL_S = 2.0
+"""Streams that are to be ended are spoken of so often."""
 _END_AGAIN_MS = 10_000
 """Outlasts an admission that had begun."""
 _SHOWN_AGAIN_AFTER_MS = 4_000
 """A receipt that a device was shown is not shown to it again before that: the second telling is for others."""
 
 _TypingKind: TypeAlias = session_pb2.TypingKind.ValueType
-
-Presence = tuple[bool, int]
-"""Whether a user is online, and when they were seen last if not, in milliseconds since the Unix epoch; 0 = not known."""
 
 
 class ClusterAudience:
@@ -47,7 +42,7 @@ class ClusterAudience:
         touched: Touched,
         desk: EdgeDesk,
         sessions: Sessions,
-        last_seen: LastSeen,
+        presence: PresenceScreens,
         live_node_ids: Callable[[], Collection[str]],
         say: Callable[[str, Message], None],
         monotonic_ms: Callable[[], int],
@@ -56,19 +51,13 @@ class ClusterAudience:
         self._touched = touched
         self._desk = desk
         self._sessions = sessions
-        self._last_seen = last_seen
+        self._presence = presence
         self._live_node_ids = live_node_ids
         self._say = say
         self._monotonic_ms = monotonic_ms
-        self._screens: dict[Connection, tuple[str, ...]] = {}  # the chats that each watches
-        self._on_screen: dict[str, dict[Connection, None]] = {}  # the same by chat
-        self._members: dict[Connection, dict[str, tuple[str, ...]]] = {}  # of the chats that each watches
-        self._shown: dict[Connection, dict[str, Presence]] = {}  # what each was shown last
-        self._unsaid_last_seen: dict[str, int] = {}
         self._ended: dict[EndStream, int] = {}  # streams that no node may have, and until when that is said
         self._unsaved: dict[tuple[str, str], Raised] = {}  # marks that are not in the store yet, and from where they rose
         self._receipts_shown = RecentReceipts(_SHOWN_AGAIN_AFTER_MS)
-        self._look_soon = asyncio.Event()
 
     # Receipts and typing.
 
@@ -132,12 +121,12 @@ class ClusterAudience:
     def disconnected(self, connection: Connection, now_ms: int) -> None:
         """See the protocol."""
         session = connection.session
-        self._unwatch(connection)
+        self._presence.unwatch(connection)
+        self._presence.left(session.user_id, now_ms)
         self._sessions.closed(session.user_id, session.device_id)
-        self._unsaid_last_seen[session.user_id] = now_ms
 
     def pass_time(self, now_ms: int) -> None:
-        """See the protocol; presence is looked for by `run`."""
+        """See the protocol; who has gone is found by `PresenceScreens.run`."""
 
     async def online_devices(self, user_id: str) -> frozenset[str]:
         """See the protocol; without the session map only the devices on this node are known."""
@@ -167,99 +156,21 @@ class ClusterAudience:
         if before.node_id in self._live_node_ids():
             self._say(before.node_id, EndStream(before.user_id, before.device_id, session_pb2.DISCONNECT_CODE_REPLACED))
 
+    async def run(self) -> None:
+        """Speaks again of streams that are to be ended. Ends when cancelled."""
+        while True:
+            await asyncio.sleep(_END_INTERVAL_S)
+            self._end_streams()
+
     # Presence.
 
     def watch(self, watcher: Connection, chat_ids: tuple[str, ...]) -> None:
         """See the protocol."""
-        self._unwatch(watcher)
-        self._screens[watcher] = chat_ids
-        self._members[watcher] = {}
-        self._shown[watcher] = {}
-        for chat_id in chat_ids:
-            self._on_screen.setdefault(chat_id, {})[watcher] = None
-            self._ask_members(watcher, chat_id)
+        self._presence.watch(watcher, chat_ids)
 
     def members_changed(self, chat_id: str) -> None:
         """See the protocol."""
-        for watcher in self._on_screen.get(chat_id, ()):
-            self._ask_members(watcher, chat_id)
-
-    async def run(self) -> None:
-        """Looks who is there, for all who watch. Ends when cancelled."""
-        while True:
-            try:
-                async with asyncio.timeout(_LOOK_INTERVAL_S):
-                    await self._look_soon.wait()
-            except TimeoutError:
-                pass
-            self._look_soon.clear()
-            self._end_streams()
-            await self.save_last_seen()
-            await self._look()
-
-    def _ask_members(self, watcher: Connection, chat_id: str) -> None:
-        def found(user_ids: tuple[str, ...]) -> None:
-            members = self._members.get(watcher)
-            if members is None or chat_id not in self._screens.get(watcher, ()):
-                return
-            user_id = watcher.session.user_id
-            members[chat_id] = user_ids if user_id in user_ids else ()
-            shown = self._shown[watcher]
-            watched = self._watched_by(watcher)
-            for gone in [member_id for member_id in shown if member_id not in watched]:
-                del shown[gone]
-            self._look_soon.set()
-
-        self._desk.ask_members(chat_id, found, self._monotonic_ms())
-
-    def _watched_by(self, watcher: Connection) -> set[str]:
-        members = self._members.get(watcher, {})
-        return {member_id for user_ids in members.values() for member_id in user_ids} - {watcher.session.user_id}
-
-    async def _look(self) -> None:
-        """Shows each watcher what has changed since they were shown it last."""
-        watched = {watcher: self._watched_by(watcher) for watcher in self._screens}
-        user_ids = set().union(*watched.values())
-        if not user_ids:
-            return
-        try:
-            online = await self._sessions.devices_of(user_ids, self._live_node_ids())
-            away = [user_id for user_id in user_ids if not online.get(user_id)]
-            seen_ms = await self._last_seen.of_users(away) if away else {}
-        except (SessionMapUnavailableError, LastSeenUnavailableError) as error:
-            _log.warning("presence_unavailable", error=str(error))
-            return
-        for watcher, wanted in watched.items():
-            shown = self._shown.get(watcher)
-            if shown is None:
-                continue  # gone while we looked
-            for user_id in wanted & self._watched_by(watcher):
-                presence = (bool(online.get(user_id)), 0 if online.get(user_id) else seen_ms.get(user_id, 0))
-                if shown.get(user_id) != presence:
-                    shown[user_id] = presence
-                    watcher.session.show_presence(
-                        session_pb2.Presence(user_id=user_id, online=presence[0], last_seen_ms=presence[1])
-                    )
-                    self._touched(watcher)
-
-    async def save_last_seen(self) -> None:
-        """Stores when users left, as far as it was noted."""
-        unsaid, self._unsaid_last_seen = self._unsaid_last_seen, {}
-        if not unsaid:
-            return
-        try:
-            await self._last_seen.put(unsaid)
-        except LastSeenUnavailableError as error:
-            _log.warning("last_seen_not_saved", error=str(error))
-
-    def _unwatch(self, watcher: Connection) -> None:
-        for chat_id in self._screens.pop(watcher, ()):
-            watchers = self._on_screen[chat_id]
-            watchers.pop(watcher, None)
-            if not watchers:
-                del self._on_screen[chat_id]
-        self._members.pop(watcher, None)
-        self._shown.pop(watcher, None)
+        self._presence.members_changed(chat_id)
 
 
 class RecentReceipts:

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import random
 import secrets
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Collection, Coroutine, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import structlog
@@ -18,6 +19,7 @@ from chatgrpc.cluster.audience import ClusterAudience
 from chatgrpc.cluster.directory import ClusterDirectory, Describer
 from chatgrpc.cluster.log import ClusterLog
 from chatgrpc.cluster.ordering import ClusterOrdering, now
+from chatgrpc.cluster.presence import PresenceScreens
 from chatgrpc.cluster.resync import Resync
 from chatgrpc.cluster.router import Router
 from chatgrpc.cluster.sessions import Sessions
@@ -26,7 +28,7 @@ from chatgrpc.cluster.store_runner import StoreRunner
 from chatgrpc.config import Settings, StartError
 from chatgrpc.core.disconnect import Code, Ended
 from chatgrpc.core.edge_desk import EdgeDesk
-from chatgrpc.core.ids import shard_of
+from chatgrpc.core.ids import SHARD_COUNT, shard_of
 from chatgrpc.core.lanes import EdgeLanes
 from chatgrpc.core.lease import Holds
 from chatgrpc.core.limits import Limits
@@ -55,7 +57,9 @@ _ASK_AGAIN_AFTER_MS = 250
 _STATED_MAX = 200_000
 """Heads that are remembered."""
 _JOIN_TIMEOUT_S = 20.0
-_LOAD_INTERVAL_S = 1.0
+_WATCH_INTERVAL_S = 1.0
+_BUSY_SHARE = 8
+"""A shard may have so many times the active chats that it would have if a node held all shards, each equally busy."""
 _DRAIN_WINDOW_S = 3.0
 """Over this time devices are sent to other nodes, so that they do not all come there at once."""
 
@@ -75,7 +79,9 @@ class ClusterNode:
         self.node_id = secrets.token_hex(8)
         self._settings = settings
         self._random = random.Random(secrets.randbits(256))  # noqa: S311  message ids must be unique, not secret
-        self._limits = limits
+        self._metrics = metrics
+        # A node may hold all shards or few, and what a shard keeps in memory must have its end either way.
+        self._shard_limits = replace(limits, chats_active_max=limits.chats_active_max * _BUSY_SHARE // SHARD_COUNT)
         self._loop_lag_ms = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         self._desk = OwnerDesk(limits, shard_of)
@@ -94,8 +100,11 @@ class ClusterNode:
         stores = Stores(log, store.receipts, store.cursors, store.profiles, store.devices)
         self.node = Node(settings, stores, self._ordering, self._new_audience, verifier, metrics, limits)
         self._audience: ClusterAudience
+        self._presence: PresenceScreens
         edge = self.node.edge
-        self._resync = Resync(edge.connections, self._edge_desk, store.committed, log.heads, shard_of, edge.touch)
+        self._resync = Resync(
+            edge.connections, self._edge_desk, store.committed, log.heads, shard_of, edge.touch, self._presence.doubt
+        )
         self.directory = ClusterDirectory(self.node_id, self._nodes, self._streams)
         describer = Describer(
             self._desk, self._runner, self._router, self._is_draining, self._streams, lambda: self._loop_lag_ms
@@ -148,8 +157,9 @@ class ClusterNode:
             keeper.run(),
             self._sessions.run(),
             self._audience.run(),
+            self._presence.run(),
             self._resync.run(),
-            self._tell_load(),
+            self._keep_watch(),
         ):
             self._start(work)
         try:
@@ -169,7 +179,7 @@ class ClusterNode:
         await self.node.edge.drain(int(min(_DRAIN_WINDOW_S, timeout_s / 4) * 1000))
         await self.node.edge.stop(timeout_s / 4)
         await server.stop(min(CLOSE_TIMEOUT_S, timeout_s))
-        await self._audience.save_last_seen()
+        await self._presence.save_last_seen()
         await self._sessions.leave()
         _log.info("drained", node_id=self.node_id)
 
@@ -185,6 +195,11 @@ class ClusterNode:
         await self._relay.stop()
         await self._cluster.close()
 
+    @property
+    def is_joined(self) -> bool:
+        """Whether the node holds a lease: without it, it orders no chats, and others do not count it."""
+        return self._keeper is not None and self._keeper.is_joined
+
     # What the parts ask and tell.
 
     def show(self, notice: ShowReceipt | ShowTyping) -> None:
@@ -199,8 +214,10 @@ class ClusterNode:
         """See `cluster.ordering.Listener`."""
         self.directory.note_load(node_id, streams)
 
-    def missed(self) -> None:
+    def missed(self, chat_ids: Collection[str]) -> None:
         """See `cluster.ordering.Listener`."""
+        for chat_id in chat_ids:
+            self._presence.members_changed(chat_id)
         self._resync.suspect_memberships()
 
     async def _end_stream(self, message: EndStream) -> None:
@@ -216,15 +233,18 @@ class ClusterNode:
         return self._relay.send(node_id, message)
 
     def _new_shard(self, epoch: int, lease: Holds) -> Shard:
-        return Shard(epoch, lease, self._limits, self._random)
+        return Shard(epoch, lease, self._shard_limits, self._random)
 
     def _new_audience(self, connections: Connections, touched: Touched) -> ClusterAudience:
+        self._presence = PresenceScreens(
+            touched, self._edge_desk, self._sessions, self._last_seen, self._live_node_ids, _monotonic_ms
+        )
         self._audience = ClusterAudience(
             connections,
             touched,
             self._edge_desk,
             self._sessions,
-            self._last_seen,
+            self._presence,
             self._live_node_ids,
             self._ordering.say,
             _monotonic_ms,
@@ -260,15 +280,22 @@ class ClusterNode:
     def _is_draining(self) -> bool:
         return self._keeper is not None and self._keeper.info.draining
 
-    async def _tell_load(self) -> None:
-        """Tells the other nodes how busy this one is, and finds out how late the loop is."""
+    async def _keep_watch(self) -> None:
+        """Tells the other nodes how busy this one is, and operators how it is."""
         loop = asyncio.get_running_loop()
+        committed = 0
         while True:
-            due_s = loop.time() + _LOAD_INTERVAL_S
-            await asyncio.sleep(_LOAD_INTERVAL_S)
+            due_s = loop.time() + _WATCH_INTERVAL_S
+            await asyncio.sleep(_WATCH_INTERVAL_S)
             self._loop_lag_ms = max(0.0, loop.time() - due_s) * 1000
             for node_id in self._relay.linked():
                 self._ordering.say(node_id, Load(self._streams()))
+            self._metrics.events_committed.inc(self._desk.events_committed - committed)
+            committed = self._desk.events_committed
+            self._metrics.cluster_joined.set(self.is_joined)
+            self._metrics.shards_held.set(len(self._desk.tenures))
+            self._metrics.session_map_lost.set(self._router.is_blind)
+            self._metrics.store_writes_waiting.set(self._runner.writes_under_way)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -294,13 +321,27 @@ async def serving_clustered(settings: Settings, verifier: TokenVerifier, metrics
         await parts.start_links()
         server = parts.node.server(parts.directory, reuse_port=settings.server.reuse_port)
         port = await server.start()
+        following: asyncio.Task[None] | None = None
         try:
             await parts.join(port)
             await server.set_serving(True)
+            following = asyncio.create_task(_follow(parts, server))
             _log.info("serving", port=port, node_id=parts.node_id)
             yield port
         finally:
+            if following is not None:
+                following.cancel()
             await parts.drain(server, settings.server.drain_timeout_s)
+
+
+async def _follow(parts: ClusterNode, server: GrpcServer) -> None:
+    """Tells load balancers to send no devices to a node that has lost its lease, as long as it has none."""
+    serving = True
+    while True:
+        await asyncio.sleep(_WATCH_INTERVAL_S)
+        if parts.is_joined != serving:
+            serving = parts.is_joined
+            await server.set_serving(serving)
 
 
 async def _open_store(settings: Settings) -> CassandraStore:

@@ -44,6 +44,9 @@ class _Doubt:
     everything: bool = False
     shards: set[int] = field(default_factory=set)
 
+    def __bool__(self) -> bool:
+        return self.everything or bool(self.shards)
+
     def __or__(self, other: "_Doubt") -> "_Doubt":
         return _Doubt(self.everything or other.everything, self.shards | other.shards)
 
@@ -59,6 +62,7 @@ class Resync:
         heads: Callable[[Iterable[str]], Awaitable[list[int]]],
         shard_of: Callable[[str], int],
         touched: Callable[[Connection], None],
+        doubted: Callable[[Callable[[str], bool]], None],
         *,
         pause_s: float = _PAUSE_S,
         slow_pass_s: float = _SLOW_PASS_S,
@@ -71,6 +75,7 @@ class Resync:
             heads: asks the owners for the heads of chats, and raises `StoreError` if that takes too long.
             shard_of: a chat's shard.
             touched: called with each connection whose session may have something to read now.
+            doubted: told, for others to look too, which chats may have changed without our hearing of it.
             pause_s: between two passes.
             slow_pass_s: memberships are read so often without any reason.
         """
@@ -80,6 +85,7 @@ class Resync:
         self._heads = heads
         self._shard_of = shard_of
         self._touched = touched
+        self._doubted = doubted
         self._pause_s = pause_s
         self._slow_pass_s = slow_pass_s
         self._had: dict[str, set[int]] = {}  # the shards that each live node has ever owned
@@ -120,6 +126,7 @@ class Resync:
         self._suspect(_Doubt())
 
     def _suspect(self, doubt: _Doubt) -> None:
+        self._doubted(lambda chat_id: self._concerns(doubt, chat_id))
         self._doubt |= doubt
         self._everyone_wanted = True
         self._wanted.set()
@@ -161,13 +168,16 @@ class Resync:
         self._late[connection] = self._late.get(connection, _Doubt()) | doubt
         self._wanted.set()
 
+    def _concerns(self, doubt: _Doubt, chat_id: str) -> bool:
+        return doubt.everything or self._shard_of(chat_id) in doubt.shards
+
     async def _look_after(self, work: Mapping[Connection, _Doubt]) -> None:
         by_chat: dict[str, list[Connection]] = {}
         by_user: dict[str, list[Connection]] = {}
         for connection, doubt in work.items():
             by_user.setdefault(connection.session.user_id, []).append(connection)
-            for chat_id in connection.session.feed.open_chats() if doubt.everything or doubt.shards else ():
-                if doubt.everything or self._shard_of(chat_id) in doubt.shards:
+            for chat_id in connection.session.feed.open_chats() if doubt else ():
+                if self._concerns(doubt, chat_id):
                     by_chat.setdefault(chat_id, []).append(connection)
         await self._ask_heads(by_chat)
         await self._read_memberships(by_user)

@@ -6,9 +6,8 @@ Links are calls that a test can cut.
 
 import asyncio
 import random
-import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from chatgrpc.adapters.memory import MemoryCoordinator
@@ -27,6 +26,7 @@ from chatgrpc.core.shard import Shard
 from chatgrpc.core.tending import Owner, wanted_owner
 from chatgrpc.core.write import Write
 from chatgrpc.ports.cluster import NodeInfo
+from chatgrpc.ports.lease_clock import lease_clock_ms, lease_clock_s
 from chatgrpc.ports.session_map import SessionEntry
 from chatgrpc.v1 import chat_pb2, content_pb2
 from tests.unit.cluster.stubborn_coordinator import StubbornCluster
@@ -62,7 +62,7 @@ class SmallNode:
         self.loads: dict[str, int] = {}
         self.heads: dict[str, int] = {}
         """Heads of pushes that were missed."""
-        self.times_missed = 0
+        self.chats_missed: list[str] = []
         self.times_returned = 0
         self.seen_owners: Mapping[int, Owner] = {}
         self.seen_nodes: Mapping[str, NodeInfo] = {}
@@ -173,7 +173,7 @@ class SmallNode:
     async def head_of(self, chat_id: str) -> int:
         """A head that an owner states after this call."""
         heads: list[int] = []
-        self.edge.ask_head(chat_id, heads.append, time.monotonic_ns() // 1_000_000)
+        self.edge.ask_head(chat_id, heads.append, lease_clock_ms())
         self.wake_up()
         await until(lambda: bool(heads))
         return heads[0]
@@ -193,8 +193,8 @@ class SmallNode:
     def note_load(self, node_id: str, streams: int) -> None:
         self.loads[node_id] = streams
 
-    def missed(self) -> None:
-        self.times_missed += 1
+    def missed(self, chat_ids: Collection[str]) -> None:
+        self.chats_missed += chat_ids
 
     def _returned(self) -> None:
         self.times_returned += 1
@@ -222,7 +222,7 @@ class SmallCluster:
     def __init__(self, limits: Limits | None = None, pace: Pace = _PACE, give_up_ms: int = 600_000) -> None:
         """Nodes give up a write after `give_up_ms`."""
         self.limits = limits or Limits()
-        self.coordinator = MemoryCoordinator(time.monotonic, ttl_s=600.0)
+        self.coordinator = MemoryCoordinator(lease_clock_s, ttl_s=600.0)
         self.rows = StubbornRows()
         self.session_map = StubbornMap()
         self.nodes: list[SmallNode] = []

@@ -1,7 +1,6 @@
 """Readers see the log up to heads that were stated before the read, and memberships that hold up to a head that was."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -12,6 +11,7 @@ from chatgrpc.core.row_store import WriteViews
 from chatgrpc.core.visibility import Interval
 from chatgrpc.core.write import Write
 from chatgrpc.ports.errors import StoreUnavailableError
+from chatgrpc.ports.lease_clock import lease_clock_ms
 from chatgrpc.v1 import chat_pb2, content_pb2
 from tests.unit.cluster.small_cluster import (
     GIVE_UP_S,
@@ -30,9 +30,7 @@ SOON_S = 0.05
 
 
 def log_of(node: SmallNode, cluster: SmallCluster, head_timeout_s: float = GIVE_UP_S) -> ClusterLog:
-    return ClusterLog(
-        node.edge, cluster.rows, lambda: time.monotonic_ns() // 1_000_000, node.wake_up, head_timeout_s=head_timeout_s
-    )
+    return ClusterLog(node.edge, cluster.rows, lease_clock_ms, node.wake_up, head_timeout_s=head_timeout_s)
 
 
 # One chat.

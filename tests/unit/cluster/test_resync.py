@@ -1,8 +1,7 @@
 """Lost pushes are found where no heartbeat can tell: by asking again for heads, and by reading memberships again."""
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -12,6 +11,7 @@ from chatgrpc.cluster.resync import Resync
 from chatgrpc.core.event_feed import Read, ReadMembership
 from chatgrpc.core.tending import Owner
 from chatgrpc.edge.connection import Connection
+from chatgrpc.ports.lease_clock import lease_clock_ms
 from tests.unit.cluster.small_cluster import (
     SmallCluster,
     SmallNode,
@@ -37,6 +37,8 @@ class World:
         self.asked: list[str] = []
         """Chats whose head was asked for."""
         self.touched: list[Connection] = []
+        self.doubted: list[set[str]] = []
+        """Of four chats those that others are told to look at."""
         self.asking = 0
         self.asking_most = 0
         log = ClusterLog(self.node.edge, cluster.rows, _now_ms, self.node.wake_up, head_timeout_s=head_timeout_s)
@@ -48,6 +50,7 @@ class World:
             self._ask,
             shard_of,
             self.touched.append,
+            self._doubted,
             pause_s=0.001,
             slow_pass_s=slow_pass_s,
         )
@@ -62,6 +65,9 @@ class World:
     async def until_read(self, user_id: str = "alice", times: int = 1) -> None:
         """Returns when the user's memberships were read so often; in a pass that comes after the heads."""
         await until(lambda: self.cluster.rows.users_read.count(user_id) >= times)
+
+    def _doubted(self, concerns: Callable[[str], bool]) -> None:
+        self.doubted.append({chat_id for chat_id in ("g.1", "g.2", "g.3", "g.4") if concerns(chat_id)})
 
     async def _ask(self, chat_ids: Iterable[str]) -> list[int]:
         asked = list(chat_ids)
@@ -122,6 +128,17 @@ async def test_a_node_that_never_owned_anything_leaves_no_doubt() -> None:
         world.resync.see({1: Owner("stays", 1)}, {"idle", "stays"})
         world.resync.see({1: Owner("stays", 1)}, {"stays"})
         assert not world.resync._wanted.is_set()
+
+
+async def test_others_are_told_which_chats_are_in_doubt() -> None:
+    async with running() as world:
+        world.resync.see({shard_of("g.2"): Owner("gone", 1)}, {"gone"})
+        world.resync.see({}, set())
+        world.resync.suspect_all()
+        world.resync.suspect_memberships()
+        of_shard = {chat_id for chat_id in ("g.1", "g.2", "g.3", "g.4") if shard_of(chat_id) == shard_of("g.2")}
+        assert world.doubted == [of_shard, {"g.1", "g.2", "g.3", "g.4"}, set()]
+        assert len(of_shard) < 4
 
 
 async def test_who_is_up_to_date_has_nothing_to_read() -> None:
@@ -339,4 +356,4 @@ def _reads(connection: Connection) -> list[Read]:
 
 
 def _now_ms() -> int:
-    return time.monotonic_ns() // 1_000_000
+    return lease_clock_ms()

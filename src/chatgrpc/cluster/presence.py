@@ -1,0 +1,187 @@
+"""Who is there, for all who have them on the screen, where everyone may be connected to any node.
+
+It is read from the session map: of all users whom somebody on this node watches, once in a while and for all of them in one
+trip; for who has just begun to watch at once. So nothing has to be told when a user comes or goes, and nothing is wrong for
+long when it was not. Who is in a chat its owner says, who is asked again whenever that changes, or may have changed.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Collection, Iterable
+from itertools import islice
+
+import structlog
+
+from chatgrpc.cluster.sessions import Sessions
+from chatgrpc.core.edge_desk import EdgeDesk
+from chatgrpc.edge.audience import Touched
+from chatgrpc.edge.connection import Connection
+from chatgrpc.ports.last_seen import LastSeen, LastSeenUnavailableError
+from chatgrpc.ports.session_map import SessionMapUnavailableError
+from chatgrpc.v1 import session_pb2
+
+_log = structlog.get_logger()
+
+_LOOK_INTERVAL_S = 2.0
+_UNSAVED_MAX = 100_000
+"""Users who left while nobody could be told; of more the first are forgotten."""
+
+Presence = tuple[bool, int]
+"""Whether a user is online, and when they were seen last if not, in milliseconds since the Unix epoch; 0 = not known."""
+
+
+class PresenceScreens:
+    """The screens of one node's devices, as far as they show who is there."""
+
+    def __init__(
+        self,
+        touched: Touched,
+        desk: EdgeDesk,
+        sessions: Sessions,
+        last_seen: LastSeen,
+        live_node_ids: Callable[[], Collection[str]],
+        monotonic_ms: Callable[[], int],
+        *,
+        look_interval_s: float = _LOOK_INTERVAL_S,
+    ) -> None:
+        """
+        Args:
+            touched: told of each connection that is to be shown something.
+            desk: asks owners who is in a chat.
+            sessions: knows who is connected.
+            last_seen: knows when who is not was connected last.
+            live_node_ids: the nodes whose entries in the session map count.
+            monotonic_ms: the clock of the desk.
+            look_interval_s: how often it is looked who is there.
+        """
+        self._touched = touched
+        self._desk = desk
+        self._sessions = sessions
+        self._last_seen = last_seen
+        self._live_node_ids = live_node_ids
+        self._monotonic_ms = monotonic_ms
+        self._look_interval_s = look_interval_s
+        self._chats: dict[Connection, tuple[str, ...]] = {}  # that each has on the screen
+        self._watchers: dict[str, dict[Connection, None]] = {}  # the same by chat
+        self._members: dict[Connection, dict[str, tuple[str, ...]]] = {}  # of the chats that each watches
+        self._shown: dict[Connection, dict[str, Presence]] = {}  # what each was shown last
+        self._news: dict[Connection, None] = {}  # who watches others than at the last look
+        self._has_news = asyncio.Event()
+        self._unsaved: dict[str, int] = {}  # users who left, and when
+
+    # Who watches whom.
+
+    def watch(self, watcher: Connection, chat_ids: tuple[str, ...]) -> None:
+        """From now on the device has these chats on its screen, and no others; it is shown who is there."""
+        self.unwatch(watcher)
+        self._chats[watcher] = chat_ids
+        self._members[watcher] = {}
+        self._shown[watcher] = {}
+        for chat_id in chat_ids:
+            self._watchers.setdefault(chat_id, {})[watcher] = None
+            self._ask_members(chat_id, [watcher])
+
+    def unwatch(self, watcher: Connection) -> None:
+        """The device has nothing on its screen; again does nothing."""
+        for chat_id in self._chats.pop(watcher, ()):
+            watchers = self._watchers.get(chat_id, {})
+            watchers.pop(watcher, None)
+            if not watchers:
+                self._watchers.pop(chat_id, None)
+        self._members.pop(watcher, None)
+        self._shown.pop(watcher, None)
+        self._news.pop(watcher, None)
+
+    def members_changed(self, chat_id: str) -> None:
+        """Someone came into the chat, or left it, or may have."""
+        if chat_id in self._watchers:
+            self._ask_members(chat_id, list(self._watchers[chat_id]))
+
+    def doubt(self, concerns: Callable[[str], bool]) -> None:
+        """Nobody knows whether someone came into the chats that it `concerns`, or left them."""
+        for chat_id in list(self._watchers):
+            if concerns(chat_id):
+                self.members_changed(chat_id)
+
+    def _ask_members(self, chat_id: str, watchers: Iterable[Connection]) -> None:
+        def found(user_ids: tuple[str, ...]) -> None:
+            for watcher in watchers:
+                if chat_id in self._chats.get(watcher, ()):
+                    self._note_members(watcher, chat_id, user_ids)
+
+        self._desk.ask_members(chat_id, found, self._monotonic_ms())
+
+    def _note_members(self, watcher: Connection, chat_id: str, user_ids: tuple[str, ...]) -> None:
+        """A user who is not a member themselves watches nobody (G6)."""
+        self._members[watcher][chat_id] = user_ids if watcher.session.user_id in user_ids else ()
+        watched = self._watched_by(watcher)
+        self._shown[watcher] = {user_id: shown for user_id, shown in self._shown[watcher].items() if user_id in watched}
+        self._news[watcher] = None
+        self._has_news.set()
+
+    def _watched_by(self, watcher: Connection) -> set[str]:
+        members = self._members.get(watcher, {})
+        return {user_id for user_ids in members.values() for user_id in user_ids} - {watcher.session.user_id}
+
+    # Who is there.
+
+    async def run(self) -> None:
+        """Looks who is there, for all who watch, and stores who has left. Ends when cancelled."""
+        loop = asyncio.get_running_loop()
+        look_at_s = loop.time()
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(look_at_s):
+                    await self._has_news.wait()
+            self._has_news.clear()
+            news, self._news = self._news, {}
+            if loop.time() < look_at_s:
+                await self._look(list(news))
+                continue
+            look_at_s = loop.time() + self._look_interval_s
+            await self.save_last_seen()
+            await self._look(list(self._chats))
+
+    async def _look(self, watchers: Collection[Connection]) -> None:
+        """Shows each watcher what has changed since they were shown it last."""
+        watched = {watcher: self._watched_by(watcher) for watcher in watchers}
+        user_ids = set().union(*watched.values())
+        if not user_ids:
+            return
+        try:
+            online = await self._sessions.devices_of(user_ids, self._live_node_ids())
+            away = [user_id for user_id in user_ids if not online.get(user_id)]
+            seen_ms = await self._last_seen.of_users(away) if away else {}
+        except (SessionMapUnavailableError, LastSeenUnavailableError) as error:
+            _log.warning("presence_unavailable", error=str(error))
+            return
+        for watcher, wanted in watched.items():
+            for user_id in wanted & self._watched_by(watcher):  # who may have gone meanwhile
+                is_online = bool(online.get(user_id))
+                self._show(watcher, user_id, (is_online, 0 if is_online else seen_ms.get(user_id, 0)))
+
+    def _show(self, watcher: Connection, user_id: str, presence: Presence) -> None:
+        shown = self._shown[watcher]
+        if shown.get(user_id) != presence:
+            shown[user_id] = presence
+            online, last_seen_ms = presence
+            watcher.session.show_presence(session_pb2.Presence(user_id=user_id, online=online, last_seen_ms=last_seen_ms))
+            self._touched(watcher)
+
+    # Who has left.
+
+    def left(self, user_id: str, now_ms: int) -> None:
+        """A device of the user has gone; `now_ms` is since the Unix epoch."""
+        self._unsaved[user_id] = now_ms
+
+    async def save_last_seen(self) -> None:
+        """Stores when users left; what cannot be stored now is kept for the next time."""
+        unsaved, self._unsaved = self._unsaved, {}
+        if not unsaved:
+            return
+        try:
+            await self._last_seen.put(unsaved)
+        except LastSeenUnavailableError as error:
+            _log.warning("last_seen_not_saved", users=len(unsaved), error=str(error))
+            kept = unsaved | self._unsaved
+            self._unsaved = dict(islice(kept.items(), max(0, len(kept) - _UNSAVED_MAX), None))
