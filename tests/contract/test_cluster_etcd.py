@@ -91,7 +91,11 @@ async def test_a_watch_that_was_cut_while_etcd_was_compacted_reads_all_anew(
     await gone.cluster.leave()
     owner = await near.cluster.take(2)
     assert owner is not None
-    _ask(shared_etcd, "/v3/kv/compaction", {"revision": owner.epoch, "physical": True})
+    _ask(
+        shared_etcd,
+        "/v3/kv/compaction",
+        {"revision": _revision_of(shared_etcd, f"{settings.prefix}shards/2"), "physical": True},
+    )
     link.mend()
     await far.until(lambda: far.view.owners == {2: owner})
     assert gone.node_id not in far.view.nodes
@@ -181,6 +185,7 @@ async def test_a_release_that_was_given_up_does_not_take_the_next_epoch_along(
     await one.join()
     first = await one.cluster.take(7)
     assert first is not None
+    revision = _revision_of(shared_etcd, f"{settings.prefix}shards/7")
     fault(link)
     with pytest.raises(ClusterUnavailableError):
         await one.cluster.release(7)
@@ -189,8 +194,30 @@ async def test_a_release_that_was_given_up_does_not_take_the_next_epoch_along(
     assert second is not None
     assert second.epoch > first.epoch
     # The deletion that was held back, once more and as late as can be.
-    await _delete_as_created(settings, shared_etcd, 7, first.epoch)
+    await _delete_as_created(settings, shared_etcd, 7, revision)
     assert await one.cluster.take(7) == second
+
+
+async def test_epochs_of_an_etcd_that_is_set_up_anew_are_greater_than_all_before(
+    settings: EtcdSettings, shared_etcd: EtcdServers, nodes: AsyncExitStack
+) -> None:
+    """The new one counts its revisions from 1 again, and the log holds rows of the epochs that the old one gave."""
+    one = _node(nodes, settings)
+    await one.join()
+    before = await one.cluster.take(7)
+    assert before is not None
+    old_revision = _revision_of(shared_etcd, f"{settings.prefix}shards/7")
+    anew = EtcdServers(name="etcd-anew")
+    nodes.callback(anew.close)
+    anew.start()
+    two = _node(nodes, settings, anew.endpoints[0])
+    await two.join()
+    after = await two.cluster.take(7)
+    assert after is not None
+    assert _revision_of(anew, f"{settings.prefix}shards/7") < old_revision
+    assert after.epoch > before.epoch
+    await two.until(lambda: two.view.owners == {7: after})
+    await two.cluster.leave()
 
 
 async def test_a_take_that_was_given_up_is_found_to_be_ours(
@@ -323,13 +350,24 @@ def _ask(servers: EtcdServers, path: str, body: dict[str, object]) -> dict[str, 
 
 
 def _lease_of(servers: EtcdServers, key: str) -> object:
-    return _ask(servers, "/v3/kv/range", {"key": base64.b64encode(key.encode()).decode()})["kvs"][0]["lease"]
+    return _read(servers, key)["lease"]
 
 
-async def _delete_as_created(settings: EtcdSettings, servers: EtcdServers, shard: int, epoch: int) -> None:
+def _revision_of(servers: EtcdServers, key: str) -> int:
+    """At which it was created."""
+    return int(_read(servers, key)["create_revision"])
+
+
+def _read(servers: EtcdServers, key: str) -> dict[str, Any]:
+    (found,) = _ask(servers, "/v3/kv/range", {"key": base64.b64encode(key.encode()).decode()})["kvs"]
+    read: dict[str, Any] = found
+    return read
+
+
+async def _delete_as_created(settings: EtcdSettings, servers: EtcdServers, shard: int, revision: int) -> None:
     etcd = EtcdClient(dataclasses.replace(settings, endpoints=servers.endpoints))
     key = f"{settings.prefix}shards/{shard}".encode()
-    as_created = Compare(target=Compare.TARGET_CREATE, key=key, create_revision=epoch)
+    as_created = Compare(target=Compare.TARGET_CREATE, key=key, create_revision=revision)
     delete = RequestOp(delete_range=DeleteRangeRequest(key=key))
     assert not (await etcd.transact(TxnRequest(compare=[as_created], success=[delete]))).succeeded
     await etcd.close()

@@ -1,12 +1,16 @@
 """One node's place in the cluster, in etcd.
 
 Keys, below the cluster's prefix: `nodes/<node id>` says what a node says of itself, `shards/<shard>` who owns a shard. Both
-stand under the node's lease. A shard's epoch is the revision at which its key was created: etcd never gives it twice.
+stand under the node's lease. A shard's epoch is `epoch_base` plus the revision at which its key was created: etcd never gives
+it twice. The base is the time at which the first node joined this etcd, in milliseconds since the Unix epoch: an etcd that was
+lost and set up anew counts revisions from 1, and the epochs must still be greater than all that stand in the store. (They are,
+as long as an etcd makes fewer than a thousand revisions a second over its life, and clocks are not set back by that life.)
 
 Every write is conditional on a revision, for a call may be done twice, and late: a node is written over what was read, a shard
 is created where there is none, and deleted only as it was created at a known revision.
 """
 
+import time
 from collections.abc import Callable, Iterable
 
 import grpc
@@ -44,9 +48,10 @@ class EtcdCluster:
         self._watch: PrefixWatch | None = None
         self._info: NodeInfo | None = None
         self._held: dict[int, int] = {}
-        """Shard to the epoch under which it was taken."""
+        """Shard to the revision at which it was taken."""
         self._releasing: dict[int, int] = {}
-        """Shard to the epoch whose deletion was asked for, and may yet be done."""
+        """Shard to the revision at which it was taken whose deletion was asked for, and may yet be done."""
+        self._epoch_base = 0
 
     async def join(self, info: NodeInfo, on_change: Callable[[ClusterView], None], on_lost: Callable[[], None]) -> None:
         """See the port."""
@@ -70,6 +75,7 @@ class EtcdCluster:
 
         watch = PrefixWatch(self._client, self._keys.prefix, reset, apply)
         try:
+            self._epoch_base = await self._found_or_read_base()
             self._lease = await Lease.grant(self._client, self._settings.lease_ttl_s, lost)
             self._info, self._watch = info, watch
             await self._publish(info)
@@ -114,14 +120,14 @@ class EtcdCluster:
             self._note(lease, error)
             raise _mapped(error) from error
         if done.succeeded:
-            epoch = done.header.revision
+            revision = done.header.revision
         else:
             (found,) = done.responses[0].range.kvs
             if found.lease_id != lease.lease_id:
                 return None
-            epoch = found.create_revision
-        self._held[shard] = epoch
-        return ShardOwner(info.node_id, epoch)
+            revision = found.create_revision
+        self._held[shard] = revision
+        return ShardOwner(info.node_id, self._epoch_base + revision)
 
     async def release(self, shard: int) -> None:
         """See the port."""
@@ -172,6 +178,17 @@ class EtcdCluster:
         if self._lease is None or self._info is None:
             raise ClusterUnavailableError("the node has not joined, or has lost its lease")
         return self._lease, self._info
+
+    async def _found_or_read_base(self) -> int:
+        """What epochs are counted from; whoever joins first says it, for good."""
+        key = self._keys.base_key
+        request = TxnRequest(
+            compare=[Compare(target=Compare.TARGET_CREATE, key=key, create_revision=0)],
+            success=[RequestOp(put=PutRequest(key=key, value=str(time.time_ns() // 1_000_000).encode()))],
+        )
+        await self._client.transact(request)
+        (found,) = (await self._client.range(key)).kvs
+        return int(found.value)
 
     async def _publish(self, info: NodeInfo) -> None:
         """Writes what the node says of itself over what stands there: read again after each try, since one may be done late."""

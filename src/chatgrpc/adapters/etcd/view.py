@@ -10,6 +10,7 @@ from chatgrpc.ports.cluster import ClusterView, NodeInfo, ShardOwner
 
 _NODES: Final = b"nodes/"
 _SHARDS: Final = b"shards/"
+_EPOCH_BASE: Final = b"epoch_base"
 _NODE_FIELDS: Final = frozenset(field.name for field in fields(NodeInfo))
 
 
@@ -29,6 +30,11 @@ class KeySpace:
         """Where the owner of a shard stands."""
         return self.prefix + _SHARDS + str(shard).encode()
 
+    @property
+    def base_key(self) -> bytes:
+        """What epochs are counted from."""
+        return self.prefix + _EPOCH_BASE
+
 
 class LiveView:
     """What one has heard so far, in the order in which it happened."""
@@ -36,7 +42,8 @@ class LiveView:
     def __init__(self, keys: KeySpace) -> None:
         self._prefix = keys.prefix
         self._nodes: dict[str, NodeInfo] = {}
-        self._owners: dict[int, ShardOwner] = {}
+        self._owners: dict[int, tuple[str, int]] = {}  # node id and revision
+        self._epoch_base = 0
 
     def reset(self, kvs: Iterable[KeyValue]) -> None:
         """All that stands now."""
@@ -55,14 +62,18 @@ class LiveView:
 
     def snapshot(self) -> ClusterView:
         """A view that does not change any more."""
-        return ClusterView(self._nodes.copy(), self._owners.copy())
+        base = self._epoch_base
+        owners = {shard: ShardOwner(node_id, base + revision) for shard, (node_id, revision) in self._owners.items()}
+        return ClusterView(self._nodes.copy(), owners)
 
     def _put(self, kv: KeyValue) -> None:
         kind, name = self._split(kv.key)
         if kind == _NODES:
             self._nodes[name] = _node(kv.value)
         elif kind == _SHARDS:
-            self._owners[int(name)] = ShardOwner(kv.value.decode(), kv.create_revision)
+            self._owners[int(name)] = (kv.value.decode(), kv.create_revision)
+        elif kind == _EPOCH_BASE:
+            self._epoch_base = int(kv.value)
 
     def _delete(self, key: bytes) -> None:
         kind, name = self._split(key)
