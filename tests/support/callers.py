@@ -43,10 +43,15 @@ class Caller:
     def __init__(self, addresses: str | Sequence[str], user_id: str, token: str) -> None:
         """With several addresses, which are all `127.0.0.1:port`, every call goes to the next one."""
         self.user_id = user_id
-        target = addresses if isinstance(addresses, str) else "ipv4:" + ",".join(addresses)
+        options: list[tuple[str, int | str]] = [("grpc.use_local_subchannel_pool", 1)]
+        if isinstance(addresses, str) or len(addresses) == 1:
+            target = addresses if isinstance(addresses, str) else addresses[0]
+        else:
+            target = "ipv4:" + ",".join(addresses)
+            options.append(("grpc.service_config", _ONE_AFTER_THE_OTHER))
         self._channel = grpc.aio.insecure_channel(
             target,
-            options=[("grpc.use_local_subchannel_pool", 1), ("grpc.service_config", _ONE_AFTER_THE_OTHER)],
+            options=options,
             interceptors=[_BearerToken(token), ErrorInfoRequired()],
         )
         self.users = UserServiceStub(self._channel)
