@@ -105,8 +105,9 @@ class ClusterAudience:
         )
         now_ms = self._monotonic_ms()
         for connection in self._of_users(notice.to_user_ids):
-            if self._receipts_shown.note(connection, receipt, now_ms):
-                connection.session.show_receipt(receipt)
+            news = self._receipts_shown.news(connection, receipt, now_ms)
+            if news is not None:
+                connection.session.show_receipt(news)
                 self._touched(connection)
 
     def _of_users(self, user_ids: Iterable[str]) -> Iterable[Connection]:
@@ -183,14 +184,22 @@ class RecentReceipts:
         self._new: dict[tuple[Connection, str, str], tuple[int, int]] = {}
         self._old: dict[tuple[Connection, str, str], tuple[int, int]] = {}
 
-    def note(self, connection: Connection, receipt: chat_pb2.Receipt, now_ms: int) -> bool:
-        """Returns whether the receipt is news to the connection, to which it is shown then."""
-        if now_ms - self._turned_at_ms >= self._forget_after_ms:
-            self._turned_at_ms = now_ms
-            self._old, self._new = self._new, {}
+    def news(self, connection: Connection, receipt: chat_pb2.Receipt, now_ms: int) -> chat_pb2.Receipt | None:
+        """What the connection is to be shown of a receipt, and is shown then; None if that is no news to it.
+
+        Of two nodes each may know one mark better. What is shown last holds both: it may replace what was not sent yet.
+        """
+        self._forget(now_ms)
         key = (connection, receipt.chat_id, receipt.user_id)
         delivered_seq, read_seq = self._new.get(key) or self._old.get(key) or (0, 0)
         if receipt.delivered_seq <= delivered_seq and receipt.read_seq <= read_seq:
-            return False
-        self._new[key] = (max(receipt.delivered_seq, delivered_seq), max(receipt.read_seq, read_seq))
-        return True
+            return None
+        shown = self._new[key] = (max(receipt.delivered_seq, delivered_seq), max(receipt.read_seq, read_seq))
+        return chat_pb2.Receipt(chat_id=receipt.chat_id, user_id=receipt.user_id, delivered_seq=shown[0], read_seq=shown[1])
+
+    def _forget(self, now_ms: int) -> None:
+        passed_ms = now_ms - self._turned_at_ms
+        if passed_ms >= self._forget_after_ms:
+            self._turned_at_ms = now_ms
+            self._old = self._new if passed_ms < 2 * self._forget_after_ms else {}
+            self._new = {}
