@@ -127,7 +127,10 @@ class ClusterNode:
         Raises:
             StartError: it cannot.
         """
-        self._relay_port = await self._relay.start()
+        try:
+            self._relay_port = await self._relay.start()
+        except StartError as error:
+            raise StartError(f"Links with other nodes (--cluster-relay-host, --cluster-relay-port): {error}") from error
 
     async def join(self, public_port: int) -> None:
         """Joins the cluster, and begins to serve devices and chats.
