@@ -10,6 +10,7 @@ from chatgrpc.core.sequencer import Delivery, Lookup
 from chatgrpc.core.shard import Request
 from chatgrpc.ports.session_map import SessionMapUnavailableError
 from tests.sim.tasks import start
+from tests.sim.world import BrokenError
 
 if TYPE_CHECKING:
     from tests.sim.node import Node
@@ -35,6 +36,8 @@ class Owner:
         """Runs what the shards want, and lets out what they have to say."""
         for tenure, request in self.desk.take_requests():
             start(self._run(tenure, request))
+        if self.desk.superseded:
+            raise BrokenError(f"{self.node.node_id} holds a lease, and the store a later epoch of {self.desk.superseded}")
         for node_id, message in self.desk.take_messages():
             self.node.send(node_id, message)
         for delivery in self.desk.take_deliveries():

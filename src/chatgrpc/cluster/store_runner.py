@@ -68,6 +68,9 @@ class StoreRunner:
                     self._keep(self._read(tenure, partial(self._read_bucket, tenure, request)))
                 case Lookup():
                     self._keep(self._read(tenure, partial(self._look_up, tenure, request)))
+        for chat_id in self._desk.superseded:
+            _log.error("epoch_fell", chat_id=chat_id, help="the store holds a later epoch: was etcd restored from a backup?")
+        self._desk.superseded.clear()
         for tenure, of_tenure in writes.items():
             self.writes_under_way += len(of_tenure)
             self._write(tenure, of_tenure, _RETRY_FIRST_S)

@@ -41,6 +41,8 @@ class Activation:
     def __init__(self, chat_id: str, epoch: int, bucket_seqs: int = BUCKET_SEQS) -> None:
         self.chat_id = chat_id
         self.ready = False
+        self.superseded = False
+        """The store knows a later epoch of the chat, under which others have ordered it, or do. It is never ready then."""
         self.stored_chat: StoredChat | None = None
         """Once ready: what the sequencer loads; None if the chat has no event."""
         self.head_seq = 0
@@ -81,6 +83,9 @@ class Activation:
 
     def bucket_read(self, read: ReadBucket, found: StoredBucket) -> None:
         """The outcome of a `ReadBucket`."""
+        if max((row.epoch for row in found.rows), default=0) > self._epoch or max(found.boundaries, default=0) > self._epoch:
+            self.superseded = True
+            return
         self._rows += found.rows
         self._boundaries = {
             epoch: min(first_seq, self._boundaries.get(epoch, first_seq))

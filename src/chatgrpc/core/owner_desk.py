@@ -73,6 +73,8 @@ class OwnerDesk:
         self._books: dict[str, HeadBook] = {}
         self._touched: dict[Tenure, None] = {}
         self._messages: list[tuple[str, Message]] = []
+        self.superseded: list[str] = []
+        """Chats that the store knows a later epoch of, to be reported; whoever does clears it."""
         self.events_committed = 0
         """Events that shards of this node have counted as committed, since it began; those adopted that let users in, again."""
         self._deliveries: list[Delivery] = []
@@ -155,6 +157,7 @@ class OwnerDesk:
             for head in shard.take_heads():
                 asked = cast("_Asked", head.ticket)
                 self._answer(asked.sender_id, asked.question, head.seq, shard.chat(head.chat_id))
+            self.superseded += shard.take_superseded()
             requests += [(tenure, request) for request in shard.take_requests()]
         return requests
 

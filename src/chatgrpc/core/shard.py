@@ -71,6 +71,7 @@ class Shard:
         self._head_tickets: dict[str, list[Ticket]] = {}
         self._heads: list[Head] = []
         self._unmarked: dict[str, int] = {}
+        self._superseded: list[str] = []
         self._lookups_under_way = 0
         self._accepting = True
 
@@ -190,6 +191,11 @@ class Shard:
         heads, self._heads = self._heads, []
         return heads
 
+    def take_superseded(self) -> list[str]:
+        """Chats that this owner must not order, as the store knows a later epoch of them; they stay silent for its tenure."""
+        chat_ids, self._superseded = self._superseded, []
+        return chat_ids
+
     def take_marks(self) -> list[WriteMark]:
         """Committed marks that rose since the last call; to be written when there is time, and when the shard is given away."""
         marks = [WriteMark(chat_id, seq) for chat_id, seq in self._unmarked.items()]
@@ -237,9 +243,14 @@ class Shard:
     def _go_on(self, activation: Activation, now: Now) -> None:
         self._requests += activation.take_reads()
         self._requests += activation.take_writes()
+        chat_id = activation.chat_id
+        if activation.superseded:
+            # The lease says that nobody else can be there: epochs have fallen back. To go on would be to order the chat anew.
+            del self._activations[chat_id]
+            self._superseded.append(chat_id)
+            return
         if not activation.ready:
             return
-        chat_id = activation.chat_id
         del self._activations[chat_id]
         pipeline = self._pipelines[chat_id] = self._new_pipeline(activation)
         if activation.head_seq:

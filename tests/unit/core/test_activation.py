@@ -1,5 +1,7 @@
 """The order in which a new owner takes a chat over."""
 
+import pytest
+
 from chatgrpc.core.activation import Activation
 from chatgrpc.core.entries import StoredChat
 from chatgrpc.core.epochs import Row
@@ -71,6 +73,23 @@ def test_rows_first_then_the_boundary_then_views_then_ready() -> None:
     assert activation.ready
     assert activation.head_seq == 2
     assert activation.stored_chat == StoredChat(views.entry.view.chat, 2, event(2))
+
+
+@pytest.mark.parametrize(
+    "found", [StoredBucket([row(1, 10)]), StoredBucket([row(1, 3)], {3: 1, 10: 2})], ids=["a row", "a boundary"]
+)
+def test_a_chat_of_which_the_store_knows_a_later_epoch_is_never_ready(found: StoredBucket) -> None:
+    """Epochs fell back, as those of an etcd that was restored from a backup: to go on would be to order the chat anew."""
+    activation = Activation("c", 9)
+    activation.take_reads()
+    activation.head_read(StoredHead())
+    (read,) = activation.take_reads()
+    assert isinstance(read, ReadBucket)
+    activation.bucket_read(read, found)
+    assert activation.superseded
+    assert not activation.ready
+    assert activation.take_reads() == []
+    assert activation.take_writes() == []
 
 
 def test_the_row_at_the_mark_is_the_head_when_nothing_is_above() -> None:
