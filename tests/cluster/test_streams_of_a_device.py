@@ -23,6 +23,7 @@ async def test_a_device_that_goes_on_to_another_node_leaves_no_stream_behind(peo
     """Between any two of the nodes, while others write to it."""
     alice, bob = await people.online("alice"), await people.online_at(people.nodes[0], "bob")
     chat_id = (await alice.send(bob.user_id, "0")).chat_id
+    await bob.until_held(chat_id, 2)
     for number, (before, after) in enumerate(itertools.permutations(people.nodes, 2), 1):
         first = await people.online_at(before, "bob", held=bob.held)
         await first.until_held(chat_id, number + 1)
