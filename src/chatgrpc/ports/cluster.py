@@ -84,7 +84,7 @@ class Cluster(Protocol):
         ...
 
     async def release(self, shard: int) -> None:
-        """Gives a shard of this node away; it must accept nothing more for it, and have no append under way.
+        """Gives a shard of this node away; it must accept nothing more for it, and count no append that is still under way.
 
         Does nothing to a shard that is not this node's. Once it was asked for, the shard is not ours under that epoch any more,
         even after an error: it may be released late. Then one releases it again, or takes it, under a new epoch.
