@@ -22,7 +22,9 @@ from tests.support.services.redis import RedisServer
 
 NODE_START_TIMEOUT_S = 60.0
 SETTLE_TIMEOUT_S = 60.0
+_STOP_SUSPICIOUS_S = 20.0
 _CHATGRPC = str(Path(sys.executable).parent / "chatgrpc")
+_PY_SPY = str(Path(sys.executable).parent / "py-spy")
 
 
 class ClusterNode:
@@ -79,8 +81,14 @@ class ClusterNode:
         self.process.resume()
 
     async def stop(self) -> int:
-        """Ends it in order (SIGTERM): it drains; returns its exit status."""
-        return await asyncio.to_thread(self.process.stop)
+        """Ends it in order (SIGTERM): it drains; returns its exit status. If it takes long, its log says what it hung on."""
+        pid = self.process.pid
+        stopping = asyncio.create_task(asyncio.to_thread(self.process.stop))
+        await asyncio.wait({stopping}, timeout=_STOP_SUSPICIOUS_S)
+        if not stopping.done():
+            with self.process.log_path.open("ab") as log:
+                await asyncio.create_subprocess_exec(_PY_SPY, "dump", "--pid", str(pid), stdout=log, stderr=log)
+        return await stopping
 
 
 class RunningCluster:
@@ -103,6 +111,8 @@ class RunningCluster:
         self.cassandra = cassandra
         self.name = name
         self.nodes: list[ClusterNode] = []
+        self.removed: list[ClusterNode] = []
+        """Those that went for good."""
         self._proxied = proxied
         self._environment = environment
         # Made before any node starts, so that all find the same key.
@@ -136,9 +146,10 @@ class RunningCluster:
         return node
 
     async def remove(self, node: ClusterNode) -> int:
-        """Ends a node in order, for good; returns its exit status."""
+        """Ends a node in order, for good; returns its exit status. Its log stays until the cluster ends."""
         status = await node.stop()
-        await self._forget(node)
+        self.nodes.remove(node)
+        self.removed.append(node)
         return status
 
     async def view(self) -> ClusterView:

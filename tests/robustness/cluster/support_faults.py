@@ -110,7 +110,7 @@ class Scene:
 
     def save_logs(self) -> None:
         """Copies what the nodes have logged to where pytest keeps files of failed runs."""
-        for node in self.cluster.nodes:
+        for node in (*self.cluster.nodes, *self.cluster.removed):
             shutil.copy(node.process.log_path, self._logs / f"{node.name}.log")
 
 
