@@ -38,7 +38,7 @@ GIVE_UP_S = 60.0
 _TICK_S = 0.005
 _BEAT_S = 0.02
 _RESEND_MS = 30
-_PACE = Pace(tend_interval_s=0.001, look_again_s=0.02, retry_s=0.005)
+_PACE = Pace(tend_interval_s=0.001, look_again_s=0.02, retry_s=0.005, finish_timeout_s=GIVE_UP_S)
 
 Outcome = chat_pb2.SendResult | chat_pb2.Error
 

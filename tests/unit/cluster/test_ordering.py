@@ -93,7 +93,6 @@ async def test_nobody_waits_for_the_writes_of_a_session_that_closed() -> None:
             await until(lambda: bool(one.runner.writes_under_way))
             one.ordering.session_closed("session")
             assert one.edge.is_idle
-        assert await one.head_of("g.1") <= 2
         await until(lambda: one.runner.writes_under_way == 0)
         assert await one.head_of("g.1") == 2, "it is committed all the same"
         assert "late" not in one.outcomes
