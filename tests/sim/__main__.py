@@ -5,7 +5,7 @@ import sys
 import time
 
 from tests.sim.cluster import Cluster
-from tests.sim.mistakes import MISTAKES
+from tests.sim.mistakes import MISTAKES, TOO_RARE
 from tests.sim.parts import Parts
 from tests.sim.plan import Plan, plan_of
 from tests.sim.shrink import Shrinker, broken_by, describe
@@ -16,11 +16,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.sim")
     parser.add_argument("--seed", type=int, help="replay this one, with its trace")
     parser.add_argument("--shrink", action="store_true", help="with --seed: look for less that fails too, and trace that")
-    parser.add_argument("--mistake", choices=MISTAKES, help="plant this mistake")
+    parser.add_argument("--mistake", choices=MISTAKES | TOO_RARE, help="plant this mistake")
     parser.add_argument("--seeds", type=int, default=1_000, help="how many to run")
     parser.add_argument("--from", type=int, default=0, dest="first", help="the first one")
     options = parser.parse_args()
-    parts = MISTAKES[options.mistake] if options.mistake else None
+    parts = (MISTAKES | TOO_RARE)[options.mistake] if options.mistake else None
     if options.seed is None:
         return _run(options.first, options.seeds, parts)
     plan = plan_of(options.seed)
