@@ -60,6 +60,8 @@ _JOIN_TIMEOUT_S = 20.0
 _WATCH_INTERVAL_S = 1.0
 _BUSY_SHARE = 8
 """A shard may have so many times the active chats that it would have if a node held all shards, each equally busy."""
+_CONFIRMATIONS_TIMEOUT_S = 2.5
+"""Two heartbeats of the links: how long a node that leaves waits until others have confirmed its pushes."""
 _DRAIN_WINDOW_S = 3.0
 """Over this time devices are sent to other nodes, so that they do not all come there at once."""
 
@@ -180,11 +182,19 @@ class ClusterNode:
         if self._keeper is not None:
             await self._keeper.give_all_away(timeout_s / 2)
         await self.node.edge.drain(int(min(_DRAIN_WINDOW_S, timeout_s / 4) * 1000))
+        await self._wait_for_confirmations()
         await self.node.edge.stop(timeout_s / 4)
         await server.stop(min(CLOSE_TIMEOUT_S, timeout_s))
         await self._presence.save_last_seen()
         await self._sessions.leave()
         _log.info("drained", node_id=self.node_id)
+
+    async def _wait_for_confirmations(self) -> None:
+        """Nobody but this node can say that a push of its was lost; a node that has gone away, or hangs, is not waited for."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CONFIRMATIONS_TIMEOUT_S):
+                while self._desk.beat():  # noqa: ASYNC110  the desk is without I/O, and has no events
+                    await asyncio.sleep(0.05)
 
     async def close(self) -> None:
         """Leaves the cluster and ends all work."""
