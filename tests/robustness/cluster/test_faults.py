@@ -8,6 +8,7 @@ until every chat was at work again is printed as a table at the end of the run.
 """
 
 import asyncio
+import random
 from collections.abc import Callable
 
 import pytest
@@ -189,6 +190,25 @@ async def test_all_nodes_are_killed_at_once(scene: Scene) -> None:
         for node in scene.cluster.nodes:
             node.kill()
         await asyncio.gather(*(node.start() for node in scene.cluster.nodes))
+        await fault.recovered()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+async def test_nodes_are_killed_at_random_moments(scene: Scene, pytestconfig: pytest.Config) -> None:
+    kills: int = pytestconfig.getoption("--kills")
+    seed = random.randrange(2**32)
+    print(f"seed {seed}, {kills} kills")
+    rng = random.Random(seed)
+    async with scene.fault() as fault:
+        fault.begins(f"kill -9 nodes, {kills} times at random moments")
+        for _ in range(kills):
+            node = rng.choice(scene.cluster.nodes)
+            node.kill()
+            # Before its lease is over, or after; the next one dies before this one has its shards again, or after.
+            await asyncio.sleep(rng.uniform(0, 2 * LEASE_TTL_S))
+            await node.start()
+            await asyncio.sleep(rng.uniform(0, LEASE_TTL_S))
         await fault.recovered()
 
 
