@@ -5,6 +5,7 @@ makes changes, the holder of a lock row, which a conditional write takes and whi
 its identity by us, so that creating it twice is creating the same.
 """
 
+import contextlib
 import re
 import threading
 import time
@@ -117,7 +118,8 @@ class _Migrator:
                     self._execute(statement)
                 self._execute(_RECORD, (step.version, step.name))
         finally:
-            self._client.execute(_FREE_LOCK, (_LOCK_VERSION, self._holder))
+            with contextlib.suppress(StoreUnavailableError):  # it ends by itself, and whoever waits sees that the work is done
+                self._client.execute(_FREE_LOCK, (_LOCK_VERSION, self._holder))
 
     def _execute(self, text: str, values: Sequence[Any] = ()) -> Rows:
         """Tries again for a while: a node may know a table by name that another one just made, and not yet to read from."""
