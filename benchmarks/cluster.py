@@ -12,6 +12,8 @@ from tests.support.cluster import RunningCluster, running_cluster
 from tests.support.services import CassandraCluster, EtcdCluster, RedisServer, ServiceError
 
 NODES = 3
+_LOG_LINES = 4
+"""Of each node, when something is wrong."""
 _ENVIRONMENT = {"CHATGRPC_LOG__LEVEL": "warning", "CHATGRPC_LOG__FORMAT": "json"}
 
 
@@ -70,7 +72,7 @@ class LoadedCluster:
 
     def log_tail(self) -> str:
         """The last lines that each node wrote."""
-        return "\n".join(tail for node in self._cluster.nodes if (tail := node.process.log_tail()))
+        return "\n".join(line for node in self._cluster.nodes for line in node.process.log_tail().splitlines()[-_LOG_LINES:])
 
     def check_alive(self) -> None:
         """Raises:
