@@ -212,14 +212,12 @@ class RunningCluster:
 
     async def close(self) -> None:
         """Ends the nodes as a crash does; the services are whoever's they were."""
-        for node in list(self.nodes):
-            await self._forget(node)
-
-    async def _forget(self, node: ClusterNode) -> None:
-        self.nodes.remove(node)
-        node.process.close()
-        if node.link is not None:
-            await node.link.stop()
+        nodes = (*self.nodes, *self.removed)
+        for node in nodes:
+            node.process.close()  # before any link ends: nobody dials any more then
+        for node in nodes:
+            if node.link is not None:
+                await node.link.stop()
 
     async def _lacking(self) -> str | None:
         """What is not as it should be; None if all is."""
