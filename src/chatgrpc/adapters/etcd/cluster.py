@@ -1,10 +1,11 @@
 """One node's place in the cluster, in etcd.
 
 Keys, below the cluster's prefix: `nodes/<node id>` says what a node says of itself, `shards/<shard>` who owns a shard. Both
-stand under the node's lease. A shard's epoch is `epoch_base` plus the revision at which its key was created: etcd never gives
-it twice. The base is the time at which the first node joined this etcd, in milliseconds since the Unix epoch: an etcd that was
-lost and set up anew counts revisions from 1, and the epochs must still be greater than all that stand in the store. (They are,
-as long as an etcd makes fewer than a thousand revisions a second over its life, and clocks are not set back by that life.)
+stand under the node's lease. A shard's epoch is the revision at which its key was created, which etcd never gives twice, counted
+from that of the key `epoch_base`, where the time stands at which the first node joined this etcd, in milliseconds since the Unix
+epoch. For an etcd that was lost and set up anew counts revisions from 1, and epochs must still be greater than all that stand in
+the store. (They are, as long as an etcd makes fewer than a thousand revisions a second after that, and no clock is set back by as
+long as it lived.)
 
 Every write is conditional on a revision, for a call may be done twice, and late: a node is written over what was read, a shard
 is created where there is none, and deleted only as it was created at a known revision.
@@ -18,7 +19,7 @@ import structlog
 
 from chatgrpc.adapters.etcd.client import EtcdClient, EtcdError, EtcdSettings
 from chatgrpc.adapters.etcd.lease import Lease
-from chatgrpc.adapters.etcd.view import KeySpace, LiveView, node_value
+from chatgrpc.adapters.etcd.view import KeySpace, LiveView, epoch_base, node_value
 from chatgrpc.adapters.etcd.watch import PrefixWatch
 from chatgrpc.adapters.etcd.wire_pb2 import (
     Compare,
@@ -188,7 +189,7 @@ class EtcdCluster:
         )
         await self._client.transact(request)
         (found,) = (await self._client.range(key)).kvs
-        return int(found.value)
+        return epoch_base(found)
 
     async def _publish(self, info: NodeInfo) -> None:
         """Writes what the node says of itself over what stands there: read again after each try, since one may be done late."""

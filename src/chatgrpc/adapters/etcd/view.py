@@ -73,7 +73,7 @@ class LiveView:
         elif kind == _SHARDS:
             self._owners[int(name)] = (kv.value.decode(), kv.create_revision)
         elif kind == _EPOCH_BASE:
-            self._epoch_base = int(kv.value)
+            self._epoch_base = epoch_base(kv)
 
     def _delete(self, key: bytes) -> None:
         kind, name = self._split(key)
@@ -85,6 +85,11 @@ class LiveView:
     def _split(self, key: bytes) -> tuple[bytes, str]:
         kind, slash, name = key.removeprefix(self._prefix).partition(b"/")
         return kind + slash, name.decode()
+
+
+def epoch_base(kv: KeyValue) -> int:
+    """What is added to a revision to make it an epoch, so that the first is the time that stands at the key."""
+    return int(kv.value) - kv.create_revision
 
 
 def node_value(info: NodeInfo) -> bytes:
