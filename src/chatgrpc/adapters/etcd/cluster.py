@@ -1,11 +1,11 @@
 """One node's place in the cluster, in etcd.
 
 Keys, below the cluster's prefix: `nodes/<node id>` says what a node says of itself, `shards/<shard>` who owns a shard. Both
-stand under the node's lease. A shard's epoch is the revision at which its key was created, which etcd never gives twice, counted
-from that of the key `epoch_base`, where the time stands at which the first node joined this etcd, in milliseconds since the Unix
-epoch. For an etcd that was lost and set up anew counts revisions from 1, and epochs must still be greater than all that stand in
-the store. (They are, as long as an etcd makes fewer than a thousand revisions a second after that, and no clock is set back by as
-long as it lived.)
+stand under the node's lease. A shard's epoch is the revision at which its key was created, which etcd never gives twice,
+counted from that of the key `epoch_base`, where the time stands at which the first node joined this etcd, in milliseconds since
+the Unix epoch. For an etcd that was lost and set up anew counts revisions from 1, and epochs must still be greater than all
+that stand in the store. (They are, as long as an etcd makes fewer than a thousand revisions a second after that, and no clock
+is set back by as long as it lived.)
 
 Every write is conditional on a revision, for a call may be done twice, and late: a node is written over what was read, a shard
 is created where there is none, and deleted only as it was created at a known revision.
