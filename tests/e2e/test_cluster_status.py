@@ -117,9 +117,8 @@ class Scene:
 async def start(*arguments: str) -> asyncio.subprocess.Process:
     """Starts `chatgrpc cluster status`, as a terminal does: also where this run was started with Ctrl-C turned off."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CHATGRPC_")}
-    return await asyncio.create_subprocess_exec(
-        *("env", "--default-signal=INT", CHATGRPC, "cluster", "status", *arguments), stdout=PIPE, stderr=PIPE, env=environment
-    )
+    command = ("--default-signal=INT", str(CHATGRPC), "cluster", "status", *arguments)
+    return await asyncio.create_subprocess_exec("env", *command, stdout=PIPE, stderr=PIPE, env=environment)
 
 
 async def run(*arguments: str) -> Ran:
