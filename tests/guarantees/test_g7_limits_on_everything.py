@@ -42,7 +42,7 @@ MINUTE_MS = 60 * 1000
 
 NOT_DRIVEN_BY_ONE_PEER = {
     "control_frames_max": "it takes thousands of chats at once; tests/unit/core/test_session.py",
-    "gathered_bytes_max": "how much is sent at once; tests/robustness/test_bad_input_stalls.py, on a slow link",
+    "gathered_bytes_max": "how much is sent at once; tests/robustness/bad_input/test_stalls.py, on a slow link",
     "nodes_listed_max": "it takes as many nodes; tests/unit/edge/services/test_nodes.py",
     "recent_events_per_chat": "how much is kept in memory; passing it costs a read (test_g3_once.py)",
     "chats_active_max": "how much is kept in memory; passing it costs a read",

@@ -9,8 +9,8 @@ import pytest
 from chatgrpc.core.ids import direct_chat_id, self_chat_id
 from chatgrpc.core.limits import Limits
 from chatgrpc.v1 import chat_pb2, content_pb2, session_pb2
-from tests.robustness.support_scene import Scene
-from tests.robustness.support_stream import BareStream, Outcome, batch_of, fetch, heartbeat, hello, send
+from tests.robustness.bad_input.support_scene import Scene
+from tests.robustness.bad_input.support_stream import BareStream, Outcome, batch_of, fetch, heartbeat, hello, send
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

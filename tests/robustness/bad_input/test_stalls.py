@@ -9,11 +9,11 @@ import pytest
 from chatgrpc.core.limits import Limits
 from chatgrpc.v1 import session_pb2
 from tests.contract.http2_peer import PREFACE, Http2Peer, grpc_message
-from tests.robustness.support_http2 import RawStream, data, headers, preface
+from tests.robustness.bad_input.support_http2 import RawStream, data, headers, preface
+from tests.robustness.bad_input.support_reader import ReaderProcess
+from tests.robustness.bad_input.support_scene import Scene
+from tests.robustness.bad_input.support_stream import BareStream, FrameStream, heartbeat
 from tests.robustness.support_proxy import freezing_proxy
-from tests.robustness.support_reader import ReaderProcess
-from tests.robustness.support_scene import Scene
-from tests.robustness.support_stream import BareStream, FrameStream, heartbeat
 from tests.support.callers import Caller
 from tests.support.device import Device
 from tests.support.server import channel

@@ -21,7 +21,7 @@ from tests.contract.http2_peer import (
     frame,
     grpc_message,
 )
-from tests.robustness.support_http2 import (
+from tests.robustness.bad_input.support_http2 import (
     CANCEL,
     CONTINUATION,
     DATA,
@@ -34,8 +34,8 @@ from tests.robustness.support_http2 import (
     headers,
     preface,
 )
-from tests.robustness.support_scene import MIB, Scene
-from tests.robustness.support_stream import BareStream, batch_of, hello
+from tests.robustness.bad_input.support_scene import MIB, Scene
+from tests.robustness.bad_input.support_stream import BareStream, batch_of, hello
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

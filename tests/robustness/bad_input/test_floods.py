@@ -16,10 +16,10 @@ from chatgrpc.core.limits import Limits
 from chatgrpc.edge.errors import error_info_of
 from chatgrpc.v1 import chat_pb2, session_pb2
 from chatgrpc.v1.message_service_pb2 import ListMessagesRequest
-from tests.robustness.support_http2 import RawStream
-from tests.robustness.support_scene import Scene, Sighting
-from tests.robustness.support_stream import BareStream, FrameStream, batch_of, fetch, heartbeat, hello, send
-from tests.robustness.support_tokens import forged_token
+from tests.robustness.bad_input.support_http2 import RawStream
+from tests.robustness.bad_input.support_scene import Scene, Sighting
+from tests.robustness.bad_input.support_stream import BareStream, FrameStream, batch_of, fetch, heartbeat, hello, send
+from tests.robustness.bad_input.support_tokens import forged_token
 from tests.support.callers import Caller
 from tests.support.server import channel
 

@@ -7,9 +7,9 @@ import time
 import pytest
 
 from tests.contract.http2_peer import grpc_message
-from tests.robustness.support_http2 import Sender, data, headers, streams_from
-from tests.robustness.support_scene import MIB, Scene
-from tests.robustness.support_stream import batch_of, heartbeat, hello
+from tests.robustness.bad_input.support_http2 import Sender, data, headers, streams_from
+from tests.robustness.bad_input.support_scene import MIB, Scene
+from tests.robustness.bad_input.support_stream import batch_of, heartbeat, hello
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

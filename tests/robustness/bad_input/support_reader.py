@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 from chatgrpc.v1 import chat_pb2, session_pb2
-from tests.robustness.support_scene import Scene
+from tests.robustness.bad_input.support_scene import Scene
 from tests.support.device import Device, DisconnectedError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TIMEOUT_S = 60.0
 
 

@@ -5,12 +5,16 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.robustness.support_scene import MIB, SIGHTINGS, Scene, scene_of
+from tests.robustness.bad_input.support_scene import MIB, SIGHTINGS, Scene, scene_of
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene]:
-    """One server with a healthy pair for all attacks, so that what they leave adds up; its tests run on the session's loop."""
+    """One server with a healthy pair for all attacks, so that what they leave adds up; its tests run on the session's loop.
+
+    It ends with the last of them: nothing reads what the pair says while tests on other loops run, and the pair is not to take
+    time from them.
+    """
     async with scene_of(tmp_path_factory.mktemp("scene") / "data") as running:
         yield running
 

@@ -16,7 +16,7 @@ from chatgrpc.v1 import chat_pb2, session_pb2
 from tests.support.device import Device
 from tests.support.server import ServerProcess
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 INTERVAL_S = 0.03
 CANARY = "canary-of-the-pair"
 """Stands in every text of the pair; so it must not stand in the server's log."""

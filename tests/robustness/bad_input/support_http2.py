@@ -23,7 +23,7 @@ from tests.contract.http2_peer import (
     frame,
     grpc_message,
 )
-from tests.robustness.support_stream import CONNECT, FrameStream
+from tests.robustness.bad_input.support_stream import CONNECT, FrameStream
 
 DATA, PRIORITY, PING, WINDOW_UPDATE, CONTINUATION = 0x0, 0x2, 0x6, 0x8, 0x9
 ACK = 0x1

@@ -16,7 +16,7 @@ import httpx
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.robustness.support_pair import CANARY, Pair
+from tests.robustness.bad_input.support_pair import CANARY, Pair
 from tests.support.server import ServerProcess, free_port, running_server
 
 MIB = 1024 * 1024

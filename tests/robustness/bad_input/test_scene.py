@@ -5,9 +5,9 @@ import math
 
 import pytest
 
-from tests.robustness.support_pair import CANARY, USERS, PairHarmedError
-from tests.robustness.support_scene import Scene
-from tests.robustness.support_stream import BareStream
+from tests.robustness.bad_input.support_pair import CANARY, USERS, PairHarmedError
+from tests.robustness.bad_input.support_scene import Scene
+from tests.robustness.bad_input.support_stream import BareStream
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

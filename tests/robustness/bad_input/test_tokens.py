@@ -22,9 +22,9 @@ from chatgrpc.v1 import (
     session_pb2,
     user_service_pb2,
 )
-from tests.robustness.support_scene import Scene
-from tests.robustness.support_stream import BareStream, hello
-from tests.robustness.support_tokens import bad_tokens
+from tests.robustness.bad_input.support_scene import Scene
+from tests.robustness.bad_input.support_stream import BareStream, hello
+from tests.robustness.bad_input.support_tokens import bad_tokens
 from tests.support.callers import Caller
 from tests.support.server import channel
 

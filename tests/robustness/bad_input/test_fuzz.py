@@ -16,9 +16,9 @@ from google.protobuf.message import Message
 from chatgrpc.core.ids import direct_chat_id
 from chatgrpc.core.limits import Limits
 from chatgrpc.v1 import content_pb2, session_pb2
-from tests.robustness.support_http2 import RawStream
-from tests.robustness.support_scene import Scene
-from tests.robustness.support_stream import batch_of, fetch, heartbeat, hello, send
+from tests.robustness.bad_input.support_http2 import RawStream
+from tests.robustness.bad_input.support_scene import Scene
+from tests.robustness.bad_input.support_stream import batch_of, fetch, heartbeat, hello, send
 from tests.support.device import Device
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
