@@ -110,7 +110,7 @@ class ClusterSettings(_Group):
     )
     cassandra: str = Field(default="127.0.0.1:9042", description="Some nodes of Cassandra, which holds all data, host:port,….")
     name: str = Field(
-        default="chatgrpc", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Tells clusters that share an etcd apart."
+        default="chatgrpc", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Tells clusters that share an etcd or a Redis apart."
     )
     keyspace: str = Field(
         default="chatgrpc", pattern=r"^[a-z][a-z0-9_]{0,47}$", description="The cluster's keyspace in Cassandra."

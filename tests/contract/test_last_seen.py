@@ -20,7 +20,7 @@ GIVE_UP_S = 30 * REPLY_TIMEOUT_S
 @pytest.fixture
 async def client(shared_redis: RedisServer) -> AsyncIterator[RedisClient]:
     """A client of an empty Redis."""
-    client = RedisClient(shared_redis.url)
+    client = RedisClient(shared_redis.url, "chat")
     async with client.bounded() as redis:
         await redis.flushall()
     yield client
@@ -83,12 +83,12 @@ async def test_the_script_keeps_a_time_for_a_while_and_starts_anew_with_a_later_
 async def test_nothing_stays_in_redis_for_ever(client: RedisClient) -> None:
     await RedisLastSeen(client).put({"alice": NOW_MS})
     async with client.bounded() as redis:
-        assert await redis.keys("*") == ["seen:alice"]
-        assert KEPT_S - 3600 < await redis.ttl("seen:alice") <= KEPT_S
+        assert await redis.keys("*") == ["chat:seen:alice"]
+        assert KEPT_S - 3600 < await redis.ttl("chat:seen:alice") <= KEPT_S
 
 
 async def test_without_redis_each_method_says_so_and_with_it_all_go_on(own_redis: RedisServer) -> None:
-    client = RedisClient(own_redis.url)
+    client = RedisClient(own_redis.url, "chat")
     last_seen = RedisLastSeen(client)
     await last_seen.put({"alice": NOW_MS})
     own_redis.process.pause()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from chatgrpc.adapters.memory import MemorySessionMap
 from chatgrpc.adapters.redis import RedisClient, RedisSessionMap
-from chatgrpc.ports.session_map import SessionEntry, SessionMap
+from chatgrpc.ports.session_map import NODES_PER_DEVICE_MAX, SessionEntry, SessionMap
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -18,7 +18,7 @@ async def session_map(request: pytest.FixtureRequest) -> AsyncIterator[SessionMa
     if request.param == "memory":
         yield MemorySessionMap()
         return
-    client = RedisClient(request.getfixturevalue("shared_redis").url)
+    client = RedisClient(request.getfixturevalue("shared_redis").url, "chat")
     async with client.bounded() as redis:
         await redis.flushall()
     yield RedisSessionMap(client)
@@ -47,31 +47,41 @@ async def test_one_who_asks_twice_for_a_user_is_told_once(session_map: SessionMa
     assert await session_map.of_users(["bob", "bob"]) == {"bob": [BOB_PHONE]}
 
 
-async def test_the_last_entry_of_a_device_counts(session_map: SessionMap) -> None:
+async def test_the_entry_of_a_device_that_was_written_last_stands_last(session_map: SessionMap) -> None:
     moved = SessionEntry("alice", "phone", "node-3")
     await session_map.put([ALICE_PHONE])
     await session_map.put([moved])
-    assert await session_map.of_users(["alice"]) == {"alice": [moved]}
-    await session_map.put([ALICE_PHONE, moved, ALICE_PHONE])
-    assert await session_map.of_users(["alice"]) == {"alice": [ALICE_PHONE]}
+    assert await session_map.of_users(["alice"]) == {"alice": [ALICE_PHONE, moved]}
+    await session_map.put([ALICE_PHONE])
+    assert await session_map.of_users(["alice"]) == {"alice": [moved, ALICE_PHONE]}
+    await session_map.put([ALICE_PHONE, moved, moved])
+    assert await session_map.of_users(["alice"]) == {"alice": [ALICE_PHONE, moved]}
 
 
-async def test_who_writes_a_device_is_told_which_other_node_had_it(session_map: SessionMap) -> None:
+async def test_entries_that_crashed_nodes_left_make_room(session_map: SessionMap) -> None:
+    at_nodes = [SessionEntry("alice", "phone", f"node-{number}") for number in range(NODES_PER_DEVICE_MAX + 3)]
+    for number, entry in enumerate(at_nodes):
+        assert await session_map.put([entry]) == at_nodes[max(0, number - NODES_PER_DEVICE_MAX) : number]
+    assert await session_map.of_users(["alice"]) == {"alice": at_nodes[-NODES_PER_DEVICE_MAX:]}
+
+
+async def test_who_writes_a_device_is_told_which_other_nodes_have_it(session_map: SessionMap) -> None:
     moved = SessionEntry("alice", "phone", "node-3")
     assert await session_map.put([ALICE_PHONE, ALICE_WEB]) == []
     assert await session_map.put([ALICE_PHONE]) == []
     assert await session_map.put([BOB_PHONE, moved, ALICE_WEB]) == [ALICE_PHONE]
+    assert await session_map.put([ALICE_PHONE]) == [moved]
     await session_map.remove([moved])
     assert await session_map.put([ALICE_PHONE]) == []
 
 
-async def test_of_many_nodes_that_write_a_device_at_once_each_is_told_of_the_one_before(session_map: SessionMap) -> None:
-    entries = [SessionEntry("alice", "phone", f"node-{number}") for number in range(30)]
-    replaced = await asyncio.gather(*(session_map.put([entry]) for entry in entries))
-    (last,) = (await session_map.of_users(["alice"]))["alice"]
-    assert sorted(entry.node_id for told in replaced for entry in told) == sorted(
-        entry.node_id for entry in entries if entry != last
-    )
+async def test_of_many_nodes_that_write_a_device_at_once_each_is_told_of_those_before(session_map: SessionMap) -> None:
+    entries = [SessionEntry("alice", "phone", f"node-{number}") for number in range(NODES_PER_DEVICE_MAX)]
+    told = await asyncio.gather(*(session_map.put([entry]) for entry in entries))
+    standing = (await session_map.of_users(["alice"]))["alice"]
+    assert set(standing) == set(entries)
+    for place, entry in enumerate(standing):
+        assert told[entries.index(entry)] == standing[:place]
 
 
 async def test_what_is_removed_is_gone_and_the_rest_stays(session_map: SessionMap) -> None:
@@ -80,10 +90,12 @@ async def test_what_is_removed_is_gone_and_the_rest_stays(session_map: SessionMa
     assert await session_map.of_users(["alice", "bob"]) == {"alice": [ALICE_WEB]}
 
 
-async def test_a_device_that_has_gone_to_another_node_stays_there(session_map: SessionMap) -> None:
+async def test_each_node_removes_its_own_entry_only(session_map: SessionMap) -> None:
     moved = SessionEntry("alice", "phone", "node-3")
     await session_map.put([ALICE_PHONE])
     await session_map.put([moved])
+    await session_map.remove([SessionEntry("alice", "phone", "node-2")])
+    assert await session_map.of_users(["alice"]) == {"alice": [ALICE_PHONE, moved]}
     await session_map.remove([ALICE_PHONE])
     assert await session_map.of_users(["alice"]) == {"alice": [moved]}
 
@@ -137,21 +149,23 @@ _ENTRIES = st.lists(
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(st.tuples(st.booleans(), _ENTRIES), max_size=8))
-async def test_any_writes_leave_what_the_last_word_on_each_device_says(
+async def test_any_writes_leave_what_the_last_word_on_each_entry_says(
     session_map: SessionMap, steps: list[tuple[bool, list[SessionEntry]]]
 ) -> None:
     await session_map.remove([SessionEntry(user, device, node) for user in "uv" for device in "12" for node in "nm"])
-    model: dict[tuple[str, str], str] = {}
+    model: dict[SessionEntry, None] = {}  # the last one written last
     for puts, entries in steps:
         await (session_map.put if puts else session_map.remove)(entries)
         for entry in entries:
-            key = (entry.user_id, entry.device_id)
+            model.pop(entry, None)
             if puts:
-                model[key] = entry.node_id
-            elif model.get(key) == entry.node_id:
-                del model[key]
-    found = await session_map.of_users(["u", "v"])
-    assert {(e.user_id, e.device_id): e.node_id for entries in found.values() for e in entries} == model
+                model[entry] = None
+    found = [entry for of_user in (await session_map.of_users(["u", "v"])).values() for entry in of_user]
+    for user_id in "uv":
+        for device_id in "12":
+            assert [entry for entry in found if (entry.user_id, entry.device_id) == (user_id, device_id)] == [
+                entry for entry in model if (entry.user_id, entry.device_id) == (user_id, device_id)
+            ]
 
 
 def _sets(found: dict[str, list[SessionEntry]]) -> dict[str, set[SessionEntry]]:

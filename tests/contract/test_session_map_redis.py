@@ -20,7 +20,7 @@ GIVE_UP_S = 30 * REPLY_TIMEOUT_S
 
 @pytest.fixture
 async def client(own_redis: RedisServer) -> AsyncIterator[RedisClient]:
-    client = RedisClient(own_redis.url)
+    client = RedisClient(own_redis.url, "chat")
     yield client
     await client.close()
 
@@ -33,10 +33,22 @@ def session_map(client: RedisClient) -> RedisSessionMap:
 async def test_a_session_without_devices_leaves_no_key(session_map: RedisSessionMap, client: RedisClient) -> None:
     await session_map.put([PHONE, WEB])
     async with client.bounded() as redis:
-        assert json.loads(str(await redis.get("session:alice"))) == {"phone": "node-1", "web": "node-2"}
-        assert await redis.ttl("session:alice") == -1
+        assert json.loads(str(await redis.get("chat:session:alice"))) == {"phone": ["node-1"], "web": ["node-2"]}
+        assert await redis.ttl("chat:session:alice") == -1
         await session_map.remove([WEB, PHONE])
         assert await redis.dbsize() == 0
+
+
+async def test_clusters_share_a_redis(session_map: RedisSessionMap, own_redis: RedisServer) -> None:
+    await session_map.put([PHONE])
+    client = RedisClient(own_redis.url, "other")
+    try:
+        other = RedisSessionMap(client)
+        assert await other.of_users(["alice"]) == {}
+        await other.put([WEB])
+    finally:
+        await client.close()
+    assert await session_map.of_users(["alice"]) == {"alice": [PHONE]}
 
 
 async def test_lost_data_is_written_back(session_map: RedisSessionMap, client: RedisClient) -> None:
@@ -114,7 +126,7 @@ async def test_who_gives_up_waiting_gets_nobody_elses_answer(session_map: RedisS
 
 
 async def test_a_wrong_password_is_an_error_that_does_not_tell_it(own_redis: RedisServer) -> None:
-    client = RedisClient(own_redis.url.replace("//", "//someone:hunter2@"))
+    client = RedisClient(own_redis.url.replace("//", "//someone:hunter2@"), "chat")
     with pytest.raises(SessionMapUnavailableError) as raised:
         await RedisSessionMap(client).put([PHONE])
     assert "hunter2" not in str(raised.value)

@@ -16,6 +16,8 @@ LEASE_TTL_MS = 1_000
 LEASE_MARGIN_MS = 60
 """Clocks differ by 2 % at most, so within one lease by 20 ms."""
 _LANES_PER_SHARD_MAX = 64
+FINISH_TIMEOUT_MS = 400
+"""What a shard has accepted is given so long before the shard is given away."""
 
 
 class Keeper:
@@ -30,6 +32,8 @@ class Keeper:
         self._lease_id = 0
         self._apart_from_ms = self._apart_until_ms = 0
         self._releasing: dict[int, None] = {}
+        self._leaving_since_ms: dict[int, int] = {}
+        """Shards that are to be given away."""
         self._mark_interval_ms = self.world.rng.choice((0, 300, 1_500, 60_000))
         self._marked_at_ms = 0
         node.cluster.coordinator.watch(node.node_id, self._watched)
@@ -54,12 +58,14 @@ class Keeper:
             for shard in self._tending.to_take(view.nodes, view.owners, held, view.wanted_owner):
                 self._take(shard)
         for shard in self._tending.to_leave(view.nodes, desk.tenures, view.wanted_owner):
-            desk.tenures[shard].leaving = True
+            self._leaving_since_ms.setdefault(shard, self.world.now_ms)
+        for shard in self._leaving_since_ms.keys() - desk.tenures.keys():
+            del self._leaving_since_ms[shard]
         marks_are_due = self.world.now_ms - self._marked_at_ms >= self._mark_interval_ms
         if marks_are_due:
             self._marked_at_ms = self.world.now_ms
         for tenure in list(desk.tenures.values()):
-            if tenure.leaving:
+            if tenure.number in self._leaving_since_ms:
                 self._hand_over(tenure)
             elif marks_are_due:
                 self._write_marks(tenure)
@@ -141,13 +147,19 @@ class Keeper:
         self._ask(at_coordinator)
 
     def _hand_over(self, tenure: Tenure) -> None:
+        """Once it has nothing under way any more; or after a while, as if it had crashed."""
         tenure.shard.stop_accepting()
         self.node.owner.pump()
-        if not tenure.shard.is_idle or not self.node.owner.desk.holds(tenure):
+        if not self.node.owner.desk.holds(tenure):
             return
-        self._write_marks(tenure)
+        is_idle = tenure.shard.is_idle
+        if not is_idle and self.world.now_ms < self._leaving_since_ms[tenure.number] + FINISH_TIMEOUT_MS:
+            return
+        if is_idle:
+            self._write_marks(tenure)
         self.node.owner.desk.drop(tenure)
-        self.node.note(f"gives shard {tenure.number} away")
+        del self._leaving_since_ms[tenure.number]
+        self.node.note(f"gives shard {tenure.number} away{'' if is_idle else ', and appends that are under way with it'}")
         self._releasing[tenure.number] = None
         self._release(tenure)
 

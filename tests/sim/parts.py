@@ -38,7 +38,9 @@ def erase(replica: Replica, chat_id: str, bucket: int, row: Row, entry: Entry) -
 
 async def lacking(entries: list[SessionEntry], session_map: SessionMap) -> list[SessionEntry]:
     """Which of a node's sessions are written back after the map has lost something."""
-    return entries
+    found = await session_map.of_users(list(dict.fromkeys(entry.user_id for entry in entries)))
+    standing = [entry for of_user in found.values() for entry in of_user]
+    return [entry for entry in entries if entry not in standing]
 
 
 def suspects(gone: list[str], before: View, owned_by: dict[str, dict[int, None]]) -> list[int]:

@@ -1,19 +1,16 @@
-"""The session map: one engine in one place, that may be down for a while, or lose everything.
-
-A device may have an entry at several nodes: one of them has not noticed yet that the stream is gone. Only who wrote an entry
-removes it. Were there one entry a device, the node with the dead stream would, when all write their sessions back, take the
-place of the one with the live stream, and then remove it.
-"""
+"""The session map: one engine in one place, that may be down for a while, lose everything, or do what it was asked too late."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from chatgrpc.ports.session_map import SessionEntry, SessionMapUnavailableError
+from chatgrpc.ports.session_map import NODES_PER_DEVICE_MAX, SessionEntry, SessionMapUnavailableError
 from tests.sim.climate import Climate
 from tests.sim.tasks import Promise
 from tests.sim.world import World
 
 TIMEOUT_MS = 100
+_LATE_MS_MAX = 400
+"""After it was given up, something may still be done: a connection held it back. Less than what a node takes to look again."""
 
 
 class MapEngine:
@@ -64,6 +61,8 @@ class NodeMap:
                         del of_user[key]
                 of_user.pop((entry.device_id, entry.node_id), None)  # the last one written stands last
                 of_user[entry.device_id, entry.node_id] = None
+                for key in [key for key in of_user if key[0] == entry.device_id][:-NODES_PER_DEVICE_MAX]:
+                    del of_user[key]
             return others
 
         others: list[SessionEntry] = await self._ask(put)
@@ -104,6 +103,8 @@ class NodeMap:
             unsure = self._world.chance(self._engine.climate.map_unsure)
             if unsure and self._world.chance(0.5):
                 self._world.after(TIMEOUT_MS, fail)
+                if self._world.chance(0.5):
+                    self._world.after(TIMEOUT_MS + self._world.between(1, _LATE_MS_MAX), request)
                 return
             answer = request()
             if unsure:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from tests.sim.edge import Edge
 
 _LOOK_EVERY_MS = 300
+_SETTLED_MS = 600
+"""After a trip to the session map that failed, all is looked at once more: it may have been done late."""
 _REMOVED_AFTER_MS = 600
 """After its stream ended; who is back by then was never away."""
 
@@ -35,6 +37,7 @@ class Upkeep:
         self._map = edge.node.session_map
         self._canary = SessionEntry(f"!{edge.node.node_id}", "canary", edge.node.node_id)
         self._map_is_suspect = True
+        self._look_again_at_ms = 0
         self._owned_by: dict[str, dict[int, None]] = {}
         self._linked_before: dict[str, None] = {}
         self._is_looking = False
@@ -86,13 +89,15 @@ class Upkeep:
         self._is_looking = True
         try:
             found = await self._map.of_users([self._canary.user_id])
-            if self._map_is_suspect or not found:
+            settled = 0 < self._look_again_at_ms <= self._node.world.now_ms
+            if self._map_is_suspect or settled or not found:
                 await self._write_back()
         except SessionMapUnavailableError:
             pass
         self._is_looking = False
 
     async def _write_back(self) -> None:
+        self._look_again_at_ms = self._node.world.now_ms + _SETTLED_MS if self._map_is_suspect else 0
         self._map_is_suspect = False
         try:
             lacking = await self._node.parts.lacking(self._entries(), self._map)

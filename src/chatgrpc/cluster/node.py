@@ -327,7 +327,7 @@ async def serving_clustered(settings: Settings, verifier: TokenVerifier, metrics
     async with contextlib.AsyncExitStack() as stack:
         store = await _open_store(settings)
         stack.push_async_callback(store.close)
-        redis = RedisClient(settings.cluster.redis)
+        redis = RedisClient(settings.cluster.redis, settings.cluster.name)
         stack.push_async_callback(redis.close)
         parts = ClusterNode(settings, store, redis, verifier, metrics, Limits())
         stack.push_async_callback(parts.close)

@@ -2,14 +2,14 @@
 
 An entry is written before a device's chats are read, so that no push falls in between, and taken away a while after its stream
 ended, so that a device that comes straight back does not flicker. The map may lose everything: an entry of the node's own, that
-must stand there, tells; then what lacks is written again. It may also lose or confuse single entries, as when a Redis fails
-over to a copy that lags: so now and then all are looked at. Whenever entries lacked, whoever is told by `rebuilt` looks for
+must stand there, tells; then what lacks is written again. It may also lose single entries, as when a Redis fails over to a copy
+that lags: so now and then all are looked at. Whenever entries lacked, whoever is told by `rebuilt` looks for
 pushes that were lost meanwhile.
 """
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from itertools import takewhile
 
 import structlog
@@ -22,9 +22,10 @@ LINGER_S = 3.0
 """How long after its stream ended a device still counts as connected."""
 _CHECK_INTERVAL_S = 1.0
 _AUDIT_INTERVAL_S = 120.0
+_SETTLED_S = 5.0
+"""So long after a trip that failed, the map may still do what it was asked."""
 _TELL_INTERVAL_S = 10.0
 """While the map cannot be reached, `rebuilt` is told this often."""
-"""Longer than a dead peer's stream lives (`edge.server`): see `_write_lacking`."""
 _DEVICES_PER_TRIP = 1_000
 """Devices that open wait for no more than that when all entries are looked at."""
 
@@ -45,16 +46,18 @@ class Sessions:
         linger_s: float = LINGER_S,
         check_interval_s: float = _CHECK_INTERVAL_S,
         audit_interval_s: float = _AUDIT_INTERVAL_S,
+        settled_s: float = _SETTLED_S,
     ) -> None:
         """
         Args:
             node_id: of this node.
             session_map: where the entries stand.
-            moved: told of the entry of another node that a device which came here had.
+            moved: told of each entry at another node that a device which came here has.
             rebuilt: told when entries were written late: pushes may have passed this node by meanwhile.
             linger_s: how long after its stream ended a device's entry stays.
             check_interval_s: how often it is looked whether the map has lost its memory.
             audit_interval_s: how often all entries are looked at without any reason.
+            settled_s: how long after a trip that failed all entries are looked at once more.
         """
         self._map = session_map
         self._node_id = node_id
@@ -63,12 +66,12 @@ class Sessions:
         self._linger_s = linger_s
         self._check_interval_s = check_interval_s
         self._audit_interval_s = audit_interval_s
+        self._settled_s = settled_s
         self._canary = SessionEntry(f"!{node_id}", "node", node_id)  # no user id begins like this
         self._live: dict[Device, None] = {}
         self._leaving: OrderedDict[Device, float] = OrderedDict()  # when to take them out, the soonest first
         self._opening: list[tuple[Device, asyncio.Future[None]]] = []
         self._unwritten: dict[Device, None] = {}  # of the live ones, those whose entry could not be written when they opened
-        self._elsewhere: dict[Device, float] = {}  # of the live ones, since when their entry has been seen to name another node
         self._writing: asyncio.Task[None] | None = None
         self._trip = asyncio.Lock()  # an entry that was taken out and is written again must not be taken out by the first trip
         self._tell_at_s = 0.0
@@ -101,7 +104,6 @@ class Sessions:
             return
         del self._live[device]
         self._unwritten.pop(device, None)
-        self._elsewhere.pop(device, None)
         self._leaving[device] = asyncio.get_running_loop().time() + self._linger_s
 
     async def devices_of(self, user_ids: Collection[str], live_node_ids: Collection[str]) -> dict[str, frozenset[str]]:
@@ -124,12 +126,12 @@ class Sessions:
         device = (user_id, device_id)
         async with self._trip:
             try:
-                entry = (await self._read([device])).get(device)
+                entries = [entry for entry in await self._read([user_id]) if entry.device_id == device_id]
             except SessionMapUnavailableError as error:
                 _log.warning("session_map_unavailable", error=str(error))
                 return device in self._live
             is_written = device not in self._unwritten and all(opening != device for opening, _ in self._opening)
-            return device in self._live and is_written and entry is not None and entry.node_id != self._node_id
+            return device in self._live and is_written and bool(entries) and entries[-1] != self._entry(device)
 
     async def run(self) -> None:
         """Takes out who has left, and looks whether the map has lost its memory. Ends when cancelled."""
@@ -165,9 +167,9 @@ class Sessions:
         now_s = asyncio.get_running_loop().time()
         if stands and not self._in_doubt and now_s < self._audit_at_s:
             return
-        self._in_doubt = False
+        was_in_doubt, self._in_doubt = self._in_doubt, False
         await self._write_what_lacks()
-        self._audit_at_s = now_s + self._audit_interval_s
+        self._audit_at_s = now_s + (self._settled_s if was_in_doubt else self._audit_interval_s)
         if self._lacked:
             self._lacked = False
             _log.info("sessions_written", sessions=len(self._live))
@@ -228,48 +230,31 @@ class Sessions:
                 await self._write_opened(late)
 
     async def _write_opened(self, devices: Collection[Device]) -> None:
-        """Writes the entries of devices that have opened here, wherever they were; if they have not gone on to another node."""
+        """Writes the entries of devices that have opened here; what stands at other nodes is told, if they have not gone on."""
         live = [device for device in devices if device in self._live]
         if not live:
             return
-        replaced = await self._map.put([self._entry(device) for device in live])
+        elsewhere = await self._map.put([self._entry(device) for device in live])
         for device in live:
             self._unwritten.pop(device, None)
-            self._elsewhere.pop(device, None)
-        gone_on = [entry for entry in replaced if (entry.user_id, entry.device_id) not in self._live]
-        for entry in replaced:
-            if entry not in gone_on:
+        for entry in elsewhere:
+            if (entry.user_id, entry.device_id) in self._live:
                 self._moved(entry)
-        if gone_on:
-            await self._map.put(gone_on)
 
     async def _write_lacking(self, devices: Collection[Device]) -> None:
-        """Writes the entries of devices that have opened here before, and have none.
+        """Writes the entries of devices that have opened here before, and have none here.
 
-        One that names another node may be right: the device is there by now, and its old stream here was not found dead yet.
-        After an audit's time it would have been; then the entry is wrong.
+        Nobody is told of what stands at other nodes: the device may be there by now, its old stream here not found dead yet.
         """
-        found = await self._read(devices)
-        now_s = asyncio.get_running_loop().time()
-        lacking: list[Device] = []
-        for device in devices:
-            entry = found.get(device)
-            if device not in self._live:
-                continue
-            if entry is not None and entry.node_id != self._node_id:
-                if now_s - self._elsewhere.setdefault(device, now_s) < self._audit_interval_s:
-                    continue
-                lacking.append(device)
-            elif entry is None:
-                lacking.append(device)
-            self._elsewhere.pop(device, None)
+        found = set(await self._read([user_id for user_id, _ in devices]))
+        lacking = [entry for device in devices if device in self._live and (entry := self._entry(device)) not in found]
         if lacking:
             self._lacked = True
-            await self._map.put([self._entry(device) for device in lacking])
+            await self._map.put(lacking)
 
-    async def _read(self, devices: Collection[Device]) -> dict[Device, SessionEntry]:
-        found = await self._map.of_users(list(dict.fromkeys(user_id for user_id, _ in devices)))
-        return {(entry.user_id, entry.device_id): entry for entries in found.values() for entry in entries}
+    async def _read(self, user_ids: Iterable[str]) -> list[SessionEntry]:
+        found = await self._map.of_users(list(dict.fromkeys(user_ids)))
+        return [entry for entries in found.values() for entry in entries]
 
     def _entry(self, device: Device) -> SessionEntry:
         return SessionEntry(*device, self._node_id)

@@ -41,8 +41,6 @@ class Tenure:
     number: int
     shard: Shard
     lanes: OwnerLanes
-    leaving: bool = False
-    """It is to be given away as soon as what was taken is finished."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
+
+NODES_PER_DEVICE_MAX: Final = 4
+"""Entries that one device may have; further ones push out those that were written first, as crashed nodes leave them behind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,24 +25,31 @@ class SessionMap(Protocol):
     reader checks. So a crash leaves entries behind that nobody believes, and ten million devices cost no refresh. The map may
     lose everything; then each node writes its own sessions back. Nothing of the guarantees rests on it but the speed of a push.
 
+    A device may have entries at several nodes, as one may not have noticed yet that its stream is dead; only who wrote an entry
+    removes it. With one entry a device, the node with the dead stream could take the place of the one with the live stream when
+    both write their sessions back, and no push would reach the device.
+
     Every method raises `SessionMapUnavailableError` and nothing else when the map fails, within seconds; what was to be written
     may then be written in part, or a moment later.
     """
 
     async def put(self, entries: Sequence[SessionEntry]) -> list[SessionEntry]:
-        """Writes entries; a device has one, and the last one written counts.
+        """Writes entries; an entry that stands already becomes the last one of its device.
 
-        Returns the entries that named another node and were replaced: of two nodes that write a device at the same time, the
-        second gets the first one's. A trip that had to be repeated may leave some out.
+        Returns the entries that the same devices have at other nodes: of two nodes that write a device at the same time, the
+        second gets the first one's.
         """
         ...
 
     async def remove(self, entries: Sequence[SessionEntry]) -> None:
-        """Removes entries that still stand as given; a device that has gone to another node meanwhile keeps its entry there."""
+        """Removes these entries; those of the same devices at other nodes stay."""
         ...
 
     async def of_users(self, user_ids: Sequence[str]) -> dict[str, list[SessionEntry]]:
-        """Reads the entries of many users with one trip; users without any are left out."""
+        """Reads the entries of many users with one trip, a device's in the order in which they were written last.
+
+        Users without any are left out.
+        """
         ...
 
 

@@ -63,7 +63,7 @@ async def stubborn_map() -> StubbornMap:
 
 @pytest.fixture
 async def redis_map(own_redis: RedisServer) -> AsyncIterator[RedisSessionMap]:
-    client = RedisClient(own_redis.url)
+    client = RedisClient(own_redis.url, "chat")
     yield RedisSessionMap(client)
     await client.close()
 

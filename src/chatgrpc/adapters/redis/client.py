@@ -34,12 +34,14 @@ class Script:
 class RedisClient:
     """The connections of one node; adapters of several ports share it. Each connects when it is first needed."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, cluster: str) -> None:
         """Connects nothing yet.
 
         Args:
             url: `redis://[[user]:password@]host:port/database`, `rediss://…` for TLS.
+            cluster: its name; keys begin with it, so that clusters may share a Redis.
         """
+        self._cluster = cluster
         self._redis = Redis(
             connection_pool=BlockingConnectionPool.from_url(
                 url,
@@ -52,6 +54,10 @@ class RedisClient:
                 retry=Retry(NoBackoff(), 1, (RedisConnectionError,)),
             )
         )
+
+    def key(self, kind: str, owner_id: str) -> str:
+        """The key of what is kept of this kind for a user."""
+        return f"{self._cluster}:{kind}:{owner_id}"
 
     @asynccontextmanager
     async def bounded(self) -> AsyncIterator[Redis]:

@@ -28,7 +28,7 @@ class RedisLastSeen:
         remaining = iter(seen_ms.items())
         while trip := list(islice(remaining, USERS_PER_WRITE_MAX)):
             async with _mapped_errors():
-                await self._client.run(_PUT, [((_key(user_id),), (str(at_ms), str(KEPT_S))) for user_id, at_ms in trip])
+                await self._client.run(_PUT, [((self._key(user_id),), (str(at_ms), str(KEPT_S))) for user_id, at_ms in trip])
 
     async def of_users(self, user_ids: Sequence[str]) -> dict[str, int]:
         """See the port; more than `USERS_PER_READ_MAX` users take another trip."""
@@ -36,13 +36,12 @@ class RedisLastSeen:
         for start in range(0, len(user_ids), USERS_PER_READ_MAX):
             asked = user_ids[start : start + USERS_PER_READ_MAX]
             async with _mapped_errors(), self._client.bounded() as redis:
-                answers = await redis.mget([_key(user_id) for user_id in asked])
+                answers = await redis.mget([self._key(user_id) for user_id in asked])
             found |= {user_id: int(answer) for user_id, answer in zip(asked, answers, strict=True) if answer is not None}
         return found
 
-
-def _key(user_id: str) -> str:
-    return f"seen:{user_id}"
+    def _key(self, user_id: str) -> str:
+        return self._client.key("seen", user_id)
 
 
 @asynccontextmanager

@@ -1,18 +1,24 @@
--- KEYS[1]: the user's sessions, a JSON object of device id to node id, or absent.
+-- KEYS[1]: the user's sessions, a JSON object of device id to node ids, the last one written last; or absent.
 -- ARGV[1]: device id.  ARGV[2]: node id.
--- Forgets the device's stream if the node still holds it; a key without a session does not stay.
+-- Forgets that the node holds the device's stream; a key without a session does not stay, nor a device without a node.
 local stored = redis.call('GET', KEYS[1])
 if not stored then
     return 0
 end
 local sessions = cjson.decode(stored)
-if sessions[ARGV[1]] ~= ARGV[2] then
-    return 0
+local node_ids = sessions[ARGV[1]] or {}
+for place, node_id in ipairs(node_ids) do
+    if node_id == ARGV[2] then
+        table.remove(node_ids, place)
+        if #node_ids == 0 then
+            sessions[ARGV[1]] = nil
+        end
+        if next(sessions) == nil then
+            redis.call('DEL', KEYS[1])
+        else
+            redis.call('SET', KEYS[1], cjson.encode(sessions))
+        end
+        return 1
+    end
 end
-sessions[ARGV[1]] = nil
-if next(sessions) == nil then
-    redis.call('DEL', KEYS[1])
-else
-    redis.call('SET', KEYS[1], cjson.encode(sessions))
-end
-return 1
+return 0

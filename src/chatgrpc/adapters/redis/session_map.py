@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from chatgrpc.adapters.redis.client import RedisClient, RedisUnavailableError, Script
-from chatgrpc.ports.session_map import SessionEntry, SessionMapUnavailableError
+from chatgrpc.ports.session_map import NODES_PER_DEVICE_MAX, SessionEntry, SessionMapUnavailableError
 
 _PUT = Script("put_session.lua")
 _REMOVE = Script("remove_session.lua")
@@ -20,8 +20,8 @@ class RedisSessionMap:
     """`ports.session_map.SessionMap`.
 
     One string a user, since reading is what counts: one MGET finds the devices of thousands of users, a hash each would be a
-    command each. A write that was given up may still be done a moment later, after a newer one: it then shows a device at the
-    wrong node until its next write.
+    command each. A write that was given up may still be done a moment later, after a newer one of the same node: it looks
+    again.
     """
 
     def __init__(self, client: RedisClient) -> None:
@@ -29,11 +29,11 @@ class RedisSessionMap:
 
     async def put(self, entries: Sequence[SessionEntry]) -> list[SessionEntry]:
         """See the port."""
-        node_ids = await self._run(_PUT, entries)
+        returned = await self._run(_PUT, entries, str(NODES_PER_DEVICE_MAX))
         return [
             SessionEntry(entry.user_id, entry.device_id, node_id)
-            for entry, node_id in zip(entries, node_ids, strict=True)
-            if node_id not in {None, entry.node_id}
+            for entry, node_ids in zip(entries, returned, strict=True)
+            for node_id in node_ids
         ]
 
     async def remove(self, entries: Sequence[SessionEntry]) -> None:
@@ -46,26 +46,29 @@ class RedisSessionMap:
         for start in range(0, len(user_ids), USERS_PER_TRIP_MAX):
             asked = user_ids[start : start + USERS_PER_TRIP_MAX]
             async with _mapped_errors(), self._client.bounded() as redis:
-                answers = await redis.mget([_key(user_id) for user_id in asked])
+                answers = await redis.mget([self._key(user_id) for user_id in asked])
             for user_id, answer in zip(asked, answers, strict=True):
                 if answer is not None:
-                    sessions: dict[str, str] = json.loads(answer)
-                    found[user_id] = [SessionEntry(user_id, device_id, node_id) for device_id, node_id in sessions.items()]
+                    sessions: dict[str, list[str]] = json.loads(answer)
+                    found[user_id] = [
+                        SessionEntry(user_id, device_id, node_id)
+                        for device_id, node_ids in sessions.items()
+                        for node_id in node_ids
+                    ]
         return found
 
-    async def _run(self, script: Script, entries: Sequence[SessionEntry]) -> list[Any]:
+    def _key(self, user_id: str) -> str:
+        return self._client.key("session", user_id)
+
+    async def _run(self, script: Script, entries: Sequence[SessionEntry], *arguments: str) -> list[Any]:
         returned: list[Any] = []
         for start in range(0, len(entries), ENTRIES_PER_TRIP_MAX):
             trip = entries[start : start + ENTRIES_PER_TRIP_MAX]
             async with _mapped_errors():
                 returned += await self._client.run(
-                    script, [((_key(entry.user_id),), (entry.device_id, entry.node_id)) for entry in trip]
+                    script, [((self._key(entry.user_id),), (entry.device_id, entry.node_id, *arguments)) for entry in trip]
                 )
         return returned
-
-
-def _key(user_id: str) -> str:
-    return f"session:{user_id}"
 
 
 @asynccontextmanager
