@@ -84,6 +84,12 @@ class Metrics:
         self.store_writes_waiting = Gauge(
             "chatgrpc_store_writes_waiting", "Writes of this node's chats that have not succeeded yet.", registry=registry
         )
+        self.store_reads_waiting = Gauge(
+            "chatgrpc_store_reads_waiting", "Reads of this node's chats that failed and are tried again.", registry=registry
+        )
+        self.store_failures = Counter(
+            "chatgrpc_store_failures", "Tries to read or write this node's chats that failed.", registry=registry
+        )
 
         self.relay_links = Gauge("chatgrpc_relay_links", "Other nodes that this one is linked with.", registry=registry)
         self.relay_messages_in = Counter("chatgrpc_relay_messages_in", "Messages received from other nodes.", registry=registry)

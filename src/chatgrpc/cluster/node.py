@@ -296,7 +296,7 @@ class ClusterNode:
     async def _keep_watch(self) -> None:
         """Tells the other nodes how busy this one is, and operators how it is."""
         loop = asyncio.get_running_loop()
-        committed = 0
+        committed = store_failures = 0
         while True:
             due_s = loop.time() + _WATCH_INTERVAL_S
             await asyncio.sleep(_WATCH_INTERVAL_S)
@@ -309,6 +309,9 @@ class ClusterNode:
             self._metrics.shards_held.set(len(self._desk.tenures))
             self._metrics.session_map_lost.set(self._router.is_blind)
             self._metrics.store_writes_waiting.set(self._runner.writes_under_way)
+            self._metrics.store_reads_waiting.set(self._runner.reads_retried)
+            self._metrics.store_failures.inc(self._runner.trouble.failures - store_failures)
+            store_failures = self._runner.trouble.failures
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

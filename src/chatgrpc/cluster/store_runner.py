@@ -7,10 +7,11 @@ known, as the lease rule demands (ADR 4).
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
+from chatgrpc.cluster.row_writer import RETRY_FIRST_S, RETRY_MAX_S, RowWriter
 from chatgrpc.core.entries import StoredEvent
 from chatgrpc.core.owner_desk import OwnerDesk, Tenure
 from chatgrpc.core.row_store import ReadBucket, ReadHead, Write, WriteBoundary, WriteMark, WriteRow, WriteViews
@@ -18,15 +19,17 @@ from chatgrpc.core.sequencer import Lookup
 from chatgrpc.core.shard import Now
 from chatgrpc.ports.errors import StoreError
 from chatgrpc.ports.row_store import CommittedLog, RowStore
+from chatgrpc.trouble import Trouble
 
 _log = structlog.get_logger()
 
-_RETRY_FIRST_S = 0.05
-_RETRY_MAX_S = 1.0
+READS_RETRIED_MAX: Final = 64
+"""Reads that have failed, tried again at the same time."""
 _PAGE_EVENTS = 1_000
 _PAGE_BYTES = 4 * 1024 * 1024
 
 Finished = Callable[[Now], None]
+_Read = Callable[[], Coroutine[Any, Any, None]]
 
 
 class StoreRunner:
@@ -50,8 +53,17 @@ class StoreRunner:
         self._tasks: set[asyncio.Task[None]] = set()
         self._marks: dict[str, int] = {}
         self._marks_under_way = False
-        self.writes_under_way = 0
+        self._read_again_slots = asyncio.Semaphore(READS_RETRIED_MAX)
+        self.reads_retried = 0
+        """Reads that have failed, and are or will be tried again."""
+        self.trouble = Trouble("store_unavailable", self._waiting)
+        """Of the store with this node's shards."""
+        self._writer = RowWriter(rows, desk.holds, self._stored, self.trouble)
+
+    @property
+    def writes_under_way(self) -> int:
         """Writes that have not succeeded yet, and are or will be tried."""
+        return self._writer.under_way
 
     # What the tick calls.
 
@@ -72,8 +84,7 @@ class StoreRunner:
             _log.error("epoch_fell", chat_id=chat_id, help="the store holds a later epoch: was etcd restored from a backup?")
         self._desk.superseded.clear()
         for tenure, of_tenure in writes.items():
-            self.writes_under_way += len(of_tenure)
-            self._write(tenure, of_tenure, _RETRY_FIRST_S)
+            self._writer.write(tenure, of_tenure)
 
     def take_in(self, now: Now) -> None:
         """Hands the shards what the store has answered; `now` is read after it had."""
@@ -99,34 +110,22 @@ class StoreRunner:
         try:
             await self._rows.write_marks(marks)
         except StoreError as error:
-            _log.warning("marks_not_saved", error=str(error))
+            self.trouble.failed(error)
 
     async def stop(self) -> None:
         """Ends what is still tried."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.trouble.stop()
+
+    def _waiting(self) -> dict[str, int]:
+        return {"writes": self._writer.retried, "reads": self.reads_retried}
 
     # Writes.
 
-    def _write(self, tenure: Tenure, writes: Sequence[Write], retry_s: float) -> None:
-        self._rows.write(writes, partial(self._written, tenure, retry_s))
-
-    def _written(self, tenure: Tenure, retry_s: float, writes: Sequence[Write], error: StoreError | None) -> None:
-        if error is not None and self._desk.holds(tenure):
-            _log.warning("write_retried", shard=tenure.number, writes=len(writes), error=str(error))
-            again = partial(self._write_again, tenure, writes, min(2 * retry_s, _RETRY_MAX_S))
-            asyncio.get_running_loop().call_later(retry_s, again)
-            return
-        self.writes_under_way -= len(writes)
-        if error is None:
-            self._finish(tenure, partial(_stored, tenure, writes))
-
-    def _write_again(self, tenure: Tenure, writes: Sequence[Write], retry_s: float) -> None:
-        if self._desk.holds(tenure):
-            self._write(tenure, writes, retry_s)
-        else:
-            self.writes_under_way -= len(writes)
+    def _stored(self, tenure: Tenure, writes: Sequence[Write]) -> None:
+        self._finish(tenure, partial(_stored, tenure, writes))
 
     def _note_marks(self, marks: Sequence[WriteMark]) -> None:
         for mark in marks:
@@ -137,25 +136,45 @@ class StoreRunner:
         self._marks.clear()
         try:
             await self._rows.write_marks(marks)
+            self.trouble.worked()
         except StoreError as error:
-            _log.warning("marks_not_saved", error=str(error))
+            self.trouble.failed(error)
             self._note_marks(marks)
         finally:
             self._marks_under_way = False
 
     # Reads.
 
-    async def _read(self, tenure: Tenure, read: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Tries a read until it succeeds."""
-        retry_s = _RETRY_FIRST_S
+    async def _read(self, tenure: Tenure, read: _Read) -> None:
+        """Tries a read until it succeeds, as long as its shard is held."""
+        try:
+            await read()
+        except StoreError as error:
+            self.reads_retried += 1
+            self.trouble.failed(error)
+        else:
+            self.trouble.worked()
+            return
+        try:
+            await self._read_again(tenure, read)
+        finally:
+            self.reads_retried -= 1
+        if self._desk.holds(tenure):
+            self.trouble.worked()
+
+    async def _read_again(self, tenure: Tenure, read: _Read) -> None:
+        retry_s = RETRY_FIRST_S
         while self._desk.holds(tenure):
-            try:
-                await read()
-                return
-            except StoreError as error:
-                _log.warning("read_retried", shard=tenure.number, error=str(error))
             await asyncio.sleep(retry_s)
-            retry_s = min(2 * retry_s, _RETRY_MAX_S)
+            retry_s = min(2 * retry_s, RETRY_MAX_S)
+            async with self._read_again_slots:
+                if not self._desk.holds(tenure):
+                    return
+                try:
+                    await read()
+                    return
+                except StoreError as error:
+                    self.trouble.failed(error)
 
     async def _read_head(self, tenure: Tenure, read: ReadHead) -> None:
         found = await self._rows.read_head(read)

@@ -4,7 +4,10 @@ import asyncio
 import random
 from collections.abc import Sequence
 
-from chatgrpc.cluster.store_runner import StoreRunner
+from structlog.testing import capture_logs
+
+from chatgrpc.cluster.row_writer import RETRY_FIRST_S
+from chatgrpc.cluster.store_runner import READS_RETRIED_MAX, StoreRunner
 from chatgrpc.core.lanes import Forward, Forwarded, Lane, OwnerLanes
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.links import AskHead, HeadIs, Message
@@ -199,6 +202,52 @@ async def test_a_read_is_not_tried_again_once_its_shard_is_not_held() -> None:
     world.desk.drop(world.tenure)
     await until(lambda: not world.is_reading)
     assert world.rows.reads == 2
+
+
+async def test_only_so_many_reads_are_tried_again_at_the_same_time() -> None:
+    world = World()
+    under_way = 0
+    read_head = world.rows.read_head
+
+    async def counted(read: ReadHead) -> StoredHead:
+        nonlocal under_way
+        under_way += 1
+        try:
+            return await read_head(read)
+        finally:
+            under_way -= 1
+
+    world.rows.read_head = counted  # type: ignore[method-assign]
+    world.rows.away = True
+    for number in range(2 * READS_RETRIED_MAX):
+        world.desk.receive("edge", AskHead(f"g.{number}", 1), SOON)
+    world.runner.start_requests()
+    await until(lambda: world.runner.reads_retried == 2 * READS_RETRIED_MAX)
+    async with world.rows.silent():
+        await until(lambda: under_way >= READS_RETRIED_MAX)
+        await asyncio.sleep(4 * RETRY_FIRST_S)  # all are due by now
+        assert under_way == READS_RETRIED_MAX
+        world.rows.away = False
+    await until(lambda: not world.runner.reads_retried)
+    assert world.defects == []
+
+
+async def test_a_store_that_is_away_is_told_of_in_a_few_lines() -> None:
+    world = World()
+    await world.create_chat()
+    with capture_logs() as lines:
+        world.rows.away = True
+        world.say(text(CHAT, "alice", 1, 1))
+        world.desk.receive("edge", AskHead("g.other", 1), SOON)
+        world.runner.save_marks()
+        world.runner.start_requests()
+        await until(lambda: world.runner.trouble.failures >= 10)
+        world.rows.away = False
+        await until(lambda: not world.is_reading and not world.runner.writes_under_way)
+        await until(lambda: not world.runner.trouble.lasts)
+    assert [line["event"] for line in lines] == ["store_unavailable", "store_unavailable_over"]
+    assert {"error", "writes", "reads"} <= lines[0].keys()
+    assert world.runner.reads_retried == 0
 
 
 async def test_a_search_goes_on_page_by_page() -> None:
