@@ -8,8 +8,6 @@ import asyncio
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TypeAlias, cast
 
-import structlog
-
 from chatgrpc.cluster.presence import PresenceScreens
 from chatgrpc.cluster.sessions import Sessions
 from chatgrpc.core.disconnect import Code
@@ -19,9 +17,8 @@ from chatgrpc.core.receipts import Mark, Raised
 from chatgrpc.edge.audience import Touched
 from chatgrpc.edge.connection import Connection, Connections
 from chatgrpc.ports.session_map import SessionEntry, SessionMapUnavailableError
+from chatgrpc.trouble import Trouble
 from chatgrpc.v1 import chat_pb2, session_pb2
-
-_log = structlog.get_logger()
 
 _END_INTERVAL_S = 2.0
 """Streams that are to be ended are spoken of so often."""
@@ -58,6 +55,7 @@ class ClusterAudience:
         self._ended: dict[EndStream, int] = {}  # streams that no node may have, and until when that is said
         self._unsaved: dict[tuple[str, str], Raised] = {}  # marks that are not in the store yet, and from where they rose
         self._receipts_shown = RecentReceipts(_SHOWN_AGAIN_AFTER_MS)
+        self._trouble = Trouble("session_map_unavailable")
 
     # Receipts and typing.
 
@@ -135,8 +133,9 @@ class ClusterAudience:
         try:
             found = await self._sessions.devices_of([user_id], self._live_node_ids())
         except SessionMapUnavailableError as error:
-            _log.warning("session_map_unavailable", error=str(error))
+            self._trouble.failed(error)
             return here
+        self._trouble.worked()
         return here | found.get(user_id, frozenset())
 
     async def end_elsewhere(self, user_id: str, device_id: str, code: Code) -> None:

@@ -10,17 +10,14 @@ import contextlib
 from collections.abc import Callable, Collection, Iterable
 from itertools import islice
 
-import structlog
-
 from chatgrpc.cluster.sessions import Sessions
 from chatgrpc.core.edge_desk import EdgeDesk
 from chatgrpc.edge.audience import Touched
 from chatgrpc.edge.connection import Connection
 from chatgrpc.ports.last_seen import LastSeen, LastSeenUnavailableError
 from chatgrpc.ports.session_map import SessionMapUnavailableError
+from chatgrpc.trouble import Trouble
 from chatgrpc.v1 import session_pb2
-
-_log = structlog.get_logger()
 
 _LOOK_INTERVAL_S = 2.0
 _UNSAVED_MAX = 100_000
@@ -68,6 +65,8 @@ class PresenceScreens:
         self._news: dict[Connection, None] = {}  # who watches others than at the last look
         self._has_news = asyncio.Event()
         self._unsaved: dict[str, int] = {}  # users who left, and when
+        self._looking_fails = Trouble("presence_unavailable")
+        self._saving_fails = Trouble("last_seen_not_saved", lambda: {"users": len(self._unsaved)})
 
     # Who watches whom.
 
@@ -153,8 +152,9 @@ class PresenceScreens:
             away = [user_id for user_id in user_ids if not online.get(user_id)]
             seen_ms = await self._last_seen.of_users(away) if away else {}
         except (SessionMapUnavailableError, LastSeenUnavailableError) as error:
-            _log.warning("presence_unavailable", error=str(error))
+            self._looking_fails.failed(error)
             return
+        self._looking_fails.worked()
         for watcher, wanted in watched.items():
             for user_id in wanted & self._watched_by(watcher):  # who may have gone meanwhile
                 is_online = bool(online.get(user_id))
@@ -182,6 +182,8 @@ class PresenceScreens:
         try:
             await self._last_seen.put(unsaved)
         except LastSeenUnavailableError as error:
-            _log.warning("last_seen_not_saved", users=len(unsaved), error=str(error))
             kept = unsaved | self._unsaved
             self._unsaved = dict(islice(kept.items(), max(0, len(kept) - _UNSAVED_MAX), None))
+            self._saving_fails.failed(error)
+        else:
+            self._saving_fails.worked()

@@ -11,8 +11,6 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import structlog
-
 from chatgrpc.core.edge_desk import EdgeDesk
 from chatgrpc.core.session import State
 from chatgrpc.core.tending import Owner
@@ -20,8 +18,7 @@ from chatgrpc.core.visibility import last_change
 from chatgrpc.edge.connection import Connection, Connections
 from chatgrpc.ports.errors import StoreError
 from chatgrpc.ports.row_store import CommittedLog
-
-_log = structlog.get_logger()
+from chatgrpc.trouble import Trouble
 
 _PAUSE_S = 1.0
 """Between two passes: what gives rise to them comes in swarms."""
@@ -94,6 +91,10 @@ class Resync:
         self._everyone_wanted = False
         self._doubt = _Doubt()  # for everyone
         self._late: dict[Connection, _Doubt] = {}  # those who could not be looked after yet
+        self._heads_unanswered = 0
+        self._users_unread = 0
+        self._asking_fails = Trouble("heads_not_stated", lambda: {"chats": self._heads_unanswered})
+        self._reading_fails = Trouble("memberships_not_read", lambda: {"users": self._users_unread})
 
     # What gives rise to doubt.
 
@@ -183,15 +184,14 @@ class Resync:
         await self._read_memberships(by_user)
 
     async def _ask_heads(self, by_chat: Mapping[str, list[Connection]]) -> None:
-        unanswered = 0
+        unanswered: list[StoreError] = []
 
         async def ask(item: tuple[str, list[Connection]]) -> None:
-            nonlocal unanswered
             chat_id, connections = item
             try:
                 (seq,) = await self._heads([chat_id])
-            except StoreError:
-                unanswered += 1
+            except StoreError as error:
+                unanswered.append(error)
                 for connection in connections:
                     self._look_later(connection, _Doubt(shards={self._shard_of(chat_id)}))
                 return
@@ -200,10 +200,16 @@ class Resync:
                 self._touched(connection)
 
         await _each(list(by_chat.items()), _QUESTIONS_MAX, ask)
+        self._heads_unanswered = len(unanswered)
         if unanswered:
-            _log.warning("heads_not_stated", chats=unanswered)
+            self._asking_fails.failed(unanswered[-1])
+        elif by_chat:
+            self._asking_fails.worked()
 
     async def _read_memberships(self, by_user: dict[str, list[Connection]]) -> None:
+        if not by_user:
+            return
+
         async def read(item: tuple[str, list[Connection]]) -> None:
             user_id, connections = item
             await self._read_memberships_of(user_id, connections)
@@ -212,10 +218,14 @@ class Resync:
         try:
             await _each(list(by_user.items()), _USERS_MAX, read)
         except* StoreError as errors:
-            _log.warning("memberships_not_read", users=len(by_user), error=str(errors.exceptions[0]))
+            self._users_unread = len(by_user)
+            self._reading_fails.failed(errors.exceptions[0])
             for connections in by_user.values():
                 for connection in connections:
                     self._look_later(connection, _Doubt())
+        else:
+            self._users_unread = 0
+            self._reading_fails.worked()
 
     async def _read_memberships_of(self, user_id: str, connections: list[Connection]) -> None:
         after_chat_id = ""

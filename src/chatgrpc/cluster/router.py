@@ -4,13 +4,10 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-import structlog
-
 from chatgrpc.core.owner_desk import Notice, OwnerDesk
 from chatgrpc.core.sequencer import Delivery
 from chatgrpc.ports.session_map import SessionMap, SessionMapUnavailableError
-
-_log = structlog.get_logger()
+from chatgrpc.trouble import Trouble
 
 _BLIND_S = 1.0
 """After the map failed it is looked for this often."""
@@ -59,6 +56,7 @@ class Router:
         self._asked_for = 0  # deliveries of the read under way
         self._blind_s = blind_s
         self._looking: asyncio.Task[None] | None = None  # for the map; nobody is asked meanwhile
+        self._trouble = Trouble("session_map_unavailable")
 
     @property
     def is_idle(self) -> bool:
@@ -95,6 +93,7 @@ class Router:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._trouble.stop()
 
     async def _look_up(self) -> None:
         deliveries, self._deliveries = self._deliveries, []
@@ -121,10 +120,11 @@ class Router:
             try:
                 found = await self._session_map.of_users(user_ids)
             except SessionMapUnavailableError as error:
-                _log.warning("session_map_unavailable", error=str(error))
+                self._trouble.failed(error)
                 self._looking = asyncio.get_running_loop().create_task(self._look_for_map())
                 self._looking.add_done_callback(self._found_map)
             else:
+                self._trouble.worked()
                 return {
                     user_id: dict.fromkeys(entry.node_id for entry in entries if entry.node_id in live)
                     for user_id, entries in found.items()
@@ -137,9 +137,11 @@ class Router:
             await asyncio.sleep(self._blind_s)
             try:
                 await self._session_map.of_users([_NOBODY])
-            except SessionMapUnavailableError:
-                continue
-            return
+            except SessionMapUnavailableError as error:
+                self._trouble.failed(error)
+            else:
+                self._trouble.worked()
+                return
 
     def _found_map(self, task: asyncio.Task[None]) -> None:
         self._looking = None

@@ -17,6 +17,7 @@ from chatgrpc.core.shard import Shard
 from chatgrpc.core.tending import Owner, Tending
 from chatgrpc.ports.cluster import Cluster, ClusterUnavailableError, ClusterView, NodeInfo
 from chatgrpc.ports.lease_clock import lease_clock_ms
+from chatgrpc.trouble import Trouble
 
 _log = structlog.get_logger()
 
@@ -113,7 +114,7 @@ class ShardKeeper:
         self._taking: set[int] = set()
         self._leaving: set[int] = set()
         self._announcing = False
-        self._failures: list[str] = []  # calls of the coordinator that failed since the last look
+        self._trouble = Trouble("coordinator_failed")
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -166,6 +167,7 @@ class ShardKeeper:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._trouble.stop()
         await self._cluster.leave()
 
     def _lose(self) -> None:
@@ -205,9 +207,6 @@ class ShardKeeper:
             shard: Owner(owner.node_id, owner.epoch) for shard, owner in self._view.owners.items() if owner.node_id in nodes
         }
         self._seen(owners, nodes)
-        if self._failures:
-            _log.warning("coordinator_failed", calls=len(self._failures), error=self._failures[-1])
-            self._failures.clear()
         if nodes.get(own_id) != self.info and not self._announcing:
             self._start(self._announce())
         may_own = tuple(sorted(node_id for node_id, info in nodes.items() if not info.draining))
@@ -225,8 +224,9 @@ class ShardKeeper:
         self._announcing = True
         try:
             await self._cluster.update(self.info)
+            self._trouble.worked()
         except ClusterUnavailableError as error:
-            self._failures.append(str(error))
+            self._trouble.failed(error)
             await asyncio.sleep(self._pace.retry_s)
         finally:
             self._announcing = False
@@ -238,10 +238,11 @@ class ShardKeeper:
             async with self._calls:
                 owner = await self._cluster.take(shard) if self._holds(lease) else None
         except ClusterUnavailableError as error:
-            self._failures.append(str(error))
+            self._trouble.failed(error)
             return
         finally:
             self._taking.discard(shard)
+        self._trouble.worked()
         if owner is None or owner.node_id != self.info.node_id or not self._holds(lease):
             return
         if self._tending.took(shard, owner.epoch):
@@ -270,9 +271,10 @@ class ShardKeeper:
             try:
                 async with self._calls:
                     await self._cluster.release(shard)
+                self._trouble.worked()
                 return
             except ClusterUnavailableError as error:
-                self._failures.append(str(error))
+                self._trouble.failed(error)
             await asyncio.sleep(self._pace.retry_s)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:

@@ -3,8 +3,6 @@
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
-import structlog
-
 from chatgrpc.core.disconnect import Ended
 from chatgrpc.core.effects import Admission, Admit
 from chatgrpc.core.entries import Membership
@@ -15,9 +13,8 @@ from chatgrpc.ports.chat_log import ChatReader
 from chatgrpc.ports.cursors import CursorStore
 from chatgrpc.ports.errors import StoreError
 from chatgrpc.ports.tokens import Claims, KeysUnavailableError, TokenRejectedError, TokenVerifier
+from chatgrpc.trouble import Trouble
 from chatgrpc.v1 import session_pb2
-
-_log = structlog.get_logger()
 
 _MEMBERSHIPS_PER_READ = 500
 _SYNC_OVERLAP_MS = 10_000
@@ -44,6 +41,7 @@ class Admissions:
         self._cursors = cursors
         self._watermarks = watermarks
         self._limits = limits
+        self._trouble = Trouble("admission_failed")
 
     async def admit(self, wanted: Admit, now_ms: int, identified: Identified) -> Admission | Ended:
         """Admits a device, or says why not.
@@ -73,8 +71,9 @@ class Admissions:
         except TooManyDevicesError:
             return Ended(session_pb2.DISCONNECT_CODE_TOO_MANY_DEVICES)
         except StoreError as error:
-            _log.error("admission_failed", error=str(error))
+            self._trouble.failed(error)
             return Ended(session_pb2.DISCONNECT_CODE_UNAVAILABLE)
+        self._trouble.worked()
         return Admission(
             user_id=claims.user_id,
             token_expires_at_ms=claims.expires_at_ms,

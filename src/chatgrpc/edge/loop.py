@@ -46,6 +46,7 @@ from chatgrpc.metrics import Metrics
 from chatgrpc.ports.chat_log import ChatReader
 from chatgrpc.ports.errors import StoreError
 from chatgrpc.ports.tokens import Claims
+from chatgrpc.trouble import Trouble
 from chatgrpc.v1 import chat_pb2, session_pb2
 
 _log = structlog.get_logger()
@@ -102,6 +103,7 @@ class Edge:
         self._admissions = admissions
         self._watermarks = watermarks
         self._reader = SessionReader(log, limits)
+        self._catch_up_fails = Trouble("catch_up_failed")
         self._limits = limits
         self._timings = timings
         self._pace = pace
@@ -359,8 +361,10 @@ class Edge:
         try:
             await self._reader.feed(connection.session, wanted)
         except StoreError as error:
-            _log.error("catch_up_failed", error=str(error))
+            self._catch_up_fails.failed(error)
             self.end(connection, Ended(session_pb2.DISCONNECT_CODE_UNAVAILABLE))
+        else:
+            self._catch_up_fails.worked()
         self._metrics.catch_up_pages.inc()
         connection.reading = False
 

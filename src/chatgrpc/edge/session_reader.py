@@ -1,7 +1,5 @@
 """What sessions need read from the log: pages for lagging devices, pages of history, memberships."""
 
-import structlog
-
 from chatgrpc.core.event_feed import LoadChat, Read, ReadMembership
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.refusal import unavailable
@@ -9,9 +7,8 @@ from chatgrpc.core.session import Session
 from chatgrpc.edge.history import Side, read_page
 from chatgrpc.ports.chat_log import ChatReader
 from chatgrpc.ports.errors import StoreError, StoreUnavailableError
+from chatgrpc.trouble import Trouble
 from chatgrpc.v1 import chat_pb2, session_pb2
-
-_log = structlog.get_logger()
 
 
 class SessionReader:
@@ -20,6 +17,7 @@ class SessionReader:
     def __init__(self, log: ChatReader, limits: Limits) -> None:
         self._chat_log = log
         self._limits = limits
+        self._history_fails = Trouble("history_failed")
 
     async def feed(self, session: Session, wanted: Read) -> None:
         """Reads what the session's feed wants.
@@ -52,9 +50,10 @@ class SessionReader:
             side, seq = _where(request, membership.head_seq)
             page = await read_page(self._chat_log, membership, side, seq, limit=request.limit, limits=self._limits)
         except StoreError as error:
-            _log.error("history_failed", chat_id=request.chat_id, error=str(error))
+            self._history_fails.failed(error)
             session.page_read(request_id, unavailable())
             return
+        self._history_fails.worked()
         frame = session_pb2.HistoryPage(chat_id=request.chat_id, more_before=page.more_before, more_after=page.more_after)
         session.page_read(request_id, frame, page.events)
 

@@ -3,15 +3,12 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
-import structlog
-
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.receipts import Mark, Raised, ReceiptBook
 from chatgrpc.ports.cursors import Cursor, CursorStore
 from chatgrpc.ports.errors import StoreError
 from chatgrpc.ports.receipts import ReceiptStore
-
-_log = structlog.get_logger()
+from chatgrpc.trouble import Trouble
 
 
 class Watermarks:
@@ -27,6 +24,8 @@ class Watermarks:
         self._book = ReceiptBook(limits)
         self._unsaved_cursors: dict[tuple[str, str, str], int] = {}
         self._saving = asyncio.Lock()
+        self._failed: dict[str, int] = {}  # how many of each could not be stored the last time
+        self._trouble = Trouble("watermarks_not_saved", lambda: self._failed)
 
     def raise_mark(self, chat_id: str, user_id: str, delivered_seq: int, read_seq: int, now_ms: int) -> Raised | None:
         """Raises a user's marks; None if neither rose."""
@@ -61,7 +60,12 @@ class Watermarks:
             if cursors:
                 await self._cursors.save([Cursor(*key, acked_seq) for key, acked_seq in cursors.items()])
         except StoreError as error:
-            _log.error("watermarks_not_saved", error=str(error), marks=len(marks), cursors=len(cursors))
+            self._failed = {"marks": len(marks), "cursors": len(cursors)}
+            self._trouble.failed(error)
             self._book.unsave(marks)
             for key, acked_seq in cursors.items():
                 self._unsaved_cursors.setdefault(key, acked_seq)
+            return
+        if marks or cursors:
+            self._failed = {}
+            self._trouble.worked()
