@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from chatgrpc.core.links import Deliver, Message
@@ -35,6 +36,11 @@ async def process_linked_with(node: LinkedNode, node_id: str) -> AsyncIterator[a
         await process.wait()
 
 
+def connections_of(process: asyncio.subprocess.Process) -> int:
+    """How many TCP connections the process has."""
+    return sum(connection.status == psutil.CONN_ESTABLISHED for connection in psutil.Process(process.pid).net_connections())
+
+
 @pytest.mark.parametrize("other", ["a", "z"], ids=["it dials", "it is dialled"])
 async def test_what_another_process_sends_back_comes_in_order(other: str) -> None:
     async with started("node") as (node,), process_linked_with(node, other) as process:
@@ -56,6 +62,19 @@ async def test_a_process_that_stands_still_is_dropped_and_linked_again_when_it_g
         await until(lambda: node.changes["z"] == [True, False, True])
         node.relay.send("z", event(5))
         await until(lambda: node.received["z"] == [event(5)])
+
+
+async def test_a_process_that_dials_and_stands_still_again_and_again_keeps_one_connection() -> None:
+    async with started("node") as (node,), process_linked_with(node, "a") as process:
+        assert connections_of(process) == 1
+        for times in (1, 2):
+            os.kill(process.pid, signal.SIGSTOP)
+            while node.relay.linked():
+                node.relay.send("a", event(5))  # what it has not read yet, when it learns that its call is over
+                await asyncio.sleep(0.1)
+            os.kill(process.pid, signal.SIGCONT)
+            await until(lambda: node.changes["a"] == [True, *[False, True] * times])  # noqa: B023  called within this turn
+        await until(lambda: connections_of(process) == 1)
 
 
 async def test_a_process_that_stands_still_for_a_moment_stays_linked_and_gets_everything() -> None:

@@ -10,6 +10,7 @@ import grpc
 import structlog
 
 from chatgrpc.core.links import Message
+from chatgrpc.grpc_calls import end_call
 from chatgrpc.internal.v1 import relay_pb2
 from chatgrpc.metrics import Metrics
 from chatgrpc.ports.cluster import NodeInfo
@@ -177,9 +178,10 @@ class Relay:
         own_id = self._options.node_id
         address = self._nodes[node_id].relay_address
         channel = connect(address, self._options.tls)
+        call = open_link(channel)
         try:
             async with asyncio.timeout(_HELLO_TIMEOUT_S):
-                stream = Stream(open_link(channel))
+                stream = Stream(call)
                 await stream.say_hello(own_id, node_id)
                 if await stream.hear_hello(own_id) != node_id:
                     raise LinkEndedError("it was answered by another node")
@@ -191,6 +193,7 @@ class Relay:
                 _log.warning("relay_dial_failed", peer=node_id, address=address, why=why)
             return 0.0, why
         finally:
+            end_call(call)
             await channel.close()
 
     async def _serve_link(self, _: object, context: "grpc.aio.ServicerContext[bytes, bytes]") -> None:

@@ -32,6 +32,7 @@ from chatgrpc.adapters.etcd.wire_pb2 import (
     WatchRequest,
     WatchResponse,
 )
+from chatgrpc.grpc_calls import end_call
 
 CALL_TIMEOUT_S: Final = 6.0
 """Outlasts the election of a new leader."""
@@ -196,7 +197,7 @@ class EtcdStream(Generic[_Request, _Answer]):
     def drop(self, failed: bool) -> None:
         """Ends the stream; if it failed, the next one goes to another endpoint."""
         if self._stream is not None:
-            self._stream.cancel()
+            end_call(self._stream)
         if failed and self._endpoint is not None:
             self._client.move_on(self._endpoint)
 
