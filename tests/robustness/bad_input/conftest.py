@@ -20,12 +20,6 @@ async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene
 
 
 @pytest.fixture(scope="session")
-def long(pytestconfig: pytest.Config) -> bool:
-    """Whether the attacks go on to their end, however long that takes."""
-    return bool(pytestconfig.getoption("--long"))
-
-
-@pytest.fixture(scope="session")
 def fuzz_iterations(pytestconfig: pytest.Config) -> int:
     """How many mutated batches are tried."""
     return int(pytestconfig.getoption("--fuzz-iterations"))

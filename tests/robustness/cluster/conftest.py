@@ -11,7 +11,7 @@ from tests.support.services.etcd import EtcdCluster
 from tests.support.services.redis import RedisServer
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def etcd_of_three() -> Iterator[EtcdCluster]:
     """An etcd of three members, to be ended and started."""
     cluster = EtcdCluster(members=3, name="etcd-faults")
@@ -22,7 +22,7 @@ def etcd_of_three() -> Iterator[EtcdCluster]:
         cluster.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def mortal_redis() -> Iterator[RedisServer]:
     """A Redis, to be emptied, ended and started."""
     server = RedisServer("redis-faults")
@@ -33,7 +33,7 @@ def mortal_redis() -> Iterator[RedisServer]:
         server.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cassandra_of_three() -> Iterator[CassandraCluster]:
     """A Cassandra of three nodes, to be ended and started."""
     cluster = CassandraCluster(nodes=3, name="cassandra-faults")
@@ -44,7 +44,7 @@ def cassandra_of_three() -> Iterator[CassandraCluster]:
         cluster.close()
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def scene(
     etcd_of_three: EtcdCluster,
     mortal_redis: RedisServer,
