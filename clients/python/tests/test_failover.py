@@ -5,13 +5,16 @@ import contextlib
 import shutil
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
 
 from chatgrpc.adapters.jwt.dev_keys import FILE_NAME
-from chatgrpc.v1 import session_pb2, session_pb2_grpc
+from chatgrpc.v1 import chat_pb2, session_pb2, session_pb2_grpc
+from chatgrpc.v1.message_service_pb2 import ListMessagesRequest, ListMessagesResponse
+from chatgrpc.v1.message_service_pb2_grpc import MessageServiceServicer, add_MessageServiceServicer_to_server
 from chatgrpc.v1.node_service_pb2 import ListNodesRequest, ListNodesResponse, Node
 from chatgrpc.v1.node_service_pb2_grpc import NodeServiceServicer, NodeServiceStub, add_NodeServiceServicer_to_server
 from chatgrpc_client import Client, ClientConfig
@@ -19,7 +22,7 @@ from tests.support.server import ServerProcess, channel, running_server
 
 from .conftest import Home, until
 from .frames import frame
-from .test_engine import Script, ScriptedServer, Stream, committing
+from .test_engine import Script, ScriptedServer, Stream, answer, committing, result
 
 Two = tuple[ServerProcess, ServerProcess]
 
@@ -92,6 +95,21 @@ class ListedNodes(NodeServiceServicer):
         return ListNodesResponse(nodes=self._cluster.nodes.values())
 
 
+class ReachableOwners(MessageServiceServicer):
+    """What one node of a scripted cluster says when it is asked where a chat's log ends."""
+
+    def __init__(self, name: str, cluster: "ScriptedCluster") -> None:
+        self._name = name
+        self._cluster = cluster
+
+    async def ListMessages(self, request: ListMessagesRequest, context: object) -> ListMessagesResponse:
+        """Does not know if it does not reach the chat's owner; notes who was asked."""
+        self._cluster.looked_at.append((self._name, request.chat_id))
+        if self._name in self._cluster.cut_off:
+            return ListMessagesResponse(error=chat_pb2.Error(code=chat_pb2.ERROR_CODE_UNAVAILABLE))
+        return ListMessagesResponse(error=chat_pb2.Error(code=chat_pb2.ERROR_CODE_NOT_A_MEMBER))
+
+
 class ScriptedCluster:
     """Scripted servers that list each other."""
 
@@ -101,15 +119,19 @@ class ScriptedCluster:
         self.servers: dict[str, ScriptedServer] = {}
         self.asked: list[str] = []
         """Which node was asked for the list, in order."""
+        self.cut_off: set[str] = set()
+        """Nodes that do not reach the owners of chats."""
+        self.looked_at: list[tuple[str, str]] = []
+        """Which node was asked for the end of which chat, in order."""
 
-    def client_at(self, name: str, folder: Path) -> Client:
+    def client_at(self, name: str, folder: Path, **settings: Any) -> Client:
         """A client that is configured with one node."""
 
         async def token() -> str:
             return "token"
 
         address = self.nodes[name].address
-        return Client(ClientConfig(address=address, user_id="alice", data_dir=folder, backoff_cap_s=0.1), token)
+        return Client(ClientConfig(address=address, user_id="alice", data_dir=folder, backoff_cap_s=0.1, **settings), token)
 
 
 @contextlib.asynccontextmanager
@@ -121,6 +143,7 @@ async def cluster_of(**scripts: Sequence[Script]) -> AsyncIterator[ScriptedClust
         server = grpc.aio.server()
         session_pb2_grpc.add_SessionServiceServicer_to_server(cluster.servers[name], server)
         add_NodeServiceServicer_to_server(ListedNodes(name, cluster), server)
+        add_MessageServiceServicer_to_server(ReachableOwners(name, cluster), server)  # type: ignore[abstract]  # all that is asked of it
         port = server.add_insecure_port("127.0.0.1:0")
         cluster.nodes[name] = Node(node_id=name, address=f"127.0.0.1:{port}")
         await server.start()
@@ -158,6 +181,108 @@ async def test_what_waits_goes_out_in_order_on_a_node_that_the_client_learned_of
             assert [(await each.sent).seq for each in outgoing] == [100, 101, 102]
             await until(lambda: cluster.asked[-1] == "free")
         assert {name: server.streams for name, server in cluster.servers.items()} == {"first": 1, "busy": 0, "free": 1}
+
+
+class Refusing:
+    """A node that cannot reach the owners of its devices' chats: it refuses every send as unavailable, at once."""
+
+    def __init__(self) -> None:
+        self.sends: list[session_pb2.SendMessage] = []
+
+    async def __call__(self, stream: Stream) -> None:
+        """Runs as the script of one stream."""
+        await stream.welcome()
+        while True:
+            request = await stream.read("send")
+            self.sends.append(request.send)
+            await stream.write(answer(request, chat_pb2.Error(code=chat_pb2.ERROR_CODE_UNAVAILABLE)))
+
+
+async def test_what_a_node_cannot_pass_on_goes_out_in_order_and_unchanged_through_another(tmp_path: Path) -> None:
+    refusing, passed_on = Refusing(), list[session_pb2.SendMessage]()
+
+    async def passing_on(stream: Stream) -> None:
+        await stream.welcome()
+        for seq in range(100, 103):
+            request = await stream.read("send")
+            passed_on.append(request.send)
+            await stream.write(answer(request, result(seq)))
+        await stream.stay()
+
+    async with cluster_of(first=[refusing], other=[passing_on]) as cluster:
+        async with cluster.client_at("first", tmp_path, refused_send_max_s=0.1) as client:
+            await client.wait_until_live(10)
+            await until(lambda: cluster.asked == ["first"])
+            outgoing = [await client.send(text, user_id="bob") for text in ("one", "two", "three")]
+            assert [(await each.sent).seq for each in outgoing] == [100, 101, 102]
+        assert {name: server.streams for name, server in cluster.servers.items()} == {"first": 1, "other": 1}
+        assert cluster.looked_at == [("other", outgoing[0].chat_id)]
+    assert [send.content.text.text for send in passed_on] == ["one", "two", "three"]
+    assert all(send == passed_on[0] for send in refusing.sends), "the first goes alone until it is committed"
+
+
+async def test_who_knows_no_other_node_stays(tmp_path: Path) -> None:
+    refusing = Refusing()
+    async with cluster_of(first=[refusing]) as cluster:
+        async with cluster.client_at("first", tmp_path, refused_send_max_s=0.0) as client:
+            await client.wait_until_live(10)
+            await until(lambda: cluster.asked == ["first"])
+            await client.send("one", user_id="bob")
+            await until(lambda: len(refusing.sends) >= 4)
+        assert cluster.servers["first"].streams == 1
+
+
+async def test_a_node_is_given_time_before_it_is_left(tmp_path: Path) -> None:
+    refusing = Refusing()
+    async with cluster_of(first=[refusing], other=[committing]) as cluster:
+        async with cluster.client_at("first", tmp_path, refused_send_max_s=3_600.0) as client:
+            await client.wait_until_live(10)
+            await until(lambda: cluster.asked == ["first"])
+            await client.send("one", user_id="bob")
+            await until(lambda: len(refusing.sends) >= 4)
+        assert {name: server.streams for name, server in cluster.servers.items()} == {"first": 1, "other": 0}
+
+
+async def test_where_no_node_can_pass_on_the_client_stays(tmp_path: Path) -> None:
+    """Without a store, say, no node takes a session, and what the client has would be lost for nothing."""
+    refusing = Refusing()
+    async with cluster_of(first=[refusing], other=[committing], third=[committing]) as cluster:
+        cluster.cut_off = {"first", "other", "third"}
+        async with cluster.client_at("first", tmp_path, refused_send_max_s=0.0, move_interval_s=0.1) as client:
+            await client.wait_until_live(10)
+            await until(lambda: cluster.asked == ["first"])
+            await client.send("one", user_id="bob")
+            await until(lambda: len(cluster.looked_at) >= 4)
+        assert {name: server.streams for name, server in cluster.servers.items()} == {"first": 1, "other": 0, "third": 0}
+    assert {name for name, _ in cluster.looked_at} == {"other", "third"}, "it asks one after the other"
+
+
+async def test_it_does_not_ask_more_often_than_the_interval(tmp_path: Path) -> None:
+    refusing = Refusing()
+    async with cluster_of(first=[refusing], other=[committing]) as cluster:
+        cluster.cut_off = {"other"}
+        async with cluster.client_at("first", tmp_path, refused_send_max_s=0.0, move_interval_s=3_600.0) as client:
+            await client.wait_until_live(10)
+            await until(lambda: cluster.asked == ["first"])
+            await client.send("one", user_id="bob")
+            await until(lambda: bool(cluster.looked_at))
+            tries = len(refusing.sends)
+            await until(lambda: len(refusing.sends) >= tries + 3)
+    assert len(cluster.looked_at) == 1
+
+
+async def test_what_comes_of_the_cut_later_is_found_at_the_next_look(tmp_path: Path) -> None:
+    refusing = Refusing()
+    async with cluster_of(first=[refusing], other=[committing]) as cluster:
+        cluster.cut_off = {"other"}
+        async with cluster.client_at("first", tmp_path, refused_send_max_s=0.0, move_interval_s=0.1) as client:
+            await client.wait_until_live(10)
+            await until(lambda: cluster.asked == ["first"])
+            outgoing = await client.send("one", user_id="bob")
+            await until(lambda: bool(cluster.looked_at))
+            cluster.cut_off.clear()
+            assert (await outgoing.sent).seq == 100
+        assert {name: server.streams for name, server in cluster.servers.items()} == {"first": 1, "other": 1}
 
 
 async def test_who_is_sent_away_asks_once_more_where_to_go(tmp_path: Path) -> None:

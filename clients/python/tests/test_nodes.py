@@ -145,3 +145,27 @@ def test_a_list_is_kept_up_to_a_limit() -> None:
     nodes.listed(node(f"n{n}", 0 if n >= LISTED_MAX else 1) for n in range(LISTED_MAX + 100))
     hosts = visited(nodes, 2 * LISTED_MAX)
     assert len(set(hosts)) == LISTED_MAX + 1
+
+
+def test_another_node_is_named_and_not_gone_to() -> None:
+    nodes = connected(1, "a")
+    assert nodes.another() is None
+    nodes.listed([node("a"), node("b", draining=True)])
+    assert nodes.another() is None, "one that drains is none"
+    nodes.listed([node("a"), node("b"), node("c")])
+    assert nodes.another() in {"b:50551", "c:50551"}
+    assert nodes.address == "a:50551"
+
+
+def test_nodes_that_were_passed_over_are_named_when_all_were() -> None:
+    nodes = connected(1, "a")
+    nodes.listed([node("a"), node("b"), node("c")])
+    named = []
+    for _ in range(4):
+        address = nodes.another()
+        assert address is not None
+        named.append(address)
+        nodes.pass_over(address)
+    assert set(named[:2]) == set(named[2:]) == {"b:50551", "c:50551"}
+    nodes.go_to(named[0])
+    assert nodes.address == named[0]

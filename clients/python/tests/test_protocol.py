@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatgrpc.v1 import chat_pb2, session_pb2
+from chatgrpc_client.backoff import Backoff
 from chatgrpc_client.effects import Next, Received
 from chatgrpc_client.outbox import Outbox, OutboxEntry
 from chatgrpc_client.protocol import Session, SessionState, hello
@@ -280,3 +281,46 @@ def test_a_stream_that_owes_an_answer_for_too_long_is_given_up() -> None:
     assert ending.next is Next.BACK_OFF
     session.receive([session_pb2.ServerFrame(request_id=number, sent=chat_pb2.SendResult(chat_id=CHAT, seq=4))], 41.0)
     assert session.check(41.0) is None, "answered"
+
+
+def refused(request_id: int, code: chat_pb2.ErrorCode.ValueType = chat_pb2.ERROR_CODE_UNAVAILABLE) -> session_pb2.ServerFrame:
+    return session_pb2.ServerFrame(request_id=request_id, error=chat_pb2.Error(code=code))
+
+
+def test_it_tells_for_how_long_a_message_has_been_refused_as_unavailable() -> None:
+    outbox = Outbox([OutboxEntry(1, CHAT, b"1" * 16, 7)], lambda: Backoff(0.0, 0.0))
+    session = live({CHAT: (7, 7)}, outbox=outbox)
+    ((first_id, entry),) = session.take(1.0).sends
+    assert session.receive([refused(first_id)], 11.0).unavailable == [(entry, 10.0)], "since it was sent, not since the refusal"
+    ((second_id, again),) = session.take(12.0).sends
+    assert again is entry
+    assert session.receive([refused(second_id, chat_pb2.ERROR_CODE_RATE_LIMITED)], 13.0).unavailable == []
+    ((third_id, _),) = session.take(14.0).sends
+    assert session.receive([refused(third_id)], 15.0).unavailable == [(entry, 14.0)]
+    ((fourth_id, _),) = session.take(16.0).sends
+    sent = session_pb2.ServerFrame(request_id=fourth_id, sent=chat_pb2.SendResult(chat_id=CHAT, seq=8))
+    assert session.receive([sent], 17.0).unavailable == []
+
+
+def test_it_tells_so_of_each_chat_and_each_stream_begins_anew() -> None:
+    entries = [OutboxEntry(number, chat, bytes([number]) * 16, 7) for number, chat in ((1, CHAT), (2, OTHER_CHAT))]
+    outbox = Outbox(entries[:1], lambda: Backoff(0.0, 0.0))
+    session = live({CHAT: (7, 7)}, outbox=outbox)
+    ((first_id, _),) = session.take(1.0).sends
+    outbox.add(entries[1])
+    ((second_id, _),) = session.take(4.0).sends
+    assert session.receive([refused(second_id), refused(first_id)], 6.0).unavailable == [(entries[1], 2.0), (entries[0], 5.0)]
+    session.end()
+    session = live({CHAT: (7, 7)}, outbox=outbox)
+    ((request_id, entry), _) = session.take(20.0).sends
+    assert session.receive([refused(request_id)], 21.0).unavailable == [(entry, 1.0)]
+
+
+def test_a_session_that_is_to_leave_ends_and_reconnects_at_once() -> None:
+    session = live()
+    assert session.check(1.0) is None
+    session.leave(2.0)
+    assert session.check_at_s() == 2.0
+    ending = session.check(2.0)
+    assert ending is not None
+    assert (ending.next, ending.wait_s) == (Next.RECONNECT, 0.0)

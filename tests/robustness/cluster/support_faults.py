@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.checker import check
-from tests.support.cluster import RunningCluster, running_cluster
+from tests.support.cluster import ClusterNode, RunningCluster, running_cluster
 from tests.support.load import Load, Recovery
 from tests.support.services.cassandra import CassandraCluster
 from tests.support.services.etcd import EtcdCluster
@@ -107,6 +107,11 @@ class Scene:
         finally:
             LINES.extend(lines)
             self.save_logs()
+
+    async def nodes_by_id(self) -> list[ClusterNode]:
+        """The nodes by rising id: of two, the first dials the other, through the other's link."""
+        ids = {node.address: await self.cluster.id_of(node) for node in self.cluster.nodes}
+        return sorted(self.cluster.nodes, key=lambda node: ids[node.address])
 
     def save_logs(self) -> None:
         """Copies what the nodes have logged to where pytest keeps files of failed runs."""

@@ -14,7 +14,6 @@ from collections.abc import Callable
 import pytest
 
 from tests.robustness.cluster.support_faults import LEASE_TTL_S, Scene
-from tests.support.cluster import ClusterNode
 from tests.support.link import Link
 from tests.support.load import PEOPLE
 from tests.support.proxy import Way
@@ -215,7 +214,7 @@ async def test_nodes_are_killed_at_random_moments(scene: Scene, pytestconfig: py
 async def _link_fails(scene: Scene, how: str, fail: Callable[[Link], None]) -> None:
     """Cuts the one link between two nodes: the node in the middle, by id, is dialed by the first one alone."""
     async with scene.fault() as fault:
-        link = (await _by_id(scene))[1].link
+        link = (await scene.nodes_by_id())[1].link
         assert link is not None
         assert link.connections > 0
         lasts_s = 20 if scene.long else 8
@@ -225,11 +224,6 @@ async def _link_fails(scene: Scene, how: str, fail: Callable[[Link], None]) -> N
         fault.begins("  it is whole again")
         link.mend()
         await fault.recovered()
-
-
-async def _by_id(scene: Scene) -> list[ClusterNode]:
-    ids = {node.address: await scene.cluster.id_of(node) for node in scene.cluster.nodes}
-    return sorted(scene.cluster.nodes, key=lambda node: ids[node.address])
 
 
 async def _until_elected(scene: Scene) -> None:

@@ -53,6 +53,10 @@ class ClientConfig:
     """Longest time from the opening of a stream to the server's Welcome."""
     answer_timeout_s: float = 30.0
     """Longest time for which a stream owes an answer; then it is given up and everything is sent again on a new one."""
+    refused_send_max_s: float = 8.0
+    """A message that its node refused as unavailable for so long goes through another node, if one can take it."""
+    move_interval_s: float = 15.0
+    """Such a node is looked for no more often."""
     request_timeout_s: float = 15.0
     """Longest time for a request other than a send, reconnects included; `RequestTimeoutError` past it."""
     own_ack_delay_s: float = 1.0

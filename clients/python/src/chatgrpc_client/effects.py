@@ -48,6 +48,8 @@ class Received:
     committed: list[tuple[OutboxEntry, chat_pb2.SendResult]] = field(default_factory=list)
     refused: list[tuple[OutboxEntry, chat_pb2.Error]] = field(default_factory=list)
     """Messages that the server will never take."""
+    unavailable: list[tuple[OutboxEntry, float]] = field(default_factory=list)
+    """Messages that were refused as unavailable, and for how many seconds they have been sent on this stream in vain."""
     seen_seq_too_old: list[OutboxEntry] = field(default_factory=list)
     seen_seq_ahead: list[OutboxEntry] = field(default_factory=list)
     answers: list[tuple[int, session_pb2.ServerFrame]] = field(default_factory=list)

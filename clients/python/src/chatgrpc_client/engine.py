@@ -43,6 +43,7 @@ from .node_channel import NodeChannel
 from .outbox import Outbox, OutboxEntry
 from .protocol import Session, SessionState, hello
 from .questions import Questions
+from .scout import Scout
 from .store import Applied, QueuedMessage, Store
 from .store_thread import StoreThread
 
@@ -73,6 +74,7 @@ class Engine:
         self._token = token
         self._device_id = store.device_id
         self._node = node
+        self._scout = Scout(node, config, token)
         self._backoff = Backoff(config.backoff_base_s, config.backoff_cap_s)
         self._session: Session | None = None
         self._link: Connection | None = None
@@ -240,7 +242,15 @@ class Engine:
             self._start(self._rekey(entry, session))
         if received.seen_seq_ahead:
             return await self._forget_chats(received.seen_seq_ahead, session)
+        chat_id = self._scout.wanted_for(received.unavailable, asyncio.get_running_loop().time())
+        if chat_id is not None:
+            self._start(self._leave_for_better_node(chat_id, session))
         return None
+
+    async def _leave_for_better_node(self, chat_id: str, session: Session) -> None:
+        if await self._scout.find(chat_id) and session is self._session:
+            session.leave(asyncio.get_running_loop().time())
+            self._wake()
 
     def _welcome(self, welcome: session_pb2.Welcome) -> None:
         if welcome.user_id != self._config.user_id:

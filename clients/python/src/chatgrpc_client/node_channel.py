@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import grpc
@@ -42,19 +43,42 @@ class NodeChannel:
         self._nodes = Nodes(config.addresses)
         self._address = self._nodes.address
         self._retired: set[asyncio.Task[None]] = set()
-        self.channel = self._open()
+        self._found: str | None = None  # by `look_for`
+        self.channel = self._open(self._address)
         """The channel to the node in use. Look it up for each call: another one stands here after `move`."""
 
     def move(self) -> None:
         """Leaves the node, which failed or asked for it, for another one if one is known."""
-        self._nodes.leave()
+        if self._found is not None:
+            self._nodes.go_to(self._found)
+            self._found = None
+        else:
+            self._nodes.leave()
         if self._nodes.address == self._address:
             return
         task = asyncio.create_task(_close_later(self.channel, self._calls_end_within_s))
         self._retired.add(task)
         task.add_done_callback(self._retired.discard)
         self._address = self._nodes.address
-        self.channel = self._open()
+        self.channel = self._open(self._address)
+
+    async def look_for(self, serves: Callable[[grpc.aio.Channel], Awaitable[bool]]) -> bool:
+        """Asks another node, if one is known, while this one stays in use; if it `serves`, `move` leads there."""
+        asked, address = self._address, self._nodes.another()
+        if address is None:
+            return False
+        channel = self._open(address)
+        try:
+            found = await serves(channel)
+        finally:
+            await channel.close()
+        if asked != self._address:
+            return False  # it was left meanwhile for another reason
+        if found:
+            self._found = address
+        else:
+            self._nodes.pass_over(address)
+        return found
 
     def live(self) -> None:
         """A session on this channel became live."""
@@ -76,10 +100,10 @@ class NodeChannel:
             task.cancel()
         await asyncio.gather(self.channel.close(), *self._retired, return_exceptions=True)
 
-    def _open(self) -> grpc.aio.Channel:
+    def _open(self, address: str) -> grpc.aio.Channel:
         if self._credentials is None:
-            return grpc.aio.insecure_channel(self._address, options=CHANNEL_OPTIONS)
-        return grpc.aio.secure_channel(self._address, self._credentials, options=CHANNEL_OPTIONS)
+            return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        return grpc.aio.secure_channel(address, self._credentials, options=CHANNEL_OPTIONS)
 
 
 async def _close_later(channel: grpc.aio.Channel, after_s: float) -> None:

@@ -55,14 +55,26 @@ class Nodes:
         """A session at `address` became live."""
         self._left.clear()
 
-    def leave(self) -> None:
-        """`address` failed, or sends the client away: chooses another."""
+    def another(self) -> str | None:
+        """A node to go to instead of the one at `address`; None if no other is known."""
         self._left.add(self.address)
         chosen = self._choose()
         if chosen is None:  # everything was tried; what failed earlier may be back
             self._left = {self.address}
             chosen = self._choose()
-        self.address = chosen or self.address
+        return chosen
+
+    def leave(self) -> None:
+        """`address` failed, or sends the client away: chooses another."""
+        self.go_to(self.another() or self.address)
+
+    def go_to(self, address: str) -> None:
+        """`address` is left for this one, which `another` named."""
+        self.address = address
+
+    def pass_over(self, address: str) -> None:
+        """One that `another` named is of no more use than the one at `address`."""
+        self._left.add(address)
 
     def _choose(self) -> str | None:
         configured = [address for address in self._configured if address not in self._left]

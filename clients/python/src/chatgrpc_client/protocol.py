@@ -88,6 +88,8 @@ class Session:
         self._tickets: dict[int, int] = {}
         self._unanswered: dict[int, float] = {}
         """When each request was written, oldest first."""
+        self._unavailable: dict[bytes, float] = {}
+        """Messages that were refused as unavailable, by client message id, and when each was first sent on this stream."""
         self._last_ticket = 0
         self._acks: dict[str, int] = {}
         self._own_acks: dict[str, int] = {}
@@ -102,6 +104,7 @@ class Session:
         self._said_s = now_s
         self._heads: dict[str, _Head] = {}
         self._reconnect_at_s: float | None = None
+        self._reconnect_because = ""
         self._welcomed_s = 0.0
         self._server_time_ms = 0
         self._refresh_at_s: float | None = None
@@ -149,7 +152,7 @@ class Session:
                 self._welcome(frame.welcome, received, now_s)
             case "drain":
                 received.drain_after_s = frame.drain.reconnect_after_ms / 1000
-                self._reconnect_at_s = now_s + received.drain_after_s
+                self._leave(now_s + received.drain_after_s, "the server is about to stop")
             case "disconnect":
                 received.ending = disconnected(frame.disconnect)
             case _:
@@ -204,9 +207,9 @@ class Session:
         received.records.append(opened)
 
     def _answer(self, frame: session_pb2.ServerFrame, received: Received, now_s: float) -> None:
-        self._unanswered.pop(frame.request_id, None)
+        asked_at_s = self._unanswered.pop(frame.request_id, now_s)
         if self._outbox.is_send(frame.request_id):
-            self._answer_to_send(frame, received, now_s)
+            self._answer_to_send(frame, received, asked_at_s, now_s)
             return
         ticket = self._tickets.pop(frame.request_id, None)
         if ticket is None:
@@ -220,14 +223,18 @@ class Session:
         else:
             self.token_failed(now_s)
 
-    def _answer_to_send(self, frame: session_pb2.ServerFrame, received: Received, now_s: float) -> None:
+    def _answer_to_send(self, frame: session_pb2.ServerFrame, received: Received, asked_at_s: float, now_s: float) -> None:
         if frame.HasField("sent"):
             entry = self._outbox.committed(frame.request_id)
             if entry is not None:
+                self._unavailable.pop(entry.client_message_id, None)
                 received.committed.append((entry, frame.sent))
             return
         verdict, entry = self._outbox.failed(frame.request_id, frame.error, now_s)
-        if verdict is Verdict.FINAL:
+        if verdict is Verdict.WILL_RETRY and frame.error.code == chat_pb2.ERROR_CODE_UNAVAILABLE:
+            sent_at_s = self._unavailable.setdefault(entry.client_message_id, asked_at_s)
+            received.unavailable.append((entry, now_s - sent_at_s))
+        elif verdict is Verdict.FINAL:
             received.refused.append((entry, frame.error))
         elif verdict is Verdict.SEEN_SEQ_TOO_OLD:
             received.seen_seq_too_old.append(entry)
@@ -304,6 +311,13 @@ class Session:
         self._unanswered.pop(request_id, None)
         self._outbox.withdraw(request_id)
 
+    def leave(self, now_s: float) -> None:
+        """Another node is to be used from now on: `check` ends the session."""
+        self._leave(now_s, "another node can pass on what this one cannot")
+
+    def _leave(self, at_s: float, because: str) -> None:
+        self._reconnect_at_s, self._reconnect_because = at_s, because
+
     def end(self) -> None:
         """The stream is over, or is being given up."""
         self.state = SessionState.ENDED
@@ -375,7 +389,7 @@ class Session:
                 return Ending(Next.BACK_OFF, "the server did not answer in time")
             return None
         if self._reconnect_at_s is not None and now_s >= self._reconnect_at_s:
-            return Ending(Next.RECONNECT, "the server is about to stop")
+            return Ending(Next.RECONNECT, self._reconnect_because)
         if now_s >= self._heard_s + self._silence_s:
             return Ending(Next.RECONNECT, "the server fell silent")
         if now_s >= self._answer_due_s():
