@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
+from structlog.testing import capture_logs
 
 from chatgrpc.adapters.redis import RedisClient, RedisSessionMap
 from chatgrpc.cluster.router import Router
@@ -176,6 +177,22 @@ async def test_a_map_that_failed_is_left_alone_for_a_while(stubborn_map: Stubbor
     assert len(stubborn_map.read) == 1
     await world.router.stop()
     assert not world.router.is_blind
+
+
+async def test_a_map_that_is_away_is_told_of_in_a_few_lines(stubborn_map: StubbornMap) -> None:
+    world = World(stubborn_map)
+    stubborn_map.away = True
+    with capture_logs() as lines:
+        world.router.start([_delivery(1, ["alice"])], [])
+        await world.routed()
+        async with asyncio.timeout(GIVE_UP_S):
+            while len(stubborn_map.read) < 100:
+                await asyncio.sleep(0)
+            stubborn_map.away = False
+            await world.sees_again()
+            while len(lines) < 2:
+                await asyncio.sleep(0.01)
+    assert [line["event"] for line in lines] == ["session_map_unavailable", "session_map_unavailable_over"]
 
 
 async def test_a_redis_that_hangs_or_is_gone_or_empty_loses_no_order(
