@@ -6,53 +6,69 @@ import gc
 import signal
 import sys
 from collections.abc import AsyncIterator
+from functools import partial
+from typing import Final, NoReturn
 
 from chatgrpc.adapters.jwt import open_verifier
+from chatgrpc.closing import CLOSE_TIMEOUT_S, UNFINISHED_STATUS, Closing, end_within, leave
 from chatgrpc.config import Settings
 from chatgrpc.embedded.node import serving_alone
 from chatgrpc.greeting import announce, farewell
 from chatgrpc.metrics import Metrics, MetricsServer
 
+_SPARE_S: Final = 2.0
+"""What is not over by itself so long after its time never will be."""
 
-async def run(settings: Settings) -> None:
-    """Serves until SIGTERM or SIGINT, then drains; a second signal ends it at once.
+
+async def run(settings: Settings) -> NoReturn:
+    """Serves until SIGTERM or SIGINT, then drains, and ends the process; a second signal ends it at once.
+
+    The status is 0, or `UNFINISHED_STATUS` if something did not end in time; see `end_within` for when that cannot be said.
 
     Raises:
         StartError: it cannot start, and the message says what to do.
     """
     stop = asyncio.Event()
+    closing = Closing(partial(end_within, CLOSE_TIMEOUT_S + _SPARE_S))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop_or_exit, stop)
-    async with serving(settings) as port:
+    async with serving(settings, closing) as port:
         _tune_interpreter()
         announce(settings, port)
         await stop.wait()
         farewell()
+        end_within(settings.server.drain_timeout_s + CLOSE_TIMEOUT_S + _SPARE_S)
+    leave(UNFINISHED_STATUS if closing.unfinished else 0)
 
 
 @contextlib.asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[int]:
-    """A node that serves for the length of the block; gives the port. Leaving the block drains it.
+async def serving(settings: Settings, closing: Closing | None = None) -> AsyncIterator[int]:
+    """A node that serves for the length of the block; gives the port. Leaving the block drains it, and closes all.
 
     Raises:
         StartError: it cannot start, and the message says what to do.
     """
-    async with contextlib.AsyncExitStack() as stack:
+    closing = closing or Closing()
+    try:
         verifier = open_verifier(settings)
-        stack.push_async_callback(verifier.aclose)
+        closing.add("token keys", verifier.aclose)
         metrics = Metrics()
         if settings.server.metrics_port:
             metrics_server = MetricsServer(metrics, settings.server.metrics_host, settings.server.metrics_port)
-            stack.callback(metrics_server.stop)
+            closing.add("metrics", partial(asyncio.to_thread, metrics_server.stop))
         metrics.count_tasks(asyncio.get_running_loop())
         if settings.cluster.enabled:
             # The drivers of its services take time to load, and a node that is alone needs none of them.
             from chatgrpc.cluster.node import serving_clustered  # noqa: PLC0415
 
-            yield await stack.enter_async_context(serving_clustered(settings, verifier, metrics))
+            node = serving_clustered(settings, verifier, metrics, closing)
         else:
-            yield await stack.enter_async_context(serving_alone(settings, verifier, metrics))
+            node = serving_alone(settings, verifier, metrics)
+        async with node as port:
+            yield port
+    finally:
+        await closing.close()
 
 
 def _tune_interpreter() -> None:
@@ -67,5 +83,5 @@ def _tune_interpreter() -> None:
 
 def _stop_or_exit(stop: asyncio.Event) -> None:
     if stop.is_set():
-        sys.exit(130)
+        leave(128 + signal.SIGINT)
     stop.set()

@@ -14,6 +14,7 @@ from chatgrpc.adapters.cassandra import CassandraSettings, CassandraStore, Schem
 from chatgrpc.adapters.etcd import EtcdCluster
 from chatgrpc.adapters.redis import RedisClient, RedisLastSeen, RedisSessionMap
 from chatgrpc.addresses import join_address
+from chatgrpc.closing import Closing
 from chatgrpc.cluster.access import etcd_settings, relay_tls
 from chatgrpc.cluster.audience import ClusterAudience
 from chatgrpc.cluster.directory import ClusterDirectory, Describer
@@ -183,7 +184,8 @@ class ClusterNode:
             await self._keeper.give_all_away(timeout_s / 2)
         await self.node.edge.drain(int(min(_DRAIN_WINDOW_S, timeout_s / 4) * 1000))
         await self._wait_for_confirmations()
-        await self.node.edge.stop(timeout_s / 4)
+        # Even if each step before took all of its time, devices are still told to go.
+        await self.node.edge.stop(timeout_s / 8)
         await server.stop(min(CLOSE_TIMEOUT_S, timeout_s))
         await self._presence.save_last_seen()
         await self._sessions.leave()
@@ -196,17 +198,23 @@ class ClusterNode:
                 while self._desk.beat():  # noqa: ASYNC110  the desk is without I/O, and has no events
                     await asyncio.sleep(0.05)
 
-    async def close(self) -> None:
-        """Leaves the cluster and ends all work."""
+    def close_by(self, closing: Closing) -> None:
+        """Has all parts closed at the end: first the work, then the lease, so that others need not wait for its end."""
+        closing.add("connections to etcd", self._cluster.close)
+        closing.add("links with other nodes", self._relay.stop)
+        closing.add("reads of the session map", self._router.stop)
+        closing.add("work of shards", self._runner.stop)
+        closing.add("lease", self._leave)
+        closing.add("work of the node", self._end_tasks)
+
+    async def _leave(self) -> None:
+        if self._keeper is not None:
+            await self._keeper.leave()
+
+    async def _end_tasks(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._keeper is not None:
-            await self._keeper.leave()
-        await self._runner.stop()
-        await self._router.stop()
-        await self._relay.stop()
-        await self._cluster.close()
 
     @property
     def is_joined(self) -> bool:
@@ -321,33 +329,37 @@ class ClusterNode:
 
 
 @contextlib.asynccontextmanager
-async def serving_clustered(settings: Settings, verifier: TokenVerifier, metrics: Metrics) -> AsyncIterator[int]:
+async def serving_clustered(
+    settings: Settings, verifier: TokenVerifier, metrics: Metrics, closing: Closing
+) -> AsyncIterator[int]:
     """A node that serves for the length of the block; gives the port. Leaving the block drains it.
+
+    What it opens is added to `closing`, also if it cannot start.
 
     Raises:
         StartError: it cannot start, and the message says what to do.
     """
-    async with contextlib.AsyncExitStack() as stack:
-        store = await _open_store(settings)
-        stack.push_async_callback(store.close)
-        redis = RedisClient(settings.cluster.redis, settings.cluster.name)
-        stack.push_async_callback(redis.close)
-        parts = ClusterNode(settings, store, redis, verifier, metrics, Limits())
-        stack.push_async_callback(parts.close)
-        await parts.start_links()
-        server = parts.node.server(parts.directory, reuse_port=settings.server.reuse_port)
-        port = await server.start()
-        following: asyncio.Task[None] | None = None
-        try:
-            await parts.join(port)
-            await server.set_serving(True)
-            following = asyncio.create_task(_follow(parts, server))
-            _log.info("serving", port=port, node_id=parts.node_id)
-            yield port
-        finally:
-            if following is not None:
-                following.cancel()
-            await parts.drain(server, settings.server.drain_timeout_s)
+    store = await _open_store(settings)
+    closing.add("Cassandra", store.close)
+    redis = RedisClient(settings.cluster.redis, settings.cluster.name)
+    closing.add("Redis", redis.close)
+    parts = ClusterNode(settings, store, redis, verifier, metrics, Limits())
+    parts.close_by(closing)
+    await parts.start_links()
+    server = parts.node.server(parts.directory, reuse_port=settings.server.reuse_port)
+    port = await server.start()
+    following: asyncio.Task[None] | None = None
+    try:
+        await parts.join(port)
+        await server.set_serving(True)
+        following = asyncio.create_task(_follow(parts, server))
+        _log.info("serving", port=port, node_id=parts.node_id)
+        yield port
+    finally:
+        if following is not None:
+            following.cancel()
+        timeout_s = settings.server.drain_timeout_s
+        await closing.finish("drain", parts.drain(server, timeout_s), timeout_s)
 
 
 async def _follow(parts: ClusterNode, server: GrpcServer) -> None:

@@ -1,5 +1,6 @@
 """The gRPC server of a node: its port, TLS, limits, health and reflection. What it serves is registered by the caller."""
 
+import asyncio
 import errno
 import logging
 import socket
@@ -14,6 +15,8 @@ from grpc_reflection.v1alpha import reflection
 from chatgrpc.config import StartError
 
 _MS = 1000
+_CANCEL_TIMEOUT_S = 1.0
+"""How long calls that were cancelled may take to end."""
 
 _ROUTINE = (
     "ExecuteBatchError raised in core by servicer method",
@@ -105,7 +108,7 @@ class GrpcServer:
     async def stop(self, grace_s: float) -> None:
         """Refuses new calls, lets those under way end, cancels what is left after `grace_s` seconds, and frees the port."""
         await self._health.enter_graceful_shutdown()
-        await self._server.stop(grace_s)
+        await stop_server(self._server, grace_s)
 
     async def wait(self) -> None:
         """Returns when the server has stopped."""
@@ -128,6 +131,18 @@ class GrpcServer:
                 else f"Are {files} a TLS certificate and its key, as PEM?"
             )
             raise StartError(f"Cannot listen on {address}. {hint}") from error
+
+
+async def stop_server(server: grpc.aio.Server, grace_s: float | None) -> None:
+    """Stops a server: calls that have not ended after `grace_s` seconds are cancelled, or at once if it is None.
+
+    gRPC ends a connection once what it was writing is written. A peer that takes nothing, since it stands still, may hold that
+    up for as long as its kernel answers for it; so it is not waited for any longer, and loses its connection with the process.
+    """
+    stopping = asyncio.ensure_future(server.stop(grace_s))
+    await asyncio.wait({stopping}, timeout=(grace_s or 0.0) + _CANCEL_TIMEOUT_S)
+    if stopping.done():
+        stopping.result()
 
 
 def is_worth_a_line(record: logging.LogRecord) -> bool:

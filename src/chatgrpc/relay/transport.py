@@ -9,7 +9,7 @@ import grpc
 
 from chatgrpc.addresses import join_address
 from chatgrpc.config import StartError
-from chatgrpc.edge.server import check_address, is_worth_a_line
+from chatgrpc.edge.server import check_address, is_worth_a_line, stop_server
 from chatgrpc.internal.v1 import relay_pb2
 
 SERVICE: Final = relay_pb2.DESCRIPTOR.services_by_name["RelayService"].full_name
@@ -89,7 +89,7 @@ class Port:
 
     async def stop(self) -> None:
         """Ends the calls that are left, and frees the port."""
-        await self._server.stop(None)
+        await stop_server(self._server, None)
 
 
 def connect(address: str, tls: Tls | None) -> grpc.aio.Channel:

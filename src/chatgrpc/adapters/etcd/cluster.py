@@ -11,8 +11,10 @@ Every write is conditional on a revision, for a call may be done twice, and late
 is created where there is none, and deleted only as it was created at a known revision.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable
+from typing import Final
 
 import grpc
 import structlog
@@ -33,6 +35,9 @@ from chatgrpc.adapters.etcd.wire_pb2 import (
 )
 from chatgrpc.ports.cluster import ClusterUnavailableError, ClusterView, NodeInfo, ShardOwner
 from chatgrpc.ports.lease_clock import lease_clock_s
+
+_LEAVE_TIMEOUT_S: Final = 2.0
+"""A lease that is not given up ends by itself; it is not worth the wait for the election of a leader."""
 
 _log = structlog.get_logger(__name__)
 
@@ -157,9 +162,10 @@ class EtcdCluster:
         self._forget()
         if lease is not None:
             try:
-                await lease.end()
-            except EtcdError as error:
-                _log.warning("left_without_etcd", error=str(error))
+                async with asyncio.timeout(_LEAVE_TIMEOUT_S):
+                    await lease.end()
+            except (EtcdError, TimeoutError) as error:
+                _log.warning("left_without_etcd", error=str(error) or "etcd does not answer")
 
     async def close(self) -> None:
         """Leaves, and closes the connections."""
