@@ -33,6 +33,11 @@ class Handback:
 
     def _run(self) -> None:
         self._waking = False
-        while self._calls:
-            callback, arguments = self._calls.popleft()
-            callback(*arguments)
+        try:
+            while self._calls:
+                callback, arguments = self._calls.popleft()
+                callback(*arguments)
+        finally:
+            # A callback that raises, which is a defect, must not keep from others what came with it: nobody may wake us again.
+            if self._calls:
+                self._loop.call_soon(self._run)
