@@ -2,7 +2,7 @@
 
 import sys
 import time
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 from typing import Annotated
 
 import typer
@@ -77,6 +77,7 @@ def build_app() -> typer.Typer:
         rich_markup_mode="markdown",
         pretty_exceptions_enable=False,
     )
+    app.callback()(_common)
     app.command(epilog=_SERVE_EPILOG)(serve)
     app.command(epilog='Example: `grpcurl -H "authorization: Bearer $(chatgrpc token alice)" …`')(token)
     app.command(epilog="Example: `CHATGRPC_LOG__LEVEL=debug chatgrpc config --port 50552 > chatgrpc.toml`")(config)
@@ -88,6 +89,20 @@ def build_app() -> typer.Typer:
             # The server must start even if the client is broken.
             typer.echo(f"chatgrpc: the commands of {entry_point.value} are missing: {error}", err=True)
     return app
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"chatgrpc {version('chatgrpc')}")
+        raise typer.Exit
+
+
+def _common(
+    shows_version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """What the command itself takes, without a subcommand."""
 
 
 def _cluster_app() -> typer.Typer:

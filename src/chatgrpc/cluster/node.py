@@ -57,7 +57,7 @@ _GIVE_UP_AFTER_MS = 10_000
 _ASK_AGAIN_AFTER_MS = 250
 _STATED_MAX = 200_000
 """Heads that are remembered."""
-_JOIN_TIMEOUT_S = 20.0
+_JOIN_TIMEOUT_S = 10.0
 _WATCH_INTERVAL_S = 1.0
 _BUSY_SHARE = 8
 """A shard may have so many times the active chats that it would have if a node held all shards, each equally busy."""

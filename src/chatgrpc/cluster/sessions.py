@@ -15,6 +15,7 @@ from itertools import takewhile
 import structlog
 
 from chatgrpc.ports.session_map import SessionEntry, SessionMap, SessionMapUnavailableError
+from chatgrpc.trouble import Trouble
 
 _log = structlog.get_logger()
 
@@ -79,6 +80,7 @@ class Sessions:
         self._lacked = False  # entries did lack, and `rebuilt` was not told yet
         self._audit_at_s = 0.0
         self._left = False
+        self._trouble = Trouble("session_map_unavailable", lambda: {"sessions": len(self._unwritten)})
 
     def __len__(self) -> int:
         return len(self._live)
@@ -128,7 +130,7 @@ class Sessions:
             try:
                 entries = [entry for entry in await self._read([user_id]) if entry.device_id == device_id]
             except SessionMapUnavailableError as error:
-                _log.warning("session_map_unavailable", error=str(error))
+                self._trouble.failed(error)
                 return device in self._live
             is_written = device not in self._unwritten and all(opening != device for opening, _ in self._opening)
             return device in self._live and is_written and bool(entries) and entries[-1] != self._entry(device)
@@ -140,8 +142,9 @@ class Sessions:
             try:
                 await self._check()
                 await self._take_out()
+                self._trouble.worked()
             except SessionMapUnavailableError as error:
-                _log.warning("session_map_unavailable", error=str(error))
+                self._trouble.failed(error)
                 self._in_doubt = True
                 self._tell_of_unwritten()
             await asyncio.sleep(self._check_interval_s)
@@ -160,7 +163,8 @@ class Sessions:
             async with self._trip:
                 await self._map.remove([self._entry(device) for device in (*self._live, *self._leaving)] + [self._canary])
         except SessionMapUnavailableError as error:
-            _log.warning("session_map_unavailable", error=str(error))
+            self._trouble.failed(error)
+        self._trouble.stop()
 
     async def _check(self) -> None:
         stands = bool(await self._map.of_users([self._canary.user_id]))
@@ -203,7 +207,7 @@ class Sessions:
                 if not self._left:
                     await self._write_opened(devices)
             except SessionMapUnavailableError as error:
-                _log.warning("session_map_unavailable", error=str(error))
+                self._trouble.failed(error)
                 self._unwritten |= dict.fromkeys(device for device in devices if device in self._live)
                 self._in_doubt = True
             finally:

@@ -9,7 +9,7 @@ import time
 import tomllib
 import types
 from collections.abc import Callable
-from importlib.metadata import EntryPoint, EntryPoints
+from importlib.metadata import EntryPoint, EntryPoints, version
 from pathlib import Path
 
 import pytest
@@ -293,6 +293,11 @@ def test_the_installed_command_helps() -> None:
     ended = run_process("--help")
     assert ended.returncode == 0
     assert "serve" in ended.stdout
+
+
+def test_the_version_is_that_of_the_installed_package(no_clients: None) -> None:
+    shown = run("--version")
+    assert (shown.exit_code, shown.output) == (0, f"chatgrpc {version('chatgrpc')}\n")
 
 
 def test_the_installed_command_prints_a_token(tmp_path: Path) -> None:
