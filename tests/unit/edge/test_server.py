@@ -1,6 +1,7 @@
 """The server's shell: port, TLS, health, reflection, limits, stop."""
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from chatgrpc.config import StartError
 from chatgrpc.edge.server import GrpcServer, ServerOptions
 from tests.support.certificate import write_certificate
+from tests.support.link import link_to
+from tests.support.proxy import Way
 
 SERVICE = "grpc.testing.Echo"
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -30,11 +33,22 @@ def add_echo(server: grpc.aio.Server) -> None:
         return request
 
     handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(echo)
-    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, {"Echo": handler})])
+    server.add_generic_rpc_handlers([service_of({"Echo": handler})])
+
+
+def service_of(methods: dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]) -> grpc.GenericRpcHandler:
+    return grpc.method_handlers_generic_handler(SERVICE, methods)
 
 
 def echo(channel: grpc.aio.Channel) -> "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]":
     return channel.unary_unary(f"/{SERVICE}/Echo")
+
+
+async def read_all(call: "grpc.aio.StreamStreamCall[bytes, bytes]") -> None:
+    """Reads until the call ends, however it does."""
+    with contextlib.suppress(grpc.aio.AioRpcError, asyncio.CancelledError):
+        while await call.read() is not grpc.aio.EOF:
+            pass
 
 
 async def start(options: ServerOptions) -> tuple[GrpcServer, int]:
@@ -148,6 +162,37 @@ async def test_stopping_lets_calls_end_then_cancels_what_is_left(started: tuple[
         assert await stuck.code() in {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE}
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+async def test_a_peer_that_takes_nothing_does_not_hold_up_the_stop() -> None:
+    held_up = asyncio.Event()
+
+    async def pour(_: object, context: "grpc.aio.ServicerContext[bytes, bytes]") -> None:
+        while True:
+            writing = asyncio.ensure_future(context.write(bytes(100_000)))
+            await asyncio.wait({writing}, timeout=1)
+            if not writing.done():
+                held_up.set()
+            await writing
+
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(pour)
+    server = GrpcServer(ServerOptions())
+    server.register(SERVICE, lambda on: on.add_generic_rpc_handlers([service_of({"Pour": handler})]))
+    port = await server.start()
+    # So that it is TCP that holds the server up, and not the flow control of HTTP/2.
+    ahead = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 64 * 1024 * 1024))
+    async with link_to(port) as link, grpc.aio.insecure_channel(link.address, options=ahead) as channel:
+        call: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(f"/{SERVICE}/Pour")()
+        await call.read()
+        reading = asyncio.create_task(read_all(call))
+        link.silence(Way.TO_CLIENT)
+        async with asyncio.timeout(60):
+            await held_up.wait()
+        async with asyncio.timeout(10):  # half of what the kernel gives the peer
+            await server.stop(0.1)
+        call.cancel()
+        await reading
+    await server.wait()
 
 
 async def test_a_stopped_server_frees_its_port(started: tuple[GrpcServer, int]) -> None:
