@@ -8,6 +8,7 @@ from typing import Protocol
 import grpc
 import grpc.aio
 
+from chatgrpc.grpc_calls import end_call
 from chatgrpc.v1 import session_pb2, session_pb2_grpc
 
 from .effects import Ending, Next, Received
@@ -78,7 +79,7 @@ class Connection:
             return ending
         finally:
             self._session.end()
-            call.cancel()
+            end_call(call)
             tasks = [task for task in (reader, writer, watch, self._refresh) if task is not None]
             for task in tasks:
                 task.cancel()
