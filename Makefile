@@ -16,7 +16,7 @@ cluster: setup ## start three nodes on real etcd, Redis and Cassandra, to chat t
 	@scripts/cluster
 
 test: setup ## run every test
-	@$(BIN)/pytest $(ARGS)
+	@scripts/test $(ARGS)
 
 robustness: setup ## the faults and attacks, to their end; ARGS="tests/robustness/cluster" for the cluster's alone
 	@$(BIN)/pytest --long $(or $(ARGS),tests/robustness)

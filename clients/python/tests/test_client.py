@@ -57,6 +57,7 @@ async def texts(client: Client, chat_id: str) -> list[str]:
 async def test_a_message_goes_from_sent_to_delivered_to_read(home: Home, names: Names) -> None:
     alice_id, bob_id, _ = names
     async with home.device(alice_id) as alice, home.device(bob_id) as bob, watching(alice) as seen, watching(bob) as got:
+        await bob.wait_until_live(20)  # a new device begins with the next event
         result = await (await alice.send("hello", user_id=bob_id)).sent
         await got.until(lambda: bool(got.of(Message)))
         (message,) = got.of(Message)
@@ -78,6 +79,7 @@ async def test_a_message_goes_from_sent_to_delivered_to_read(home: Home, names: 
 async def test_replies_edits_reactions_deletions_and_forwards_reach_the_other_side(home: Home, names: Names) -> None:
     alice_id, bob_id, carol_id = names
     async with home.device(alice_id) as alice, home.device(bob_id) as bob, watching(bob) as got:
+        await bob.wait_until_live(20)  # a new device begins with the next event
         first = await (await alice.send("frist", user_id=bob_id)).sent
         chat_id = first.chat_id
         await (await alice.edit(chat_id, first.seq, "first")).sent
