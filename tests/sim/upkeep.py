@@ -100,8 +100,9 @@ class Upkeep:
         self._look_again_at_ms = self._node.world.now_ms + _SETTLED_MS if self._map_is_suspect else 0
         self._map_is_suspect = False
         try:
-            lacking = await self._node.parts.lacking(self._entries(), self._map)
-            await self._map.put([*lacking, self._canary])
+            # The canary first: if the map loses everything after this, the next look sees it; if before, the reading here does.
+            await self._map.put([self._canary])
+            await self._map.put(await self._node.parts.lacking(self._entries(), self._map))
         except SessionMapUnavailableError:
             self._map_is_suspect = True
             raise
