@@ -44,6 +44,12 @@ from tests.contract.transport_ends import (
 )
 
 
+def _is_left_by_an_earlier_test(record: logging.LogRecord) -> bool:
+    """One poller serves all event loops of a process: what comes for a loop that was closed is handed to the one that runs."""
+    error = record.exc_info[1] if record.exc_info else None
+    return "PollerCompletionQueue" in record.getMessage() and str(error) == "Event loop is closed"
+
+
 class TransportSuite(ABC):
     """Subclass it, and serve a transport with the limits of `transport_ends`."""
 
@@ -82,7 +88,11 @@ class TransportSuite(ABC):
         """What peers do is not worth a line in the log."""
         yield
         records = [record for when in ("setup", "call", "teardown") for record in caplog.get_records(when)]
-        noise = [record.getMessage() for record in records if record.levelno >= logging.WARNING]
+        noise = [
+            record.getMessage()
+            for record in records
+            if record.levelno >= logging.WARNING and not _is_left_by_an_earlier_test(record)
+        ]
         assert not noise, noise
 
     # Opening
