@@ -12,7 +12,7 @@ pytest_plugins = ["tests.support.services.fixtures", "tests.support.shared_clust
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How long the tests that can run longer run."""
-    parser.addoption("--kills", type=int, default=10, help="how often the server is killed under load (tests/guarantees)")
+    parser.addoption("--kills", type=int, default=5, help="how often the server is killed under load (tests/guarantees)")
     parser.addoption("--seeds", type=int, default=6, help="how many seeds a test with random turns runs (tests/guarantees)")
     parser.addoption("--long", action="store_true", help="attacks of thousands of streams, to their end (tests/robustness)")
     parser.addoption("--fuzz-iterations", type=int, default=300, help="mutated batches that are tried (tests/robustness)")

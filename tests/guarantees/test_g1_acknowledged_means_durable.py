@@ -1,6 +1,6 @@
 """G1: a SendResult with a seq means that the event is in the log, and no crash of the process takes it out again.
 
-`--kills N` says how often the server is killed under load; 10 by default.
+`--kills N` says how often the server is killed under load; 5 by default.
 """
 
 import asyncio
