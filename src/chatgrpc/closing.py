@@ -5,6 +5,7 @@ for a service that hangs, or for a thread of a driver, for ever. So each has a b
 """
 
 import asyncio
+import contextlib
 import faulthandler
 import logging
 import os
@@ -78,9 +79,12 @@ def leave(status: int) -> NoReturn:
 
     Without what Python and C do at an exit: threads of gRPC and of the driver run on beneath it, and now and then hang it.
     """
-    sys.stdout.flush()
-    logging.shutdown()
-    os._exit(status)
+    try:
+        with contextlib.suppress(OSError, ValueError):  # nobody reads what is printed any more
+            sys.stdout.flush()
+        logging.shutdown()
+    finally:
+        os._exit(status)
 
 
 def _waits_in(task: asyncio.Task[None]) -> str:

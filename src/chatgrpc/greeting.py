@@ -44,7 +44,10 @@ def greet(settings: Settings, port: int) -> None:
 
 def farewell() -> None:
     """Tells the person that the server stops, and how to hasten it."""
-    print("chatgrpc stops: devices are sent away and what is under way is finished. Ctrl-C again ends it at once.", flush=True)
+    with contextlib.suppress(OSError):  # a Ctrl-C may have ended whoever read this
+        print(
+            "chatgrpc stops: devices are sent away and what is under way is finished. Ctrl-C again ends it at once.", flush=True
+        )
 
 
 def _command() -> str:

@@ -37,8 +37,8 @@ async def run(settings: Settings) -> NoReturn:
         _tune_interpreter()
         announce(settings, port)
         await stop.wait()
-        farewell()
         end_within(settings.server.drain_timeout_s + CLOSE_TIMEOUT_S + _SPARE_S)
+        farewell()
     leave(UNFINISHED_STATUS if closing.unfinished else 0)
 
 

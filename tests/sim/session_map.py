@@ -38,7 +38,7 @@ class MapEngine:
 
 
 class NodeMap:
-    """`ports.session_map.SessionMap`, as one node has it: what it asks is done in the order in which it asked."""
+    """`ports.session_map.SessionMap`, as one node has it: what it asks is done in that order, or late."""
 
     def __init__(self, engine: MapEngine, run: Callable[[Callable[[], None]], None], one_a_device: bool) -> None:
         """`run` does something in the node's process, when that goes on."""

@@ -63,6 +63,8 @@ _BUSY_SHARE = 8
 """A shard may have so many times the active chats that it would have if a node held all shards, each equally busy."""
 _CONFIRMATIONS_TIMEOUT_S = 2.5
 """Two heartbeats of the links: how long a node that leaves waits until others have confirmed its pushes."""
+_DRAIN_SPARE_S = 1.0
+"""Even with no time at all to drain, devices are told to go, and what they acknowledged is stored."""
 _DRAIN_WINDOW_S = 3.0
 """Over this time devices are sent to other nodes, so that they do not all come there at once."""
 
@@ -185,7 +187,7 @@ class ClusterNode:
         await self.node.edge.drain(int(min(_DRAIN_WINDOW_S, timeout_s / 4) * 1000))
         await self._wait_for_confirmations()
         # Even if each step before took all of its time, devices are still told to go.
-        await self.node.edge.stop(timeout_s / 8)
+        await self.node.edge.stop(timeout_s / 16)
         await server.stop(min(CLOSE_TIMEOUT_S, timeout_s))
         await self._presence.save_last_seen()
         await self._sessions.leave()
@@ -359,7 +361,7 @@ async def serving_clustered(
         if following is not None:
             following.cancel()
         timeout_s = settings.server.drain_timeout_s
-        await closing.finish("drain", parts.drain(server, timeout_s), timeout_s)
+        await closing.finish("drain", parts.drain(server, timeout_s), timeout_s + _DRAIN_SPARE_S)
 
 
 async def _follow(parts: ClusterNode, server: GrpcServer) -> None:

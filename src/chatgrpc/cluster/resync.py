@@ -208,6 +208,7 @@ class Resync:
 
     async def _read_memberships(self, by_user: dict[str, list[Connection]]) -> None:
         if not by_user:
+            self._users_unread = 0
             return
 
         async def read(item: tuple[str, list[Connection]]) -> None:

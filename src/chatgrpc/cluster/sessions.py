@@ -126,6 +126,10 @@ class Sessions:
         What it says may be old: the device may have come back here meanwhile.
         """
         device = (user_id, device_id)
+        if device not in self._live:
+            # Its entry stands although it was taken out: the map was set back, or did what it was asked too late.
+            self._leaving.setdefault(device, asyncio.get_running_loop().time() + self._linger_s)
+            return False
         async with self._trip:
             try:
                 entries = [entry for entry in await self._read([user_id]) if entry.device_id == device_id]

@@ -242,8 +242,10 @@ class ShardKeeper:
             return
         finally:
             self._taking.discard(shard)
+        if owner is None:
+            return
         self._trouble.worked()
-        if owner is None or owner.node_id != self.info.node_id or not self._holds(lease):
+        if owner.node_id != self.info.node_id or not self._holds(lease):
             return
         if self._tending.took(shard, owner.epoch):
             self._desk.take(Tenure(shard, self._new_shard(owner.epoch, lease), OwnerLanes(_LANES_PER_SHARD_MAX)))

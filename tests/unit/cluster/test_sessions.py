@@ -274,6 +274,16 @@ async def test_a_device_that_comes_back_while_it_is_asked_about_has_not_moved(st
     assert world.moved == [ELSEWHERE]
 
 
+async def test_an_entry_that_stands_without_a_stream_goes_when_the_device_has_come_to_another_node(
+    stubborn_map: StubbornMap,
+) -> None:
+    world = World(stubborn_map)
+    async with world.running():
+        await stubborn_map.put([HERE, ELSEWHERE])  # the map was set back
+        assert not await world.sessions.has_moved(*PHONE)
+        await world.until(lambda found: found == {ELSEWHERE, CANARY})
+
+
 async def test_without_the_map_the_other_node_is_believed(stubborn_map: StubbornMap) -> None:
     world = World(stubborn_map)
     await world.sessions.opened(*PHONE)

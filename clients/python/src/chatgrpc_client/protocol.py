@@ -235,6 +235,7 @@ class Session:
             sent_at_s = self._unavailable.setdefault(entry.client_message_id, asked_at_s)
             received.unavailable.append((entry, now_s - sent_at_s))
         elif verdict is Verdict.FINAL:
+            self._unavailable.pop(entry.client_message_id, None)
             received.refused.append((entry, frame.error))
         elif verdict is Verdict.SEEN_SEQ_TOO_OLD:
             received.seen_seq_too_old.append(entry)
