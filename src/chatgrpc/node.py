@@ -16,7 +16,7 @@ from chatgrpc.embedded.node import serving_alone
 from chatgrpc.greeting import announce, farewell
 from chatgrpc.metrics import Metrics, MetricsServer
 
-_SPARE_S: Final = 2.0
+_SPARE_S: Final = 1.0
 """What is not over by itself so long after its time never will be."""
 
 
