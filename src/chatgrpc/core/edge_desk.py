@@ -6,9 +6,11 @@ up to there, and no further, the log may be shown (visibility rule).
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TypeAlias
 
 from chatgrpc.core.active_chat import Ticket
+from chatgrpc.core.keyless import KeylessWrites
 from chatgrpc.core.lanes import EdgeLanes, Forwarded, Lane, Outcome
 from chatgrpc.core.links import (
     AskHead,
@@ -43,6 +45,8 @@ class EdgeDesk:
         self._shard_of = shard_of
         self._stated_max = stated_max
         self._owners: Mapping[int, Owner] = {}
+        self._now_ms = 0  # when the latest head was stated
+        self._keyless = KeylessWrites(lanes.give_up_after_ms, self._submit_keyless)
         self._stated: OrderedDict[str, int] = OrderedDict()
         self._heads_asked: Questions[int] = Questions(ask_again_after_ms)
         self._members_asked: Questions[tuple[str, ...]] = Questions(ask_again_after_ms)
@@ -72,12 +76,28 @@ class EdgeDesk:
         return changed
 
     def submit(self, session_id: str, ticket: Ticket, write: Write, now_ms: int) -> None:
-        """Sends a write on its way; its outcome comes out of `take_answers`."""
+        """Sends a write on its way; its outcome comes out of `take_answers`.
+
+        One without a `seen_seq` gets one first: the head that the owner states now.
+        """
+        if write.seen_seq is not None:
+            self._submit(session_id, ticket, write, now_ms)
+        elif write.content.HasField("chat_created"):
+            self._submit(session_id, ticket, replace(write, seen_seq=0), now_ms)  # it stands at the chat's first seq or nowhere
+        else:
+            self.ask_head(write.chat_id, self._keyless.hold(session_id, ticket, write, now_ms), now_ms)
+
+    def _submit(self, session_id: str, ticket: Ticket, write: Write, now_ms: int) -> None:
         self._lanes.submit(Lane(self._node_id, session_id, write.chat_id), ticket, write, now_ms)
+
+    def _submit_keyless(self, session_id: str, ticket: Ticket, write: Write) -> None:
+        self._submit(session_id, ticket, write, self._now_ms)
 
     def close(self, session_id: str) -> None:
         """The stream is gone, and waits for nothing any more."""
         self._lanes.close(session_id)
+        for chat_id, callback in self._keyless.close(session_id):
+            self.withdraw_head(chat_id, callback)
 
     def ask_head(self, chat_id: str, callback: Callable[[int], None], now_ms: int) -> None:
         """Calls back with a head of the chat that the owner stated after this call."""
@@ -120,6 +140,7 @@ class EdgeDesk:
                     self._hear_of(sender_id, chat_id, seq)
             case HeadIs(chat_id=chat_id, number=number, seq=seq):
                 self._state(chat_id, seq)
+                self._now_ms = now_ms
                 self._heads_asked.answered(chat_id, number, seq)
             case MembersAre(chat_id=chat_id, number=number, user_ids=user_ids):
                 self._members_asked.answered(chat_id, number, user_ids)
@@ -129,6 +150,9 @@ class EdgeDesk:
     def pass_time(self, now_ms: int) -> None:
         """Sends again, asks again, gives up."""
         self._answers += self._lanes.give_up(now_ms)
+        for callback, ticket, write, error in self._keyless.give_up(now_ms):
+            self.withdraw_head(write.chat_id, callback)
+            self._answers.append((ticket, write, error))
         for chat_id, number in self._heads_asked.due(now_ms):
             self._send(chat_id, AskHead(chat_id, number))
         for chat_id, number in self._members_asked.due(now_ms):
@@ -170,7 +194,7 @@ class EdgeDesk:
     @property
     def is_idle(self) -> bool:
         """No write waits for its outcome."""
-        return self._lanes.is_idle and not self._answers
+        return self._lanes.is_idle and not self._keyless and not self._answers
 
     @property
     def questions_waiting(self) -> int:

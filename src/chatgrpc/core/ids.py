@@ -43,6 +43,11 @@ def is_chat_id(text: str) -> bool:
     return _CHAT_ID.fullmatch(text) is not None
 
 
+def is_group_id(text: str) -> bool:
+    """Has the form of a group's id."""
+    return text.startswith("g.") and is_chat_id(text)
+
+
 def direct_chat_id(user_id: str, other_user_id: str) -> str:
     """The chat of two users, the same from either side; of a user with themself, their self chat."""
     if user_id == other_user_id:

@@ -64,7 +64,7 @@ class EdgeLanes:
     def __init__(self, resend_after_ms: int, give_up_after_ms: int) -> None:
         """After `give_up_after_ms` without an outcome the device gets a retryable error."""
         self._resend_after_ms = resend_after_ms
-        self._give_up_after_ms = give_up_after_ms
+        self.give_up_after_ms = give_up_after_ms
         self._lanes: dict[Lane, _Outgoing] = {}
         self._of_session: dict[str, list[Lane]] = {}
         self._silent: OrderedDict[Lane, int] = OrderedDict()  # lanes that wait, and when to send again; the soonest first
@@ -122,7 +122,7 @@ class EdgeLanes:
         failed: list[tuple[Ticket, Write, Outcome]] = []
         for lane in list(self._silent):
             outgoing = self._lanes[lane]
-            if now_ms - next(iter(outgoing.opened_at_ms.values())) >= self._give_up_after_ms:
+            if now_ms - next(iter(outgoing.opened_at_ms.values())) >= self.give_up_after_ms:
                 failed += [(ticket, write, unavailable()) for ticket, write in outgoing.waiting.values()]
                 outgoing.waiting.clear()
                 outgoing.opened_at_ms.clear()

@@ -30,3 +30,12 @@ def unavailable(retry_after_ms: int = 500) -> chat_pb2.Error:
         message="The store did not answer, and nobody knows whether this was committed. Send it again, unchanged.",
         retry_after_ms=retry_after_ms,
     )
+
+
+def outcome_unknown() -> chat_pb2.Error:
+    """The answer to a write without a key of which nobody knows whether it was committed."""
+    return chat_pb2.Error(
+        code=chat_pb2.ERROR_CODE_UNAVAILABLE,
+        message="Nobody knows whether this was committed. Without a key a repetition would be another one: look at the chat "
+        "first. With a key a request can be repeated safely.",
+    )

@@ -13,6 +13,7 @@ from chatgrpc.config import Settings
 from chatgrpc.core.disconnect import Ended
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.receipts import Mark
+from chatgrpc.core.refusal import outcome_unknown
 from chatgrpc.core.rules import not_a_member
 from chatgrpc.core.session import Timings
 from chatgrpc.core.visibility import is_member
@@ -50,6 +51,8 @@ from chatgrpc.v1 import (
 
 _log = structlog.get_logger()
 
+_OUTCOME_UNKNOWN = frozenset({chat_pb2.ERROR_CODE_UNAVAILABLE, chat_pb2.ERROR_CODE_SEEN_SEQ_TOO_OLD})
+"""Of a write without a key; the second if a try of it may stand too far below the head to be looked for."""
 CLOSE_TIMEOUT_S = 5.0
 """How long a device may take to read the last frames of its stream."""
 
@@ -175,9 +178,14 @@ class Node:
         self._ordering.submit(outcome, session_id, write, self.now_ms())
         self.edge.wake_up()
         try:
-            return await outcome
+            answer = await outcome
         finally:
             self._ordering.session_closed(session_id)
+        if write.seen_seq is None and isinstance(answer, chat_pb2.Error) and answer.code in _OUTCOME_UNKNOWN:
+            return outcome_unknown()
+        if write.seen_seq is None and isinstance(answer, chat_pb2.SendResult):
+            answer.duplicate = False  # what was tried twice we tried, not the caller
+        return answer
 
     async def receipts(self, chat_id: str, user_ids: list[str]) -> list[chat_pb2.Receipt]:
         """See `Backend.receipts`."""

@@ -4,7 +4,7 @@ import secrets
 from typing import Protocol
 
 from chatgrpc.core.fold import member_of
-from chatgrpc.core.ids import group_chat_id, is_chat_id
+from chatgrpc.core.ids import group_chat_id, is_group_id
 from chatgrpc.core.refusal import RefusedError
 from chatgrpc.core.rules import link_invalid
 from chatgrpc.core.write import Write
@@ -210,8 +210,9 @@ class _GroupRequest(KeyedRequest, Protocol):
 
 
 def _chat_id_of_link(token: str) -> str:
-    """The chat id that stands before the token's last dot; the secret contains none."""
+    """The chat id that stands before the token's last dot; the secret contains none. Only groups have links: ids of other chats
+    can be computed, and whether there is such a chat is nobody's business."""
     chat_id, _, _secret = token.rpartition(".")
-    if not is_chat_id(chat_id):
+    if not is_group_id(chat_id):
         raise link_invalid()
     return chat_id
