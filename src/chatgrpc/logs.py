@@ -2,8 +2,8 @@
 
 Everything goes through one handler: structlog's loggers, the standard library's, those of other packages. The guard stands
 before rendering, so that a line that forgot itself still leaks nothing: values under a denied key, raw bytes, and objects
-whose `repr` nobody has looked at are replaced. It cannot judge the words of a sentence, nor those of an exception: write
-what is fixed as the event, what varies as key and value, and keep content out of exceptions.
+whose `repr` nobody has looked at are replaced, and secrets in addresses are masked. It cannot judge the words of a sentence,
+nor those of an exception: write what is fixed as the event, what varies as key and value, and keep content out of exceptions.
 """
 
 import logging
@@ -17,6 +17,8 @@ from uuid import UUID
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
+
+from chatgrpc.masking import mask_addresses
 
 DENIED_WORDS = frozenset(
     {"authorization", "body", "caption", "content", "cookie", "draft", "jwt", "message", "metadata"}
@@ -74,10 +76,12 @@ def _guarded(key: object, value: object, depth: int) -> object:
 def _guarded_scalar(value: object) -> object:
     if isinstance(value, Enum):
         return value.name
+    if isinstance(value, str):
+        return mask_addresses(value)
     if isinstance(value, _PLAIN):
         return value
     if isinstance(value, BaseException):
-        return f"{type(value).__name__}: {value}"
+        return mask_addresses(f"{type(value).__name__}: {value}")
     if isinstance(value, bytes | bytearray | memoryview):
         return f"<{len(value)} bytes>"
     return f"<{type(value).__name__}>"

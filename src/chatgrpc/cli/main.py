@@ -13,6 +13,7 @@ from chatgrpc.cli.flags import ConfigOption, DataDirOption, takes_settings
 from chatgrpc.cli.shown_settings import as_toml
 from chatgrpc.config import LoadedSettings, StartError, load_settings
 from chatgrpc.edge.engine import mute_core_log, serve_by_polling
+from chatgrpc.masking import mask_addresses
 from chatgrpc.supervisor_line import supervisor_line
 
 COMMANDS_GROUP = "chatgrpc.commands"
@@ -194,7 +195,7 @@ def main() -> None:
         build_app()()
     except StartError as error:
         for line in str(error).splitlines():
-            typer.echo(f"chatgrpc: {line}", err=True)
+            typer.echo(f"chatgrpc: {mask_addresses(line)}", err=True)
         sys.exit(2)
 
 

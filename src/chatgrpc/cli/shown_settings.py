@@ -2,17 +2,15 @@
 
 import json
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
 from chatgrpc.config import LoadedSettings, setting_fields, value_of
-
-MASK = "****"
+from chatgrpc.masking import MASK, mask_addresses
 
 
 def as_toml(loaded: LoadedSettings) -> str:
-    """The effective settings; settings without a value and secrets stand as comments, the password of an address is masked."""
+    """The effective settings; settings without a value and secrets stand as comments, secrets in addresses are masked."""
     lines: list[tuple[str, str]] = []
     group = ""
     for key, field in setting_fields():
@@ -41,14 +39,5 @@ def _toml(value: object) -> str:
         return repr(value)
     if isinstance(value, str | Path):
         # What JSON escapes, a TOML basic string escapes alike; DEL is the one that TOML wants and JSON does not.
-        return json.dumps(_masked(str(value)), ensure_ascii=False).replace("\x7f", "\\u007f")
+        return json.dumps(mask_addresses(str(value)), ensure_ascii=False).replace("\x7f", "\\u007f")
     raise TypeError(f"no TOML for {type(value).__name__}")
-
-
-def _masked(text: str) -> str:
-    """Masks the password of an address (`https://user:password@host`)."""
-    try:
-        password = urlsplit(text).password
-    except ValueError:
-        return text
-    return text.replace(f":{password}@", f":{MASK}@", 1) if password else text

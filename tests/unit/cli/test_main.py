@@ -169,6 +169,26 @@ def test_config_masks_a_password(no_clients: None) -> None:
     assert tomllib.loads(shown)["auth"]["jwks_url"] == "https://user:****@issuer.example/keys"
 
 
+@pytest.mark.parametrize(
+    ("key", "address"),
+    [
+        ("cluster.redis", "redis://h:6379/0?password=hunter2"),
+        ("cluster.redis", "redis://h:6379/0?db=1&password=hunter2#hunter2"),
+        ("cluster.redis", "rediss://hunter2@h:6379/0"),
+        ("auth.jwks_url", "https://issuer.example/keys?api_key=hunter2"),
+        ("auth.jwks_url", "https://issuer.example/keys?hunter2"),
+        ("auth.jwks_url", "https://u:p@hunter2@issuer.example/keys"),
+    ],
+)
+def test_config_masks_secrets_wherever_they_stand_in_an_address(no_clients: None, key: str, address: str) -> None:
+    flags = {"cluster.etcd": "e:1", "auth.mode": "jwks", "auth.issuer": "i", "auth.jwks_file": "f", key: address}
+    if key == "auth.jwks_url":
+        del flags["auth.jwks_file"]
+    shown = as_toml(load_settings(flags))
+    assert "hunter2" not in shown
+    assert "****" in shown
+
+
 def test_config_shows_no_secret_and_what_it_shows_can_be_read_again(no_clients: None, tmp_path: Path) -> None:
     flags = {
         "cluster.etcd": "e:1",

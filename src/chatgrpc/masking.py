@@ -1,0 +1,47 @@
+"""Secrets in addresses: a password, a token in place of a user, values of a query. What is shown or logged hides them."""
+
+import re
+from typing import Final
+
+MASK: Final = "****"
+
+_ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<rest>[^\s'\"<>]+)")
+_HARMLESS = frozenset({"db", "protocol", "ssl_ca_certs", "ssl_cert_reqs"})
+"""Parameters of an address of Redis whose values are worth seeing."""
+
+
+def mask_addresses(text: str) -> str:
+    """The text with what may be secret in its addresses replaced; names of users and of parameters stay."""
+    return _ADDRESS.sub(_masked, text) if "://" in text else text
+
+
+def _masked(found: re.Match[str]) -> str:
+    # The last @, wherever it is: a password may hold characters that should have been escaped.
+    login, at, rest = found["rest"].rpartition("@")
+    place, hash_mark, fragment = rest.partition("#")
+    place, question_mark, query = place.partition("?")
+    parameters = "&".join(map(_masked_parameter, query.split("&")))
+    return "".join(
+        (
+            found["scheme"],
+            _masked_login(login),
+            at,
+            place,
+            question_mark,
+            parameters,
+            hash_mark,
+            MASK if fragment else "",
+        )
+    )
+
+
+def _masked_login(login: str) -> str:
+    name, colon, _ = login.partition(":")
+    return f"{name}:{MASK}" if colon else MASK if login else ""
+
+
+def _masked_parameter(parameter: str) -> str:
+    name, equals, value = parameter.partition("=")
+    if name in _HARMLESS or not parameter:
+        return parameter
+    return f"{name}={MASK}" if equals and value else MASK
