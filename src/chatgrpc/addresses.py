@@ -1,5 +1,6 @@
 """Addresses as people write them: `host:port`, an IPv6 host in brackets, several separated by commas."""
 
+import ipaddress
 import re
 
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]{1,255})):(?P<port>[0-9]{1,5})")
@@ -36,3 +37,19 @@ def join_address(host: str, port: int) -> str:
     """`host:port`, with brackets around an IPv6 host."""
     bare = host.strip("[]")
     return f"[{bare}]:{port}" if ":" in bare else f"{bare}:{port}"
+
+
+def is_wildcard(host: str) -> bool:
+    """Whether listening on the address means to listen on all addresses of the machine."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_unspecified
+    except ValueError:
+        return False
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address. A name other than `localhost` counts as reachable by others."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"

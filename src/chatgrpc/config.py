@@ -7,7 +7,6 @@ file, `CHATGRPC_SERVER__PORT` in the environment, and a flag, `--port` (flags of
 `Settings` itself is pure: built in code it holds what the code says and its defaults. `load_settings` reads the world.
 """
 
-import ipaddress
 import os
 import tomllib
 from collections import ChainMap
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -29,31 +28,48 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from chatgrpc.addresses import split_address, split_addresses
+from chatgrpc.addresses import is_loopback, is_wildcard, split_address, split_addresses
+from chatgrpc.auth_settings import DEV_AUDIENCE, DEV_ISSUER, AuthSettings, auth_problems
+from chatgrpc.settings_group import SettingsGroup, StartError
+
+__all__ = [
+    "CONFIG_FILE_ENV",
+    "DEV_AUDIENCE",
+    "DEV_ISSUER",
+    "ENV_PREFIX",
+    "PORT_MAX",
+    "AuthSettings",
+    "ClusterSettings",
+    "ConfigError",
+    "LoadedSettings",
+    "LogSettings",
+    "Port",
+    "ServerSettings",
+    "SessionSettings",
+    "Settings",
+    "StartError",
+    "env_name",
+    "environment_of",
+    "flag_name",
+    "is_loopback",
+    "is_wildcard",
+    "load_settings",
+    "setting_fields",
+    "value_of",
+]
 
 ENV_PREFIX = "CHATGRPC_"
 CONFIG_FILE_ENV = "CHATGRPC_CONFIG"
 
-DEV_ISSUER = "chatgrpc-dev"
-DEV_AUDIENCE = "chatgrpc"
-
 PORT_MAX = 65_535
 Port = Annotated[int, Field(ge=0, le=PORT_MAX)]
-
-
-class StartError(Exception):
-    """The node cannot start, and the person who starts it can do something about it. The message says what."""
 
 
 class ConfigError(StartError):
     """A setting is unknown, has a value it cannot have, or does not go with another one."""
 
 
-class _Group(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class ServerSettings(_Group):
+class ServerSettings(SettingsGroup):
     """The public port and the life of the process."""
 
     host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.")
@@ -61,6 +77,10 @@ class ServerSettings(_Group):
     tls_cert_file: Path | None = Field(default=None, description="Certificate chain (PEM) for TLS.")
     tls_key_file: Path | None = Field(default=None, description="Private key (PEM) of the certificate.")
     allow_dev_auth: bool = Field(default=False, description="Accept development tokens on an address others can reach.")
+    insecure: bool = Field(
+        default=False,
+        description="Take an issuer's tokens without TLS on an address others can reach: a proxy in front ends TLS.",
+    )
     metrics_host: str = Field(default="127.0.0.1", min_length=1, description="Address of the Prometheus endpoint.")
     metrics_port: Port = Field(default=9464, description="Port of the Prometheus endpoint; 0 turns it off.")
     drain_timeout_s: float = Field(
@@ -74,20 +94,7 @@ class ServerSettings(_Group):
     )
 
 
-class AuthSettings(_Group):
-    """Whose tokens are accepted."""
-
-    mode: Literal["dev", "jwks"] = Field(
-        default="dev", description="dev: tokens of `chatgrpc token`; jwks: tokens of an issuer, by its public keys."
-    )
-    issuer: str | None = Field(default=None, min_length=1, description="The `iss` that tokens must carry (jwks).")
-    audience: str = Field(default=DEV_AUDIENCE, min_length=1, description="The `aud` that tokens must carry (jwks).")
-    jwks_file: Path | None = Field(default=None, description="The issuer's public keys, a JWK set, read again when it changes.")
-    jwks_url: str | None = Field(default=None, description="Address of the issuer's public keys, a JWK set.")
-    leeway_s: float = Field(default=30.0, ge=0, le=600, description="Difference of clocks that is forgiven in a token's times.")
-
-
-class SessionSettings(_Group):
+class SessionSettings(SettingsGroup):
     """The devices' streams."""
 
     heartbeat_interval_s: float = Field(default=30.0, gt=0, description="A quiet stream carries a heartbeat this often.")
@@ -99,7 +106,7 @@ class SessionSettings(_Group):
     max_connection_age_s: float = Field(default=86_400.0, gt=0, description="A stream older than this is asked to reconnect.")
 
 
-class ClusterSettings(_Group):
+class ClusterSettings(SettingsGroup):
     """The other nodes, and the services that nodes of a cluster share."""
 
     etcd: str | None = Field(
@@ -196,7 +203,7 @@ class ClusterSettings(_Group):
         return split_addresses(self.cassandra)
 
 
-class LogSettings(_Group):
+class LogSettings(SettingsGroup):
     """The log, written to standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level that is written.")
@@ -231,7 +238,12 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
-        problems = [*_tls_problems(self.server), *_auth_problems(self), *_cluster_problems(self)]
+        problems = [
+            *_tls_problems(self.server),
+            *auth_problems(self.auth),
+            *_exposure_problems(self),
+            *_cluster_problems(self),
+        ]
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -290,7 +302,7 @@ def load_settings(flags: Mapping[str, object], config_file: Path | None = None) 
 def setting_fields() -> Iterator[tuple[str, FieldInfo]]:
     """Every setting's name (`server.port`) and declaration, in the order of declaration."""
     for name, field in Settings.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, _Group):
+        if isinstance(field.annotation, type) and issubclass(field.annotation, SettingsGroup):
             yield from ((f"{name}.{key}", inner) for key, inner in field.annotation.model_fields.items())
         else:
             yield name, field
@@ -319,22 +331,6 @@ def environment_of(settings: Settings) -> dict[str, str]:
     return {env_name(key): text for key, _ in setting_fields() if (text := _as_text(value_of(settings, key))) is not None}
 
 
-def is_wildcard(host: str) -> bool:
-    """Whether listening on the address means to listen on all addresses of the machine."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_unspecified
-    except ValueError:
-        return False
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address. A name other than `localhost` counts as reachable by others."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def _as_text(value: object) -> str | None:
     if isinstance(value, SecretStr):
         return value.get_secret_value()
@@ -347,38 +343,21 @@ def _tls_problems(server: ServerSettings) -> Iterator[str]:
         yield f"{missing} is missing: TLS needs both a certificate and its key"
 
 
-def _auth_problems(settings: Settings) -> Iterator[str]:
+def _exposure_problems(settings: Settings) -> Iterator[str]:
+    """What others could do who can reach the server's address."""
     auth, server = settings.auth, settings.server
-    if auth.mode == "dev":
-        for key in ("issuer", "jwks_file", "jwks_url"):
-            if getattr(auth, key) is not None:
-                yield f"auth.{key} is set, but auth.mode is dev, which would not use it; set auth.mode to jwks"
-        if auth.audience != DEV_AUDIENCE:
-            yield "auth.audience is set, but auth.mode is dev, which would not use it; set auth.mode to jwks"
-        if not is_loopback(server.host) and not server.allow_dev_auth:
-            yield (
-                f"auth.mode is dev and server.host is {server.host}: anyone with the development key could be anyone. "
-                "Set auth.mode to jwks, or accept it with --allow-dev-auth"
-            )
+    if is_loopback(server.host):
         return
-    if auth.issuer is None:
-        yield "auth.issuer is missing: auth.mode jwks needs the `iss` that tokens carry"
-    if (auth.jwks_file is None) == (auth.jwks_url is None):
-        yield "auth.mode jwks needs auth.jwks_file or auth.jwks_url, and not both"
-    if auth.jwks_url is not None:
-        yield from _url_problems(auth.jwks_url)
-
-
-def _url_problems(url: str) -> Iterator[str]:
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-    except ValueError:
-        parts, host = urlsplit(""), ""
-    if parts.scheme not in ("https", "http") or not host:
-        yield "auth.jwks_url is not an address that starts with https://"
-    elif parts.scheme == "http" and not is_loopback(host):
-        yield "auth.jwks_url must start with https://: who can change the answer can sign tokens"
+    if auth.mode == "dev" and not server.allow_dev_auth:
+        yield (
+            f"auth.mode is dev and server.host is {server.host}: anyone with the development key could be anyone. "
+            "Set auth.mode to jwks, or accept it with --allow-dev-auth"
+        )
+    if auth.mode == "jwks" and server.tls_cert_file is None and not server.insecure:
+        yield (
+            f"server.host is {server.host}, and there is no TLS: whoever is on the way could read tokens and messages. "
+            "Set server.tls_cert_file and server.tls_key_file; if a proxy in front ends TLS, say so with --insecure"
+        )
 
 
 def _cluster_problems(settings: Settings) -> Iterator[str]:

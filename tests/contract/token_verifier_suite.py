@@ -53,7 +53,7 @@ class TokenVerifierSuite(ABC):
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
     async def test_a_valid_token_names_its_bearer(self, verifier: TokenVerifier, algorithm: str) -> None:
         token = sign(KEYS[algorithm], algorithm, claims())
-        assert await verifier.verify(token, NOW_MS) == Claims("alice", (NOW_S + 600) * 1000)
+        assert await verifier.verify(token, NOW_MS) == Claims("alice", (NOW_S + 600) * 1000, NOW_MS)
 
     async def test_headers_and_claims_of_the_issuers_own_are_ignored(self, verifier: TokenVerifier) -> None:
         token = sign(KEYS["EdDSA"], "EdDSA", claims(roles=["x"], aud=["other", AUDIENCE]), nonce="n", typ="at+jwt")

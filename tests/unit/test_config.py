@@ -94,6 +94,10 @@ def _other_value(key: str, value: object) -> str:
         return "node7.example:7"
     if key == "cluster.redis":
         return "rediss://redis.example:7/1"
+    if key == "auth.user_id_rule":
+        return "escaped"
+    if key in ("auth.leeway_s", "auth.token_age_max_s"):  # numbers that have no default of their own
+        return "7"
     if isinstance(value, bool):
         return "true"
     return "7" if isinstance(value, int | float) else "seven"
@@ -106,7 +110,7 @@ def test_every_setting_can_be_set_in_each_place(key: str, tmp_path: Path, monkey
     company: dict[str, object] = {}
     if key.startswith("server.tls_"):
         company = {"server.tls_cert_file": "c", "server.tls_key_file": "k"}
-    if key in ("auth.issuer", "auth.audience", "auth.jwks_file"):
+    if key.startswith("auth.") and key not in ("auth.mode", "auth.jwks_url"):
         company = {"auth.mode": "jwks", "auth.issuer": "i", "auth.jwks_file": "f"}
     if key == "auth.jwks_url":
         company, text = {"auth.mode": "jwks", "auth.issuer": "i"}, "https://issuer.example/keys"
@@ -230,7 +234,18 @@ def test_development_tokens_are_refused_on_an_address_others_reach(host: str) ->
     assert "--allow-dev-auth" in refused({"server.host": host})[0]
     assert load_settings({"server.host": host, "server.allow_dev_auth": True}).settings.server.host == host
     jwks = {"auth.mode": "jwks", "auth.issuer": "i", "auth.jwks_file": "f"}
-    assert load_settings({"server.host": host, **jwks}).settings.auth.mode == "jwks"
+    tls = {"server.tls_cert_file": "c", "server.tls_key_file": "k"}
+    assert load_settings({"server.host": host, **jwks, **tls}).settings.auth.mode == "jwks"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "chat.example", "localhost.example"])
+def test_an_issuers_tokens_do_not_go_in_clear_unless_that_is_accepted(host: str) -> None:
+    jwks = {"auth.mode": "jwks", "auth.issuer": "i", "auth.jwks_file": "f"}
+    (line,) = refused({"server.host": host, **jwks})
+    assert "server.tls_cert_file" in line
+    assert "--insecure" in line
+    assert load_settings({"server.host": host, **jwks, "server.insecure": True}).settings.server.insecure
+    assert load_settings({"server.host": "127.0.0.1", **jwks}).settings.auth.mode == "jwks"
 
 
 @pytest.mark.parametrize(
@@ -250,6 +265,22 @@ def test_development_tokens_are_refused_on_an_address_others_reach(host: str) ->
         ),
         ({"auth.mode": "jwks", "auth.issuer": "i", "auth.jwks_url": "http://i.example/k"}, "must start with https"),
         ({"auth.mode": "jwks", "auth.issuer": "i", "auth.jwks_url": "i.example/k"}, "is not an address"),
+        ({"auth.mode": "jwks", "auth.issuer": "i", "auth.jwks_url": "https://u:p#w@i.example/k"}, "is not an address"),
+        *(
+            ({f"auth.{name}": value}, f"auth.{name} is set, but auth.mode is dev")
+            for name, value in {
+                "token_age_max_s": "60",
+                "token_type": "at+jwt",
+                "authorized_parties": "app",
+                "user_id_claim": "email",
+                "user_id_rule": "hashed",
+                "device_claim": "device",
+            }.items()
+        ),
+        (
+            {"auth.mode": "jwks", "auth.issuer": "i", "auth.jwks_file": "f", "auth.authorized_parties": " , "},
+            "auth.authorized_parties names nobody",
+        ),
         ({"auth.mode": "jwks", "auth.issuer": "i", "auth.jwks_url": "https://[::1/k"}, "is not an address"),
         ({"auth.mode": "jwks", "auth.issuer": "i", "auth.jwks_url": "file:///etc/k"}, "is not an address"),
         ({"server.workers": "2"}, "server.workers is 2, but there is no cluster"),

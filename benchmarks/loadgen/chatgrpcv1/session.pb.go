@@ -850,7 +850,8 @@ type Hello struct {
 	DeviceId string `protobuf:"bytes,1,opt,name=device_id,json=deviceId,proto3" json:"device_id,omitempty"`
 	// What the user calls it, shown in the list of their devices; at most 64 bytes.
 	DeviceName string `protobuf:"bytes,2,opt,name=device_name,json=deviceName,proto3" json:"device_name,omitempty"`
-	// The access token; empty when it stands in the call's `authorization` metadata.
+	// The access token; empty when it stands in the call's `authorization` metadata. If it is set, it alone counts, and the
+	// metadata is not looked at.
 	Token string `protobuf:"bytes,3,opt,name=token,proto3" json:"token,omitempty"`
 	// What the device holds, chat by chat.
 	Positions []*ChatPosition `protobuf:"bytes,4,rep,name=positions,proto3" json:"positions,omitempty"`
@@ -1020,7 +1021,8 @@ type Welcome struct {
 	Limits *Limits `protobuf:"bytes,4,opt,name=limits,proto3" json:"limits,omitempty"`
 	// Features in force.
 	Features []string `protobuf:"bytes,5,rep,name=features,proto3" json:"features,omitempty"`
-	// The session ends when the token does, milliseconds since the Unix epoch; refresh it before.
+	// When the token expires, milliseconds since the Unix epoch; refresh it before. The session ends with it, or as much later as
+	// the server forgives in the clock of the token's issuer.
 	TokenExpiresAtMs int64 `protobuf:"varint,6,opt,name=token_expires_at_ms,json=tokenExpiresAtMs,proto3" json:"token_expires_at_ms,omitempty"`
 	// The server's clock, milliseconds since the Unix epoch.
 	ServerTimeMs  int64 `protobuf:"varint,7,opt,name=server_time_ms,json=serverTimeMs,proto3" json:"server_time_ms,omitempty"`
@@ -2060,7 +2062,7 @@ func (x *RefreshToken) GetToken() string {
 // The newer token was accepted.
 type TokenRefreshed struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The session ends when the token does, milliseconds since the Unix epoch.
+	// When the token expires, milliseconds since the Unix epoch. See Welcome.token_expires_at_ms.
 	TokenExpiresAtMs int64 `protobuf:"varint,1,opt,name=token_expires_at_ms,json=tokenExpiresAtMs,proto3" json:"token_expires_at_ms,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache

@@ -47,6 +47,8 @@ class Timings:
     heartbeat_interval_ms: int = 30_000
     max_age_ms: int = 0
     """After this the stream is drained and ended, so that load spreads over new nodes; 0 = never."""
+    token_leeway_ms: int = 0
+    """For so long after its expiry a token is still good, as it is for whoever comes with it."""
     drain_grace_ms: int = 30_000
     """Between a Drain and the end of the stream."""
 
@@ -283,7 +285,7 @@ class Session:
             self.token_refused(request_id, "The token is another user's. The session goes on with the token it has.")
             return
         self._refreshes_in_flight -= 1
-        self._token_expires_at_ms = expires_at_ms
+        self._token_expires_at_ms = expires_at_ms + self._timings.token_leeway_ms
         self._set_deadline(now_ms)
         refreshed = session_pb2.TokenRefreshed(token_expires_at_ms=expires_at_ms)
         self._answer(request_id, session_pb2.ServerFrame(token_refreshed=refreshed))
@@ -302,7 +304,7 @@ class Session:
         hello = self._hello
         self.state = State.OPEN
         self.user_id = admission.user_id
-        self._token_expires_at_ms = admission.token_expires_at_ms
+        self._token_expires_at_ms = admission.token_expires_at_ms + self._timings.token_leeway_ms
         self._sync_token = admission.sync_token
         self._set_deadline(now_ms)
         welcome = session_pb2.Welcome(

@@ -181,12 +181,15 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
 def bearer_token(metadata: Any) -> str | None:
     """The token of the `authorization` metadata (RFC 6750 §2.1), if there is one.
 
+    Values of several such keys are one with commas between (RFC 9110 §5.3), and so no token: of two, nobody could say whose
+    the call is.
+
     Args:
         metadata: pairs of key and value, as `ServicerContext.invocation_metadata()` gives them.
     """
-    for key, value in metadata or ():
-        if key == "authorization" and isinstance(value, str) and value[:7].lower() == "bearer ":
-            return value[7:].strip() or None
+    value = ", ".join(value for key, value in metadata or () if key == "authorization" and isinstance(value, str))
+    if value[:7].lower() == "bearer ":
+        return value[7:].strip() or None
     return None
 
 

@@ -9,9 +9,13 @@ class Claims:
     """What a valid token says of its bearer."""
 
     user_id: str
-    """The `sub` claim; already checked to be a valid user id (`core.ids.is_user_id`)."""
+    """Whose it is; already checked to be a valid user id (`core.ids.is_user_id`)."""
     expires_at_ms: int
-    """The `exp` claim, in milliseconds since the Unix epoch."""
+    """The `exp` claim, or the end of the age that is allowed if that comes first, in milliseconds since the Unix epoch."""
+    issued_at_ms: int | None = None
+    """The `iat` claim, in milliseconds since the Unix epoch; None if the issuer does not say."""
+    device_id: str | None = None
+    """The device that the token was given to, and that alone may use it; None if the issuer does not say."""
 
 
 class TokenRejectedError(Exception):
@@ -19,7 +23,8 @@ class TokenRejectedError(Exception):
 
     `reason` is one of the fixed words that reach the peer in `google.rpc.ErrorInfo.reason`: `TOKEN_MISSING`,
     `TOKEN_MALFORMED`, `TOKEN_EXPIRED`, `TOKEN_NOT_YET_VALID`, `TOKEN_ISSUER`, `TOKEN_AUDIENCE`, `TOKEN_ALGORITHM`,
-    `TOKEN_KEY_UNKNOWN`, `TOKEN_SIGNATURE`, `TOKEN_SUBJECT`. The message never contains the token.
+    `TOKEN_KEY_UNKNOWN`, `TOKEN_SIGNATURE`, `TOKEN_SUBJECT`, `TOKEN_TYPE`, `TOKEN_PARTY`, `TOKEN_LIFETIME`, `TOKEN_DEVICE`,
+    `TOKEN_REVOKED`. The message never contains the token.
     """
 
     def __init__(self, reason: str, message: str) -> None:
@@ -35,7 +40,7 @@ class TokenVerifier(Protocol):
     """Verifies access tokens (JWT, RFC 7519) against the keys of their issuer."""
 
     async def verify(self, token: str, now_ms: int) -> Claims:
-        """Checks signature, algorithm, issuer, audience, times and subject.
+        """Checks signature, algorithm, issuer, audience, times and subject; not whether it was revoked (`Revocations`).
 
         Never blocks the event loop: keys come from a cache; a token with an unknown `kid` may cause one fetch, shared by all
         who wait and limited in rate.

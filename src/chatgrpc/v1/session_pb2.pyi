@@ -403,7 +403,9 @@ class Hello(_message.Message):
     device_name: _builtins.str
     """What the user calls it, shown in the list of their devices; at most 64 bytes."""
     token: _builtins.str
-    """The access token; empty when it stands in the call's `authorization` metadata."""
+    """The access token; empty when it stands in the call's `authorization` metadata. If it is set, it alone counts, and the
+    metadata is not looked at.
+    """
     start_at: Global___StartAt.ValueType
     """Where the events of chats not named in `positions` begin."""
     sync_token: _builtins.str
@@ -485,7 +487,9 @@ class Welcome(_message.Message):
     heartbeat_interval_ms: _builtins.int
     """The server says something at least this often, and ends the session when it heard nothing for two and a half times as long."""
     token_expires_at_ms: _builtins.int
-    """The session ends when the token does, milliseconds since the Unix epoch; refresh it before."""
+    """When the token expires, milliseconds since the Unix epoch; refresh it before. The session ends with it, or as much later as
+    the server forgives in the clock of the token's issuer.
+    """
     server_time_ms: _builtins.int
     """The server's clock, milliseconds since the Unix epoch."""
     @_builtins.property
@@ -949,7 +953,7 @@ class TokenRefreshed(_message.Message):
 
     TOKEN_EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
     token_expires_at_ms: _builtins.int
-    """The session ends when the token does, milliseconds since the Unix epoch."""
+    """When the token expires, milliseconds since the Unix epoch. See Welcome.token_expires_at_ms."""
     def __init__(
         self,
         *,

@@ -680,6 +680,15 @@ def test_the_session_ends_with_its_token() -> None:
     assert end.ended.status()[:2] == ("UNAUTHENTICATED", "TOKEN_EXPIRED")
 
 
+def test_a_token_that_is_forgiven_its_age_at_the_door_is_forgiven_it_afterwards() -> None:
+    stream = Stream(timings=Timings(token_leeway_ms=30_000)).open(expires_at_ms=NOW_MS - 10_000)
+    assert stream.session.deadline_ms == NOW_MS + 20_000
+    assert stream.pass_time(19_999) == ()
+    [end] = stream.pass_time(1)
+    assert isinstance(end, End)
+    assert end.ended.status()[:2] == ("UNAUTHENTICATED", "TOKEN_EXPIRED")
+
+
 def test_a_session_has_a_greatest_age() -> None:
     stream = Stream(timings=Timings(max_age_ms=25_000, drain_grace_ms=3_000)).open()
     assert stream.session.deadline_ms == NOW_MS + 25_000

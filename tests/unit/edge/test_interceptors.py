@@ -351,6 +351,8 @@ async def test_the_helper_fails_a_test_whose_server_does_not_explain_itself(rig:
         ([("authorization", "Basic abc")], None),
         ([("authorization", b"Bearer abc")], None),
         ([("authorization", "Bearer ")], None),
+        ([("authorization", "Bearer abc"), ("authorization", "Bearer def")], "abc, Bearer def"),
+        ([("authorization", "Basic abc"), ("authorization", "Bearer def")], None),
         ((), None),
         (None, None),
     ],

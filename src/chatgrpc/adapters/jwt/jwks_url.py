@@ -7,7 +7,8 @@ Verifying must neither wait for the issuer nor let strangers hammer it, so:
   later than that as long as the issuer answers;
 - an unknown `kid` may mean that the issuer rotated, and causes a fetch that all who wait share;
 - fetches start at least `fetch_interval_s` apart, whatever asks for them: a token with a made-up `kid` costs nobody anything;
-- when the issuer is down, the keys fetched last stay in use, and no look-up of one of them waits.
+- when the issuer is down, the keys fetched last stay in use, and no look-up of one of them waits; but only for `stale_max_s`,
+  since one of them may have been withdrawn meanwhile.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from collections.abc import Callable
 import httpx
 import structlog
 
-from chatgrpc.adapters.jwt.keys import JWKS_BYTES_MAX, InvalidJwksError, KeySet, VerificationKey, parse_jwks
+from chatgrpc.adapters.jwt.keys import JWKS_BYTES_MAX, STALE_MAX_S, InvalidJwksError, KeySet, VerificationKey, parse_jwks
 from chatgrpc.ports.tokens import KeysUnavailableError
 
 _log = structlog.get_logger(__name__)
@@ -39,6 +40,7 @@ class JwksFromUrl:
         wait_after_s: float = WAIT_AFTER_S,
         fetch_interval_s: float = FETCH_INTERVAL_S,
         fetch_timeout_s: float = FETCH_TIMEOUT_S,
+        stale_max_s: float = STALE_MAX_S,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._url = url
@@ -46,6 +48,7 @@ class JwksFromUrl:
         self._wait_after_s = wait_after_s
         self._fetch_interval_s = fetch_interval_s
         self._fetch_timeout_s = fetch_timeout_s
+        self._stale_max_s = stale_max_s
         self._monotonic = monotonic
         # No compression: the bound on the size holds for what arrives.
         headers = {"accept": "application/json, application/jwk-set+json", "accept-encoding": "identity"}
@@ -67,6 +70,8 @@ class JwksFromUrl:
             await self._fetched()
         if self._keys is None:
             raise KeysUnavailableError("the issuer's keys could not be fetched yet")
+        if self._monotonic() - self._fetched_at_s > self._stale_max_s:
+            raise KeysUnavailableError("the issuer's keys could not be fetched for too long")
         return self._keys.get(kid)
 
     async def aclose(self) -> None:

@@ -16,6 +16,8 @@ ALGORITHMS = ("EdDSA", "ES256", "RS256")
 
 JWKS_BYTES_MAX = 256 * 1024
 KEYS_MAX = 64
+STALE_MAX_S = 86_400.0
+"""Keys that could not be looked up again for as long are not trusted any more: one of them may have been withdrawn."""
 _RSA_BITS = range(2048, 8192 + 1)
 _RSA_MODULUS_CHARACTERS_MIN = 342  # 2048 bits in base64
 
@@ -41,7 +43,7 @@ class KeySource(Protocol):
         """The key called `kid`, None if the issuer has none.
 
         Raises:
-            KeysUnavailableError: nothing was ever read from the source.
+            KeysUnavailableError: nothing was ever read from the source, or nothing for too long.
         """
         ...
 

@@ -47,3 +47,26 @@ async def test_the_file_is_looked_at_once_an_interval_however_many_ask(tmp_path:
     assert await keys.find("b") is None
     clock.now_s += 0.1
     assert None not in await asyncio.gather(*(keys.find("b") for _ in range(20)))
+
+
+async def test_keys_of_a_file_that_cannot_be_read_for_long_are_not_trusted(tmp_path: Path) -> None:
+    clock = Clock()
+    path = tmp_path / "jwks.json"
+    path.write_bytes(jwks(KEY))
+    keys = JwksFromFile(path, stale_max_s=60, monotonic=clock)
+    for _ in range(3):  # a file that nobody changes is looked at, and good
+        clock.now_s += 60
+        assert await keys.find("a") is not None
+    path.rename(tmp_path / "away")
+    clock.now_s += 60
+    assert await keys.find("a") is not None
+    clock.now_s += 2
+    with pytest.raises(KeysUnavailableError):
+        await keys.find("a")
+    (tmp_path / "away").rename(path)
+    clock.now_s += 2
+    assert await keys.find("a") is not None
+    path.write_bytes(b"{}")
+    clock.now_s += 61
+    with pytest.raises(KeysUnavailableError):
+        await keys.find("a")

@@ -200,3 +200,20 @@ async def test_a_password_in_the_address_stays_out_of_the_log(
     captured = capsys.readouterr()
     assert "127.0.0.1" in captured.out + captured.err
     assert "hunter2" not in captured.out + captured.err
+
+
+async def test_keys_that_could_not_be_fetched_again_for_long_are_not_trusted(server: IssuerServer, clock: Clock) -> None:
+    keys = JwksFromUrl(server.url, monotonic=clock, stale_max_s=86_400)
+    server.document = jwks(KEY)
+    assert await keys.find("a") is not None
+    server.status = 500
+    clock.now_s += 86_400
+    assert await keys.find("a") is not None
+    clock.now_s += 1
+    with pytest.raises(KeysUnavailableError):
+        await keys.find("a")
+    server.status = 200
+    clock.now_s += 60
+    await keys._fetched()
+    assert await keys.find("a") is not None
+    await keys.aclose()
