@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -12,8 +13,11 @@ import grpc.aio
 import pytest
 
 from chatgrpc.core.ids import direct_chat_id
-from chatgrpc.v1 import chat_pb2, session_pb2, session_pb2_grpc
+from chatgrpc.v1 import chat_pb2, content_pb2, session_pb2, session_pb2_grpc
 from chatgrpc_client import Client, ClientConfig, LogEvent
+from chatgrpc_client.cli.send import NOT_SENT, REFUSED, _Sender
+from chatgrpc_client.exceptions import DeviceRevokedError, RequestTimeoutError
+from chatgrpc_client.store import Store
 
 from . import frames
 from .conftest import watching
@@ -289,3 +293,145 @@ async def test_a_read_mark_made_offline_goes_with_the_next_hello(tmp_path: Path)
         assert server.streams == 2
         read = {p.chat_id: p.read_seq for p in hellos[0].positions}
         assert read == {CHAT: 1}
+
+
+async def revoked(stream: Stream) -> None:
+    """Sends the device away for good."""
+    await stream.read("hello")
+    code = session_pb2.DISCONNECT_CODE_DEVICE_REVOKED
+    await stream.write(session_pb2.ServerFrame(disconnect=session_pb2.Disconnect(code=code, message="revoked")))
+
+
+async def test_a_message_for_a_client_that_has_stopped_waits_and_never_counts_as_sent(tmp_path: Path) -> None:
+    async with client_of(tmp_path, revoked) as (client, _):
+        with pytest.raises(DeviceRevokedError):
+            await client.wait_until_live(10)
+        outgoing = await client.send("hello", user_id="bob")
+        with pytest.raises(DeviceRevokedError):
+            await outgoing.sent
+        with pytest.raises(DeviceRevokedError):
+            await client.wait_until_sent(10)
+        assert [message.content.text.text for message in await client.waiting_messages()] == ["hello"]
+
+
+async def test_an_acknowledged_message_is_in_the_history_though_its_event_has_not_come(tmp_path: Path) -> None:
+    let_it_come = asyncio.Event()
+
+    async def slow_event(stream: Stream) -> None:
+        await stream.welcome(frame(opened(1)), frame(event(1)))
+        send = await stream.read("send")
+        await stream.write(answer(send, result(2)))
+        own = event(2, text("mine"), sender="alice", client_message_id=send.send.key.client_message_id)
+        fetch = await stream.read("fetch_history")
+        page = session_pb2.HistoryPage(chat_id=CHAT, events=[event(1), own])
+        await stream.write(session_pb2.ServerFrame(request_id=fetch.request_id, history_page=page))
+        await let_it_come.wait()
+        await stream.write(frame(own))
+        await stream.stay()
+
+    async with client_of(tmp_path, slow_event) as (client, _), watching(client) as seen:
+        await seen.until(lambda: len(seen.of(LogEvent)) == 1)
+        await (await client.send("mine", chat_id=CHAT)).sent
+        assert [e.seq for e in (await client.history(CHAT)).events] == [1, 2]
+        reading = asyncio.create_task(client.message(CHAT, 2))
+        let_it_come.set()
+        message = await reading
+        assert message is not None
+        assert message.content.text.text == "mine"
+        await seen.until(lambda: len(seen.of(LogEvent)) == 2)
+        assert [e.seq for e in (await client.history(CHAT)).events] == [1, 2], "from disk, and once"
+
+
+async def test_a_chat_that_is_over_is_not_named_in_the_hello_and_repeats_nothing(tmp_path: Path) -> None:
+    group = "g.aaaaaaaaaaaaaaaaaaaaaa"
+    mine = frames.created("alice", "bob", chat_id=group, title="Trip")
+    removal = content_pb2.Content(member_removed=content_pb2.MemberRemovedContent(user_id="alice"))
+    gone = frames.event(2, removal, chat_id=group)
+    hellos: list[session_pb2.Hello] = []
+
+    async def removed(stream: Stream) -> None:
+        await stream.welcome(
+            frame(opened(1)), frame(event(1)), frame(frames.opened(1, chat_id=group)), frame(mine), frame(gone)
+        )
+        while (await stream.read("ack")).ack.chat_id != group:
+            pass
+
+    async def again(stream: Stream) -> None:
+        # The server did not store the acknowledgement, and begins anew with the chat.
+        await stream.welcome(frame(frames.opened(1, chat_id=group, head_seq=2)), frame(mine), frame(gone), frame(event(2)))
+        hellos.append(stream.hello)
+        while (await stream.read("ack")).ack.chat_id != group:
+            pass
+        await stream.stay()
+
+    async with client_of(tmp_path, removed, again) as (client, _), watching(client) as seen:
+        await seen.until(lambda: len(seen.of(LogEvent)) == 4)
+        assert [position.chat_id for position in hellos[0].positions] == [CHAT]
+        assert [(e.chat_id, e.seq) for e in seen.of(LogEvent)] == [(CHAT, 1), (group, 1), (group, 2), (CHAT, 2)]
+
+
+async def test_what_was_answered_is_told_also_if_the_session_ends_at_that_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer takes a message out of the outbox; were its storing cut off, nothing would wait and nobody would be told."""
+    settling, may_settle = threading.Event(), threading.Event()
+    settle = Store.settle
+
+    def slow_settle(store: Store, *args: Any) -> None:
+        settling.set()
+        may_settle.wait(10)
+        settle(store, *args)
+
+    monkeypatch.setattr(Store, "settle", slow_settle)
+
+    async def drains(stream: Stream) -> None:
+        await stream.welcome(frame(opened(1)))
+        send = await stream.read("send")
+        await stream.write(frame(session_pb2.Drain(reconnect_after_ms=1)), answer(send, result(1)))
+        await stream.stay()
+
+    async def next_node(stream: Stream) -> None:
+        await stream.welcome()
+        await stream.stay()
+
+    async with client_of(tmp_path, drains, next_node) as (client, server):
+        outgoing = await client.send("hello", chat_id=CHAT)
+        await asyncio.to_thread(settling.wait, 10)
+        with pytest.raises(RequestTimeoutError):
+            await client.wait_until_sent(0.2)  # long enough for the drain's time to come
+        may_settle.set()
+        assert (await outgoing.sent).seq == 1
+        await client.wait_until_sent(10)
+        assert server.streams <= 2
+
+
+async def test_send_never_ends_with_0_when_the_client_stopped_before_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with client_of(tmp_path, revoked) as (client, _):
+        with pytest.raises(DeviceRevokedError):
+            await client.wait_until_live(10)
+        sender = _Sender(client, "bob", "", 10.0, as_json=False)
+        # The race as it was: the client stops between the opening of the device and the queuing of the message.
+        sender._open = lambda: asyncio.sleep(0)  # type: ignore[method-assign]
+        assert await sender.run("hello") == NOT_SENT
+    assert "not sent yet: revoked" in capsys.readouterr().err
+
+
+async def test_send_says_what_became_of_earlier_messages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def refusing_the_first(stream: Stream) -> None:
+        await stream.welcome(frame(opened(1)))
+        error = chat_pb2.Error(code=chat_pb2.ERROR_CODE_MUTED, message="You are muted.")
+        await stream.write(answer(await stream.read("send"), error))
+        await stream.write(answer(await stream.read("send"), result(1)))
+        await stream.stay()
+
+    async with client_of(tmp_path, refusing_the_first) as (client, _):
+        await client.send("earlier", chat_id=CHAT)
+        sender = _Sender(client, "", CHAT, 10.0, as_json=False)
+        sender._open = lambda: asyncio.sleep(0)  # type: ignore[method-assign]
+        assert await sender.run("hello") == REFUSED
+    out, err = capsys.readouterr()
+    assert "as #1" in out
+    assert "sent too" not in out
+    assert "a message that waited from earlier was refused: You are muted." in err

@@ -102,7 +102,7 @@ class Client:
         engine = Engine(config, self._token, store, node)
         caller = Caller(node, config, self._token)
         self.device_id = store.device_id
-        self.groups = Groups(caller, engine.cursors.get)
+        self.groups = Groups(caller, engine.cursors.get, engine.own_write)
         self.devices = Devices(caller)
         self.profiles = Profiles(caller)
         self._data_dir, self._node, self._engine_or_none = data_dir, node, engine
@@ -240,20 +240,20 @@ class Client:
         await self._engine.store.call(Store.discard, client_message_id)
 
     async def wait_until_sent(self, timeout_s: float) -> None:
-        """Waits until no message waits any more.
+        """Waits until no message waits any more: each is committed, or refused for ever (`failed_messages`).
 
         Raises:
             RequestTimeoutError: that took longer.
-            SessionStoppedError: the server does not want this device.
+            SessionStoppedError: the server does not want this device, and something waits.
         """
         engine = self._engine
         try:
             async with asyncio.timeout(timeout_s):
-                while len(engine.outbox):
+                while engine.unsettled:
                     await engine.hub.moved()
         except TimeoutError:
             reason = engine.hub.connection.message or "no answer"
-            raise RequestTimeoutError(f"{messages(len(engine.outbox))} not sent within {timeout_s:g} s: {reason}") from None
+            raise RequestTimeoutError(f"{messages(engine.unsettled)} not sent within {timeout_s:g} s: {reason}") from None
 
     async def mark_read(self, chat_id: str, seq: int) -> None:
         """The user has read the chat up to here; sent now, or with the next session."""
@@ -280,7 +280,8 @@ class Client:
         return self_chat_id(self.user_id)
 
     async def chat(self, chat_id: str) -> ChatState | None:
-        """A chat as the device holds it; None if it does not."""
+        """A chat as the device holds it; None if it does not. Holds what this client wrote to it and was told is committed."""
+        await self._engine.holds_own_writes(chat_id)
         return await self._engine.store.call(Store.chat, chat_id)
 
     async def chats(self) -> list[ChatState]:
@@ -290,7 +291,8 @@ class Client:
         return [state for state in states if state is not None]
 
     async def message(self, chat_id: str, seq: int) -> chat_pb2.ChatEvent | None:
-        """One event, if the device holds it."""
+        """One event, if the device holds it; an own message is held from the moment at which it is known to be committed."""
+        await self._engine.holds_own_writes(chat_id)
         return await self._engine.store.call(Store.event, chat_id, seq)
 
     async def held_history(self, chat_id: str, *, limit: int = 20) -> HistoryPage | None:
@@ -300,7 +302,8 @@ class Client:
     async def history(self, chat_id: str, *, before: int = 0, after: int = 0, around: int = 0, limit: int = 20) -> HistoryPage:
         """A page of history: the newest, or the events just below, just above or around a seq.
 
-        Served from disk as far as it is held there contiguously, else asked of the server and kept.
+        Served from disk as far as it is held there contiguously, else asked of the server and kept. What this client wrote and
+        was told is committed is in the page to which it belongs.
 
         Raises:
             ValueError: more than one place is given.
@@ -310,7 +313,7 @@ class Client:
         if sum(map(bool, (before, after, around))) > 1:
             raise ValueError("give at most one of before, after, around")
         store = self._engine.store
-        if not after and not around:
+        if not after and not around and await self._engine.holds_own_writes(chat_id):
             held = await store.call(Store.page_before, chat_id, before, limit)
             if held is not None:
                 return held

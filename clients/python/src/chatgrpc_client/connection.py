@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from typing import Any, Protocol
 
 import grpc
 import grpc.aio
@@ -27,7 +27,7 @@ Stream = grpc.aio.StreamStreamCall[session_pb2.ConnectRequest, session_pb2.Conne
 class Owner(Protocol):
     """Whose session it is: keeps what arrives and holds what is to be sent."""
 
-    async def on_received(self, received: Received) -> Ending | None:
+    def on_received(self, received: Received) -> Coroutine[Any, Any, Ending | None]:
         """Stores what a batch brought; returns an ending if the session must end because of it."""
         ...
 
@@ -50,6 +50,7 @@ class Connection:
         self._wake_writer = asyncio.Event()
         self._wake_watch = asyncio.Event()
         self._refresh: asyncio.Task[None] | None = None
+        self._taking: asyncio.Task[Ending | None] | None = None
         self._closing = False
 
     def wake(self) -> None:
@@ -78,6 +79,8 @@ class Connection:
             await self._finish(call, reader, writer)
             return ending
         finally:
+            if self._taking is not None:
+                await asyncio.wait({self._taking})
             self._session.end()
             end_call(call)
             tasks = [task for task in (reader, writer, watch, self._refresh) if task is not None]
@@ -94,7 +97,9 @@ class Connection:
             if not isinstance(response, session_pb2.ConnectResponse):
                 return Ending(Next.BACK_OFF, "the server ended the stream without saying why")
             received = self._session.receive(response.frames, self._clock())
-            ending = await self._owner.on_received(received)
+            # A task of its own: what was taken off the wire is stored and told, also if the session ends meanwhile.
+            self._taking = asyncio.create_task(self._owner.on_received(received))
+            ending = await asyncio.shield(self._taking)
             if received.ending is not None or ending is not None:
                 return received.ending or ending or Ending(Next.BACK_OFF, "")
             self.wake()

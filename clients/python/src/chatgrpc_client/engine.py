@@ -49,6 +49,8 @@ from .store_thread import StoreThread
 
 CLOSE_TIMEOUT_S = 3.0
 HURRY_AFTER_S = 1.0
+OWN_EVENT_TIMEOUT_S = 2.0
+"""How long a reader waits for its own acknowledged write to come back; then the server is asked instead."""
 
 log = logging.getLogger("chatgrpc_client")
 
@@ -85,6 +87,10 @@ class Engine:
         self._outgoing: dict[bytes, asyncio.Future[chat_pb2.SendResult]] = {}
         self._keyless: list[OutboxEntry] = []
         self._keys = asyncio.Lock()
+        self._settling = 0
+        """Answers to sends that arrived, and are not on disk yet."""
+        self._own_seqs: dict[str, int] = {}
+        """By chat: the last own write that is acknowledged and has not come back on the stream."""
         self._read_marks: dict[str, int] = {}
         self._watched: list[str] = []
         self._unacknowledged: deque[Record | _Synced] = deque()
@@ -100,6 +106,7 @@ class Engine:
             self._add_to_outbox(entry)
         positions = await self.store.call(Store.positions)
         self.cursors.update((chat_id, seq) for chat_id, (seq, _) in positions.items())
+        self.cursors.update(await self.store.call(Store.ended_positions))
         self.hub.begin(await self.store.call(Store.last_arrival))
         self._run_task = asyncio.create_task(self._run(), name="chatgrpc-client")
 
@@ -183,8 +190,9 @@ class Engine:
         except Exception as error:  # the provider is the user's code, and may succeed later
             return Ending(Next.BACK_OFF, f"no token could be had: {error}"), ""
         positions = await self.store.call(Store.positions)
+        ended = await self.store.call(Store.ended_positions)
         sync_token = await self.store.call(Store.sync_token)
-        session = self._new_session(positions, sync_token)
+        session = self._new_session(positions, ended, sync_token)
         link = Connection(session, self)
         self._session, self._link = session, link
         self.questions.attach(session, link.wake)
@@ -197,7 +205,10 @@ class Engine:
             self._session = self._link = None
             self.questions.detach()
 
-    def _new_session(self, positions: Mapping[str, tuple[int, int]], sync_token: str | None) -> Session:
+    def _new_session(
+        self, positions: Mapping[str, tuple[int, int]], ended: Mapping[str, int], sync_token: str | None
+    ) -> Session:
+        """A session that names the chats which go on: one may have been in more groups than a Hello may name."""
         from_head = sync_token is None and not self._config.replay_all
         start_at = session_pb2.START_AT_HEAD if from_head else session_pb2.START_AT_ACKNOWLEDGED
         session = Session(
@@ -205,6 +216,7 @@ class Engine:
             self._config.user_id,
             self.outbox,
             asyncio.get_running_loop().time(),
+            ended=ended,
             received=self._received if self._config.manual_ack else None,
             unstored=sum(isinstance(record, chat_pb2.ChatEvent) for record in self._unacknowledged),
             sends_in_flight_max=self._config.sends_in_flight_max,
@@ -225,6 +237,7 @@ class Engine:
         """See `connection.Owner`."""
         session = self._session
         assert session is not None
+        self._settling = len(received.committed) + len(received.refused)
         if received.welcome is not None:
             self._welcome(received.welcome)
         if self._config.manual_ack:
@@ -266,6 +279,8 @@ class Engine:
         for record in records:
             if isinstance(record, chat_pb2.ChatEvent):
                 self.cursors[record.chat_id] = record.seq
+                if record.seq >= self._own_seqs.get(record.chat_id, 0):
+                    self._own_seqs.pop(record.chat_id, None)
             else:
                 self.cursors[record.chat.chat_id] = record.next_seq - 1
                 self.hub.signal((ChatOpened, record.chat.chat_id), ChatOpened(record.chat))
@@ -339,9 +354,30 @@ class Engine:
             future = self._outgoing.pop(entry.client_message_id, None)
             if future is not None and not future.done():
                 future.set_exception(failure)
+        self._settling = 0
         self.hub.notify()
 
+    def own_write(self, chat_id: str, seq: int) -> None:
+        """A write of this user, through this client, is in the log up to here: what is read from now on must hold it."""
+        if seq > self.cursors.get(chat_id, 0):
+            self._own_seqs[chat_id] = max(seq, self._own_seqs.get(chat_id, 0))
+
+    async def holds_own_writes(self, chat_id: str) -> bool:
+        """Whether the disk holds every acknowledged write of this client to a chat.
+
+        An acknowledgement may come before the event itself, which is on its way; waits a moment for it, unless there is no
+        session, or its consumer decides when it is stored (`manual_ack`).
+        """
+        try:
+            async with asyncio.timeout(OWN_EVENT_TIMEOUT_S):
+                while chat_id in self._own_seqs and self._session is not None and not self._config.manual_ack:
+                    await self.hub.moved()
+        except (TimeoutError, ChatError):
+            pass
+        return chat_id not in self._own_seqs
+
     def _committed(self, client_message_id: bytes, result: chat_pb2.SendResult) -> None:
+        self.own_write(result.chat_id, result.seq)
         future = self._outgoing.pop(client_message_id, None)
         if future is not None and not future.done():
             future.set_result(result)
@@ -384,15 +420,20 @@ class Engine:
         entry = await self.store.call(Store.queue, message)
         future: asyncio.Future[chat_pb2.SendResult] = asyncio.get_running_loop().create_future()
         future.add_done_callback(retrieve)
+        self._add_to_outbox(entry)  # also of a client that stopped: what is on disk waits, and who asks must hear so
         if self.hub.stopped is not None:
             future.set_exception(self.hub.stopped)
             return future
         self._outgoing[message.client_message_id] = future
-        self._add_to_outbox(entry)
         self._hurry.set()
         await self.give_keys()
         self._wake()
         return future
+
+    @property
+    def unsettled(self) -> int:
+        """How many messages wait to be sent, for an answer, or for the answer to be on disk and told."""
+        return len(self.outbox) + self._settling
 
     def _add_to_outbox(self, entry: OutboxEntry) -> None:
         self.outbox.add(entry)
@@ -453,6 +494,7 @@ class Engine:
             log.warning("the server lost events that this device holds; it starts the chat anew", extra={"chat_id": chat_id})
             await self.store.call(Store.forget_chat, chat_id)
             self.cursors.pop(chat_id, None)
+            self._own_seqs.pop(chat_id, None)
             session.cursors.pop(chat_id, None)
             for entry in self.outbox.entries():
                 if entry.chat_id == chat_id and entry.seen_seq is not None:

@@ -62,6 +62,7 @@ class Session:
         outbox: Outbox,
         now_s: float,
         *,
+        ended: Mapping[str, int] | None = None,
         received: Mapping[str, int] | None = None,
         unstored: int = 0,
         sends_in_flight_max: int = 64,
@@ -76,10 +77,12 @@ class Session:
         self._sends_in_flight_max = sends_in_flight_max
         self._own_ack_delay_s = own_ack_delay_s
         self._answer_timeout_s = answer_timeout_s
-        self.cursors = {position.chat_id: position.seq for position in hello.positions}
+        self._stored = {position.chat_id: position.seq for position in hello.positions}
+        self._stored.update(ended or {})
+        """The last event stored, by chat; chats that are over (`ended`) are known here, though Hello does not name them."""
+        self.cursors = dict(self._stored)
         """The last event received, by chat; with `received`, more may have been received before than Hello says."""
         self.cursors.update(received or {})
-        self._stored = {position.chat_id: position.seq for position in hello.positions}
         self._unstored = unstored
 
         self._hello: session_pb2.Hello | None = hello

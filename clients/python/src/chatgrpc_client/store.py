@@ -18,7 +18,7 @@ from .effects import Record
 from .exceptions import DataDirError, WrongUserError
 from .outbox import OutboxEntry
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FAILED_MESSAGES_MAX = 1_000
 
 _SCHEMA = """
@@ -28,7 +28,8 @@ CREATE TABLE chats (
     chat BLOB NOT NULL,               -- chatgrpc.v1.Chat, with the events up to `seq` applied
     seq INTEGER NOT NULL,             -- every event of low_seq .. seq is in `events`
     low_seq INTEGER NOT NULL,
-    first_visible_seq INTEGER NOT NULL
+    first_visible_seq INTEGER NOT NULL,
+    ended INTEGER NOT NULL DEFAULT 0  -- 1: a group that the user is not in any more
 ) WITHOUT ROWID;
 CREATE TABLE events (
     chat_id TEXT NOT NULL,
@@ -136,6 +137,8 @@ class Store:
             raise DataDirError(f"{path} was made by a later version of this program; use that, or another folder")
         if version == 0:
             self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT")
+        elif version == 1:
+            self._migrate_from_1(user_id)
         with self._transaction():
             self._db.execute("INSERT OR IGNORE INTO device VALUES ('user_id', ?), ('device_id', ?)", (user_id, device_id))
         self.user_id = self._device("user_id")
@@ -143,6 +146,14 @@ class Store:
         if self.user_id != user_id:
             raise WrongUserError(f"{path} holds the state of {self.user_id}, not of {user_id}; use another folder")
         self._arrival: int = self._db.execute("SELECT coalesce(max(arrival), 0) FROM events").fetchone()[0]
+
+    def _migrate_from_1(self, user_id: str) -> None:
+        with self._transaction():
+            self._db.execute("ALTER TABLE chats ADD COLUMN ended INTEGER NOT NULL DEFAULT 0")
+            rows = self._db.execute("SELECT chat_id, chat FROM chats").fetchall()
+            ended = [(chat_id,) for chat_id, chat in rows if _is_ended(chat_pb2.Chat.FromString(chat), user_id)]
+            self._db.executemany("UPDATE chats SET ended = 1 WHERE chat_id = ?", ended)
+            self._db.execute("PRAGMA user_version=2")
 
     def close(self) -> None:
         """Closes the file."""
@@ -169,13 +180,17 @@ class Store:
         return self._device("sync_token") if self._device("synced") else None
 
     def positions(self) -> dict[str, tuple[int, int]]:
-        """The last seq held and the last seq read, by chat."""
+        """The last seq held and the last seq read, by chat, of the chats that go on."""
         rows = self._db.execute(
             "SELECT c.chat_id, c.seq, coalesce(r.read_seq, 0) FROM chats c"
-            " LEFT JOIN receipts r ON r.chat_id = c.chat_id AND r.user_id = ?",
+            " LEFT JOIN receipts r ON r.chat_id = c.chat_id AND r.user_id = ? WHERE NOT c.ended",
             (self.user_id,),
         )
         return {chat_id: (seq, read_seq) for chat_id, seq, read_seq in rows}
+
+    def ended_positions(self) -> dict[str, int]:
+        """The last seq held, by chat, of the groups that the user is not in any more."""
+        return dict(self._db.execute("SELECT chat_id, seq FROM chats WHERE ended").fetchall())
 
     # --- what the stream brings
 
@@ -197,7 +212,10 @@ class Store:
                     chats[record.chat_id] = chat
                 self._append(record, arrival, applied)
             for chat_id, chat in chats.items():
-                self._db.execute("UPDATE chats SET chat = ? WHERE chat_id = ?", (chat.SerializeToString(), chat_id))
+                self._db.execute(
+                    "UPDATE chats SET chat = ?, ended = ? WHERE chat_id = ?",
+                    (chat.SerializeToString(), _is_ended(chat, self.user_id), chat_id),
+                )
             for receipt in receipts:
                 self._raise_marks(receipt)
             if sync_token is not None:
@@ -455,6 +473,11 @@ class Store:
 def now_ms() -> int:
     """Milliseconds since the Unix epoch."""
     return time.time_ns() // 1_000_000
+
+
+def _is_ended(chat: chat_pb2.Chat, user_id: str) -> bool:
+    """Whether it is a group that the user is not in any more. Nobody leaves another kind of chat."""
+    return chat.kind == content_pb2.CHAT_KIND_GROUP and all(member.user_id != user_id for member in chat.members)
 
 
 def _queued_message(row: tuple[bytes, str, str, bytes, int, int | None, str | None]) -> QueuedMessage:

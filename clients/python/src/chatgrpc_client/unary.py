@@ -144,53 +144,67 @@ class Caller:
 class Groups:
     """Groups and their members. Every method raises what `Caller.call` raises."""
 
-    def __init__(self, caller: Caller, cursor: Callable[[str], int | None]) -> None:
+    def __init__(self, caller: Caller, cursor: Callable[[str], int | None], own_write: Callable[[str, int], None]) -> None:
+        """Makes the calls.
+
+        Args:
+            caller: makes calls.
+            cursor: what the device holds of a chat.
+            own_write: told of each change that is committed.
+        """
         self._caller = caller
         self._cursor = cursor
+        self._own_write = own_write
 
     def _key(self, chat_id: str = "") -> chat_pb2.WriteKey | None:
         """A key for one write; None where what is held of the chat is not known, since then duplicates could not be found."""
         seen_seq = self._cursor(chat_id) if chat_id else 0
         return None if seen_seq is None else chat_pb2.WriteKey(client_message_id=os.urandom(16), seen_seq=seen_seq)
 
+    def _done(self, result: chat_pb2.SendResult) -> chat_pb2.SendResult:
+        self._own_write(result.chat_id, result.seq)
+        return result
+
     async def create(self, title: str, member_user_ids: Sequence[str]) -> chat_pb2.Chat:
         """Creates a group; the caller is its owner."""
         request = chat_service_pb2.CreateGroupRequest(title=title, member_user_ids=member_user_ids, key=self._key())
-        return (await self._caller.call(lambda on: on.chats.CreateGroup, request)).chat
+        chat = (await self._caller.call(lambda on: on.chats.CreateGroup, request)).chat
+        self._own_write(chat.chat_id, 1)
+        return chat
 
     async def update(self, chat_id: str, *, title: str | None = None, picture_url: str | None = None) -> chat_pb2.SendResult:
         """Changes the title or the picture; None leaves it as it is."""
         request = chat_service_pb2.UpdateGroupRequest(
             chat_id=chat_id, title=title, picture_url=picture_url, key=self._key(chat_id)
         )
-        return (await self._caller.call(lambda on: on.chats.UpdateGroup, request)).committed
+        return self._done((await self._caller.call(lambda on: on.chats.UpdateGroup, request)).committed)
 
     async def add(self, chat_id: str, user_ids: Sequence[str]) -> chat_pb2.SendResult:
         """Adds members."""
         request = chat_service_pb2.AddMembersRequest(chat_id=chat_id, user_ids=user_ids, key=self._key(chat_id))
-        return (await self._caller.call(lambda on: on.chats.AddMembers, request)).committed
+        return self._done((await self._caller.call(lambda on: on.chats.AddMembers, request)).committed)
 
     async def remove(self, chat_id: str, user_id: str) -> chat_pb2.SendResult:
         """Removes a member."""
         request = chat_service_pb2.RemoveMemberRequest(chat_id=chat_id, user_id=user_id, key=self._key(chat_id))
-        return (await self._caller.call(lambda on: on.chats.RemoveMember, request)).committed
+        return self._done((await self._caller.call(lambda on: on.chats.RemoveMember, request)).committed)
 
     async def leave(self, chat_id: str) -> chat_pb2.SendResult:
         """Leaves a group."""
         request = chat_service_pb2.LeaveGroupRequest(chat_id=chat_id, key=self._key(chat_id))
-        return (await self._caller.call(lambda on: on.chats.LeaveGroup, request)).committed
+        return self._done((await self._caller.call(lambda on: on.chats.LeaveGroup, request)).committed)
 
     async def set_role(self, chat_id: str, user_id: str, role: content_pb2.MemberRole.ValueType) -> chat_pb2.SendResult:
         """Gives a member another role."""
         request = chat_service_pb2.SetMemberRoleRequest(chat_id=chat_id, user_id=user_id, role=role, key=self._key(chat_id))
-        return (await self._caller.call(lambda on: on.chats.SetMemberRole, request)).committed
+        return self._done((await self._caller.call(lambda on: on.chats.SetMemberRole, request)).committed)
 
     async def mute(self, chat_id: str, user_id: str, muted_until_ms: int) -> chat_pb2.SendResult:
         """Mutes a member until a time in milliseconds since the Unix epoch; 0 lets them write again."""
         request = chat_service_pb2.MuteMemberRequest(
             chat_id=chat_id, user_id=user_id, muted_until_ms=muted_until_ms, key=self._key(chat_id)
         )
-        return (await self._caller.call(lambda on: on.chats.MuteMember, request)).committed
+        return self._done((await self._caller.call(lambda on: on.chats.MuteMember, request)).committed)
 
     async def create_link(self, chat_id: str, *, approval_required: bool = False) -> content_pb2.JoinLink:
         """Makes a join link; an earlier one stops working."""
@@ -202,7 +216,7 @@ class Groups:
     async def revoke_link(self, chat_id: str) -> chat_pb2.SendResult:
         """Revokes the join link."""
         request = chat_service_pb2.RevokeJoinLinkRequest(chat_id=chat_id, key=self._key(chat_id))
-        return (await self._caller.call(lambda on: on.chats.RevokeJoinLink, request)).committed
+        return self._done((await self._caller.call(lambda on: on.chats.RevokeJoinLink, request)).committed)
 
     async def join(self, token: str) -> chat_service_pb2.JoinByLinkResponse:
         """Joins by a link's token, or asks to be let in; the answer says which."""
@@ -214,7 +228,7 @@ class Groups:
         request = chat_service_pb2.AnswerJoinRequestRequest(
             chat_id=chat_id, user_id=user_id, approve=approve, key=self._key(chat_id)
         )
-        return (await self._caller.call(lambda on: on.chats.AnswerJoinRequest, request)).committed
+        return self._done((await self._caller.call(lambda on: on.chats.AnswerJoinRequest, request)).committed)
 
 
 class Devices:

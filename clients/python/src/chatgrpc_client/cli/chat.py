@@ -31,6 +31,7 @@ LEAVE_TIMEOUT_S = 10.0
 LEAVE_TIMEOUT_TERMINAL_S = 0.5
 SHOW_TIMEOUT_S = 1.0
 LINES_AHEAD = 1_000
+REFUSED = 3
 
 
 def chat(
@@ -46,7 +47,8 @@ def chat(
     """Chat in the terminal: /help lists the commands, Ctrl-D leaves.
 
     What you type is kept on disk until it is sent: once, in order, also if the server or this program stops in between. With
-    standard input from a pipe or a file, each line is sent, or carried out if it begins with a slash.
+    standard input from a pipe or a file, each line is sent, or carried out if it begins with a slash, and the exit code tells
+    what became of them: 0 all committed, 1 something still waits, 3 something was refused.
     """
     if bool(with_user) == bool(group):
         raise typer.BadParameter("give either --with USER or --group CHAT")
@@ -96,7 +98,10 @@ class _Visit:
             if watching.done():
                 await watching
             await working
-            return await self._leave()
+            code = await self._leave()
+            if watching.done() and not code:
+                await watching  # what should have been shown was not
+            return code
         finally:
             for task in (watching, reading, working):
                 task.cancel()
@@ -131,4 +136,4 @@ class _Visit:
             return 1
         if not self._screen.shows_toolbar:
             await self._room.until_up_to_date(SHOW_TIMEOUT_S)
-        return 0
+        return REFUSED if self._room.refused and not self._screen.shows_toolbar else 0

@@ -73,6 +73,7 @@ class Commands:
         except UsageError as error:
             self.room.note(f"like this: {error}")
         except (ChatError, ValueError) as error:
+            self.room.refused = True
             self.room.screen.show(f"     ✗ {explained(error)}")
         return True
 

@@ -47,6 +47,8 @@ class Room:
         """The other one of a direct chat; empty for a group."""
         self.chat = chat_pb2.Chat()
         self.conversation = Conversation(client.user_id)
+        self.refused = False
+        """The server refused something that was typed, for ever."""
         self.entered = asyncio.Event()
         """The chat is on the screen, as far as it could be had."""
         self._changing = asyncio.Lock()
@@ -185,6 +187,7 @@ class Room:
                 if event.result.chat_id == self.chat_id:
                     self._committed_seq = max(self._committed_seq, event.result.seq)
             case MessageFailed():
+                self.refused = True
                 _, text = self._pending.pop(event.client_message_id, ("", ""))
                 self.screen.show(f"     ✗ refused: {explained(event.error)}{f' — {safe(text)}' if text else ''}")
             case ConnectionChanged():

@@ -2,12 +2,14 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
 from ..client import Client, Outgoing
-from ..exceptions import ChatError, DataDirLockedError, RequestError, RequestTimeoutError
+from ..exceptions import ChatError, DataDirLockedError, RequestError, RequestTimeoutError, request_error
+from ..store import QueuedMessage
 from ..wording import messages
 from .access import (
     DEFAULT_ADDRESS,
@@ -67,19 +69,25 @@ class _Sender:
         self._as_json = as_json
         self._deadline_s = time.monotonic() + timeout_s
         self._refused = False
+        self._unsettled: list[Outgoing] = []
+        """Messages of this run of which it was not known in time what became of them."""
 
     async def run(self, text: str) -> int:
         await self._open()
         client = self._client
         try:
-            earlier = len(await client.waiting_messages())
+            earlier = await client.waiting_messages()
             if text == "-":
                 await self._send_lines()
             else:
                 await self._report(await client.send(text, chat_id=self._chat, user_id=self._to))
             await client.wait_until_sent(max(0.1, self._deadline_s - time.monotonic()))
-            if earlier and not self._as_json:
-                typer.echo(f"{messages(earlier)} that waited from earlier: sent too")
+            unsettled, self._unsettled = self._unsettled, []
+            for outgoing in unsettled:
+                await self._report(outgoing)
+            if self._unsettled:  # an outbox in which nothing waits is not yet a message that was sent
+                return await self._waits(client.connection.message or "the server did not say what became of it")
+            await self._report_earlier(earlier)
         except RequestTimeoutError:
             return await self._waits(client.connection.message or "the server did not answer in time")
         except ChatError as error:
@@ -109,6 +117,25 @@ class _Sender:
                 report = reports.create_task(self._report(outgoing))
                 report.add_done_callback(lambda _: window.release())
 
+    async def _report_earlier(self, earlier: Sequence[QueuedMessage]) -> None:
+        """Says what became of the messages that waited from earlier runs."""
+        refused = {message.client_message_id: message for message in await self._client.failed_messages()}
+        for message in earlier:
+            failed = refused.get(message.client_message_id)
+            if failed is not None and failed.error is not None:
+                self._refused = True
+                facts = {"chat_id": failed.chat_id, "client_message_id": failed.client_message_id.hex()}
+                self._say_refused(facts, request_error(failed.error), "a message that waited from earlier was refused")
+        sent = sum(message.client_message_id not in refused for message in earlier)
+        if sent and not self._as_json:
+            typer.echo(f"{messages(sent)} that waited from earlier: sent too")
+
+    def _say_refused(self, facts: dict[str, Any], error: RequestError, said: str) -> None:
+        if self._as_json:
+            typer.echo(dump(facts | {"status": "refused", "code": int(error.code), "error": str(error)}))
+        else:
+            typer.echo(f"chatgrpc: {said}: {explained(error)}", err=True)
+
     async def _report(self, outgoing: Outgoing) -> None:
         """Waits for the outcome of a message and prints it."""
         facts: dict[str, Any] = {"chat_id": outgoing.chat_id, "client_message_id": outgoing.client_message_id.hex()}
@@ -117,13 +144,11 @@ class _Sender:
                 result = await outgoing.sent
         except RequestError as error:
             self._refused = True
-            if self._as_json:
-                typer.echo(dump(facts | {"status": "refused", "code": int(error.code), "error": str(error)}))
-            else:
-                typer.echo(f"chatgrpc: refused: {explained(error)}", err=True)
+            self._say_refused(facts, error, "refused")
             return
         except (ChatError, TimeoutError):
-            return  # it waits on disk; `run` says so for all that do
+            self._unsettled.append(outgoing)  # it waits on disk; `run` says so for all that do
+            return
         if self._as_json:
             typer.echo(dump(facts | {"status": "sent", "seq": result.seq, "sent_at_ms": result.sent_at_ms}))
         else:
