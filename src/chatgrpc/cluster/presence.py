@@ -7,7 +7,9 @@ long when it was not. Who is in a chat its owner says, who is asked again whenev
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 
 from chatgrpc.cluster.sessions import Sessions
@@ -25,6 +27,14 @@ _UNSAVED_MAX = 100_000
 
 Presence = tuple[bool, int]
 """Whether a user is online, and when they were seen last if not, in milliseconds since the Unix epoch; 0 = not known."""
+
+
+@dataclass(slots=True)
+class _Watchers:
+    """Who has a chat on the screen: one question for all of them, however often it is asked."""
+
+    found: Callable[[tuple[str, ...]], None]
+    screens: dict[Connection, None] = field(default_factory=dict)
 
 
 class PresenceScreens:
@@ -59,7 +69,7 @@ class PresenceScreens:
         self._monotonic_ms = monotonic_ms
         self._look_interval_s = look_interval_s
         self._chats: dict[Connection, tuple[str, ...]] = {}  # that each has on the screen
-        self._watchers: dict[str, dict[Connection, None]] = {}  # the same by chat
+        self._watchers: dict[str, _Watchers] = {}  # the same by chat
         self._members: dict[Connection, dict[str, tuple[str, ...]]] = {}  # of the chats that each watches
         self._shown: dict[Connection, dict[str, Presence]] = {}  # what each was shown last
         self._news: dict[Connection, None] = {}  # who watches others than at the last look
@@ -73,28 +83,30 @@ class PresenceScreens:
     def watch(self, watcher: Connection, chat_ids: tuple[str, ...]) -> None:
         """From now on the device has these chats on its screen, and no others; it is shown who is there."""
         self.unwatch(watcher)
-        self._chats[watcher] = chat_ids
+        self._chats[watcher] = chat_ids = tuple(dict.fromkeys(chat_ids))
         self._members[watcher] = {}
         self._shown[watcher] = {}
         for chat_id in chat_ids:
-            self._watchers.setdefault(chat_id, {})[watcher] = None
-            self._ask_members(chat_id, [watcher])
+            self._watchers.setdefault(chat_id, _Watchers(partial(self._found, chat_id))).screens[watcher] = None
+            self.members_changed(chat_id)
 
     def unwatch(self, watcher: Connection) -> None:
         """The device has nothing on its screen; again does nothing."""
         for chat_id in self._chats.pop(watcher, ()):
-            watchers = self._watchers.get(chat_id, {})
-            watchers.pop(watcher, None)
-            if not watchers:
-                self._watchers.pop(chat_id, None)
+            watchers = self._watchers[chat_id]
+            del watchers.screens[watcher]
+            if not watchers.screens:
+                del self._watchers[chat_id]
+                self._desk.withdraw_members(chat_id, watchers.found)
         self._members.pop(watcher, None)
         self._shown.pop(watcher, None)
         self._news.pop(watcher, None)
 
     def members_changed(self, chat_id: str) -> None:
         """Someone came into the chat, or left it, or may have."""
-        if chat_id in self._watchers:
-            self._ask_members(chat_id, list(self._watchers[chat_id]))
+        watchers = self._watchers.get(chat_id)
+        if watchers is not None:
+            self._desk.ask_members(chat_id, watchers.found, self._monotonic_ms())
 
     def doubt(self, concerns: Callable[[str], bool]) -> None:
         """Nobody knows whether someone came into the chats that it `concerns`, or left them."""
@@ -102,13 +114,9 @@ class PresenceScreens:
             if concerns(chat_id):
                 self.members_changed(chat_id)
 
-    def _ask_members(self, chat_id: str, watchers: Iterable[Connection]) -> None:
-        def found(user_ids: tuple[str, ...]) -> None:
-            for watcher in watchers:
-                if chat_id in self._chats.get(watcher, ()):
-                    self._note_members(watcher, chat_id, user_ids)
-
-        self._desk.ask_members(chat_id, found, self._monotonic_ms())
+    def _found(self, chat_id: str, user_ids: tuple[str, ...]) -> None:
+        for watcher in self._watchers[chat_id].screens:
+            self._note_members(watcher, chat_id, user_ids)
 
     def _note_members(self, watcher: Connection, chat_id: str, user_ids: tuple[str, ...]) -> None:
         """A user who is not a member themselves watches nobody (G6)."""

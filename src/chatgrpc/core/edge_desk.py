@@ -108,8 +108,12 @@ class EdgeDesk:
         self._heads_asked.withdraw(chat_id, callback)
 
     def ask_members(self, chat_id: str, callback: Callable[[tuple[str, ...]], None], now_ms: int) -> None:
-        """Calls back with who is in the chat; nobody if it is large, or none."""
+        """Calls back with who is in the chat; nobody if it is large, or none. Once, however often the same callback asks."""
         self._send(chat_id, AskMembers(chat_id, self._members_asked.ask(chat_id, callback, now_ms)))
+
+    def withdraw_members(self, chat_id: str, callback: Callable[[tuple[str, ...]], None]) -> None:
+        """Whoever asked for the members has gone, or looks elsewhere."""
+        self._members_asked.withdraw(chat_id, callback)
 
     def tell(self, chat_id: str, message: Message) -> None:
         """Sends something to the chat's owner that may be lost."""

@@ -53,40 +53,47 @@ class Forwarded:
 class _Outgoing:
     """A lane as its edge sees it."""
 
+    next_number: int
     waiting: dict[int, tuple[Ticket, Write]] = field(default_factory=dict)  # by number, oldest first
-    opened_at_ms: dict[int, int] = field(default_factory=dict)
-    next_number: int = 1
 
 
 class EdgeLanes:
-    """The lanes of one edge."""
+    """The lanes of one edge: those in which something waits.
+
+    When nothing does, a lane is forgotten. If the stream writes to the chat again, the lane goes on with a higher number than
+    any that was forgotten, so that an owner which knew it takes the write, and nothing that is late is taken for it.
+    """
 
     def __init__(self, resend_after_ms: int, give_up_after_ms: int) -> None:
         """After `give_up_after_ms` without an outcome the device gets a retryable error."""
         self._resend_after_ms = resend_after_ms
         self.give_up_after_ms = give_up_after_ms
         self._lanes: dict[Lane, _Outgoing] = {}
-        self._of_session: dict[str, list[Lane]] = {}
+        self._of_session: dict[str, dict[Lane, None]] = {}
+        self._opened_at_ms: OrderedDict[tuple[Lane, int], int] = OrderedDict()  # when each write came; the oldest first
+        self._next_number = 1  # above those of all lanes that were forgotten
         self._silent: OrderedDict[Lane, int] = OrderedDict()  # lanes that wait, and when to send again; the soonest first
         self._forwards: dict[Lane, list[Forward]] = {}
+
+    def __len__(self) -> int:
+        return len(self._lanes)
 
     @property
     def is_idle(self) -> bool:
         """No write waits for its outcome."""
-        return not self._silent
+        return not self._lanes
 
     def submit(self, lane: Lane, ticket: Ticket, write: Write, now_ms: int) -> None:
         """Takes a write; its outcome comes out of `answered` or `give_up`."""
         outgoing = self._lanes.get(lane)
         if outgoing is None:
-            outgoing = self._lanes[lane] = _Outgoing()
-            self._of_session.setdefault(lane.session_id, []).append(lane)
-        if not outgoing.waiting:
+            outgoing = self._lanes[lane] = _Outgoing(self._next_number)
+            self._of_session.setdefault(lane.session_id, {})[lane] = None
             self._silent[lane] = now_ms + self._resend_after_ms
         number = outgoing.next_number
         outgoing.next_number += 1
         outgoing.waiting[number] = (ticket, write)
-        outgoing.opened_at_ms[number] = now_ms
+        self._opened_at_ms[lane, number] = now_ms
         self._forwards.setdefault(lane, []).append(Forward(lane, number, next(iter(outgoing.waiting)), write))
 
     def take_forwards(self, now_ms: int) -> list[Forward]:
@@ -111,31 +118,42 @@ class EdgeLanes:
         if outgoing is None or forwarded.number not in outgoing.waiting:
             return None
         ticket, write = outgoing.waiting.pop(forwarded.number)
-        del outgoing.opened_at_ms[forwarded.number]
-        self._silent.pop(lane, None)
+        del self._opened_at_ms[lane, forwarded.number]
         if outgoing.waiting:
             self._silent[lane] = now_ms + self._resend_after_ms
+            self._silent.move_to_end(lane)
+        else:
+            self._forget(lane)
         return ticket, write, forwarded.outcome
 
     def give_up(self, now_ms: int) -> list[tuple[Ticket, Write, Outcome]]:
         """Lanes whose oldest write has waited too long: all their writes fail, oldest first, so that none overtakes another."""
         failed: list[tuple[Ticket, Write, Outcome]] = []
-        for lane in list(self._silent):
-            outgoing = self._lanes[lane]
-            if now_ms - next(iter(outgoing.opened_at_ms.values())) >= self.give_up_after_ms:
-                failed += [(ticket, write, unavailable()) for ticket, write in outgoing.waiting.values()]
-                outgoing.waiting.clear()
-                outgoing.opened_at_ms.clear()
-                del self._silent[lane]
-                self._forwards.pop(lane, None)
+        while self._opened_at_ms:
+            (lane, _), opened_at_ms = next(iter(self._opened_at_ms.items()))
+            if now_ms - opened_at_ms < self.give_up_after_ms:
+                break
+            failed += [(ticket, write, unavailable()) for ticket, write in self._forget(lane).values()]
         return failed
 
     def close(self, session_id: str) -> None:
         """The stream is gone; the device sends again what it has no answer for."""
-        for lane in self._of_session.pop(session_id, ()):
-            del self._lanes[lane]
-            self._silent.pop(lane, None)
-            self._forwards.pop(lane, None)
+        for lane in list(self._of_session.get(session_id, ())):
+            self._forget(lane)
+
+    def _forget(self, lane: Lane) -> dict[int, tuple[Ticket, Write]]:
+        """Drops a lane; returns what waited in it."""
+        outgoing = self._lanes.pop(lane)
+        self._next_number = max(self._next_number, outgoing.next_number)
+        for number in outgoing.waiting:
+            del self._opened_at_ms[lane, number]
+        self._silent.pop(lane, None)
+        self._forwards.pop(lane, None)
+        of_session = self._of_session[lane.session_id]
+        del of_session[lane]
+        if not of_session:
+            del self._of_session[lane.session_id]
+        return outgoing.waiting
 
     def _resend(self, lane: Lane, now_ms: int) -> None:
         self._silent[lane] = now_ms + self._resend_after_ms

@@ -90,6 +90,9 @@ class Limits:
     """Events committed together; what is more waits for the next group."""
     writes_waiting_per_chat_max: int = 4_096
     """Writes of one chat waiting for its owner or for their commit; ERROR_CODE_UNAVAILABLE with a delay."""
+    questions_waiting_per_chat_max: int = 1_024
+    """Questions that wait for a chat's owner to be ready, one of each kind from each node or user; more are passed over, and
+    asked again."""
     marks_in_memory_max: int = 200_000
     """Receipts kept in memory; the longest unchanged are dropped once they are stored."""
     last_seen_max: int = 200_000

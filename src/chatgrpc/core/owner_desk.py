@@ -117,7 +117,12 @@ class OwnerDesk:
                 self._receive_forward(message, now)
                 return
         tenure = self.tenures.get(self._shard_of(message.chat_id))
-        if tenure is not None and tenure.shard.ask_head(_Asked(sender_id, message), message.chat_id, now):
+        if tenure is None:
+            return
+        asker = _asker(sender_id, message)
+        if isinstance(message, RaiseMark):
+            message = _since_earlier(cast("_Asked | None", tenure.shard.asked(message.chat_id, asker)), message)
+        if tenure.shard.ask_head(_Asked(sender_id, message), message.chat_id, now, asker):
             self.touch(tenure)
 
     def _receive_forward(self, forward: Forward, now: Now) -> None:
@@ -231,6 +236,28 @@ class OwnerDesk:
 
     def _is_small(self, chat: ActiveChat) -> bool:
         return len(chat.recipients) <= self._limits.small_group_members_max
+
+
+def _asker(sender_id: str, question: Question) -> tuple[str, ...]:
+    """Of whom one question waits at a time: an answer to a later one does for the earlier ones."""
+    match question:
+        case RaiseMark(user_id=user_id) | TellTyping(user_id=user_id):
+            return sender_id, type(question).__name__, user_id
+    return sender_id, type(question).__name__
+
+
+def _since_earlier(earlier: _Asked | None, raised: RaiseMark) -> RaiseMark:
+    """A mark that rises while an earlier rise of it waits has risen from where it stood before that."""
+    if earlier is None or not isinstance(earlier.question, RaiseMark):
+        return raised
+    before = earlier.question
+    return replace(
+        raised,
+        delivered_seq=max(raised.delivered_seq, before.delivered_seq),
+        read_seq=max(raised.read_seq, before.read_seq),
+        delivered_from_seq=min(raised.delivered_from_seq, before.delivered_from_seq),
+        read_from_seq=min(raised.read_from_seq, before.read_from_seq),
+    )
 
 
 def _by_node(user_ids: Sequence[str], nodes_of_user: Mapping[str, Collection[str]]) -> dict[str, tuple[str, ...]]:

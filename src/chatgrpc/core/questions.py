@@ -2,6 +2,9 @@
 
 A question that is asked twice may be answered twice, and late. Whoever asks wants to know what is the case *after* the asking,
 so an answer counts only for those who had asked before the question it answers was sent.
+
+Each who asks is known by the callback, and waits once for each chat, however often they ask: for the first question that will
+do, since else who asks again and again would never hear, and for the last one.
 """
 
 from collections import OrderedDict
@@ -9,6 +12,8 @@ from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 _Answer = TypeVar("_Answer")
+_Wanted = tuple[int, int]
+"""The first and the last question that a callback waits for an answer to."""
 
 
 class Questions(Generic[_Answer]):
@@ -18,23 +23,25 @@ class Questions(Generic[_Answer]):
         """A question that is not answered within `again_after_ms` is asked again."""
         self._again_after_ms = again_after_ms
         self._number = 0
-        self._waiting: dict[str, list[tuple[int, Callable[[_Answer], None]]]] = {}  # the first question that will do, and who
+        self._waiting: dict[str, dict[Callable[[_Answer], None], _Wanted]] = {}  # who waits, and for which questions
         self._asked_at_ms: OrderedDict[str, int] = OrderedDict()  # the longest ago first
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def ask(self, chat_id: str, callback: Callable[[_Answer], None], now_ms: int) -> int:
-        """Asks; returns the number under which the question is to be sent."""
-        self._waiting.setdefault(chat_id, []).append((self._number + 1, callback))
+        """Asks; returns the number under which the question is to be sent. A callback that waits already waits for this too."""
+        number = self._number + 1
+        waiting = self._waiting.setdefault(chat_id, {})
+        first, _ = waiting.get(callback, (number, number))
+        waiting[callback] = (first, number)
         return self._send(chat_id, now_ms)
 
     def withdraw(self, chat_id: str, callback: Callable[[_Answer], None]) -> None:
         """Whoever asked wants to know it no more; what nobody wants to know is not asked again."""
-        waiting = [entry for entry in self._waiting.get(chat_id, ()) if entry[1] is not callback]
-        if waiting:
-            self._waiting[chat_id] = waiting
-        else:
+        waiting = self._waiting.get(chat_id, {})
+        waiting.pop(callback, None)
+        if not waiting:
             self._waiting.pop(chat_id, None)
             self._asked_at_ms.pop(chat_id, None)
 
@@ -52,14 +59,16 @@ class Questions(Generic[_Answer]):
 
     def answered(self, chat_id: str, number: int, answer: _Answer) -> None:
         """An answer came to the question with this number."""
-        waiting = self._waiting.pop(chat_id, [])
-        later = [entry for entry in waiting if entry[0] > number]
+        waiting = self._waiting.pop(chat_id, {})
+        later = {
+            callback: (first if first > number else last, last) for callback, (first, last) in waiting.items() if last > number
+        }
         if later:
             self._waiting[chat_id] = later
         else:
             self._asked_at_ms.pop(chat_id, None)
-        for first_number, callback in waiting:
-            if first_number <= number:
+        for callback, (first, _) in waiting.items():
+            if first <= number:
                 callback(answer)
 
     def _send(self, chat_id: str, now_ms: int) -> int:

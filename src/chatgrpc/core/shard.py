@@ -4,6 +4,7 @@ What comes from outside is handed in with the time at which it *had* happened; w
 without a trace. Nobody is told: who waits for an answer asks the next owner.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeAlias
@@ -68,10 +69,11 @@ class Shard:
         self._uncommitted: dict[tuple[str, int], tuple[Entry, tuple[ActiveChat, Pending]]] = {}
         self._requests: list[Request] = []
         self._deliveries: list[Delivery] = []
-        self._head_tickets: dict[str, list[Ticket]] = {}
+        self._head_tickets: dict[str, dict[Hashable, Ticket]] = {}  # by chat and asker
         self._heads: list[Head] = []
         self._unmarked: dict[str, int] = {}
         self._superseded: list[str] = []
+        self._silent: set[str] = set()  # chats that were superseded
         self._lookups_under_way = 0
         self._accepting = True
 
@@ -85,15 +87,24 @@ class Shard:
         self._work()
         return True
 
-    def ask_head(self, ticket: Ticket, chat_id: str, now: Now) -> bool:
-        """Asks for the committed head of a chat; 0 if it has no event. False as for `submit`."""
+    def ask_head(self, ticket: Ticket, chat_id: str, now: Now, asker: Hashable = None) -> bool:
+        """Asks for the committed head of a chat; 0 if it has no event. False as for `submit`.
+
+        While the chat is not ready, of each `asker` (the ticket itself, if none is named) the last ticket waits, and no more
+        than `Limits.questions_waiting_per_chat_max` in all: whoever asked asks again.
+        """
         if not self._accepting or not self._lease.holds(now.monotonic_ms):
             return False
         pipeline = self._pipelines.get(chat_id)
         if pipeline is not None and self._sequencer.holds(chat_id):
             self._heads.append(Head(ticket, chat_id, pipeline.committed_seq))
             return True
-        self._head_tickets.setdefault(chat_id, []).append(ticket)
+        if chat_id in self._silent:
+            return True
+        tickets = self._head_tickets.setdefault(chat_id, {})
+        asker = ticket if asker is None else asker
+        if asker in tickets or len(tickets) < self._limits.questions_waiting_per_chat_max:
+            tickets[asker] = ticket
         self._sequencer.activate(chat_id)
         self._work()
         return True
@@ -157,6 +168,15 @@ class Shard:
     def holds(self, now: Now) -> bool:
         """Whether the lease holds; once it does not, the shard is to be dropped."""
         return self._lease.holds(now.monotonic_ms)
+
+    def asked(self, chat_id: str, asker: Hashable) -> Ticket | None:
+        """The ticket of this asker that waits for the chat to be ready."""
+        return self._head_tickets.get(chat_id, {}).get(asker)
+
+    @property
+    def questions_waiting(self) -> int:
+        """How many tickets wait for their chats to be ready."""
+        return sum(map(len, self._head_tickets.values()))
 
     def chat(self, chat_id: str) -> ActiveChat | None:
         """A chat that is ready, as `ask_head` makes it, and exists; None otherwise."""
@@ -248,6 +268,8 @@ class Shard:
             # The lease says that nobody else can be there: epochs have fallen back. To go on would be to order the chat anew.
             del self._activations[chat_id]
             self._superseded.append(chat_id)
+            self._silent.add(chat_id)
+            self._head_tickets.pop(chat_id, None)
             return
         if not activation.ready:
             return
@@ -256,7 +278,8 @@ class Shard:
         if activation.head_seq:
             self._unmarked[chat_id] = activation.head_seq
         self._deliveries += activation.untold
-        self._heads += [Head(ticket, chat_id, pipeline.committed_seq) for ticket in self._head_tickets.pop(chat_id, ())]
+        tickets = self._head_tickets.pop(chat_id, {})
+        self._heads += [Head(ticket, chat_id, pipeline.committed_seq) for ticket in tickets.values()]
         self._sequencer.loaded(self._loading.pop(chat_id), activation.stored_chat, now.wall_ms)
         self._work()
         self._forget(chat_id)

@@ -1,6 +1,7 @@
 """Who is told what besides events, where everyone is connected to this process."""
 
 from collections.abc import Container, Iterable, Sequence
+from functools import partial
 
 from chatgrpc.core.active_chat import ActiveChat
 from chatgrpc.core.disconnect import Code
@@ -23,6 +24,7 @@ class LocalAudience:
         self._small_group_members_max = limits.small_group_members_max
         self._touched = touched
         self._presence = PresenceBook(limits)
+        self._untold: dict[tuple[str, str], Raised] = {}  # marks that rose while their chats were not loaded
         self._screens: dict[Connection, tuple[str, ...]] = {}  # the chats that each watches
         self._on_screen: dict[str, dict[Connection, None]] = {}  # the same by chat
 
@@ -32,12 +34,18 @@ class LocalAudience:
         """See the protocol."""
         if raised.mark.read_seq > raised.read_from_seq:
             self._show_receipt((raised.mark.user_id,), raised.mark.receipt())
-        self._owner.with_chat(raised.mark.chat_id, lambda chat: self._tell_senders(chat, raised))
+        mark = raised.mark
+        key = (mark.chat_id, mark.user_id)
+        first = self._untold.get(key, raised)
+        self._untold[key] = Raised(mark, first.delivered_from_seq, first.read_from_seq)
+        tell = partial(self._tell_senders, key)
+        self._owner.with_chat(mark.chat_id, ("mark", mark.user_id), tell)
 
     def marks_saved(self, marks: Sequence[Mark]) -> None:
         """See the protocol; who comes has the marks in memory saved first, so nobody has missed one."""
 
-    def _tell_senders(self, chat: ActiveChat | None, raised: Raised) -> None:
+    def _tell_senders(self, key: tuple[str, str], chat: ActiveChat | None) -> None:
+        raised = self._untold.pop(key)
         if chat is None or len(chat.recipients) > self._small_group_members_max:
             return
         mark = raised.mark
@@ -66,7 +74,7 @@ class LocalAudience:
                         connection.session.show_typing(typing)
                         self._touched(connection)
 
-        self._owner.with_chat(chat_id, show)
+        self._owner.with_chat(chat_id, ("typing", user_id), show)
 
     # Presence.
 
@@ -127,7 +135,7 @@ class LocalAudience:
             self._touched(watcher)
 
         for chat_id in chat_ids:
-            self._owner.with_chat(chat_id, add)
+            self._owner.with_chat(chat_id, ("watch", watcher), add)
 
     def _unwatch(self, watcher: Connection) -> None:
         for chat_id in self._screens.pop(watcher, ()):

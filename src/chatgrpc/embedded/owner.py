@@ -5,7 +5,7 @@ thread; the store's answers wake the tick loop, which then calls `pump`.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Hashable
 from time import perf_counter
 from typing import Any
 
@@ -42,7 +42,7 @@ class Owner:
         self._loaded: list[tuple[ActiveChat, StoredChat | None]] = []
         self._looked_up: list[tuple[Lookup, list[StoredEvent], dict[str, int]]] = []
         self._failed_reads: list[ActiveChat] = []
-        self._waiting_for_chat: dict[str, list[ChatCallback]] = {}
+        self._waiting_for_chat: dict[str, dict[Hashable, ChatCallback]] = {}
 
     async def settle(self) -> None:
         """See the protocol."""
@@ -59,12 +59,15 @@ class Owner:
     def pass_time(self, now_ms: int) -> None:
         """See the protocol; nothing waits here but for the store, which answers."""
 
-    def with_chat(self, chat_id: str, callback: ChatCallback) -> None:
-        """Calls back with the chat, now if it is loaded, else when it is; with None if there is none, or it cannot be read."""
+    def with_chat(self, chat_id: str, asker: Hashable, callback: ChatCallback) -> None:
+        """Calls back with the chat, now if it is loaded, else when it is; with None if there is none, or it cannot be read.
+
+        Of each `asker` only the last callback waits.
+        """
         if self._sequencer.activate(chat_id):
             callback(self._sequencer.chat(chat_id))
             return
-        self._waiting_for_chat.setdefault(chat_id, []).append(callback)
+        self._waiting_for_chat.setdefault(chat_id, {})[asker] = callback
         self._wake_up()
 
     def pump(self, now_ms: int) -> Progress:
@@ -102,7 +105,7 @@ class Owner:
             self._call_back(chat.chat_id)
 
     def _call_back(self, chat_id: str) -> None:
-        for callback in self._waiting_for_chat.pop(chat_id, ()):
+        for callback in self._waiting_for_chat.pop(chat_id, {}).values():
             callback(self._sequencer.chat(chat_id))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:

@@ -34,10 +34,24 @@ def test_an_answer_to_an_earlier_question_is_none_to_a_later_one() -> None:
 def test_one_answer_does_for_all_who_asked_before_its_question() -> None:
     questions: Questions[int] = Questions(again_after_ms=100)
     heard: list[int] = []
+    also_heard: list[int] = []
     questions.ask("c", heard.append, 0)
-    number = questions.ask("c", heard.append, 0)
+    number = questions.ask("c", also_heard.append, 0)
     questions.answered("c", number, 5)
-    assert heard == [5, 5]
+    assert heard == also_heard == [5]
+
+
+def test_who_asks_again_and_again_waits_once_and_hears_of_the_first_and_of_the_last() -> None:
+    questions: Questions[int] = Questions(again_after_ms=100)
+    heard: list[int] = []
+    first, *_, last = [questions.ask("c", heard.append, 0) for _ in range(100)]
+    questions.answered("c", first, 5)
+    questions.answered("c", last - 1, 6)
+    assert heard == [5], "nobody knows yet what is the case after the last asking"
+    questions.answered("c", last, 7)
+    questions.answered("c", last, 8)
+    assert heard == [5, 7]
+    assert len(questions) == 0
 
 
 def test_a_question_without_an_answer_is_asked_again_under_a_new_number() -> None:
