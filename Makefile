@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run cluster test robustness check fix generate lock bench sim
+.PHONY: help setup run cluster test robustness check fix generate lock bench sim wheels
 
 BIN := .venv/bin
 
@@ -35,6 +35,9 @@ lock: setup ## pin the newest allowed dependencies in requirements.lock
 
 bench: setup ## measure, beside a raw grpc.aio echo; ARGS="--help" tells more
 	@$(BIN)/python -m benchmarks.run $(ARGS)
+
+wheels: setup ## build the three distributions into dist/, to install elsewhere
+	@scripts/wheels
 
 sim: setup ## simulate clusters: SEEDS=1000 FROM=0, or SEED=42 to replay one with its trace
 	@$(BIN)/python -m tests.sim $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000) --from $(or $(FROM),0))

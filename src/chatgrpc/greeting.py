@@ -4,11 +4,15 @@ import contextlib
 import shlex
 import shutil
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from chatgrpc.addresses import join_address
 from chatgrpc.config import Settings
 from chatgrpc.supervisor_line import supervisor_line
+
+COMMANDS_GROUP = "chatgrpc.commands"
+"""Entry points of this group are functions `register(app: typer.Typer) -> None` that add commands; the client has one."""
 
 
 def announce(settings: Settings, port: int) -> None:
@@ -34,9 +38,12 @@ def greet(settings: Settings, port: int) -> None:
         options = "" if port == 50_551 else f" --server {address}"
         if settings.server.tls_cert_file:
             options += f" --tls-ca {shlex.quote(str(settings.server.tls_cert_file))}"
-        print("Next, each in a terminal of its own:")
-        print(f"  {command} chat --as alice --with bob{options}")
-        print(f"  {command} chat --as bob --with alice{options}")
+        if entry_points(group=COMMANDS_GROUP):
+            print("Next, each in a terminal of its own:")
+            print(f"  {command} chat --as alice --with bob{options}")
+            print(f"  {command} chat --as bob --with alice{options}")
+        else:
+            print(f"The terminal client is not installed here (chatgrpc-client). A token for a client: {command} token alice")
     if settings.cluster.enabled:
         print("Node of a cluster; `chatgrpc cluster status` with the same settings shows all of it.")
     sys.stdout.flush()

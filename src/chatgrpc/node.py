@@ -5,17 +5,21 @@ import contextlib
 import gc
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import Final, NoReturn
+from typing import Final, NoReturn, TypeAlias
 
 from chatgrpc.adapters.jwt import open_verifier
 from chatgrpc.closing import CLOSE_TIMEOUT_S, UNFINISHED_STATUS, Closing, end_within, leave
-from chatgrpc.config import Settings
+from chatgrpc.config import Settings, StartError
 from chatgrpc.embedded.node import serving_alone
 from chatgrpc.greeting import announce, farewell
 from chatgrpc.metrics import Metrics, MetricsServer
+from chatgrpc.ports.tokens import TokenVerifier
 
+_DRIVERS: Final = frozenset({"cassandra", "redis"})
+"""Modules of the extra `cluster`."""
+_Serving: TypeAlias = Callable[[Settings, TokenVerifier, Metrics, Closing], contextlib.AbstractAsyncContextManager[int]]
 _SPARE_S: Final = 1.0
 """What is not over by itself so long after its time never will be."""
 
@@ -59,16 +63,31 @@ async def serving(settings: Settings, closing: Closing | None = None) -> AsyncIt
             closing.add("metrics", partial(asyncio.to_thread, metrics_server.stop))
         metrics.count_tasks(asyncio.get_running_loop())
         if settings.cluster.enabled:
-            # The drivers of its services take time to load, and a node that is alone needs none of them.
-            from chatgrpc.cluster.node import serving_clustered  # noqa: PLC0415
-
-            node = serving_clustered(settings, verifier, metrics, closing)
+            node = _clustered()(settings, verifier, metrics, closing)
         else:
             node = serving_alone(settings, verifier, metrics)
         async with node as port:
             yield port
     finally:
         await closing.close()
+
+
+def _clustered() -> _Serving:
+    """The way to serve as one of many. The drivers of its services take time to load, and a node that is alone needs none.
+
+    Raises:
+        StartError: they are not installed.
+    """
+    try:
+        from chatgrpc.cluster.node import serving_clustered  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _DRIVERS:
+            raise
+        raise StartError(
+            f"A node of a cluster needs drivers that are not installed ({error.name}). Install the server with its extra"
+            " `cluster`: docs/operations.md, Installing."
+        ) from error
+    return serving_clustered
 
 
 def _tune_interpreter() -> None:

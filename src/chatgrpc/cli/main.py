@@ -13,15 +13,13 @@ from chatgrpc.cli.flags import ConfigOption, DataDirOption, takes_settings
 from chatgrpc.cli.shown_settings import as_toml
 from chatgrpc.config import LoadedSettings, StartError, load_settings
 from chatgrpc.edge.engine import mute_core_log, serve_by_polling
+from chatgrpc.greeting import COMMANDS_GROUP
 from chatgrpc.masking import mask_addresses
 from chatgrpc.supervisor_line import supervisor_line
 
-COMMANDS_GROUP = "chatgrpc.commands"
-"""Entry points of this group are functions `register(app: typer.Typer) -> None` that add commands."""
-
 DAY_S = 86_400
 
-_EPILOG = """\
+_CLIENT_EPILOG = """\
 **Two people chatting, in three terminals:**
 
     chatgrpc serve
@@ -30,6 +28,9 @@ _EPILOG = """\
 
     chatgrpc chat --as bob --with alice
 
+"""
+
+_EPILOG = """\
 **Calling the API yourself** takes a development token: `chatgrpc token alice` prints one.
 
 **Many nodes** serve as one over etcd, Redis and Cassandra: `chatgrpc serve --help` shows how, `chatgrpc cluster status` how \
@@ -70,10 +71,11 @@ To wait until a cluster is whole: `until chatgrpc cluster status; do sleep 1; do
 
 def build_app() -> typer.Typer:
     """The command with its own subcommands and those that installed packages add."""
+    added = entry_points(group=COMMANDS_GROUP)
     app = typer.Typer(
         name="chatgrpc",
-        help="A chat system over gRPC: the server, and a client for the terminal.",
-        epilog=_EPILOG,
+        help="A chat system over gRPC: the server, and, where chatgrpc-client is installed, a client for the terminal.",
+        epilog=_CLIENT_EPILOG + _EPILOG if added else _EPILOG,
         no_args_is_help=True,
         rich_markup_mode="markdown",
         pretty_exceptions_enable=False,
@@ -83,7 +85,7 @@ def build_app() -> typer.Typer:
     app.command(epilog='Example: `grpcurl -H "authorization: Bearer $(chatgrpc token alice)" …`')(token)
     app.command(epilog="Example: `CHATGRPC_LOG__LEVEL=debug chatgrpc config --port 50552 > chatgrpc.toml`")(config)
     app.add_typer(_cluster_app(), name="cluster")
-    for entry_point in entry_points(group=COMMANDS_GROUP):
+    for entry_point in added:
         try:
             entry_point.load()(app)
         except ImportError as error:

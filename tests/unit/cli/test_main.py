@@ -21,6 +21,7 @@ from chatgrpc.adapters.jwt import open_verifier
 from chatgrpc.cli import main as cli
 from chatgrpc.cli.shown_settings import as_toml
 from chatgrpc.config import Settings, StartError, flag_name, load_settings, setting_fields
+from chatgrpc.greeting import COMMANDS_GROUP
 
 
 @pytest.fixture(autouse=True)
@@ -55,8 +56,13 @@ def run_process(*arguments: str) -> "subprocess.CompletedProcess[str]":
 def test_help_teaches(no_clients: None) -> None:
     shown = run("--help")
     assert shown.exit_code == 0
-    for word in ("serve", "token", "config", "chatgrpc chat --as alice --with bob", "CHATGRPC_SERVER__PORT"):
+    for word in ("serve", "token", "config", "CHATGRPC_SERVER__PORT"):
         assert word in shown.output
+    assert "chatgrpc chat" not in shown.output, "a command that is not installed"
+
+
+def test_help_shows_how_two_people_chat_where_the_client_is_installed() -> None:
+    assert "chatgrpc chat --as alice --with bob" in run_process("--help").stdout
 
 
 def test_the_help_of_serve_shows_how_to_start_a_cluster_and_its_settings_hold(
@@ -294,7 +300,7 @@ def test_installed_packages_add_commands(monkeypatch: pytest.MonkeyPatch) -> Non
 
     plugin.register = register  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "plugin_of_the_test", plugin)
-    found = EntryPoints([EntryPoint("client", "plugin_of_the_test:register", cli.COMMANDS_GROUP)])
+    found = EntryPoints([EntryPoint("client", "plugin_of_the_test:register", COMMANDS_GROUP)])
     monkeypatch.setattr(cli, "entry_points", lambda group: found.select(group=group))
     assert run("wave", "bob").stdout == "hello bob\n"
 
@@ -302,7 +308,7 @@ def test_installed_packages_add_commands(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_package_that_cannot_be_loaded_costs_only_its_own_commands(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = EntryPoints([EntryPoint("client", "package_that_is_gone.cli:register", cli.COMMANDS_GROUP)])
+    found = EntryPoints([EntryPoint("client", "package_that_is_gone.cli:register", COMMANDS_GROUP)])
     monkeypatch.setattr(cli, "entry_points", lambda group: found.select(group=group))
     cli.build_app()
     assert "package_that_is_gone" in capsys.readouterr().err

@@ -153,8 +153,13 @@ def _always(token: str) -> TokenProvider:
 
 def _development_tokens(user_id: str) -> TokenProvider:
     """Signs tokens as `chatgrpc token` does; the one place where the client's commands use the server's package."""
-    from chatgrpc.adapters.jwt.dev_keys import FILE_NAME, DevIssuer  # noqa: PLC0415 (only where there is no other token)
-    from chatgrpc.config import StartError, load_settings  # noqa: PLC0415
+    try:
+        from chatgrpc.adapters.jwt.dev_keys import FILE_NAME, DevIssuer  # noqa: PLC0415 (only where there is no other token)
+        from chatgrpc.config import StartError, load_settings  # noqa: PLC0415
+    except ModuleNotFoundError:
+        fail(
+            "no token: give one with --token. (Where a server for development is installed, `chatgrpc token USER` makes them.)"
+        )
 
     try:
         data_dir = load_settings({}, None).settings.data_dir
