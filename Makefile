@@ -1,10 +1,10 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run cluster test robustness check fix generate lock bench sim wheels
+.PHONY: help setup run cluster test robustness check fix generate lock bench sim wheels test-all
 
 BIN := .venv/bin
 
 help: ## show the commands
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: ## make the locked environment (.tools, .venv)
 	@scripts/setup
@@ -17,6 +17,9 @@ cluster: setup ## start three nodes on real etcd, Redis and Cassandra, to chat t
 
 test: setup ## run every test
 	@scripts/test $(ARGS)
+
+test-all: setup ## every test, and what is too long for `make test`; about two hours
+	@scripts/test-all
 
 robustness: setup ## the faults and attacks, to their end; ARGS="tests/robustness/cluster" for the cluster's alone
 	@$(BIN)/pytest --long $(or $(ARGS),tests/robustness)
