@@ -96,10 +96,17 @@ class ClusterLog:
         return memberships
 
     async def membership(self, user_id: str, chat_id: str) -> Membership | None:
-        """See the port."""
+        """See the port. The owner is asked of chats only that the user has been a member of; and then it is read again, since a
+        head says up to where a membership holds that was read after it."""
+        if not await self.has_been_member(user_id, chat_id):
+            return None
         (head_seq,) = await self.heads([chat_id])
         intervals = await self._committed.intervals(user_id, chat_id)
         return Membership(chat_id, intervals, max(head_seq, last_change(intervals))) if intervals else None
+
+    async def has_been_member(self, user_id: str, chat_id: str) -> bool:
+        """See the port."""
+        return bool(await self._committed.intervals(user_id, chat_id))
 
     async def count_chats(self, user_ids: Sequence[str]) -> dict[str, int]:
         """See the port."""

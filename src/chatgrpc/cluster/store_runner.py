@@ -12,11 +12,12 @@ from typing import Any, Final
 import structlog
 
 from chatgrpc.cluster.row_writer import RETRY_FIRST_S, RETRY_MAX_S, RowWriter
-from chatgrpc.core.entries import StoredEvent
+from chatgrpc.core.door import ReadIntervals
 from chatgrpc.core.owner_desk import OwnerDesk, Tenure
 from chatgrpc.core.row_store import ReadBucket, ReadHead, Write, WriteBoundary, WriteMark, WriteRow, WriteViews
 from chatgrpc.core.sequencer import Lookup
 from chatgrpc.core.shard import Now
+from chatgrpc.edge.look_up import LOOK_UPS_AT_ONCE, look_up
 from chatgrpc.ports.errors import StoreError
 from chatgrpc.ports.row_store import CommittedLog, RowStore
 from chatgrpc.trouble import Trouble
@@ -25,8 +26,6 @@ _log = structlog.get_logger()
 
 READS_RETRIED_MAX: Final = 64
 """Reads that have failed, tried again at the same time."""
-_PAGE_EVENTS = 1_000
-_PAGE_BYTES = 4 * 1024 * 1024
 
 Finished = Callable[[Now], None]
 _Read = Callable[[], Coroutine[Any, Any, None]]
@@ -53,6 +52,7 @@ class StoreRunner:
         self._tasks: set[asyncio.Task[None]] = set()
         self._marks: dict[str, int] = {}
         self._marks_under_way = False
+        self._look_up_slots = asyncio.Semaphore(LOOK_UPS_AT_ONCE)
         self._read_again_slots = asyncio.Semaphore(READS_RETRIED_MAX)
         self.reads_retried = 0
         """Reads that have failed, and are or will be tried again."""
@@ -78,6 +78,8 @@ class StoreRunner:
                     self._keep(self._read(tenure, partial(self._read_head, tenure, request)))
                 case ReadBucket():
                     self._keep(self._read(tenure, partial(self._read_bucket, tenure, request)))
+                case ReadIntervals():
+                    self._keep(self._read(tenure, partial(self._read_intervals, tenure, request)))
                 case Lookup():
                     self._keep(self._read(tenure, partial(self._look_up, tenure, request)))
         for chat_id in self._desk.superseded:
@@ -185,15 +187,15 @@ class StoreRunner:
         self._finish(tenure, lambda now: tenure.shard.bucket_read(read, found, now))
 
     async def _look_up(self, tenure: Tenure, lookup: Lookup) -> None:
-        events: list[StoredEvent] = []
-        chat_id = lookup.chat.chat_id
-        for after_seq, up_to_seq in lookup.ranges:
-            while after_seq < up_to_seq:
-                page = await self._committed.read_after(chat_id, after_seq, up_to_seq, _PAGE_EVENTS, _PAGE_BYTES)
-                events += page
-                after_seq = page[-1].seq  # noqa: PLW2901  the range shrinks as it is read
-        chat_counts = await self._committed.count_chats(lookup.user_ids) if lookup.user_ids else {}
-        self._finish(tenure, lambda now: tenure.shard.looked_up(lookup, events, chat_counts, now))
+        async with self._look_up_slots:
+            if not self._desk.holds(tenure):
+                return
+            heads, chat_counts = await look_up(self._committed, lookup)
+        self._finish(tenure, lambda now: tenure.shard.looked_up(lookup, heads, chat_counts, now))
+
+    async def _read_intervals(self, tenure: Tenure, read: ReadIntervals) -> None:
+        intervals = await self._committed.intervals(read.user_id, read.chat_id)
+        self._finish(tenure, lambda now: tenure.shard.intervals_read(read, intervals, now))
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -69,6 +69,7 @@ class ActiveChat:
         "chat_id",
         "committed_seq",
         "head_seq",
+        "held_bytes",
         "in_flight",
         "last_sent_seq",
         "loaded",
@@ -93,7 +94,8 @@ class ActiveChat:
         self.recent: deque[EventHead] = deque()
         self.last_sent_seq: dict[str, int] = {}
         self.in_flight: dict[int, Pending] = {}
-        self.waiting: deque[tuple[Ticket, Write]] = deque()
+        self.waiting: deque[tuple[Ticket, Write, int, int]] = deque()  # with its bytes, and where a sender left who did
+        self.held_bytes = 0  # of the writes that wait and of those in flight
         self.looked_up: LookedUp | None = None
         self._by_key: dict[tuple[str, bytes], EventHead] = {}
         self._recent_max = recent_max

@@ -90,6 +90,10 @@ class Limits:
     """Events committed together; what is more waits for the next group."""
     writes_waiting_per_chat_max: int = 4_096
     """Writes of one chat waiting for its owner or for their commit; ERROR_CODE_UNAVAILABLE with a delay."""
+    writes_waiting_bytes_per_chat_max: int = 8 * 1024 * 1024
+    """The same in bytes: contents that wait, and events that are not committed yet."""
+    writes_waiting_bytes_max: int = 128 * 1024 * 1024
+    """The same of all chats that a node orders."""
     questions_waiting_per_chat_max: int = 1_024
     """Questions that wait for a chat's owner to be ready, one of each kind from each node or user; more are passed over, and
     asked again."""

@@ -87,11 +87,14 @@ class OwnerDesk:
     def drop(self, tenure: Tenure) -> None:
         """The shard is not ours any more: what was not said yet is not said."""
         if self.holds(tenure):
+            tenure.shard.drop()
             del self.tenures[tenure.number]
             self._touched.pop(tenure, None)
 
     def drop_all(self) -> None:
         """The lease is over."""
+        for tenure in self.tenures.values():
+            tenure.shard.drop()
         self.tenures.clear()
         self._touched.clear()
 

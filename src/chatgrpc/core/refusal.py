@@ -32,6 +32,15 @@ def unavailable(retry_after_ms: int = 500) -> chat_pb2.Error:
     )
 
 
+def overloaded() -> chat_pb2.Error:
+    """Too much waits already: the write was not taken."""
+    return chat_pb2.Error(
+        code=chat_pb2.ERROR_CODE_UNAVAILABLE,
+        message="Too much waits to be committed already. This was not taken; send it again, unchanged.",
+        retry_after_ms=1_000,
+    )
+
+
 def outcome_unknown() -> chat_pb2.Error:
     """The answer to a write without a key of which nobody knows whether it was committed."""
     return chat_pb2.Error(

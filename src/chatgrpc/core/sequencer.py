@@ -12,13 +12,15 @@ which are answered with a retryable error; the log says, at the next load, what 
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from chatgrpc.core.active_chat import ActiveChat, LookedUp, Pending, Ticket, event_head
-from chatgrpc.core.entries import ChatView, Entry, StoredChat, StoredEvent
+from chatgrpc.core.active_chat import ActiveChat, LookedUp, Pending, Ticket
+from chatgrpc.core.budget import Budget
+from chatgrpc.core.door import Door, ReadIntervals, is_their_own, left_seq_of, may_open, says_who_may
+from chatgrpc.core.entries import ChatView, Entry, StoredChat
 from chatgrpc.core.events import event_chunk
 from chatgrpc.core.fold import CHANGES_CHAT
 from chatgrpc.core.ids import RandomBits, direct_chat_id, message_id, self_chat_id
 from chatgrpc.core.limits import Limits
-from chatgrpc.core.refusal import RefusedError, unavailable
+from chatgrpc.core.refusal import RefusedError, overloaded, unavailable
 from chatgrpc.core.rules import (
     MESSAGES,
     Circumstances,
@@ -31,6 +33,7 @@ from chatgrpc.core.rules import (
     not_a_member,
     target_seq,
 )
+from chatgrpc.core.visibility import Interval
 from chatgrpc.core.write import Write
 from chatgrpc.v1 import chat_pb2, content_pb2
 
@@ -85,8 +88,11 @@ class Delivery:
 class Sequencer:
     """The owner of all chats that are submitted to it, for one epoch."""
 
-    def __init__(self, epoch: int, limits: Limits, random_bits: RandomBits) -> None:
+    def __init__(self, epoch: int, limits: Limits, random_bits: RandomBits, budget: Budget | None = None) -> None:
+        """`budget` is shared with the node's other sequencers; none = this is the only one."""
         self._epoch = epoch
+        self._budget = budget or Budget(limits)
+        self._door = Door()
         self._limits = limits
         self._random_bits = random_bits
         self._chats: OrderedDict[str, ActiveChat] = OrderedDict()
@@ -99,19 +105,70 @@ class Sequencer:
     # What the shell puts in.
 
     def submit(self, ticket: Ticket, write: Write, now_ms: int) -> None:
-        """Takes a write. Writes of one chat are decided in the order in which they are submitted."""
+        """Takes a write. Writes of one sender in one chat are decided in the order in which they are submitted."""
         try:
             check_shape(write.content, self._limits)
         except RefusedError as refused:
             self._answers.append(Answer(ticket, refused.error))
             return
+        at_door = self._door.waiting(write.sender_user_id, write.chat_id)
+        if not at_door and self._is_let_in(write):
+            self._enter(ticket, write, 0, now_ms)
+        elif at_door >= self._limits.writes_waiting_per_chat_max or not self._budget.take(write.content.ByteSize()):
+            self._answers.append(Answer(ticket, overloaded()))
+        else:
+            self._door.hold(ticket, write)
+
+    def intervals_read(self, read: ReadIntervals, intervals: tuple[Interval, ...], now_ms: int) -> None:
+        """Hands over what `take_intervals` asked for; nothing for a user who never was a member."""
+        for ticket, write in self._release_door(read):
+            if intervals:
+                self._enter(ticket, write, left_seq_of(intervals), now_ms)
+            else:
+                self._answers.append(Answer(ticket, _no_such_chat(write).error))
+
+    def intervals_failed(self, read: ReadIntervals) -> None:
+        """What `take_intervals` asked for could not be read: the writes that waited for it fail, retryably."""
+        for ticket, _ in self._release_door(read):
+            self._answers.append(Answer(ticket, unavailable()))
+
+    def _release_door(self, read: ReadIntervals) -> list[tuple[Ticket, Write]]:
+        before_bytes = self._door.held_bytes
+        released = self._door.release(read)
+        self._budget.give(before_bytes - self._door.held_bytes)
+        return released
+
+    def _is_let_in(self, write: Write) -> bool:
+        """Whether the write may be looked at, and its chat loaded, before it is known who its sender is."""
+        chat = self._chats.get(write.chat_id)
+        if chat is not None and write.sender_user_id in chat.members:
+            return True
+        if says_who_may(write):
+            return True
+        # Behind a write that may make the chat, the sender is what that makes of them.
+        return chat is not None and any(
+            earlier.sender_user_id == write.sender_user_id and may_open(earlier) for _, earlier, *_ in chat.waiting
+        )
+
+    def _enter(self, ticket: Ticket, write: Write, left_seq: int, now_ms: int) -> None:
+        """Puts a write into its chat's queue; `left_seq`: where its sender left, for a former member."""
         chat = self._activate(write.chat_id)
-        if len(chat.waiting) + len(chat.in_flight) >= self._limits.writes_waiting_per_chat_max:
-            self._answers.append(Answer(ticket, unavailable(retry_after_ms=1_000)))
+        size_bytes = write.content.ByteSize()
+        if (
+            len(chat.waiting) + len(chat.in_flight) >= self._limits.writes_waiting_per_chat_max
+            or (chat.held_bytes and chat.held_bytes + size_bytes > self._limits.writes_waiting_bytes_per_chat_max)
+            or not self._budget.take(size_bytes)
+        ):
+            self._answers.append(Answer(ticket, overloaded()))
             return
-        chat.waiting.append((ticket, write))
+        chat.held_bytes += size_bytes
+        chat.waiting.append((ticket, write, size_bytes, left_seq))
         if chat.loaded and len(chat.waiting) == 1:
             self._advance(chat, now_ms)
+
+    def _release(self, chat: ActiveChat, size_bytes: int) -> None:
+        chat.held_bytes -= size_bytes
+        self._budget.give(size_bytes)
 
     def activate(self, chat_id: str) -> bool:
         """Loads a chat without writing to it; returns whether it is loaded already."""
@@ -122,12 +179,12 @@ class Sequencer:
         chat.load(stored)
         self._advance(chat, now_ms)
 
-    def looked_up(self, lookup: Lookup, events: list[StoredEvent], chat_counts: dict[str, int], now_ms: int) -> None:
-        """Hands over what `take_lookups` asked for: the events of all ranges, in order of seq, and the users' chat counts."""
+    def looked_up(self, lookup: Lookup, found: list[EventHead], chat_counts: dict[str, int], now_ms: int) -> None:
+        """Hands over what `take_lookups` asked for: the heads of all ranges, in order of seq, and the users' chat counts."""
         chat = lookup.chat
         if self._chats.get(chat.chat_id) is not chat:
             return  # forgotten meanwhile; its writes have their answers
-        heads = {event.seq: event_head(event.event) for event in events}
+        heads = {head.seq: head for head in found}
         for seq in lookup.erasing & heads.keys():
             heads[seq] = heads[seq]._replace(arm="erased")
         chat.looked_up = LookedUp(heads, chat_counts)
@@ -146,7 +203,9 @@ class Sequencer:
         """
         if self._chats.get(chat.chat_id) is not chat:
             return  # forgotten meanwhile; its writes have their answers
-        self._answers += [Answer(ticket, unavailable()) for ticket, _ in chat.waiting]
+        for ticket, _, size_bytes, _ in chat.waiting:
+            self._release(chat, size_bytes)
+            self._answers.append(Answer(ticket, unavailable()))
         chat.waiting.clear()
         if chat.chat is None:
             del self._chats[chat.chat_id]
@@ -158,6 +217,7 @@ class Sequencer:
             head = pending.head
             chat.committed_seq = head.seq
             del chat.in_flight[head.seq]
+            self._release(chat, len(pending.event))
             for ticket, again in pending.tickets:
                 self._answers.append(Answer(ticket, _result(chat.chat_id, head, again)))
             self._answers += [Answer(ticket, error) for ticket, error in pending.refusals]
@@ -172,6 +232,12 @@ class Sequencer:
         for chat in dict.fromkeys(chat for chat, _ in group.pending):
             self._forget(chat)
 
+    def drop(self) -> None:
+        """The chats are not ours any more: what waits is held no more, and nobody is answered."""
+        self._budget.give(self._door.held_bytes + sum(chat.held_bytes for chat in self._chats.values()))
+        self._door = Door()
+        self._chats.clear()
+
     # What the shell takes out.
 
     def take_loads(self) -> list[ActiveChat]:
@@ -183,6 +249,10 @@ class Sequencer:
         """Reads that writes wait for."""
         lookups, self._lookups = self._lookups, []
         return lookups
+
+    def take_intervals(self) -> list[ReadIntervals]:
+        """Reads that writes wait for whose senders are not known to be members."""
+        return self._door.take_reads()
 
     def take_answers(self) -> list[Answer]:
         """Outcomes, in the order in which they became known; per chat in order of seq."""
@@ -204,6 +274,11 @@ class Sequencer:
         """The chat, if it is loaded and exists."""
         chat = self._chats.get(chat_id)
         return chat if chat is not None and chat.chat is not None else None
+
+    @property
+    def asks(self) -> bool:
+        """Whether writes wait whose senders are not known to be members."""
+        return len(self._door) > 0
 
     def holds(self, chat_id: str) -> bool:
         """Whether the chat is in memory, loaded or about to be; else nothing of it waits for anything."""
@@ -232,14 +307,14 @@ class Sequencer:
     def _advance(self, chat: ActiveChat, now_ms: int) -> None:
         """Decides the waiting writes, in order, until one needs something from the store."""
         while chat.waiting:
-            ticket, write = chat.waiting[0]
+            ticket, write, size_bytes, left_seq = chat.waiting[0]
             try:
                 earlier = self._earlier_try(chat, write)
                 if earlier is not None:
                     self._answer_again(chat, ticket, earlier)
                 else:
                     arm = write.content.WhichOneof("body") or ""
-                    lookup = self._needs(chat, write, arm) if chat.looked_up is None else None
+                    lookup = self._needs(chat, write, arm, left_seq) if chat.looked_up is None else None
                     if lookup is not None:
                         self._lookups.append(lookup)
                         return
@@ -248,6 +323,7 @@ class Sequencer:
                 self._refuse(chat, ticket, refused.error)
             chat.waiting.popleft()
             chat.looked_up = None
+            self._release(chat, size_bytes)
         if chat.chat is None:
             del self._chats[chat.chat_id]  # a name that nobody made a chat of must not take a place
 
@@ -259,20 +335,23 @@ class Sequencer:
         last = next(reversed(chat.in_flight.values()))
         last.refusals.append((ticket, error))
 
-    def _needs(self, chat: ActiveChat, write: Write, arm: str) -> Lookup | None:
+    def _needs(self, chat: ActiveChat, write: Write, arm: str, left_seq: int) -> Lookup | None:
         """What must be read before the write can be decided, if anything."""
-        ranges = []
-        unseen_from = self._unseen_from(chat, write, arm)
-        if unseen_from < chat.floor_seq:
-            ranges.append((unseen_from - 1, chat.floor_seq - 1))
+        unseen_from = self._unseen_from(chat, write, arm, left_seq)
+        below_floor = min(chat.floor_seq - 1, left_seq or chat.floor_seq - 1)
+        ranges = [(unseen_from - 1, below_floor)] if unseen_from <= below_floor else []
         if arm == "chat_created" and chat.floor_seq > 1:
             ranges.append((0, 1))  # an earlier try stands at seq 1 or nowhere
-        target = target_seq(write.content, arm)
-        if 0 < target < min(unseen_from, chat.floor_seq):
-            ranges.append((target - 1, target))
-        counted = new_members(write.content, arm)
-        if chat.chat is None and write.peer_user_id:
+        counted: list[str] = []
+        if write.sender_user_id in chat.members:
+            target = target_seq(write.content, arm)
+            if 0 < target < min(unseen_from, chat.floor_seq):
+                ranges.append((target - 1, target))
+            counted = new_members(write.content, arm)
+        elif chat.chat is None and write.peer_user_id:
             counted = [write.sender_user_id, write.peer_user_id]
+        elif chat.chat is None:
+            counted = new_members(write.content, arm)
         elif arm == "join_requested":
             counted = [write.sender_user_id]
         if not ranges and not counted:
@@ -280,13 +359,14 @@ class Sequencer:
         erasing = frozenset(pending.erases_seq for pending in chat.in_flight.values() if pending.erases_seq)
         return Lookup(chat, tuple(sorted(ranges)), tuple(counted), erasing)
 
-    def _unseen_from(self, chat: ActiveChat, write: Write, arm: str) -> int:
+    def _unseen_from(self, chat: ActiveChat, write: Write, arm: str, left_seq: int) -> int:
         """The lowest seq at which an earlier try of the write may stand."""
         if write.seen_seq is None or arm == "chat_created":
             return chat.head_seq + 1
-        if 0 <= chat.head_seq - write.seen_seq <= self._limits.dedupe_span_max:
+        end_seq = min(left_seq or chat.head_seq, chat.head_seq)
+        if end_seq - write.seen_seq <= self._limits.dedupe_span_max and write.seen_seq <= chat.head_seq:
             return write.seen_seq + 1
-        if write.sender_user_id not in chat.members and not _is_their_own(chat, write):
+        if write.sender_user_id not in chat.members and not is_their_own(write):
             raise _no_such_chat(write)  # where the log ends is told to members only
         if write.seen_seq > chat.head_seq:
             raise RefusedError(
@@ -409,6 +489,8 @@ class Sequencer:
         members = chat.apply(event) if arm in CHANGES_CHAT else None
         left_user_id = content.member_removed.user_id if arm == "member_removed" else ""
         erases_seq = content.delete.target_seq if arm == "delete" else 0
+        chat.held_bytes += len(serialized)
+        self._budget.hold(len(serialized))
         pending = Pending(
             head=head,
             event=serialized,
@@ -434,22 +516,16 @@ class Sequencer:
         kept = [other is not chat for other, _ in self._pending]
         self._entries = [entry for entry, keep in zip(self._entries, kept, strict=True) if keep]
         self._pending = [pair for pair, keep in zip(self._pending, kept, strict=True) if keep]
+        self._budget.give(chat.held_bytes)
         for pending in chat.in_flight.values():
             self._answers += [Answer(ticket, unavailable()) for ticket, _ in (*pending.tickets, *pending.refusals)]
-        self._answers += [Answer(ticket, unavailable()) for ticket, _ in chat.waiting]
+        self._answers += [Answer(ticket, unavailable()) for ticket, *_ in chat.waiting]
 
 
 def _result(chat_id: str, head: EventHead, again: bool) -> chat_pb2.SendResult:
     return chat_pb2.SendResult(
         chat_id=chat_id, seq=head.seq, message_id=head.message_id, sent_at_ms=head.sent_at_ms, duplicate=again
     )
-
-
-def _is_their_own(chat: ActiveChat, write: Write) -> bool:
-    """The sender's self chat, or their direct chat with the other user whom they named: theirs, whether it is there or not."""
-    if write.peer_user_id:
-        return chat.chat_id == direct_chat_id(write.sender_user_id, write.peer_user_id)
-    return chat.chat_id == self_chat_id(write.sender_user_id)
 
 
 def _no_such_chat(write: Write) -> RefusedError:

@@ -13,18 +13,22 @@ from chatgrpc.core import row_store
 from chatgrpc.core.activation import Activation
 from chatgrpc.core.active_chat import ActiveChat, Pending, Ticket
 from chatgrpc.core.append_pipeline import AppendPipeline
-from chatgrpc.core.entries import Entry, StoredEvent
+from chatgrpc.core.budget import Budget
+from chatgrpc.core.door import ReadIntervals
+from chatgrpc.core.entries import Entry
 from chatgrpc.core.epochs import BUCKET_SEQS
 from chatgrpc.core.ids import RandomBits
 from chatgrpc.core.lease import Holds
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.row_store import ReadBucket, ReadHead, StoredBucket, StoredHead, WriteMark
+from chatgrpc.core.rules import EventHead
 from chatgrpc.core.sequencer import Answer, Delivery, Group, Lookup, Sequencer
+from chatgrpc.core.visibility import Interval
 from chatgrpc.core.write import Write
 
 _IDLE_SCAN_MAX = 64
 
-Request: TypeAlias = row_store.Read | row_store.Write | Lookup
+Request: TypeAlias = row_store.Read | row_store.Write | Lookup | ReadIntervals
 """What the shell runs, each until it succeeds; then it calls the method named for it."""
 
 
@@ -57,12 +61,14 @@ class Shard:
         limits: Limits,
         random_bits: RandomBits,
         bucket_seqs: int = BUCKET_SEQS,
+        budget: Budget | None = None,
     ) -> None:
+        """`budget` is shared with the node's other shards; none = this is the only one."""
         self.epoch = epoch
         self._lease = lease
         self._limits = limits
         self._bucket_seqs = bucket_seqs
-        self._sequencer = Sequencer(epoch, limits, random_bits)
+        self._sequencer = Sequencer(epoch, limits, random_bits, budget)
         self._loading: dict[str, ActiveChat] = {}
         self._activations: dict[str, Activation] = {}
         self._pipelines: dict[str, AppendPipeline] = {}
@@ -125,12 +131,19 @@ class Shard:
         activation.bucket_read(read, found)
         self._go_on(activation, now)
 
-    def looked_up(self, lookup: Lookup, events: list[StoredEvent], chat_counts: dict[str, int], now: Now) -> None:
+    def intervals_read(self, read: ReadIntervals, intervals: tuple[Interval, ...], now: Now) -> None:
+        """A `ReadIntervals` succeeded."""
+        if not self._lease.holds(now.monotonic_ms):
+            return
+        self._sequencer.intervals_read(read, intervals, now.wall_ms)
+        self._work()
+
+    def looked_up(self, lookup: Lookup, heads: list[EventHead], chat_counts: dict[str, int], now: Now) -> None:
         """A `Lookup` succeeded."""
         if not self._lease.holds(now.monotonic_ms):
             return
         self._lookups_under_way -= 1
-        self._sequencer.looked_up(lookup, events, chat_counts, now.wall_ms)
+        self._sequencer.looked_up(lookup, heads, chat_counts, now.wall_ms)
         self._work()
         self._forget(lookup.chat.chat_id)
 
@@ -158,12 +171,16 @@ class Shard:
         """The shard is to be given away: what was taken is finished, nothing more is taken."""
         self._accepting = False
 
+    def drop(self) -> None:
+        """The shard is not ours any more."""
+        self._sequencer.drop()
+
     # What goes out.
 
     @property
     def is_idle(self) -> bool:
         """Nothing is on its way to the store, and nothing waits: the shard may be given away."""
-        return not (self._uncommitted or self._activations or self._lookups_under_way)
+        return not (self._uncommitted or self._activations or self._lookups_under_way or self._sequencer.asks)
 
     def holds(self, now: Now) -> bool:
         """Whether the lease holds; once it does not, the shard is to be dropped."""
@@ -228,6 +245,7 @@ class Shard:
         """Takes what the sequencer wants next."""
         for chat in self._sequencer.take_loads():
             self._activate(chat)
+        self._requests += self._sequencer.take_intervals()
         lookups = self._sequencer.take_lookups()
         self._lookups_under_way += len(lookups)
         self._requests += lookups

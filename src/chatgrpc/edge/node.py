@@ -11,6 +11,7 @@ import structlog
 
 from chatgrpc.config import Settings
 from chatgrpc.core.disconnect import Ended
+from chatgrpc.core.door import says_who_may
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.receipts import Mark
 from chatgrpc.core.refusal import outcome_unknown
@@ -173,6 +174,8 @@ class Node:
 
     async def submit(self, write: Write) -> chat_pb2.SendResult | chat_pb2.Error:
         """See `Backend.submit`."""
+        if write.seen_seq is None and not await self._may_ask_for_head(write):
+            return not_a_member().error
         outcome: asyncio.Future[chat_pb2.SendResult | chat_pb2.Error] = asyncio.get_running_loop().create_future()
         session_id = f"call-{secrets.token_hex(8)}"
         self._ordering.submit(outcome, session_id, write, self.now_ms())
@@ -186,6 +189,9 @@ class Node:
         if write.seen_seq is None and isinstance(answer, chat_pb2.SendResult):
             answer.duplicate = False  # what was tried twice we tried, not the caller
         return answer
+
+    async def _may_ask_for_head(self, write: Write) -> bool:
+        return says_who_may(write) or await self._stores.log.has_been_member(write.sender_user_id, write.chat_id)
 
     async def receipts(self, chat_id: str, user_ids: list[str]) -> list[chat_pb2.Receipt]:
         """See `Backend.receipts`."""

@@ -12,18 +12,19 @@ from typing import Any
 import structlog
 
 from chatgrpc.core.active_chat import ActiveChat, Ticket
-from chatgrpc.core.entries import StoredChat, StoredEvent
+from chatgrpc.core.door import ReadIntervals
+from chatgrpc.core.entries import StoredChat
+from chatgrpc.core.rules import EventHead
 from chatgrpc.core.sequencer import Delivery, Group, Lookup, Sequencer
+from chatgrpc.core.visibility import Interval
 from chatgrpc.core.write import Write
+from chatgrpc.edge.look_up import LOOK_UPS_AT_ONCE, look_up
 from chatgrpc.edge.ordering import Progress
 from chatgrpc.metrics import Metrics
 from chatgrpc.ports.chat_log import ChatLog
 from chatgrpc.ports.errors import StoreError
 
 _log = structlog.get_logger()
-
-_PAGE_EVENTS = 1_000
-_PAGE_BYTES = 4 * 1024 * 1024
 
 ChatCallback = Callable[[ActiveChat | None], None]
 
@@ -40,7 +41,9 @@ class Owner:
         self._group_under_way = False
         self._finished_groups: list[tuple[Group, bool]] = []
         self._loaded: list[tuple[ActiveChat, StoredChat | None]] = []
-        self._looked_up: list[tuple[Lookup, list[StoredEvent], dict[str, int]]] = []
+        self._looked_up: list[tuple[Lookup, list[EventHead], dict[str, int]]] = []
+        self._look_up_slots = asyncio.Semaphore(LOOK_UPS_AT_ONCE)
+        self._intervals_read: list[tuple[ReadIntervals, tuple[Interval, ...] | None]] = []  # None: could not be read
         self._failed_reads: list[ActiveChat] = []
         self._waiting_for_chat: dict[str, dict[Hashable, ChatCallback]] = {}
 
@@ -80,6 +83,8 @@ class Owner:
             else:
                 self._sequencer.failed(group)
         self._take_reads(now_ms)
+        for read in self._sequencer.take_intervals():
+            self._start(self._read_intervals(read))
         for chat in self._sequencer.take_loads():
             self._start(self._load(chat))
         for lookup in self._sequencer.take_lookups():
@@ -97,8 +102,14 @@ class Owner:
             self._sequencer.loaded(chat, stored, now_ms)
             self._call_back(chat.chat_id)
         looked_up, self._looked_up = self._looked_up, []
-        for lookup, events, chat_counts in looked_up:
-            self._sequencer.looked_up(lookup, events, chat_counts, now_ms)
+        for lookup, heads, chat_counts in looked_up:
+            self._sequencer.looked_up(lookup, heads, chat_counts, now_ms)
+        intervals_read, self._intervals_read = self._intervals_read, []
+        for read, intervals in intervals_read:
+            if intervals is None:
+                self._sequencer.intervals_failed(read)
+            else:
+                self._sequencer.intervals_read(read, intervals, now_ms)
         failed, self._failed_reads = self._failed_reads, []
         for chat in failed:
             self._sequencer.read_failed(chat)
@@ -139,21 +150,23 @@ class Owner:
         self._wake_up()
 
     async def _look_up(self, lookup: Lookup) -> None:
-        chat_id = lookup.chat.chat_id
         try:
-            events: list[StoredEvent] = []
-            for after_seq, up_to_seq in lookup.ranges:
-                while after_seq < up_to_seq:
-                    page = await self._log.read_after(chat_id, after_seq, up_to_seq, _PAGE_EVENTS, _PAGE_BYTES)
-                    if not page:
-                        break
-                    events += page
-                    after_seq = page[-1].seq  # noqa: PLW2901  the range shrinks as it is read
-            chat_counts = await self._log.count_chats(lookup.user_ids) if lookup.user_ids else {}
-            self._looked_up.append((lookup, events, chat_counts))
+            async with self._look_up_slots:
+                heads, chat_counts = await look_up(self._log, lookup)
+            self._looked_up.append((lookup, heads, chat_counts))
         except Exception as error:
-            _report("look_up_failed", error, chat_id=chat_id)
+            _report("look_up_failed", error, chat_id=lookup.chat.chat_id)
             self._failed_reads.append(lookup.chat)
+        self._wake_up()
+
+    async def _read_intervals(self, read: ReadIntervals) -> None:
+        intervals: tuple[Interval, ...] | None = None
+        try:
+            membership = await self._log.membership(read.user_id, read.chat_id)
+            intervals = membership.intervals if membership is not None else ()
+        except Exception as error:
+            _report("membership_not_read", error, chat_id=read.chat_id)
+        self._intervals_read.append((read, intervals))
         self._wake_up()
 
 

@@ -47,7 +47,14 @@ class ChatReader(Protocol):
         ...
 
     async def membership(self, user_id: str, chat_id: str) -> Membership | None:
-        """Reads one chat of a user, present or past."""
+        """Reads one chat of a user, present or past.
+
+        For who never was a member it costs the same whether or not there is such a chat; so does `has_been_member`.
+        """
+        ...
+
+    async def has_been_member(self, user_id: str, chat_id: str) -> bool:
+        """Reads whether the user is a member, or was one."""
         ...
 
     async def count_chats(self, user_ids: Sequence[str]) -> dict[str, int]:

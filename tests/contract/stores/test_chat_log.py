@@ -280,6 +280,7 @@ class TestMemberships:
         assert await store.log.membership("alice", CHAT) == Membership(CHAT, (Interval(1, 0),), 2)
         assert await store.log.membership("alice", OTHER) is None
         assert await store.log.membership("bob", CHAT) is None
+        assert [await store.log.has_been_member(user, CHAT) for user in ("alice", "bob", "zoe")] == [True, False, False]
 
     async def test_count_counts_chats_that_users_are_members_of_now(self, store: Store) -> None:
         await store.log.append(

@@ -7,6 +7,7 @@ import pytest
 
 from chatgrpc.cluster.log import ClusterLog
 from chatgrpc.core.entries import ChatView, Entry, Membership, MemberView
+from chatgrpc.core.links import AskHead
 from chatgrpc.core.row_store import WriteViews
 from chatgrpc.core.visibility import Interval
 from chatgrpc.core.write import Write
@@ -54,6 +55,18 @@ async def test_a_chat_is_read_with_its_head_from_another_node() -> None:
         assert [event.seq for event in await log.read_after(chat_id, 0, 2, 10, 10**6)] == [1, 2]
         assert [event.seq for event in await log.read_before(chat_id, 3, 2, 10, 10**6)] == [2]
         assert await log.count_chats(["alice", "carol"]) == {"alice": 1, "carol": 0}
+
+
+async def test_of_a_chat_that_is_none_of_the_users_business_no_owner_is_asked() -> None:
+    async with small_cluster(nodes=2) as cluster:
+        one, two = cluster.nodes
+        log = log_of(one, cluster)
+        chat_id = cluster.chat_owned_by(two)
+        await two.send(group_creation(chat_id, "alice", "bob"))
+        assert await log.membership("eve", chat_id) is None
+        assert not await log.has_been_member("eve", chat_id)
+        assert [message for _, _, message in cluster.carried if isinstance(message, AskHead)] == []
+        assert await log.has_been_member("alice", chat_id)
 
 
 async def test_an_empty_page_is_read_without_the_store() -> None:

@@ -1,5 +1,7 @@
 """A store of rows that does at once whatever it is asked, for tests of owners."""
 
+from chatgrpc.core.active_chat import event_head
+from chatgrpc.core.door import ReadIntervals
 from chatgrpc.core.entries import Entry, StoredEvent
 from chatgrpc.core.epochs import BUCKET_SEQS, Row, committed_run
 from chatgrpc.core.row_store import (
@@ -14,6 +16,7 @@ from chatgrpc.core.row_store import (
 )
 from chatgrpc.core.sequencer import Lookup
 from chatgrpc.core.shard import Now, Request, Shard
+from chatgrpc.core.visibility import Interval
 from chatgrpc.v1 import chat_pb2
 
 
@@ -39,10 +42,20 @@ class ModelRows:
             case Lookup(chat=chat, ranges=ranges, user_ids=user_ids):
                 events = [event for after_seq, up_to_seq in ranges for event in self._run(chat.chat_id, after_seq, up_to_seq)]
                 counts = {user_id: self.chat_counts.get(user_id, 0) for user_id in user_ids}
-                shard.looked_up(request, events, counts, now)
+                shard.looked_up(request, [event_head(event.event) for event in events], counts, now)
+            case ReadIntervals(user_id=user_id, chat_id=chat_id):
+                shard.intervals_read(request, self.intervals(user_id, chat_id), now)
             case WriteRow() | WriteBoundary() | WriteViews():
                 self.put(request)
                 shard.stored(request, now)
+
+    def intervals(self, user_id: str, chat_id: str) -> tuple[Interval, ...]:
+        """When the user was a member, as the views say."""
+        found: dict[int, Interval] = {}
+        for entry in sorted(self.views, key=lambda entry: entry.seq):
+            if entry.chat_id == chat_id and entry.view is not None:
+                found |= {view.interval.joined_seq: view.interval for view in entry.view.members if view.user_id == user_id}
+        return tuple(found[joined_seq] for joined_seq in sorted(found))
 
     def put(self, write: WriteRow | WriteBoundary | WriteViews | WriteMark) -> None:
         """Does a write, and tells nobody."""

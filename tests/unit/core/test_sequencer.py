@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from chatgrpc.core.active_chat import ActiveChat
+from chatgrpc.core.active_chat import ActiveChat, event_head
 from chatgrpc.core.ids import direct_chat_id, group_chat_id, self_chat_id
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.sequencer import Delivery, Group, Lookup, Sequencer
@@ -42,8 +42,12 @@ class Owner:
         """Answers all reads that are wanted, and those that this leads to."""
         while True:
             loads, lookups = self.sequencer.take_loads(), self.sequencer.take_lookups()
-            if not loads and not lookups:
+            intervals = self.sequencer.take_intervals()
+            if not loads and not lookups and not intervals:
                 break
+            for read in intervals:
+                membership = self.log.membership(read.user_id, read.chat_id)
+                self.sequencer.intervals_read(read, membership.intervals if membership is not None else (), self.now_ms)
             for chat in loads:
                 self.sequencer.loaded(chat, self.log.load(chat.chat_id), self.now_ms)
             for lookup in lookups:
@@ -53,7 +57,7 @@ class Owner:
     def answer(self, lookup: Lookup) -> None:
         events = [event for after, up_to in lookup.ranges for event in self.log.read_after(lookup.chat.chat_id, after, up_to)]
         counts = self.log.count_chats(lookup.user_ids) if lookup.user_ids else {}
-        self.sequencer.looked_up(lookup, events, counts, self.now_ms)
+        self.sequencer.looked_up(lookup, [event_head(event.event) for event in events], counts, self.now_ms)
         self.take_answers()
 
     def take_group(self) -> Group:
@@ -489,7 +493,7 @@ def test_a_deleted_message_cannot_be_edited_while_the_deletion_is_on_its_way() -
     [of_delete] = owner.sequencer.take_lookups()
     owner.answer(of_delete)
     [of_edit] = owner.sequencer.take_lookups()
-    stale = owner.log.read_after(chat_id, 1, 2)
+    stale = [event_head(event.event) for event in owner.log.read_after(chat_id, 1, 2)]
     owner.commit()
     owner.sequencer.looked_up(of_edit, stale, {}, owner.now_ms)
     owner.settle()

@@ -8,12 +8,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from chatgrpc.core.active_chat import ActiveChat
-from chatgrpc.core.entries import StoredChat, StoredEvent
+from chatgrpc.core.active_chat import ActiveChat, event_head
+from chatgrpc.core.door import ReadIntervals
+from chatgrpc.core.entries import StoredChat
 from chatgrpc.core.ids import direct_chat_id, group_chat_id, self_chat_id
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.refusal import is_retryable
+from chatgrpc.core.rules import EventHead
 from chatgrpc.core.sequencer import Answer, Delivery, Group, Lookup, Sequencer
+from chatgrpc.core.visibility import Interval
 from chatgrpc.core.write import Write
 from chatgrpc.v1 import chat_pb2, content_pb2
 from tests.unit.core.model_log import ModelLog
@@ -97,7 +100,8 @@ class Schedules(RuleBasedStateMachine):
         self.sequencer = Sequencer(self.epoch, LIMITS, random.Random(self.epoch))
         self.group: Group | None = None
         self.loads: list[tuple[ActiveChat, StoredChat | None]] = []
-        self.lookups: list[tuple[Lookup, list[StoredEvent], dict[str, int]]] = []
+        self.lookups: list[tuple[Lookup, list[EventHead], dict[str, int]]] = []
+        self.intervals: list[tuple[ReadIntervals, tuple[Interval, ...]]] = []
         self.delivered_seq: dict[str, int] = {}
         self.answered_seq: dict[str, int] = {}
 
@@ -170,12 +174,12 @@ class Schedules(RuleBasedStateMachine):
             if step in {"commit", "fail", "fail but store"}:
                 if self.group is not None:
                     self.commit() if step == "commit" else self.fail_to_commit(stored=step == "fail but store")
-            elif self.loads or self.lookups:
+            elif self.loads or self.lookups or self.intervals:
                 self.finish_read(-1 if step == "last read" else 0, step != "failed read", step != "late read")
 
     def settle(self) -> None:
         """Lets the store do all there is to do."""
-        while self.group is not None or self.loads or self.lookups:
+        while self.group is not None or self.loads or self.lookups or self.intervals:
             self.work(["read", "commit"])
 
     @rule(who=WHO, where=WHERE, reply_to_seq=st.integers(0, 3), steps=STEPS)
@@ -344,23 +348,29 @@ class Schedules(RuleBasedStateMachine):
         self.sequencer.failed(group)
         self.progress()
 
-    @precondition(lambda self: self.loads or self.lookups)
+    @precondition(lambda self: self.loads or self.lookups or self.intervals)
     @rule(index=st.integers(0, 9), works=st.sampled_from([True, True, True, False]), early=st.booleans())
     def finish_read(self, index: int, works: bool, early: bool) -> None:
         """A read returns what the store held when it began, or what it holds now."""
-        index %= len(self.loads) + len(self.lookups)
-        if index < len(self.loads):
+        index %= len(self.loads) + len(self.lookups) + len(self.intervals)
+        if index >= len(self.loads) + len(self.lookups):
+            read, found = self.intervals.pop(index - len(self.loads) - len(self.lookups))
+            if works:
+                self.sequencer.intervals_read(read, found if early else self.intervals_of(read), self.now_ms)
+            else:
+                self.sequencer.intervals_failed(read)
+        elif index < len(self.loads):
             chat, stored = self.loads.pop(index)
             if works:
                 self.sequencer.loaded(chat, stored if early else self.log.load(chat.chat_id), self.now_ms)
             else:
                 self.sequencer.read_failed(chat)
         else:
-            lookup, events, counts = self.lookups.pop(index - len(self.loads))
+            lookup, heads, counts = self.lookups.pop(index - len(self.loads))
             if not works:
                 self.sequencer.read_failed(lookup.chat)
             elif early:
-                self.sequencer.looked_up(lookup, events, counts, self.now_ms)
+                self.sequencer.looked_up(lookup, heads, counts, self.now_ms)
             else:
                 self.sequencer.looked_up(lookup, *self.look_up(lookup), self.now_ms)
         self.progress()
@@ -386,17 +396,31 @@ class Schedules(RuleBasedStateMachine):
 
     # The shell.
 
-    def look_up(self, lookup: Lookup) -> tuple[list[StoredEvent], dict[str, int]]:
+    def intervals_of(self, read: ReadIntervals) -> tuple[Interval, ...]:
+        membership = self.log.membership(read.user_id, read.chat_id)
+        return membership.intervals if membership is not None else ()
+
+    def look_up(self, lookup: Lookup) -> tuple[list[EventHead], dict[str, int]]:
         chat_id = lookup.chat.chat_id
         events = [
             event for after_seq, up_to_seq in lookup.ranges for event in self.log.read_after(chat_id, after_seq, up_to_seq)
         ]
         assert [e.seq for e in events] == sorted({e.seq for e in events}), "ranges overlap, or stand in the wrong order"
-        return events, self.log.count_chats(lookup.user_ids) if lookup.user_ids else {}
+        assert not lookup.ranges or self.was_member(lookup), "nothing is looked up for who never was a member"
+        heads = [event_head(event.event) for event in events]
+        return heads, self.log.count_chats(lookup.user_ids) if lookup.user_ids else {}
+
+    def was_member(self, lookup: Lookup) -> bool:
+        _, write, _, _ = lookup.chat.waiting[0]
+        if write.content.WhichOneof("body") in {"join_requested", "chat_created"} or write.peer_user_id:
+            return True
+        members = self.log.members.get(lookup.chat.chat_id, [])
+        return any(write.sender_user_id in at_seq for at_seq in members)
 
     def progress(self) -> None:
         """What the shell does in a tick, after the store has answered."""
         self.loads += [(chat, self.log.load(chat.chat_id)) for chat in self.sequencer.take_loads()]
+        self.intervals += [(read, self.intervals_of(read)) for read in self.sequencer.take_intervals()]
         for lookup in self.sequencer.take_lookups():
             self.lookups.append((lookup, *self.look_up(lookup)))
         if self.group is None:

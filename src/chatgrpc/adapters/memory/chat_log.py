@@ -67,6 +67,11 @@ class MemoryChatLog:
         self._shelf.check_open()
         return self._membership(user_id, chat_id) if chat_id in self._memberships.get(user_id, {}) else None
 
+    async def has_been_member(self, user_id: str, chat_id: str) -> bool:
+        """See the port."""
+        self._shelf.check_open()
+        return chat_id in self._memberships.get(user_id, {})
+
     async def count_chats(self, user_ids: Sequence[str]) -> dict[str, int]:
         """See the port."""
         self._shelf.check_open()

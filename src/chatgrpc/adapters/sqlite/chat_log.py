@@ -47,9 +47,11 @@ _MEMBERSHIP = """
         chats.chat_id,
         (SELECT max(seq) FROM log WHERE chat_number = chats.number),
         json_group_array(json_array(members.joined_seq, members.left_seq))
-    FROM members JOIN chats ON chats.chat_id = members.chat_id
+    FROM members CROSS JOIN chats ON chats.chat_id = members.chat_id -- CROSS: in this order, so strangers see no chat
     WHERE members.user_id = :user_id AND members.chat_id = :chat_id
     GROUP BY members.chat_id"""
+
+_HAS_BEEN_MEMBER = "SELECT EXISTS (SELECT 1 FROM members WHERE user_id = :user_id AND chat_id = :chat_id)"
 
 _COUNT_CHATS = """
     SELECT user_id, count(DISTINCT chat_id) FROM members
@@ -137,6 +139,11 @@ class SqliteChatLog:
         which = {"user_id": user_id, "chat_id": chat_id}
         found = await self._readers.read(lambda db: _memberships(db.execute(_MEMBERSHIP, which)))
         return found[0] if found else None
+
+    async def has_been_member(self, user_id: str, chat_id: str) -> bool:
+        """See the port."""
+        which = {"user_id": user_id, "chat_id": chat_id}
+        return await self._readers.read(lambda db: bool(db.execute(_HAS_BEEN_MEMBER, which).fetchone()[0]))
 
     async def count_chats(self, user_ids: Sequence[str]) -> dict[str, int]:
         """See the port."""

@@ -20,7 +20,7 @@ async def chat_of_member(backend: Backend, user_id: str, chat_id: str) -> chat_p
         RefusedError: NOT_A_MEMBER; there is no such chat, or the user is not a member now.
         StoreError: the log cannot be read.
     """
-    stored = await backend.log.load(chat_id)
+    stored = await backend.log.load(chat_id) if await backend.log.has_been_member(user_id, chat_id) else None
     chat = chat_pb2.Chat.FromString(stored.chat) if stored is not None else chat_pb2.Chat()
     if member_of(chat, user_id) is None:
         raise not_a_member()

@@ -1,0 +1,64 @@
+"""A look-up keeps heads: what was said passes through memory page by page."""
+
+import tracemalloc
+from collections.abc import Sequence
+
+from chatgrpc.core.active_chat import ActiveChat
+from chatgrpc.core.entries import StoredEvent
+from chatgrpc.core.sequencer import Lookup
+from chatgrpc.edge.look_up import look_up
+from chatgrpc.v1 import chat_pb2, content_pb2
+
+
+class LongLog:
+    """A log whose events are made as they are read."""
+
+    def __init__(self, length: int, text_bytes: int) -> None:
+        self.length = length
+        self.read_bytes = 0
+        self._content = content_pb2.Content(text=content_pb2.TextContent(text="x" * text_bytes))
+
+    async def read_after(self, chat_id: str, after_seq: int, up_to_seq: int, limit: int, bytes_max: int) -> list[StoredEvent]:
+        page: list[StoredEvent] = []
+        size_bytes = 0
+        for seq in range(after_seq + 1, min(up_to_seq, self.length) + 1):
+            if len(page) == limit or size_bytes > bytes_max:
+                break
+            key = seq.to_bytes(16)
+            event = chat_pb2.ChatEvent(seq=seq, sender_user_id="alice", client_message_id=key, content=self._content)
+            page.append(StoredEvent(seq, event.SerializeToString()))
+            size_bytes += len(page[-1].event)
+        self.read_bytes += size_bytes
+        return page
+
+    async def count_chats(self, user_ids: Sequence[str]) -> dict[str, int]:
+        return dict.fromkeys(user_ids, 3)
+
+
+def wanted(*ranges: tuple[int, int], user_ids: tuple[str, ...] = ()) -> Lookup:
+    return Lookup(ActiveChat("c", 1, 1), ranges, user_ids, frozenset())
+
+
+async def test_a_look_up_of_two_hundred_megabytes_holds_a_few() -> None:
+    log = LongLog(4_096, 60_000)
+    tracemalloc.start()
+    try:
+        heads, _ = await look_up(log, wanted((0, 4_096)))
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert log.read_bytes > 240_000_000
+    assert peak_bytes < 8_000_000
+    assert [head.seq for head in heads] == list(range(1, 4_097))
+    assert heads[7].client_message_id == (8).to_bytes(16)
+
+
+async def test_all_ranges_are_read_and_no_more() -> None:
+    heads, counts = await look_up(LongLog(2_000, 10), wanted((3, 5), (300, 1_000), user_ids=("alice", "bob")))
+    assert [head.seq for head in heads] == [4, 5, *range(301, 1_001)]
+    assert counts == {"alice": 3, "bob": 3}
+
+
+async def test_a_log_that_ends_early_ends_the_look_up() -> None:
+    heads, counts = await look_up(LongLog(4, 10), wanted((0, 9)))
+    assert ([head.seq for head in heads], counts) == ([1, 2, 3, 4], {})
