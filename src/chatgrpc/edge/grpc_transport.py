@@ -17,6 +17,7 @@ from typing import TypeAlias
 import grpc
 
 from chatgrpc.edge.errors import trailers_of
+from chatgrpc.edge.flood_watch import Delivered
 from chatgrpc.edge.interceptors import bearer_token
 from chatgrpc.edge.transport import Inbound, StreamId, StreamOpened, StreamStatus
 
@@ -33,15 +34,17 @@ _Advancing: TypeAlias = Coroutine[asyncio.Future[None], None, bytes | None]
 class GrpcTransport:
     """Implements `edge.transport.Transport` for `chatgrpc.v1.SessionService/Connect`."""
 
-    def __init__(self, *, inbox_bytes_max: int, close_timeout_s: float) -> None:
+    def __init__(self, *, inbox_bytes_max: int, close_timeout_s: float, delivered: Delivered | None = None) -> None:
         """Belongs to the event loop that is running.
 
         Args:
             inbox_bytes_max: a stream with this many bytes unread is not read on.
             close_timeout_s: how long a peer may take to read what `close()` leaves for it.
+            delivered: is told of each stream and message.
         """
         self.inbox_bytes_max = inbox_bytes_max
         self._close_timeout_s = close_timeout_s
+        self.delivered = delivered or Delivered()
         self._loop = asyncio.get_running_loop()
         self._streams: dict[StreamId, _Stream] = {}
         self._next_id = 1
@@ -128,7 +131,8 @@ class GrpcTransport:
         self._next_id += 1
         self._streams[stream.id] = stream
         token = bearer_token(context.invocation_metadata())
-        self._inbound.opened.append(StreamOpened(stream.id, context.peer(), token))
+        self.delivered.opened(stream.peer)
+        self._inbound.opened.append(StreamOpened(stream.id, stream.peer, token))
         self.notify()
         stream.read_on()
         return stream
@@ -190,7 +194,7 @@ class _Stream:
 
     __slots__ = (
         *("context", "ended", "held", "id", "inbox", "inbox_bytes"),
-        *("last", "reading", "status", "task", "transport", "writing"),
+        *("last", "peer", "reading", "status", "task", "transport", "writing"),
     )
 
     def __init__(
@@ -204,6 +208,7 @@ class _Stream:
         self.id = stream_id
         self.transport = transport
         self.context: _Context | None = context
+        self.peer: str = context.peer()
         self.task = task
         self.ended = ended
         self.inbox: list[bytes] = []
@@ -271,6 +276,7 @@ class _Stream:
         assert isinstance(message, bytes)
         self.inbox.append(message)
         self.inbox_bytes += len(message)
+        self.transport.delivered.message(self.peer, len(message))
         if len(self.inbox) == 1:
             self.transport.has_read(self)
         self.read_on()

@@ -17,6 +17,7 @@ import grpc
 import structlog
 
 from chatgrpc.edge.errors import StatusError, trailers_of
+from chatgrpc.edge.flood_watch import Delivered
 from chatgrpc.ports.tokens import Claims, KeysUnavailableError, TokenRejectedError, TokenVerifier
 
 Observer = Callable[[str, str, float], None]
@@ -79,6 +80,7 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
         observe: Observer,
         limits: UnaryLimits = UnaryLimits(),
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        delivered: Delivered | None = None,
     ) -> None:
         """Is handed to one server.
 
@@ -87,11 +89,13 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
             observe: called once for each finished call; must not raise.
             limits: what calls may use.
             now_ms: milliseconds since the Unix epoch.
+            delivered: is told of each call and request.
         """
         self._tokens = tokens
         self._observe = observe
         self._limits = limits
         self._now_ms = now_ms
+        self._delivered = delivered or Delivered()
         self._calls = 0
 
     async def intercept_service(
@@ -103,7 +107,7 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         handler = await continuation(handler_call_details)
         if method.startswith(PUBLIC_METHODS) and handler is not None:
-            return _parsing(handler)
+            return _parsing(handler, self._delivered)
         if handler is None or handler.unary_unary is None:
             return grpc.stream_stream_rpc_method_handler(self._refuse_unknown_method)
 
@@ -116,6 +120,7 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
 
     async def _call(self, method: str, handler: _Handler, requests: AsyncIterable[bytes], context: _Context) -> bytes:
         started = time.perf_counter()
+        self._delivered.opened(context.peer())
         error, code = None, grpc.StatusCode.CANCELLED
         try:
             reply = await self._answer(method, handler, requests, context)
@@ -142,7 +147,9 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
             async with asyncio.timeout(self._limits.deadline_s) as deadline:
                 if method not in TOKENLESS_METHODS:
                     _claims.set(await self._authenticate(context))
-                request = _parse(handler, await _one_of(requests))
+                message = await _one_of(requests)
+                self._delivered.message(context.peer(), len(message))
+                request = _parse(handler, message)
                 reply = await handler.unary_unary(request, context)  # type: ignore[misc,arg-type]
                 return reply if handler.response_serializer is None else handler.response_serializer(reply)
         except TimeoutError:
@@ -193,12 +200,13 @@ def bearer_token(metadata: Any) -> str | None:
     return None
 
 
-def _parsing(handler: _Handler) -> _Handler:
+def _parsing(handler: _Handler, delivered: Delivered) -> _Handler:
     """The same handler, parsing for itself: grpc.aio would answer UNKNOWN, and log a traceback, for what is no request."""
     if handler.request_deserializer is None:
         return handler
 
     async def parsed(request: bytes, context: _Context) -> Any:
+        delivered.message(context.peer(), len(request))
         try:
             return _parse(handler, request)
         except StatusError as malformed:

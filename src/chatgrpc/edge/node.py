@@ -22,6 +22,7 @@ from chatgrpc.core.write import Write
 from chatgrpc.edge.admission import Admissions
 from chatgrpc.edge.audience import Audience, Touched
 from chatgrpc.edge.connection import Connections
+from chatgrpc.edge.flood_watch import Delivered, FloodWatch
 from chatgrpc.edge.grpc_transport import GrpcTransport
 from chatgrpc.edge.interceptors import UnaryInterceptor
 from chatgrpc.edge.loop import Edge, Pace
@@ -89,7 +90,10 @@ class Node:
         self._metrics = metrics
         self._limits = limits
         self._watermarks = Watermarks(stores.receipts, stores.cursors, limits, self._marks_saved)
-        self._transport = GrpcTransport(inbox_bytes_max=limits.backlog_bytes_max, close_timeout_s=CLOSE_TIMEOUT_S)
+        self._delivered = Delivered()
+        self._transport = GrpcTransport(
+            inbox_bytes_max=limits.backlog_bytes_max, close_timeout_s=CLOSE_TIMEOUT_S, delivered=self._delivered
+        )
         admissions = Admissions(verifier, stores.devices, stores.log, stores.cursors, self._watermarks, limits)
         self.edge = Edge(
             self._transport,
@@ -121,7 +125,8 @@ class Node:
             reuse_port=reuse_port,
             message_bytes_max=self._limits.batch_bytes_max,
         )
-        server = GrpcServer(options, [UnaryInterceptor(self._verifier, observe)])
+        watch = FloodWatch(self._delivered, on_cut=self._metrics.connections_cut.inc)
+        server = GrpcServer(options, [UnaryInterceptor(self._verifier, observe, delivered=self._delivered)], watch)
         server.register("chatgrpc.v1.SessionService", self._transport.register)
         server.register(
             "chatgrpc.v1.UserService", lambda on: user_service_pb2_grpc.add_UserServiceServicer_to_server(UserService(self), on)

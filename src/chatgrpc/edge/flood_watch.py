@@ -1,0 +1,256 @@
+"""Cuts connections that keep gRPC busy with bytes that become no message.
+
+gRPC works through all that one socket holds before it turns to the next, on a single thread here (`edge/engine.py`), and no
+option of it bounds how many PING, SETTINGS or WINDOW_UPDATE frames a peer may send: they need no token, no call, and HTTP/2's
+flow control does not cover them. Looking at every frame would cost each message as much as the server pays for it now. So the
+watch looks only when something is wrong: when gRPC's threads have used up the time since the last look and hardly any message
+came of it. Then it compares what each connection took with what became messages, and shuts down those that explain it.
+
+See ADR 8. On systems without Linux's TCP_INFO nothing is watched.
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import socket
+import struct
+import sys
+import termios
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+_log = structlog.get_logger(__name__)
+
+_BYTES_RECEIVED_AT = 128
+"""Where tcpi_bytes_received stands in Linux's struct tcp_info, since Linux 4.1."""
+_MESSAGE_ALLOWANCE_BYTES = 1_024
+"""What a message may cost in frames around it: its own, acknowledgements, windows, TLS; and a call in header fields."""
+_PEERS_LOGGED = 8
+_KNOWN_MIN = 4_096
+_SOCKADDR_BYTES = 16
+
+_libc = ctypes.CDLL(None)
+
+
+@dataclass(frozen=True, slots=True)
+class FloodLimits:
+    """When the watch takes offence."""
+
+    interval_s: float = 0.02
+    """Between two looks at the clock of gRPC's threads."""
+    interval_suspicious_s: float = 0.01
+    """The same while something is wrong."""
+    busy_share: float = 0.4
+    """Below this share of the time gRPC's threads are not the ones to blame."""
+    cost_per_message_max_s: float = 0.001
+    """A message takes some 20 µs of these threads, and a megabyte of them a millisecond; past this something else takes it."""
+    unread_bytes_max: int = 96 * 1024
+    """Unread in a socket that no message has come from. A first message waits in a window of 64 KiB; what is not under flow
+    control piles up."""
+    unexplained_bytes_max: int = 48 * 1024
+    """Read from a connection without a message coming of it: from one that no message has ever come from, at all; from
+    another, between two looks, twice in a row, since a large message may be on its way."""
+    looking_share_max: float = 0.05
+    """Of the time may be used for looking, however many connections there are."""
+
+
+class Delivered:
+    """Counts what reached the application, by connection (`peer` as gRPC writes it, `ipv4:127.0.0.1:50000`).
+
+    Added to on the event loop, read on the watch's thread; each step is one operation on a dictionary.
+    """
+
+    __slots__ = ("_by_peer", "known")
+
+    def __init__(self) -> None:
+        self._by_peer: dict[str, int] = {}
+        self.known: dict[str, None] = {}
+        """Connections that a message has come from."""
+
+    def opened(self, peer: str) -> None:
+        """A call was opened."""
+        counts = self._by_peer
+        counts[peer] = counts.get(peer, 0) + _MESSAGE_ALLOWANCE_BYTES
+
+    def message(self, peer: str, size: int) -> None:
+        """A message of so many bytes came."""
+        counts = self._by_peer
+        if peer not in self.known:
+            self.known[peer] = None
+        counts[peer] = counts.get(peer, 0) + size + _MESSAGE_ALLOWANCE_BYTES
+
+    def take(self) -> dict[str, int]:
+        """Bytes by connection since the last call, with an allowance for what goes with a message."""
+        taken, self._by_peer = self._by_peer, {}
+        return taken
+
+
+@dataclass(slots=True)
+class _Connection:
+    """A connection at one look."""
+
+    peer: str
+    read: int
+    """Bytes that gRPC has read from it since it was opened."""
+    unread: int
+    offences: int = 0
+
+
+class FloodWatch:
+    """Watches the connections to one port of this process, on a thread of its own."""
+
+    def __init__(
+        self, delivered: Delivered, limits: FloodLimits = FloodLimits(), on_cut: Callable[[int], None] = lambda _: None
+    ) -> None:
+        """
+        Args:
+            delivered: what reaches the application.
+            limits: when to cut.
+            on_cut: called on the watch's thread with the number of connections that were just cut.
+        """
+        self._delivered = delivered
+        self._limits = limits
+        self._on_cut = on_cut
+        self._port = 0
+        self._loop_clock = 0
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._seen: dict[int, _Connection] = {}
+        self._known_max = _KNOWN_MIN
+
+    @staticmethod
+    def is_possible() -> bool:
+        """Whether this system tells what a connection has received."""
+        return sys.platform == "linux"
+
+    def start(self, port: int) -> None:
+        """Begins to watch. Must be called on the thread of the event loop, whose time is not gRPC's."""
+        if not self.is_possible():
+            return
+        self._port = port
+        self._loop_clock = time.pthread_getcpuclockid(threading.get_ident())
+        self._thread = threading.Thread(target=self._run, name="flood-watch", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the watch and waits for its thread. Again does nothing."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _run(self) -> None:
+        limits = self._limits
+        pause_s, last_s, last_cpu_s = limits.interval_s, time.monotonic(), self._grpc_cpu_s()
+        while not self._stopping.wait(pause_s):
+            now_s, cpu_s = time.monotonic(), self._grpc_cpu_s()
+            delivered = self._delivered.take()
+            used_s = cpu_s - last_cpu_s
+            messages = sum(delivered.values()) // _MESSAGE_ALLOWANCE_BYTES
+            is_suspicious = used_s >= limits.busy_share * (now_s - last_s) and used_s > limits.cost_per_message_max_s * messages
+            pause_s = limits.interval_s
+            if is_suspicious:
+                self.look(self._port, delivered)
+                looked_s = time.monotonic() - now_s
+                pause_s = max(limits.interval_suspicious_s, looked_s / limits.looking_share_max)
+            else:
+                self._seen = {}
+                self._forget_closed()
+            last_s, last_cpu_s = now_s, self._grpc_cpu_s()
+
+    def _grpc_cpu_s(self) -> float:
+        """What all threads of the process but the event loop's and this one have used."""
+        return time.process_time() - time.clock_gettime(self._loop_clock) - time.thread_time()
+
+    def look(self, port: int, delivered: dict[str, int]) -> None:
+        """Looks at all connections to the port and cuts those that were read without enough coming of it; something is wrong.
+
+        Args:
+            port: the server's.
+            delivered: what `Delivered.take()` gave for the time since the last look.
+        """
+        known, seen_before, seen_now = self._delivered.known, self._seen, {}
+        guilty = []
+        for fd, now in _connections(port):
+            before = seen_before.get(fd)
+            if before is not None and before.peer != now.peer:
+                before = None
+            if now.peer in known:
+                explained = delivered.get(now.peer, 0) + (now.read if before is None else before.read)
+                offences_max = 2
+            else:
+                explained, offences_max = delivered.get(now.peer, 0), 1
+            if now.read - explained > self._limits.unexplained_bytes_max:
+                now.offences = 1 if before is None else before.offences + 1
+            if now.offences >= offences_max or (now.unread > self._limits.unread_bytes_max and now.peer not in known):
+                guilty.append((fd, now.peer))
+            seen_now[fd] = now
+        self._seen = seen_now
+        cut = [peer for fd, peer in guilty if _cut(fd, peer)]
+        if cut:
+            self._on_cut(len(cut))
+            _log.warning("connections_cut", reason="flood", count=len(cut), peers=cut[:_PEERS_LOGGED])
+
+    def _forget_closed(self) -> None:
+        """Lets go of what was known of connections that are gone, before it becomes much."""
+        known = self._delivered.known
+        if len(known) > self._known_max:
+            live = {connection.peer for _, connection in _connections(self._port)}
+            for peer in list(known):
+                if peer not in live:
+                    known.pop(peer, None)
+            self._known_max = 2 * len(live) + _KNOWN_MIN
+
+
+def _connections(port: int) -> list[tuple[int, _Connection]]:
+    """All connections to the port that have received something, with their descriptors."""
+    read = ((int(name), _connection(int(name), port)) for name in os.listdir("/proc/self/fd"))
+    return [(fd, connection) for fd, connection in read if connection is not None]
+
+
+def _connection(fd: int, port: int) -> _Connection | None:
+    """Reads a descriptor, which gRPC may close or use again at any moment; then nothing, or another connection is read."""
+    try:
+        borrowed = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, 0, fileno=fd)  # room for either kind of address
+    except OSError:
+        return None
+    try:
+        info = borrowed.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_RECEIVED_AT + 8)
+        (received,) = struct.unpack_from("Q", info, _BYTES_RECEIVED_AT)
+        if not received or borrowed.getsockname()[1] != port:
+            return None
+        (unread,) = struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, b"\0\0\0\0"))
+        return _Connection(_peer_of(borrowed), received - unread, unread)
+    except (OSError, struct.error, IndexError):
+        return None
+    finally:
+        borrowed.detach()
+
+
+def _peer_of(connection: socket.socket) -> str:
+    """The peer as gRPC writes it."""
+    host, port, *_ = connection.getpeername()
+    if host.startswith("::ffff:") and "." in host:
+        host = host.removeprefix("::ffff:")
+    return f"ipv6:%5B{host.partition('%')[0]}%5D:{port}" if ":" in host else f"ipv4:{host}:{port}"
+
+
+def _cut(fd: int, peer: str) -> str | None:
+    """Resets a connection and throws away what it still holds; gRPC reads an error next."""
+    try:
+        held = socket.socket(fileno=os.dup(fd))  # from here on it is this connection, whatever becomes of the number
+    except OSError:
+        return None
+    with held, contextlib.suppress(OSError):
+        if _peer_of(held) != peer:
+            return None
+        # To no address (AF_UNSPEC): Linux resets the connection and empties both its queues, at once. Shutting it down would
+        # leave what has come for gRPC to work through.
+        if _libc.connect(held.fileno(), bytes(_SOCKADDR_BYTES), _SOCKADDR_BYTES) != 0:
+            held.shutdown(socket.SHUT_RDWR)
+    return peer

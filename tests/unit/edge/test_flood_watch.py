@@ -1,0 +1,138 @@
+"""Who is cut when something keeps gRPC busy: on real connections of this process, read by the test in gRPC's place."""
+
+import contextlib
+import socket
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from chatgrpc.edge.flood_watch import Delivered, FloodLimits, FloodWatch
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a connection has received")
+
+LIMITS = FloodLimits(unread_bytes_max=32_768, unexplained_bytes_max=4_096)
+MUCH = b"x" * 20_000
+
+
+class Connection:
+    """Both ends of one."""
+
+    def __init__(self, server: socket.socket) -> None:
+        host, port, *_ = server.getsockname()
+        self.client = socket.create_connection((host, port))
+        self.served, _ = server.accept()
+        name, port, *_ = self.client.getsockname()
+        self.peer = f"ipv6:%5B{name}%5D:{port}" if ":" in name else f"ipv4:{name}:{port}"
+
+    def takes(self, message: bytes) -> None:
+        """The client sends this, and gRPC reads it."""
+        self.client.sendall(message)
+        left = len(message)
+        while left:
+            left -= len(self.served.recv(left))
+
+    def waits(self, message: bytes) -> None:
+        """The client sends this, and gRPC has not come to it."""
+        self.client.sendall(message)
+        while len(self.served.recv(len(message), socket.MSG_PEEK)) < len(message):
+            time.sleep(0.001)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the client's next byte meets a reset."""
+        self.client.settimeout(0.2)
+        try:
+            return self.client.recv(1) == b""
+        except TimeoutError:
+            return False
+        except ConnectionResetError:
+            return True
+
+
+class Watched:
+    """A port, its connections, and the watch on them."""
+
+    def __init__(self, server: socket.socket) -> None:
+        self.server = server
+        self.cut: list[int] = []
+        self.delivered = Delivered()
+        self.watch = FloodWatch(self.delivered, LIMITS, self.cut.append)
+        self.connections: list[Connection] = []
+
+    def connect(self) -> Connection:
+        self.connections.append(Connection(self.server))
+        return self.connections[-1]
+
+    def look(self) -> None:
+        self.watch.look(self.server.getsockname()[1], self.delivered.take())
+
+    def close(self) -> None:
+        for connection in self.connections:
+            for end in (connection.client, connection.served):
+                with contextlib.suppress(OSError):
+                    end.close()
+
+
+@pytest.fixture(params=["127.0.0.1", "::1"])
+def watched(request: pytest.FixtureRequest) -> Iterator[Watched]:
+    family = socket.AF_INET6 if ":" in request.param else socket.AF_INET
+    with socket.create_server((request.param, 0), family=family) as server:
+        watched = Watched(server)
+        yield watched
+        watched.close()
+
+
+def test_a_stranger_that_is_read_for_nothing_is_cut_and_a_client_is_not(watched: Watched) -> None:
+    flooder, client, idle = watched.connect(), watched.connect(), watched.connect()
+    flooder.takes(MUCH)
+    client.takes(MUCH)
+    idle.takes(b"hello")
+    watched.delivered.opened(client.peer)
+    watched.delivered.message(client.peer, len(MUCH))
+    watched.look()
+    assert (flooder.is_cut, client.is_cut, idle.is_cut) == (True, False, False)
+    assert watched.cut == [1]
+
+
+def test_what_a_cut_connection_still_holds_is_thrown_away(watched: Watched) -> None:
+    flooder = watched.connect()
+    flooder.waits(b"x" * (LIMITS.unread_bytes_max + 1))
+    watched.look()
+    with pytest.raises(ConnectionResetError):
+        flooder.served.recv(1024)
+
+
+def test_a_large_message_on_its_way_is_waited_for(watched: Watched) -> None:
+    client = watched.connect()
+    client.takes(b"hello")
+    watched.delivered.message(client.peer, 5)
+    watched.look()
+    client.takes(MUCH)
+    watched.look()  # not yet a message
+    watched.delivered.message(client.peer, len(MUCH))
+    watched.look()
+    assert not client.is_cut
+
+
+def test_a_client_that_turns_to_flooding_is_cut(watched: Watched) -> None:
+    client = watched.connect()
+    client.takes(b"hello")
+    watched.delivered.message(client.peer, 5)
+    watched.look()
+    client.takes(MUCH)
+    watched.look()
+    client.takes(MUCH)
+    watched.look()
+    assert client.is_cut
+
+
+def test_connections_of_other_ports_are_left_alone(watched: Watched) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        elsewhere = Connection(other)
+        elsewhere.takes(MUCH)
+        watched.look()
+        assert not elsewhere.is_cut
+        elsewhere.client.close()
+        elsewhere.served.close()
