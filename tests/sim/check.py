@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from chatgrpc.core.epochs import adopted_tail
+from chatgrpc.core.epochs import Row, adopted_tail
 from chatgrpc.v1 import chat_pb2
 from tests.sim.store import Bucket, Replica
 from tests.sim.users import GROUP_ID
@@ -44,7 +44,12 @@ def check(cluster: "Cluster") -> None:
             raise BrokenError(f"{node.node_id} still waits for answers of owners")
 
 
-def _log(cluster: "Cluster", chat_id: str, replicas: Sequence[Replica]) -> Log:
+def head_of(cluster: "Cluster", chat_id: str) -> int:
+    """How far the chat's log goes: what every device of its members must come to hold, whoever knows of it now."""
+    return len(_rows(chat_id, cluster.store.replicas))
+
+
+def _rows(chat_id: str, replicas: Sequence[Replica]) -> list[Row]:
     """The chat as an owner would find it on these replicas if it knew no mark, nothing being under way any more."""
     whole = Bucket()
     for replica in replicas:
@@ -52,8 +57,12 @@ def _log(cluster: "Cluster", chat_id: str, replicas: Sequence[Replica]) -> Log:
             if of_chat == chat_id:
                 whole.merge(bucket)
     stored = whole.stored()
+    return adopted_tail(stored.rows, stored.boundaries, 0)
+
+
+def _log(cluster: "Cluster", chat_id: str, replicas: Sequence[Replica]) -> Log:
     log = []
-    for row in adopted_tail(stored.rows, stored.boundaries, 0):
+    for row in _rows(chat_id, replicas):
         cluster.world.witness("the log", chat_id, row.seq, row.event, cluster.world.now_ms)
         log.append(chat_pb2.ChatEvent.FromString(row.event))
     return log

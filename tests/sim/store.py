@@ -54,9 +54,13 @@ class Bucket:
             del self.cells[key]
 
     def since(self, from_seq: int) -> "Bucket":
-        """What a read finds."""
+        """What a read of a slice finds: nothing of what lies before it, shadows included, or repair would carry those alone.
+
+        As Cassandra cuts the tombstones of a slice to the slice. What is said of the partition as a whole comes along.
+        """
         cells = {key: cell for key, cell in self.cells.items() if key[0] >= from_seq}
-        return Bucket(cells, dict(self.shadows), dict(self.boundaries))
+        shadows = {seq: timestamp for seq, timestamp in self.shadows.items() if seq >= from_seq}
+        return Bucket(cells, shadows, dict(self.boundaries))
 
     def merge(self, other: "Bucket") -> None:
         """Takes in what another replica said."""
