@@ -18,6 +18,7 @@ from chatgrpc.adapters.etcd import EtcdCluster, EtcdSettings, client
 from chatgrpc.adapters.etcd.client import EtcdClient, EtcdError
 from chatgrpc.adapters.etcd.wire_pb2 import Compare, DeleteRangeRequest, PutRequest, RequestOp, TxnRequest
 from chatgrpc.ports.cluster import ClusterUnavailableError
+from chatgrpc.ports.lease_clock import lease_clock_s
 from tests.contract.cluster_nodes import Node, assert_views_are_in_order, eventually
 from tests.support.certificate import write_certificate
 from tests.support.link import Link, link_to
@@ -148,6 +149,22 @@ async def test_silence_longer_than_the_lease_is_a_loss(
     await asyncio.sleep(0.5)
     assert (one.cluster.deadline_s, one.losses) == (0, 1)
     assert two.view.owners[7].node_id == two.node_id
+
+
+async def test_an_event_loop_that_is_busy_for_twice_its_lease_keeps_it(
+    settings: EtcdSettings, shared_etcd: EtcdServers, nodes: AsyncExitStack
+) -> None:
+    one = _node(nodes, dataclasses.replace(settings, lease_ttl_s=5))
+    await one.join()
+    mine = await one.cluster.take(7)
+    lease_id = _lease_of(shared_etcd, f"{settings.prefix}shards/7")
+    busy_until_s = time.monotonic() + 10
+    while time.monotonic() < busy_until_s:
+        """Lets no other task run, and holds Python's lock as busy code does."""
+    assert one.cluster.deadline_s > lease_clock_s()
+    assert _lease_of(shared_etcd, f"{settings.prefix}shards/7") == lease_id
+    assert await one.cluster.take(7) == mine
+    assert one.losses == 0
 
 
 async def test_a_lease_that_etcd_ended_is_a_loss_at_the_next_sign_of_life(

@@ -34,8 +34,8 @@ _EVERY_BUCKET = set(range(1_000))
 class DeadlineAfterAnswer(Lease):
     """Counts the lease from when the keepalive's answer came."""
 
-    def answered(self, keepalive: Keepalive, now_ms: int) -> None:
-        super().answered(Keepalive(now_ms), now_ms)
+    def answered(self, keepalive: Keepalive, now_ms: int, ttl_ms: int | None = None) -> None:
+        super().answered(Keepalive(now_ms), now_ms, ttl_ms)
 
 
 class DeadlineIgnored(Lease):

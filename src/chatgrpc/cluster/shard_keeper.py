@@ -11,7 +11,7 @@ import structlog
 from chatgrpc.cluster.store_runner import StoreRunner
 from chatgrpc.core.ids import SHARD_COUNT
 from chatgrpc.core.lanes import OwnerLanes
-from chatgrpc.core.lease import Holds
+from chatgrpc.core.lease import Holds, Lease
 from chatgrpc.core.owner_desk import OwnerDesk, Tenure
 from chatgrpc.core.shard import Shard
 from chatgrpc.core.tending import Owner, Tending
@@ -41,23 +41,6 @@ class Pace:
     finish_timeout_s: float = 5.0
     """What a shard has accepted is given so long before the shard is given away. Edges wait twice as long for an outcome, and
     ask the next owner."""
-
-
-class JoinedLease:
-    """`core.lease.Holds`: one lease of the node, kept alive by the adapter."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
-        self._over = False
-
-    def end(self) -> None:
-        """It is lost, or given up."""
-        self._over = True
-
-    def holds(self, now_ms: int) -> bool:
-        """See the protocol; `now_ms` is `lease_clock_ms()`."""
-        self._over = self._over or now_ms + 1 >= self._cluster.deadline_s * 1000
-        return not self._over
 
 
 class ShardKeeper:
@@ -107,7 +90,7 @@ class ShardKeeper:
         self._on_defect = on_defect
         self._pace = pace or Pace()
         self._tending = Tending(info.node_id, shard_count)
-        self._lease = JoinedLease(cluster)
+        self._lease: Lease | None = None
         self._view = ClusterView({}, {})
         self._look = asyncio.Event()
         self._calls = asyncio.Semaphore(_CALLS_MAX)
@@ -128,13 +111,13 @@ class ShardKeeper:
         """Joins, and joins again whenever the lease was lost; tends the shards. Ends when cancelled."""
         while True:
             try:
-                await self._cluster.join(self.info, self._changed, self._look.set)
+                lease = await self._cluster.join(self.info, self._changed, self._look.set)
             except ClusterUnavailableError as error:
                 self.join_error = str(error)
                 _log.warning("join_failed", error=self.join_error)
                 await asyncio.sleep(self._pace.retry_s)
                 continue
-            self._lease = JoinedLease(self._cluster)
+            self._lease = lease
             _log.info("joined", node_id=self.info.node_id)
             self._tend()
             if self.has_joined.is_set():
@@ -143,7 +126,7 @@ class ShardKeeper:
             await self._tend_while_joined()
             _log.warning("lease_lost", node_id=self.info.node_id, shards=len(self._desk.tenures))
             self._lose()
-            # The adapter may still believe in a lease that was seen to be over a moment before it was renewed.
+            # The adapter may not have seen yet that the lease is over.
             await self._cluster.leave()
 
     async def give_all_away(self, timeout_s: float) -> None:
@@ -171,7 +154,8 @@ class ShardKeeper:
         await self._cluster.leave()
 
     def _lose(self) -> None:
-        self._lease.end()
+        if self._lease is not None:
+            self._lease.end()
         self._desk.drop_all()
 
     # The cluster as it is seen.
@@ -187,9 +171,9 @@ class ShardKeeper:
     def _has_shards(self) -> bool:
         return bool(self._desk.tenures or self._taking or self._leaving)
 
-    def _holds(self, lease: JoinedLease) -> bool:
+    def _holds(self, lease: Lease | None) -> bool:
         """Whether what was asked for under this lease still counts."""
-        return lease is self._lease and lease.holds(lease_clock_ms())
+        return lease is not None and lease is self._lease and lease.holds(lease_clock_ms())
 
     async def _tend_while_joined(self) -> None:
         while self._holds(self._lease):
@@ -233,7 +217,7 @@ class ShardKeeper:
 
     # Taking and giving away.
 
-    async def _take(self, shard: int, lease: JoinedLease) -> None:
+    async def _take(self, shard: int, lease: Lease | None) -> None:
         try:
             async with self._calls:
                 owner = await self._cluster.take(shard) if self._holds(lease) else None
@@ -245,12 +229,12 @@ class ShardKeeper:
         if owner is None:
             return
         self._trouble.worked()
-        if owner.node_id != self.info.node_id or not self._holds(lease):
+        if owner.node_id != self.info.node_id or lease is None or not self._holds(lease):
             return
         if self._tending.took(shard, owner.epoch):
             self._desk.take(Tenure(shard, self._new_shard(owner.epoch, lease), OwnerLanes(_LANES_PER_SHARD_MAX)))
 
-    async def _give_away(self, tenure: Tenure, lease: JoinedLease) -> None:
+    async def _give_away(self, tenure: Tenure, lease: Lease | None) -> None:
         try:
             await self._finish_in_time(tenure)
             self._desk.drop(tenure)
@@ -267,7 +251,7 @@ class ShardKeeper:
         except TimeoutError:
             _log.warning("shard_not_finished", shard=tenure.number, appends=tenure.shard.appends_waiting)
 
-    async def _release(self, shard: int, lease: JoinedLease) -> None:
+    async def _release(self, shard: int, lease: Lease | None) -> None:
         """Until the coordinator says that it is done, or the lease is over, and the shard with it."""
         while self._holds(lease):
             try:

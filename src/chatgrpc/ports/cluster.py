@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from chatgrpc.core.lease import Lease
+
 
 @dataclass(frozen=True, slots=True)
 class NodeInfo:
@@ -41,13 +43,14 @@ class ClusterView:
 class Cluster(Protocol):
     """One node's place in the cluster.
 
-    The lease rule (design §4) is what all ordering rests on. `deadline_s` is the `lease_clock_s` *before sending* the last
-    keepalive that was answered, plus the lease's time to live, minus a margin for the drift of clocks. Until then no other node
-    can have taken a shard that this one holds. Past it this node holds nothing, whatever it believes; it may rejoin by `join`.
+    The lease rule (`core.lease`) is what all ordering rests on. While the lease holds, by `lease_clock_ms`, no other node can
+    have taken a shard that this one holds. Past it this node holds nothing, whatever it believes; it may rejoin by `join`.
+
+    The lease is kept alive also while the event loop is busy for many seconds; and not while the whole process stands still.
     """
 
-    async def join(self, info: NodeInfo, on_change: Callable[[ClusterView], None], on_lost: Callable[[], None]) -> None:
-        """Registers the node under a new lease, and keeps it alive.
+    async def join(self, info: NodeInfo, on_change: Callable[[ClusterView], None], on_lost: Callable[[], None]) -> Lease:
+        """Registers the node under a new lease, and keeps it alive; returns it.
 
         Args:
             info: what others will see of the node.
@@ -61,7 +64,7 @@ class Cluster(Protocol):
 
     @property
     def deadline_s(self) -> float:
-        """`lease_clock_s()` until which what this node has taken is its own; 0 before `join` and after the lease is lost."""
+        """`lease_clock_s()` until which the lease holds; 0 before `join` and after it is lost."""
         ...
 
     async def update(self, info: NodeInfo) -> None:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from chatgrpc.adapters.memory import MemoryCluster, MemoryCoordinator
+from chatgrpc.core.lease import Lease
 from chatgrpc.ports.cluster import ClusterUnavailableError, ClusterView, NodeInfo, ShardOwner
 
 
@@ -49,11 +50,12 @@ class StubbornCluster(MemoryCluster):
         self._coordinator_lent.revoke(self._membership.lease)
         self.keep_alive()
 
-    async def join(self, info: NodeInfo, on_change: Callable[[ClusterView], None], on_lost: Callable[[], None]) -> None:
+    async def join(self, info: NodeInfo, on_change: Callable[[ClusterView], None], on_lost: Callable[[], None]) -> Lease:
         self.joins += 1
         self._fail("join", self.failing)
-        await super().join(info, on_change, on_lost)
+        lease = await super().join(info, on_change, on_lost)
         await self._answer("join")
+        return lease
 
     async def update(self, info: NodeInfo) -> None:
         self.updates += 1

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from chatgrpc.cluster.shard_keeper import JoinedLease, Pace
+from chatgrpc.cluster.shard_keeper import Pace
 from tests.unit.cluster.small_cluster import (
     GIVE_UP_S,
     SHARDS,
@@ -203,30 +203,6 @@ async def test_a_lost_lease_costs_all_shards_which_are_taken_again_under_greater
         assert one.epochs().keys() == before.keys()
         assert all(one.epochs()[shard] > epoch for shard, epoch in before.items())
         assert seqs([await two.send(text(chat_id, "alice", 2, 1))]) == [3]
-
-
-async def test_a_lease_that_is_over_stays_over_though_the_adapter_renews_it() -> None:
-    """Its end may be seen in the last moment before the adapter has it renewed. Nothing is accepted then, so it must go."""
-    async with small_cluster(nodes=2) as cluster:
-        one, two = cluster.nodes
-        before = one.epochs()
-        one.keeper._lease.end()
-        await until(lambda: one.times_returned == 1)
-        await cluster.settled()
-        assert all(one.epochs()[shard] > epoch for shard, epoch in before.items())
-        assert await two.head_of(cluster.chat_owned_by(one)) == 0
-
-
-def test_a_lease_ends_for_good_a_moment_before_its_deadline() -> None:
-    class At:
-        deadline_s = 10.0
-
-    at = At()
-    lease = JoinedLease(at)  # type: ignore[arg-type]
-    assert lease.holds(9_998)
-    assert not lease.holds(9_999), "the clock was rounded down"
-    at.deadline_s = 20.0
-    assert not lease.holds(9_999)
 
 
 async def test_shards_that_were_being_given_away_when_the_lease_was_lost_are_tended_again() -> None:

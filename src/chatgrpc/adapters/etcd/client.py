@@ -21,8 +21,6 @@ from chatgrpc.adapters.etcd.wire_pb2 import (
     AuthenticateResponse,
     LeaseGrantRequest,
     LeaseGrantResponse,
-    LeaseKeepAliveRequest,
-    LeaseKeepAliveResponse,
     LeaseRevokeRequest,
     LeaseRevokeResponse,
     RangeRequest,
@@ -37,6 +35,14 @@ from chatgrpc.grpc_calls import end_call
 CALL_TIMEOUT_S: Final = 6.0
 """Outlasts the election of a new leader."""
 TRY_TIMEOUT_S: Final = 1.5
+CHANNEL_OPTIONS: Final = (
+    ("grpc.use_local_subchannel_pool", 1),
+    # A member that comes back is found within a second, not after minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.enable_http_proxy", 0),
+)
 _PAUSE_S: Final = 0.1
 """Between one round of the endpoints and the next."""
 
@@ -112,10 +118,6 @@ class EtcdClient:
         except EtcdError as error:
             if error.code is not grpc.StatusCode.NOT_FOUND:
                 raise
-
-    def keep_alive(self) -> "EtcdStream[LeaseKeepAliveRequest, LeaseKeepAliveResponse]":
-        """A stream on which each request of a lease's life is answered once, in order."""
-        return EtcdStream(self, "Lease/LeaseKeepAlive", LeaseKeepAliveResponse.FromString)
 
     def watch(self) -> "EtcdStream[WatchRequest, WatchResponse]":
         """A stream of changes."""
@@ -285,21 +287,19 @@ class _Endpoint:
 
     def _connected(self) -> grpc.aio.Channel:
         if self._channel is None:
-            options = (
-                ("grpc.use_local_subchannel_pool", 1),
-                # A member that comes back is found within a second, not after minutes.
-                ("grpc.initial_reconnect_backoff_ms", 100),
-                ("grpc.min_reconnect_backoff_ms", 1_000),
-                ("grpc.max_reconnect_backoff_ms", 1_000),
-                ("grpc.enable_http_proxy", 0),
-            )
-            settings = self._settings
-            if settings.ca_pem is None:
-                self._channel = grpc.aio.insecure_channel(self.address, options)
+            credentials = channel_credentials(self._settings)
+            if credentials is None:
+                self._channel = grpc.aio.insecure_channel(self.address, CHANNEL_OPTIONS)
             else:
-                credentials = grpc.ssl_channel_credentials(settings.ca_pem, settings.key_pem, settings.cert_pem)
-                self._channel = grpc.aio.secure_channel(self.address, credentials, options)
+                self._channel = grpc.aio.secure_channel(self.address, credentials, CHANNEL_OPTIONS)
         return self._channel
+
+
+def channel_credentials(settings: EtcdSettings) -> grpc.ChannelCredentials | None:
+    """TLS with a member; None = without."""
+    if settings.ca_pem is None:
+        return None
+    return grpc.ssl_channel_credentials(settings.ca_pem, settings.key_pem, settings.cert_pem)
 
 
 def _serialized(message: Message) -> bytes:

@@ -20,7 +20,8 @@ import grpc
 import structlog
 
 from chatgrpc.adapters.etcd.client import EtcdClient, EtcdError, EtcdSettings
-from chatgrpc.adapters.etcd.lease import Lease
+from chatgrpc.adapters.etcd.lease import KeptLease
+from chatgrpc.adapters.etcd.renewals import EtcdRenewals
 from chatgrpc.adapters.etcd.view import KeySpace, LiveView, epoch_base, node_value
 from chatgrpc.adapters.etcd.watch import PrefixWatch
 from chatgrpc.adapters.etcd.wire_pb2 import (
@@ -33,8 +34,9 @@ from chatgrpc.adapters.etcd.wire_pb2 import (
     RequestOp,
     TxnRequest,
 )
+from chatgrpc.core.lease import Lease
 from chatgrpc.ports.cluster import ClusterUnavailableError, ClusterView, NodeInfo, ShardOwner
-from chatgrpc.ports.lease_clock import lease_clock_s
+from chatgrpc.ports.lease_clock import lease_clock_ms
 
 _LEAVE_TIMEOUT_S: Final = 2.0
 """A lease that is not given up ends by itself; it is not worth the wait for the election of a leader."""
@@ -50,7 +52,7 @@ class EtcdCluster:
         self._settings = settings
         self._keys = KeySpace(settings.prefix)
         self._client = EtcdClient(settings)
-        self._lease: Lease | None = None
+        self._lease: KeptLease | None = None
         self._watch: PrefixWatch | None = None
         self._info: NodeInfo | None = None
         self._held: dict[int, int] = {}
@@ -59,7 +61,7 @@ class EtcdCluster:
         """Shard to the revision at which it was taken whose deletion was asked for, and may yet be done."""
         self._epoch_base = 0
 
-    async def join(self, info: NodeInfo, on_change: Callable[[ClusterView], None], on_lost: Callable[[], None]) -> None:
+    async def join(self, info: NodeInfo, on_change: Callable[[ClusterView], None], on_lost: Callable[[], None]) -> Lease:
         """See the port."""
         assert self._lease is None, "a node joins once, and again after it left or lost its lease"
 
@@ -82,12 +84,13 @@ class EtcdCluster:
         watch = PrefixWatch(self._client, self._keys.prefix, reset, apply)
         try:
             self._epoch_base = await self._found_or_read_base()
-            self._lease = await Lease.grant(self._client, self._settings.lease_ttl_s, lost)
+            self._lease = await KeptLease.grant(self._client, EtcdRenewals(self._settings), self._settings.lease_ttl_s, lost)
             self._info, self._watch = info, watch
             await self._publish(info)
             await watch.start()
-            self._joined()
+            lease, _ = self._joined()
             joined = True
+            return lease.lease
         except EtcdError as error:
             raise _mapped(error) from error
         finally:
@@ -97,7 +100,7 @@ class EtcdCluster:
     @property
     def deadline_s(self) -> float:
         """See the port."""
-        return self._lease.deadline_s if self._lease is not None else 0.0
+        return self._lease.lease.deadline_ms / 1_000 if self._lease is not None else 0.0
 
     async def update(self, info: NodeInfo) -> None:
         """See the port."""
@@ -179,8 +182,8 @@ class EtcdCluster:
         self._held.clear()
         self._releasing.clear()
 
-    def _joined(self) -> tuple[Lease, NodeInfo]:
-        if self._lease is not None and lease_clock_s() >= self._lease.deadline_s:
+    def _joined(self) -> tuple[KeptLease, NodeInfo]:
+        if self._lease is not None and not self._lease.lease.holds(lease_clock_ms()):
             self._lease.lose()
         if self._lease is None or self._info is None:
             raise ClusterUnavailableError("the node has not joined, or has lost its lease")
@@ -223,7 +226,7 @@ class EtcdCluster:
                 break
         self._info = info
 
-    def _note(self, lease: Lease, error: EtcdError) -> None:
+    def _note(self, lease: KeptLease, error: EtcdError) -> None:
         """A write under a lease that etcd does not know says that the lease has ended."""
         if error.code is grpc.StatusCode.NOT_FOUND:
             lease.lose()

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from chatgrpc.core.lease import Lease
 from chatgrpc.ports.cluster import ClusterUnavailableError, ClusterView, NodeInfo, ShardOwner
 
 DEFAULT_TTL_S = 5.0
@@ -67,7 +68,7 @@ class MemoryCoordinator:
 class _Membership:
     info: NodeInfo
     lease: int
-    deadline_s: float
+    kept: Lease
     on_lost: Callable[[], None]
 
 
@@ -87,7 +88,7 @@ class MemoryCluster:
         self._clock = clock or coordinator.clock
         self._membership: _Membership | None = None
 
-    async def join(self, info: NodeInfo, on_change: Callable[[ClusterView], None], on_lost: Callable[[], None]) -> None:
+    async def join(self, info: NodeInfo, on_change: Callable[[ClusterView], None], on_lost: Callable[[], None]) -> Lease:
         """See the port."""
         assert self._membership is None, "a node joins once, and again after it left or lost its lease"
         coordinator = self._reach()
@@ -95,28 +96,31 @@ class MemoryCluster:
         lease = coordinator.revision = coordinator.revision + 1
         coordinator.leases[lease] = coordinator.clock() + coordinator.ttl_s
         coordinator.nodes[info.node_id] = (info, lease)
-        self._membership = _Membership(info, lease, self._deadline_s(self._clock()), on_lost)
+        kept = Lease(int(coordinator.ttl_s * 1_000), int(coordinator.margin_s * 1_000))
+        kept.answered(kept.keepalive_sent(self._now_ms()), self._now_ms())
+        self._membership = _Membership(info, lease, kept, on_lost)
         coordinator.listeners[lease] = lambda view: on_change(view) if self.reachable else None
         coordinator.changed()
+        return kept
 
     @property
     def deadline_s(self) -> float:
         """See the port; of the node's clock."""
-        return self._membership.deadline_s if self._membership is not None else 0.0
+        return self._membership.kept.deadline_ms / 1_000 if self._membership is not None else 0.0
 
     def keep_alive(self) -> None:
         """Renews the lease, or learns that it is lost. To be called a few times in a lease's time to live."""
         membership = self._membership
         if membership is None:
             return
-        sent_at_s = self._clock()
+        sent = membership.kept.keepalive_sent(self._now_ms())
         ended = self.reachable and membership.lease not in self._coordinator.leases
-        if ended or sent_at_s >= membership.deadline_s:
+        if ended or not membership.kept.holds(self._now_ms()):
             self._forget()
             membership.on_lost()
         elif self.reachable:
             self._coordinator.leases[membership.lease] = self._coordinator.clock() + self._coordinator.ttl_s
-            membership.deadline_s = max(membership.deadline_s, self._deadline_s(sent_at_s))
+            membership.kept.answered(sent, self._now_ms())
 
     def hear(self) -> None:
         """Once reachable again: hears how the cluster stands now, after all that was missed."""
@@ -160,6 +164,7 @@ class MemoryCluster:
 
     def _forget(self) -> None:
         if self._membership is not None:
+            self._membership.kept.end()
             self._coordinator.listeners.pop(self._membership.lease, None)
         self._membership = None
 
@@ -169,7 +174,7 @@ class MemoryCluster:
         if membership is None:
             raise ClusterUnavailableError("the node has not joined, or has lost its lease")
         ended = self.reachable and membership.lease not in self._coordinator.leases
-        if ended or self._clock() >= membership.deadline_s:
+        if ended or not membership.kept.holds(self._now_ms()):
             self._forget()
             membership.on_lost()
             raise ClusterUnavailableError("the lease has ended")
@@ -180,5 +185,5 @@ class MemoryCluster:
             raise ClusterUnavailableError("the coordinator does not answer")
         return self._coordinator
 
-    def _deadline_s(self, sent_at_s: float) -> float:
-        return sent_at_s + self._coordinator.ttl_s - self._coordinator.margin_s
+    def _now_ms(self) -> int:
+        return int(self._clock() * 1_000)
