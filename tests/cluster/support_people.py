@@ -37,7 +37,7 @@ class People(Cast):
 
     def caller_at(self, node: ClusterNode, name: str) -> Caller:
         """The user as a caller of this node's unary services; to be used as a context manager."""
-        return Caller(node.address, self.user(name), self.token(name))
+        return Caller(node.address, self.user(name), self.token(name, device_id="caller"))
 
     async def group_owned_by(self, node: ClusterNode, owner: str, *others: str) -> str:
         """A group whose shard is in the hands of this node."""

@@ -5,7 +5,7 @@ import asyncio
 from chatgrpc.adapters.cassandra import CassandraSettings, CassandraStore
 from tests.support.services import CassandraCluster
 
-TABLES = ("log", "amendments", "chats", "members", "receipts", "cursors", "profiles", "devices")
+TABLES = ("log", "amendments", "chats", "members", "receipts", "cursors", "profiles", "devices", "token_bounds")
 
 
 def settings(cluster: CassandraCluster, keyspace: str) -> CassandraSettings:

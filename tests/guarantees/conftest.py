@@ -20,6 +20,7 @@ ON_BOTH = {
     "test_history",
     "test_marks",
     "test_presence_and_typing",
+    "test_revocation",
     "test_sessions",
 }
 """Modules whose tests run on a cluster too without `--on-cluster`; those with seeds with a few of them."""

@@ -16,8 +16,8 @@ class Served(Protocol):
         """What devices dial, any of them."""
         ...
 
-    def token(self, user_id: str, ttl_s: int = 3600) -> str:
-        """A token that is accepted at every address."""
+    def token(self, user_id: str, ttl_s: int = 3600, device_id: str | None = None) -> str:
+        """A token that is accepted at every address, from this device only if one is named."""
         ...
 
 
@@ -41,13 +41,13 @@ class Cast:
         """The user id behind a name."""
         return f"{name}.{self._suffix}"
 
-    def token(self, name: str, ttl_s: int = 3600) -> str:
-        """A token of the user."""
-        return self.server.token(self.user(name), ttl_s)
+    def token(self, name: str, ttl_s: int = 3600, device_id: str | None = None) -> str:
+        """A token of the user; for one device only, and gone with no other, if it is named."""
+        return self.server.token(self.user(name), ttl_s, device_id)
 
     def device(self, name: str, device_id: str = "phone", held: Held | None = None, address: str = "") -> Device:
         """A device that is not connected yet; `address` leads elsewhere than to the server itself."""
-        device = Device(address or self.server.addresses[0], self.token(name), device_id, held)
+        device = Device(address or self.server.addresses[0], self.token(name, device_id=device_id), device_id, held)
         device.user_id = self.user(name)
         if not address:
             device.next_address = self.next_address
@@ -65,7 +65,7 @@ class Cast:
         """The user as a caller of the unary services."""
         caller = self._callers.get(name)
         if caller is None:
-            caller = self._callers[name] = Caller(self.server.addresses, self.user(name), self.token(name))
+            caller = self._callers[name] = Caller(self.server.addresses, self.user(name), self.token(name, device_id="caller"))
         return caller
 
     def next_address(self) -> str:

@@ -125,9 +125,9 @@ class RunningCluster:
         """What devices dial: every node, whether it runs or not."""
         return [node.address for node in self.nodes]
 
-    def token(self, user_id: str, ttl_s: int = 3600) -> str:
+    def token(self, user_id: str, ttl_s: int = 3600, device_id: str | None = None) -> str:
         """A development token that every node accepts."""
-        return self._issuer.mint(user_id, ttl_s, time.time_ns() // 1_000_000)
+        return self._issuer.mint(user_id, ttl_s, time.time_ns() // 1_000_000, device_id)
 
     async def add(self, port: int = 0) -> ClusterNode:
         """Starts one more node, on any free port if none is given; returns when it accepts devices."""

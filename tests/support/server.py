@@ -52,9 +52,9 @@ class ServerProcess:
         assert self._process is not None, "the server is not running"
         return self._process.pid
 
-    def token(self, user_id: str, ttl_s: int = 3600) -> str:
+    def token(self, user_id: str, ttl_s: int = 3600, device_id: str | None = None) -> str:
         """A development token that this server accepts."""
-        return DevIssuer.open(self.data_dir).mint(user_id, ttl_s, time.time_ns() // 1_000_000)
+        return DevIssuer.open(self.data_dir).mint(user_id, ttl_s, time.time_ns() // 1_000_000, device_id)
 
     def rss_bytes(self) -> int:
         """Resident memory of the server."""

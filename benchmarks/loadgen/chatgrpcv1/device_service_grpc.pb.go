@@ -36,7 +36,10 @@ type DeviceServiceClient interface {
 	ListDevices(ctx context.Context, in *ListDevicesRequest, opts ...grpc.CallOption) (*ListDevicesResponse, error)
 	// Gives a device another name.
 	RenameDevice(ctx context.Context, in *RenameDeviceRequest, opts ...grpc.CallOption) (*RenameDeviceResponse, error)
-	// Revokes a device: its stream is closed and its id never connects again.
+	// Revokes a device: its stream is closed and its id does not connect again (of each user the last 100 revoked ids are kept).
+	// Tokens that name the device are void. So are all tokens of the user that name no device and were issued until now, the
+	// caller's too: nobody can tell which of them the device holds. Streams that came with one end with
+	// DISCONNECT_CODE_UNAUTHENTICATED and the reason TOKEN_REVOKED, and a device that then fetches a new token goes on.
 	RevokeDevice(ctx context.Context, in *RevokeDeviceRequest, opts ...grpc.CallOption) (*RevokeDeviceResponse, error)
 }
 
@@ -88,7 +91,10 @@ type DeviceServiceServer interface {
 	ListDevices(context.Context, *ListDevicesRequest) (*ListDevicesResponse, error)
 	// Gives a device another name.
 	RenameDevice(context.Context, *RenameDeviceRequest) (*RenameDeviceResponse, error)
-	// Revokes a device: its stream is closed and its id never connects again.
+	// Revokes a device: its stream is closed and its id does not connect again (of each user the last 100 revoked ids are kept).
+	// Tokens that name the device are void. So are all tokens of the user that name no device and were issued until now, the
+	// caller's too: nobody can tell which of them the device holds. Streams that came with one end with
+	// DISCONNECT_CODE_UNAUTHENTICATED and the reason TOKEN_REVOKED, and a device that then fetches a new token goes on.
 	RevokeDevice(context.Context, *RevokeDeviceRequest) (*RevokeDeviceResponse, error)
 	mustEmbedUnimplementedDeviceServiceServer()
 }

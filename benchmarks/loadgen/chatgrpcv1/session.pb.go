@@ -157,7 +157,7 @@ const (
 	DisconnectCode_DISCONNECT_CODE_HELLO_TIMEOUT DisconnectCode = 203
 	// A defect of the server.
 	DisconnectCode_DISCONNECT_CODE_INTERNAL DisconnectCode = 204
-	// The token is missing, not valid, or has expired; the message says which.
+	// The token is missing, not valid, has expired, or was revoked; Disconnect.reason and the message say which.
 	DisconnectCode_DISCONNECT_CODE_UNAUTHENTICATED DisconnectCode = 300
 	// The user revoked this device.
 	DisconnectCode_DISCONNECT_CODE_DEVICE_REVOKED DisconnectCode = 301
@@ -2016,7 +2016,7 @@ func (x *HistoryPage) GetMoreAfter() bool {
 // Hands over a newer access token.
 type RefreshToken struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The token; its subject must be the session's user.
+	// The token; its user must be the session's, and its device too if it names one.
 	Token         string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2204,10 +2204,14 @@ type Disconnect struct {
 	Code DisconnectCode `protobuf:"varint,1,opt,name=code,proto3,enum=chatgrpc.v1.DisconnectCode" json:"code,omitempty"`
 	// Why and what to do next, for people.
 	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
-	// Do not reconnect sooner than this many milliseconds.
+	// Do not reconnect, nor fetch a new token, sooner than this many milliseconds.
 	ReconnectAfterMs uint32 `protobuf:"varint,3,opt,name=reconnect_after_ms,json=reconnectAfterMs,proto3" json:"reconnect_after_ms,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// With DISCONNECT_CODE_UNAUTHENTICATED, what is wrong with the token, as in google.rpc.ErrorInfo.reason: TOKEN_EXPIRED,
+	// TOKEN_REVOKED (a device of the user was revoked: a token that was issued later is accepted), TOKEN_DEVICE (the token is
+	// another device's), and others that docs/tokens.md lists. Empty with most other codes.
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Disconnect) Reset() {
@@ -2259,6 +2263,13 @@ func (x *Disconnect) GetReconnectAfterMs() uint32 {
 		return x.ReconnectAfterMs
 	}
 	return 0
+}
+
+func (x *Disconnect) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
 }
 
 var File_chatgrpc_v1_session_proto protoreflect.FileDescriptor
@@ -2403,12 +2414,13 @@ const file_chatgrpc_v1_session_proto_rawDesc = "" +
 	"WatchChats\x12\x19\n" +
 	"\bchat_ids\x18\x01 \x03(\tR\achatIds\"5\n" +
 	"\x05Drain\x12,\n" +
-	"\x12reconnect_after_ms\x18\x01 \x01(\rR\x10reconnectAfterMs\"\x85\x01\n" +
+	"\x12reconnect_after_ms\x18\x01 \x01(\rR\x10reconnectAfterMs\"\x9d\x01\n" +
 	"\n" +
 	"Disconnect\x12/\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x1b.chatgrpc.v1.DisconnectCodeR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12,\n" +
-	"\x12reconnect_after_ms\x18\x03 \x01(\rR\x10reconnectAfterMs*Q\n" +
+	"\x12reconnect_after_ms\x18\x03 \x01(\rR\x10reconnectAfterMs\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason*Q\n" +
 	"\aStartAt\x12\x18\n" +
 	"\x14START_AT_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15START_AT_ACKNOWLEDGED\x10\x01\x12\x11\n" +

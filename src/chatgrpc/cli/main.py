@@ -83,6 +83,7 @@ def build_app() -> typer.Typer:
     app.callback()(_common)
     app.command(epilog=_SERVE_EPILOG)(serve)
     app.command(epilog='Example: `grpcurl -H "authorization: Bearer $(chatgrpc token alice)" …`')(token)
+    app.command("user-id", epilog="Example: `chatgrpc user-id 'auth0|64b7'`")(user_id)
     app.command(epilog="Example: `CHATGRPC_LOG__LEVEL=debug chatgrpc config --port 50552 > chatgrpc.toml`")(config)
     app.add_typer(_cluster_app(), name="cluster")
     for entry_point in added:
@@ -162,6 +163,9 @@ def cluster_status(
 def token(
     user: Annotated[str, typer.Argument(help="User id: 1 to 64 of A-Z a-z 0-9 _ . @ + -")],
     ttl_s: Annotated[int, typer.Option("--ttl", metavar="SECONDS", min=1, help="How long it is valid.")] = DAY_S,
+    device: Annotated[
+        str | None, typer.Option("--device", metavar="DEVICE", help="The device that alone may use it, and with which it goes.")
+    ] = None,
     data_dir: DataDirOption = None,
     config: ConfigOption = None,
 ) -> None:
@@ -177,9 +181,24 @@ def token(
 
     issuer = DevIssuer.open(settings.data_dir)
     try:
-        typer.echo(issuer.mint(user, ttl_s, time.time_ns() // 1_000_000))
+        typer.echo(issuer.mint(user, ttl_s, time.time_ns() // 1_000_000, device))
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+
+
+@takes_settings("auth.")
+def user_id(
+    loaded: LoadedSettings,
+    name: Annotated[str, typer.Argument(help="What the issuer calls the user: the claim that auth.user_id_claim names.")],
+) -> None:
+    """Print the user id that the server makes of what an issuer calls a user."""
+    from chatgrpc.adapters.jwt.user_ids import user_id_of  # noqa: PLC0415
+
+    auth = loaded.settings.auth
+    made = user_id_of(name, auth.user_id_rule)
+    if made is None:
+        raise StartError(f"auth.user_id_rule is {auth.user_id_rule}, which makes no user id of that: its tokens are refused")
+    typer.echo(made)
 
 
 @takes_settings()

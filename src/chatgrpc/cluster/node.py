@@ -248,6 +248,8 @@ class ClusterNode:
         if message.code == session_pb2.DISCONNECT_CODE_REPLACED and not await self._sessions.has_moved(*device):
             return
         self.node.edge.end_device(*device, Ended(cast("Code", message.code)))
+        if message.code == session_pb2.DISCONNECT_CODE_DEVICE_REVOKED:
+            await self.node.heed_revocation(message.user_id)
 
     def _wake_up(self) -> None:
         self.node.edge.wake_up()

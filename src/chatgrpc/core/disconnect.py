@@ -63,13 +63,18 @@ class Ended:
     """More precise than the table's, where there is more to say."""
     reason: str = ""
     """`ErrorInfo.reason`; the code's own name if empty."""
+    reconnect_after_ms: int = 0
+    """Longer than the table's, where that is needed."""
 
     def frame(self) -> pb.ServerFrame:
         """The last frame of the stream."""
         ending = ENDINGS[self.code]
         return pb.ServerFrame(
             disconnect=pb.Disconnect(
-                code=self.code, message=self.message or ending.message, reconnect_after_ms=ending.reconnect_after_ms
+                code=self.code,
+                message=self.message or ending.message,
+                reconnect_after_ms=max(self.reconnect_after_ms, ending.reconnect_after_ms),
+                reason=self.reason,
             )
         )
 

@@ -7,6 +7,7 @@ from chatgrpc.core.disconnect import Ended
 from chatgrpc.core.effects import Admission, Admit
 from chatgrpc.core.entries import Membership
 from chatgrpc.core.limits import Limits
+from chatgrpc.edge.revocations import Revocations, check, ending
 from chatgrpc.edge.watermarks import Watermarks
 from chatgrpc.ports.accounts import DeviceRevokedError, DeviceStore, TooManyDevicesError
 from chatgrpc.ports.chat_log import ChatReader
@@ -30,6 +31,7 @@ class Admissions:
         self,
         verifier: TokenVerifier,
         devices: DeviceStore,
+        revocations: Revocations,
         log: ChatReader,
         cursors: CursorStore,
         watermarks: Watermarks,
@@ -37,6 +39,7 @@ class Admissions:
     ) -> None:
         self._verifier = verifier
         self._devices = devices
+        self._revocations = revocations
         self._log = log
         self._cursors = cursors
         self._watermarks = watermarks
@@ -54,10 +57,19 @@ class Admissions:
         """
         try:
             claims = await self._verifier.verify(wanted.token, now_ms)
+            _check_device(claims, wanted.device_id)
+            # Before it is registered, lest a void token uses up the places of the user's devices.
+            refusal = ending(claims, wanted.device_id, await self._revocations.lately(claims.user_id))
+            if refusal is not None:
+                return refusal
             await self._devices.connect(
                 claims.user_id, wanted.device_id, wanted.device_name, now_ms, self._limits.devices_per_user_max
             )
             await identified(claims)
+            # A revocation ends the streams that it finds; from here on it finds this one.
+            refusal = ending(claims, wanted.device_id, await self._revocations.now(claims.user_id))
+            if refusal is not None:
+                return refusal
             memberships = await self._memberships(claims.user_id)
             await self._watermarks.save()  # so that what was acknowledged a moment ago is found
             acked = await self._cursors.of_device(claims.user_id, wanted.device_id)
@@ -83,12 +95,17 @@ class Admissions:
             sync_token=str(now_ms),
         )
 
-    async def verify(self, token: str, now_ms: int) -> Claims | str:
-        """Verifies a newer token; returns what it says, or why it is not accepted."""
+    async def verify(self, token: str, device_id: str, now_ms: int) -> Claims | str:
+        """Verifies a newer token of a device; returns what it says, or why it is not accepted."""
         try:
-            return await self._verifier.verify(token, now_ms)
+            claims = await self._verifier.verify(token, now_ms)
+            _check_device(claims, device_id)
+            check(claims, await self._revocations.now(claims.user_id))
+            return claims
         except TokenRejectedError as rejected:
             return f"{rejected} The session goes on with the token it has."
+        except StoreError:
+            return "The store cannot be reached. The session goes on with the token it has; try again."
         except KeysUnavailableError:
             return "The key server cannot be reached. The session goes on with the token it has; try again."
 
@@ -100,6 +117,11 @@ class Admissions:
             memberships += page
             if len(page) < _MEMBERSHIPS_PER_READ:
                 return memberships
+
+
+def _check_device(claims: Claims, device_id: str) -> None:
+    if claims.device_id is not None and claims.device_id != device_id:
+        raise TokenRejectedError("TOKEN_DEVICE", "The token was given to another device; each needs one of its own.")
 
 
 def _since_ms(sync_token: str) -> int:

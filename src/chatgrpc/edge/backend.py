@@ -53,5 +53,6 @@ class Backend(Protocol):
         ...
 
     async def disconnect_revoked(self, user_id: str, device_id: str) -> None:
-        """Ends the device's live stream, if it has one, with DISCONNECT_CODE_DEVICE_REVOKED."""
+        """Ends the device's live stream, if it has one, with DISCONNECT_CODE_DEVICE_REVOKED, and those that came with tokens
+        which its revocation made void."""
         ...

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from chatgrpc.core.session import Session
 from chatgrpc.edge.transport import StreamId
+from chatgrpc.ports.tokens import Claims
 from chatgrpc.v1 import session_pb2
 
 
@@ -27,6 +28,8 @@ class Connection:
     """When the last message was handed to the transport."""
     reading: bool = False
     """A read of the log, for the feed, is under way."""
+    claims: Claims | None = None
+    """What the token says that the device came with, or showed last."""
     registered: bool = False
     """It stands under its user and device."""
 

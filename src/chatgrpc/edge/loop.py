@@ -38,11 +38,13 @@ from chatgrpc.edge.alarms import Alarms
 from chatgrpc.edge.audience import Audience, Touched
 from chatgrpc.edge.connection import Connection, Connections
 from chatgrpc.edge.ordering import Ordering
+from chatgrpc.edge.revocations import ending
 from chatgrpc.edge.session_reader import SessionReader
 from chatgrpc.edge.transport import StreamId, StreamOpened, StreamStatus, Transport
 from chatgrpc.edge.turns import Turns
 from chatgrpc.edge.watermarks import Watermarks
 from chatgrpc.metrics import Metrics
+from chatgrpc.ports.accounts import Standing
 from chatgrpc.ports.chat_log import ChatReader
 from chatgrpc.ports.errors import StoreError
 from chatgrpc.ports.tokens import Claims
@@ -175,6 +177,14 @@ class Edge:
         connection = self.connections.of_device(user_id, device_id)
         if connection is not None:
             self.end(connection, ended)
+
+    def end_revoked(self, user_id: str, standing: Standing) -> None:
+        """Ends the user's streams whose device or token was taken away."""
+        for connection in list(self.connections.of_user(user_id)):
+            if connection.claims is not None:
+                ended = ending(connection.claims, connection.session.device_id, standing)
+                if ended is not None:
+                    self.end(connection, ended)
 
     def touch(self, connection: Connection) -> None:
         """The connection's session was told something, and may want to read."""
@@ -333,6 +343,7 @@ class Edge:
             if session.state is not State.OPENING:
                 return
             session.user_id = claims.user_id
+            connection.claims = claims
             replaced = self.connections.register(connection)
             if replaced is not None:
                 self.audience.disconnected(replaced, self._now_ms())
@@ -349,10 +360,12 @@ class Edge:
         self._set_alarm(connection)
 
     async def _verify(self, connection: Connection, request_id: int, token: str) -> None:
-        verified = await self._admissions.verify(token, self._now_ms())
+        verified = await self._admissions.verify(token, connection.session.device_id, self._now_ms())
         if isinstance(verified, str):
             connection.session.token_refused(request_id, verified)
             return
+        if verified.user_id == connection.session.user_id:
+            connection.claims = verified
         connection.session.token_verified(request_id, verified.user_id, verified.expires_at_ms, self._now_ms())
         self._set_alarm(connection)
 

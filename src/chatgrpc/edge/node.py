@@ -27,6 +27,7 @@ from chatgrpc.edge.grpc_transport import GrpcTransport
 from chatgrpc.edge.interceptors import UnaryInterceptor
 from chatgrpc.edge.loop import Edge, Pace
 from chatgrpc.edge.ordering import Ordering
+from chatgrpc.edge.revocations import Revocations, UnrevokedTokens
 from chatgrpc.edge.server import GrpcServer, ServerOptions
 from chatgrpc.edge.services.chats import ChatService
 from chatgrpc.edge.services.devices import DeviceService
@@ -38,9 +39,11 @@ from chatgrpc.metrics import Metrics
 from chatgrpc.ports.accounts import DeviceStore, ProfileStore
 from chatgrpc.ports.chat_log import ChatReader
 from chatgrpc.ports.cursors import CursorStore
+from chatgrpc.ports.errors import StoreError
 from chatgrpc.ports.node_directory import NodeDirectory
 from chatgrpc.ports.receipts import ReceiptStore
 from chatgrpc.ports.tokens import TokenVerifier
+from chatgrpc.trouble import Trouble
 from chatgrpc.v1 import (
     chat_pb2,
     chat_service_pb2_grpc,
@@ -89,12 +92,16 @@ class Node:
         self._verifier = verifier
         self._metrics = metrics
         self._limits = limits
+        self._revocations = Revocations(stores.devices)
+        self._revocation_unread = Trouble("revocation_unread")
         self._watermarks = Watermarks(stores.receipts, stores.cursors, limits, self._marks_saved)
         self._delivered = Delivered()
         self._transport = GrpcTransport(
             inbox_bytes_max=limits.backlog_bytes_max, close_timeout_s=CLOSE_TIMEOUT_S, delivered=self._delivered
         )
-        admissions = Admissions(verifier, stores.devices, stores.log, stores.cursors, self._watermarks, limits)
+        admissions = Admissions(
+            verifier, stores.devices, self._revocations, stores.log, stores.cursors, self._watermarks, limits
+        )
         self.edge = Edge(
             self._transport,
             ordering,
@@ -126,7 +133,8 @@ class Node:
             message_bytes_max=self._limits.batch_bytes_max,
         )
         watch = FloodWatch(self._delivered, on_cut=self._metrics.connections_cut.inc)
-        server = GrpcServer(options, [UnaryInterceptor(self._verifier, observe, delivered=self._delivered)], watch)
+        tokens = UnrevokedTokens(self._verifier, self._revocations)
+        server = GrpcServer(options, [UnaryInterceptor(tokens, observe, delivered=self._delivered)], watch)
         server.register("chatgrpc.v1.SessionService", self._transport.register)
         server.register(
             "chatgrpc.v1.UserService", lambda on: user_service_pb2_grpc.add_UserServiceServicer_to_server(UserService(self), on)
@@ -223,6 +231,16 @@ class Node:
         code = session_pb2.DISCONNECT_CODE_DEVICE_REVOKED
         self.edge.end_device(user_id, device_id, Ended(code))
         await self.edge.audience.end_elsewhere(user_id, device_id, code)
+        await self.heed_revocation(user_id)
+
+    async def heed_revocation(self, user_id: str) -> None:
+        """Something was taken away from the user: reads what, and ends the streams here that it concerns."""
+        try:
+            self.edge.end_revoked(user_id, await self._revocations.now(user_id))
+        except StoreError as error:
+            self._revocation_unread.failed(error)
+        else:
+            self._revocation_unread.worked()
 
 
 def crash(defect: BaseException) -> None:

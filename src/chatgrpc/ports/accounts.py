@@ -1,7 +1,10 @@
 """The ports of users' profiles and devices."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
+
+REVOKED_KEPT_MAX: Final = 100
+"""Revoked devices of a user that are remembered; of more, the one whose revocation is oldest is forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +48,18 @@ class TooManyDevicesError(Exception):
     """The user has as many devices as the limit allows."""
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What was taken away from a user's devices and tokens."""
+
+    not_before_ms: int = 0
+    """Tokens that name no device, and were issued then or earlier, are void; 0 = none is."""
+    revoked: frozenset[str] = frozenset()
+    """Ids of the devices that were revoked last, at most `REVOKED_KEPT_MAX`."""
+
+
 class DeviceStore(Protocol):
-    """Keeps the devices of each user. A revoked device stays revoked for ever."""
+    """Keeps the devices of each user. A revoked device stays revoked, until `REVOKED_KEPT_MAX` others were revoked after it."""
 
     async def connect(self, user_id: str, device_id: str, name: str, now_ms: int, devices_max: int) -> Device:
         """Registers a device on its first connection, and notes the time on every one.
@@ -67,6 +80,13 @@ class DeviceStore(Protocol):
         """Renames a device; None if there is none, or it is revoked."""
         ...
 
-    async def revoke(self, user_id: str, device_id: str) -> Device | None:
-        """Revokes a device, durably; returns it as it was; None if there is none, or it is revoked already."""
+    async def revoke(self, user_id: str, device_id: str, now_ms: int) -> Device | None:
+        """Revokes a device, and raises `Standing.not_before_ms` to `now_ms`: both are durable on return.
+
+        Returns the device as it was; None, and nothing is changed, if there is none, or it is revoked already.
+        """
+        ...
+
+    async def standing(self, user_id: str) -> Standing:
+        """What was taken away from the user's devices and tokens by all calls of `revoke` that have returned, on any node."""
         ...

@@ -71,7 +71,10 @@ class DeviceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RevokeDevice(self, request, context):
-        """Revokes a device: its stream is closed and its id never connects again.
+        """Revokes a device: its stream is closed and its id does not connect again (of each user the last 100 revoked ids are kept).
+        Tokens that name the device are void. So are all tokens of the user that name no device and were issued until now, the
+        caller's too: nobody can tell which of them the device holds. Streams that came with one end with
+        DISCONNECT_CODE_UNAUTHENTICATED and the reason TOKEN_REVOKED, and a device that then fetches a new token goes on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

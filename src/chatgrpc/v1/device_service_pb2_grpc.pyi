@@ -38,7 +38,11 @@ class DeviceServiceStub:
     RenameDevice: _grpc.UnaryUnaryMultiCallable[_device_service_pb2.RenameDeviceRequest, _device_service_pb2.RenameDeviceResponse]
     """Gives a device another name."""
     RevokeDevice: _grpc.UnaryUnaryMultiCallable[_device_service_pb2.RevokeDeviceRequest, _device_service_pb2.RevokeDeviceResponse]
-    """Revokes a device: its stream is closed and its id never connects again."""
+    """Revokes a device: its stream is closed and its id does not connect again (of each user the last 100 revoked ids are kept).
+    Tokens that name the device are void. So are all tokens of the user that name no device and were issued until now, the
+    caller's too: nobody can tell which of them the device holds. Streams that came with one end with
+    DISCONNECT_CODE_UNAUTHENTICATED and the reason TOKEN_REVOKED, and a device that then fetches a new token goes on.
+    """
 
 @_typing.type_check_only
 class DeviceServiceAsyncStub(DeviceServiceStub):
@@ -50,7 +54,11 @@ class DeviceServiceAsyncStub(DeviceServiceStub):
     RenameDevice: _aio.UnaryUnaryMultiCallable[_device_service_pb2.RenameDeviceRequest, _device_service_pb2.RenameDeviceResponse]  # type: ignore[assignment]
     """Gives a device another name."""
     RevokeDevice: _aio.UnaryUnaryMultiCallable[_device_service_pb2.RevokeDeviceRequest, _device_service_pb2.RevokeDeviceResponse]  # type: ignore[assignment]
-    """Revokes a device: its stream is closed and its id never connects again."""
+    """Revokes a device: its stream is closed and its id does not connect again (of each user the last 100 revoked ids are kept).
+    Tokens that name the device are void. So are all tokens of the user that name no device and were issued until now, the
+    caller's too: nobody can tell which of them the device holds. Streams that came with one end with
+    DISCONNECT_CODE_UNAUTHENTICATED and the reason TOKEN_REVOKED, and a device that then fetches a new token goes on.
+    """
 
 class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
     """The caller's devices."""
@@ -77,6 +85,10 @@ class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _device_service_pb2.RevokeDeviceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_device_service_pb2.RevokeDeviceResponse, _abc.Awaitable[_device_service_pb2.RevokeDeviceResponse]]:
-        """Revokes a device: its stream is closed and its id never connects again."""
+        """Revokes a device: its stream is closed and its id does not connect again (of each user the last 100 revoked ids are kept).
+        Tokens that name the device are void. So are all tokens of the user that name no device and were issued until now, the
+        caller's too: nobody can tell which of them the device holds. Streams that came with one end with
+        DISCONNECT_CODE_UNAUTHENTICATED and the reason TOKEN_REVOKED, and a device that then fetches a new token goes on.
+        """
 
 def add_DeviceServiceServicer_to_server(servicer: DeviceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -102,7 +102,7 @@ class _DisconnectCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Discon
     DISCONNECT_CODE_INTERNAL: _DisconnectCode.ValueType  # 204
     """A defect of the server."""
     DISCONNECT_CODE_UNAUTHENTICATED: _DisconnectCode.ValueType  # 300
-    """The token is missing, not valid, or has expired; the message says which."""
+    """The token is missing, not valid, has expired, or was revoked; Disconnect.reason and the message say which."""
     DISCONNECT_CODE_DEVICE_REVOKED: _DisconnectCode.ValueType  # 301
     """The user revoked this device."""
     DISCONNECT_CODE_REPLACED: _DisconnectCode.ValueType  # 302
@@ -138,7 +138,7 @@ DISCONNECT_CODE_HELLO_TIMEOUT: DisconnectCode.ValueType  # 203
 DISCONNECT_CODE_INTERNAL: DisconnectCode.ValueType  # 204
 """A defect of the server."""
 DISCONNECT_CODE_UNAUTHENTICATED: DisconnectCode.ValueType  # 300
-"""The token is missing, not valid, or has expired; the message says which."""
+"""The token is missing, not valid, has expired, or was revoked; Disconnect.reason and the message say which."""
 DISCONNECT_CODE_DEVICE_REVOKED: DisconnectCode.ValueType  # 301
 """The user revoked this device."""
 DISCONNECT_CODE_REPLACED: DisconnectCode.ValueType  # 302
@@ -931,7 +931,7 @@ class RefreshToken(_message.Message):
 
     TOKEN_FIELD_NUMBER: _builtins.int
     token: _builtins.str
-    """The token; its subject must be the session's user."""
+    """The token; its user must be the session's, and its device too if it names one."""
     def __init__(
         self,
         *,
@@ -1022,22 +1022,29 @@ class Disconnect(_message.Message):
     CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     RECONNECT_AFTER_MS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     code: Global___DisconnectCode.ValueType
     """Why, for programs; the range says what to do."""
     message: _builtins.str
     """Why and what to do next, for people."""
     reconnect_after_ms: _builtins.int
-    """Do not reconnect sooner than this many milliseconds."""
+    """Do not reconnect, nor fetch a new token, sooner than this many milliseconds."""
+    reason: _builtins.str
+    """With DISCONNECT_CODE_UNAUTHENTICATED, what is wrong with the token, as in google.rpc.ErrorInfo.reason: TOKEN_EXPIRED,
+    TOKEN_REVOKED (a device of the user was revoked: a token that was issued later is accepted), TOKEN_DEVICE (the token is
+    another device's), and others that docs/tokens.md lists. Empty with most other codes.
+    """
     def __init__(
         self,
         *,
         code: Global___DisconnectCode.ValueType = ...,
         message: _builtins.str = ...,
         reconnect_after_ms: _builtins.int = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "reconnect_after_ms", b"reconnect_after_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "reason", b"reason", "reconnect_after_ms", b"reconnect_after_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,10 +4,11 @@ import asyncio
 
 import pytest
 
-from chatgrpc.ports.accounts import Device, DeviceRevokedError, Profile, TooManyDevicesError
+from chatgrpc.ports.accounts import REVOKED_KEPT_MAX, Device, DeviceRevokedError, Profile, Standing, TooManyDevicesError
 from tests.contract.stores.engines import Engine
 
 DEVICES_MAX = 3
+NOW_MS = 1_700_000_000_000
 
 
 async def connect(engine: Engine, device_id: str, now_ms: int, name: str = "", user_id: str = "alice") -> Device:
@@ -51,7 +52,7 @@ class TestConnect:
     async def test_a_revoked_device_makes_room_and_may_not_come_back(self, engine: Engine) -> None:
         for number in range(DEVICES_MAX):
             await connect(engine, f"device{number}", number)
-        await engine.devices.revoke("alice", "device1")
+        await engine.devices.revoke("alice", "device1", NOW_MS)
         await connect(engine, "device9", 9)
         with pytest.raises(DeviceRevokedError):
             await connect(engine, "device1", 10)
@@ -59,7 +60,7 @@ class TestConnect:
 
     async def test_of_many_at_once_answers_each_for_itself(self, engine: Engine) -> None:
         await connect(engine, "revoked", 0)
-        await engine.devices.revoke("alice", "revoked")
+        await engine.devices.revoke("alice", "revoked", NOW_MS)
         names = ["device0", "device1", "revoked", "device2", "device3", "device0"]
         calls = [connect(engine, name, number) for number, name in enumerate(names)]
         outcomes = await asyncio.gather(
@@ -96,7 +97,7 @@ class TestRename:
     async def test_of_none_or_a_revoked_one_is_none(self, engine: Engine) -> None:
         assert await engine.devices.rename("alice", "phone", "Phone") is None
         await connect(engine, "phone", 100)
-        await engine.devices.revoke("alice", "phone")
+        await engine.devices.revoke("alice", "phone", NOW_MS)
         assert await engine.devices.rename("alice", "phone", "Phone") is None
 
 
@@ -104,17 +105,58 @@ class TestRevoke:
     async def test_gives_the_device_as_it_was_and_takes_it_from_the_list(self, engine: Engine) -> None:
         device = await connect(engine, "phone", 100, "Phone")
         other = await connect(engine, "laptop", 100)
-        assert await engine.devices.revoke("alice", "phone") == device
+        assert await engine.devices.revoke("alice", "phone", NOW_MS) == device
         assert await engine.devices.list("alice") == [other]
 
     async def test_of_none_or_a_revoked_one_is_none(self, engine: Engine) -> None:
-        assert await engine.devices.revoke("alice", "phone") is None
+        assert await engine.devices.revoke("alice", "phone", NOW_MS) is None
         await connect(engine, "phone", 100)
-        await engine.devices.revoke("alice", "phone")
-        assert await engine.devices.revoke("alice", "phone") is None
+        await engine.devices.revoke("alice", "phone", NOW_MS)
+        assert await engine.devices.revoke("alice", "phone", NOW_MS) is None
 
     async def test_of_one_user_leaves_the_other_alone(self, engine: Engine) -> None:
         await connect(engine, "phone", 100)
         bobs = await connect(engine, "phone", 100, user_id="bob")
-        await engine.devices.revoke("alice", "phone")
+        await engine.devices.revoke("alice", "phone", NOW_MS)
         assert await engine.devices.list("bob") == [bobs]
+
+
+class TestStanding:
+    async def test_of_a_user_from_whom_nothing_was_taken_is_empty(self, engine: Engine) -> None:
+        await connect(engine, "phone", 100)
+        assert await engine.devices.standing("alice") == Standing()
+
+    async def test_names_revoked_devices_and_until_when_tokens_are_void(self, engine: Engine) -> None:
+        for device_id in ("phone", "laptop", "tablet"):
+            await connect(engine, device_id, 100)
+        await engine.devices.revoke("alice", "phone", NOW_MS + 5)
+        assert await engine.devices.standing("alice") == Standing(NOW_MS + 5, frozenset({"phone"}))
+        await engine.devices.revoke("alice", "laptop", NOW_MS + 9)
+        assert await engine.devices.standing("alice") == Standing(NOW_MS + 9, frozenset({"phone", "laptop"}))
+        assert await engine.devices.standing("bob") == Standing()
+
+    async def test_tokens_that_are_void_stay_so_whatever_another_nodes_clock_says(self, engine: Engine) -> None:
+        for device_id in ("phone", "laptop"):
+            await connect(engine, device_id, 100)
+        await engine.devices.revoke("alice", "phone", NOW_MS)
+        await engine.devices.revoke("alice", "laptop", NOW_MS - 60_000)
+        assert (await engine.devices.standing("alice")).not_before_ms == NOW_MS
+
+    async def test_what_revokes_nothing_takes_nothing_away(self, engine: Engine) -> None:
+        await connect(engine, "phone", 100)
+        await engine.devices.revoke("alice", "laptop", NOW_MS)
+        assert await engine.devices.standing("alice") == Standing()
+        await engine.devices.revoke("alice", "phone", NOW_MS)
+        await engine.devices.revoke("alice", "phone", NOW_MS + 5)
+        assert await engine.devices.standing("alice") == Standing(NOW_MS, frozenset({"phone"}))
+
+    async def test_remembers_the_devices_that_were_revoked_last_and_no_more(self, engine: Engine) -> None:
+        for number in range(REVOKED_KEPT_MAX + 3):
+            await connect(engine, f"device{number:03}", number)
+            await engine.devices.revoke("alice", f"device{number:03}", NOW_MS + number)
+        standing = await engine.devices.standing("alice")
+        assert standing.revoked == {f"device{number:03}" for number in range(3, REVOKED_KEPT_MAX + 3)}
+        assert standing.not_before_ms == NOW_MS + REVOKED_KEPT_MAX + 2
+        await connect(engine, "device000", 500)
+        with pytest.raises(DeviceRevokedError):
+            await connect(engine, "device003", 500)

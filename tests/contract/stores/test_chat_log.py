@@ -317,7 +317,7 @@ async def test_after_close_every_call_says_unavailable(store: Store) -> None:
         store.devices.list("alice"),
         store.devices.connect("alice", "phone", "", 1, 1),
         store.devices.rename("alice", "phone", ""),
-        store.devices.revoke("alice", "phone"),
+        store.devices.revoke("alice", "phone", 1),
     ):
         with pytest.raises(StoreUnavailableError):
             await call

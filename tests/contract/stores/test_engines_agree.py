@@ -124,13 +124,14 @@ class Engines(RuleBasedStateMachine):
     def connect(self, user_id: str, device_id: str, name: str, now_ms: int) -> None:
         self.both(lambda store: store.devices.connect(user_id, device_id, name, now_ms, 2))
 
-    @rule(user_id=users, device_id=devices, name=st.text(max_size=5), revoke=st.booleans())
-    def change_device(self, user_id: str, device_id: str, name: str, revoke: bool) -> None:
+    @rule(user_id=users, device_id=devices, name=st.text(max_size=5), revoke=st.booleans(), now_ms=times)
+    def change_device(self, user_id: str, device_id: str, name: str, revoke: bool, now_ms: int) -> None:
         if revoke:
-            self.both(lambda store: store.devices.revoke(user_id, device_id))
+            self.both(lambda store: store.devices.revoke(user_id, device_id, now_ms))
         else:
             self.both(lambda store: store.devices.rename(user_id, device_id, name))
         self.both(lambda store: store.devices.list(user_id))
+        self.both(lambda store: store.devices.standing(user_id))
 
     @rule()
     def reopen(self) -> None:

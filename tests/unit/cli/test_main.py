@@ -168,6 +168,22 @@ def test_config_shows_what_would_hold_and_can_be_read_again(
     assert by_key["# jwks_url"]
 
 
+def test_a_token_can_be_for_one_device(no_clients: None, tmp_path: Path) -> None:
+    token = run("token", "alice", "--device", "phone", "--data-dir", str(tmp_path)).stdout.strip()
+    verifier = open_verifier(Settings(data_dir=tmp_path))
+    assert asyncio.run(verifier.verify(token, time.time_ns() // 1_000_000)).device_id == "phone"
+    assert run("token", "alice", "--device", "my phone", "--data-dir", str(tmp_path)).exit_code == 2
+
+
+def test_user_id_tells_what_the_server_makes_of_a_subject(no_clients: None) -> None:
+    jwks = ("--auth-mode", "jwks", "--auth-issuer", "i", "--auth-jwks-file", "f")
+    shown = run("user-id", "auth0|64b7", *jwks, "--auth-user-id-rule", "escaped")
+    assert (shown.exit_code, shown.stdout) == (0, "auth0+7C64b7\n")
+    refused = run("user-id", "auth0|64b7", *jwks)
+    assert isinstance(refused.exception, StartError)
+    assert "auth.user_id_rule is as-is" in str(refused.exception)
+
+
 def test_config_masks_a_password(no_clients: None) -> None:
     flags = {"auth.mode": "jwks", "auth.issuer": "i", "auth.jwks_url": "https://user:hunter2@issuer.example/keys"}
     shown = as_toml(load_settings(flags))

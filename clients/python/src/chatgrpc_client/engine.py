@@ -51,6 +51,8 @@ CLOSE_TIMEOUT_S = 3.0
 HURRY_AFTER_S = 1.0
 OWN_EVENT_TIMEOUT_S = 2.0
 """How long a reader waits for its own acknowledged write to come back; then the server is asked instead."""
+_REFUSED_TOKENS_MAX = 2
+_NEWER_TOKEN_AFTER_S = 1.1
 
 log = logging.getLogger("chatgrpc_client")
 
@@ -151,7 +153,7 @@ class Engine:
         self._outgoing.clear()
 
     async def _connect_until_stopped(self) -> None:
-        refused_token: str | None = None
+        refused = 0  # tokens that were refused one after the other
         while True:
             self.hub.connection_is(ConnectionState.CONNECTING, self.hub.connection.message)
             ending, token = await self._connect_once()
@@ -159,14 +161,17 @@ class Engine:
                 return
             if ending.next is Next.STOP:
                 is_token = ending.code == session_pb2.DISCONNECT_CODE_UNAUTHENTICATED
-                if is_token and refused_token is None and await self._token() != token:
-                    refused_token = token
-                    continue
+                if is_token and refused < _REFUSED_TOKENS_MAX:
+                    # After a revocation a token must be newer than it, and issuers count seconds.
+                    await asyncio.sleep(refused * _NEWER_TOKEN_AFTER_S)
+                    refused += 1
+                    if await self._token() != token:
+                        continue
                 raise stop_error(ending.code, ending.message)
             was_live = self.hub.connection.state is ConnectionState.LIVE
             if was_live:
                 self._backoff.reset()
-                refused_token = None
+                refused = 0
             if token:  # else the node was not even called
                 self._node.move()
             at_once = ending.next is Next.RECONNECT and was_live

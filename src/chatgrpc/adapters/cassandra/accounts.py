@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Final, NamedTuple
 
 from chatgrpc.adapters.cassandra.client import CassandraClient
-from chatgrpc.ports.accounts import Device, DeviceRevokedError, Profile, TooManyDevicesError
+from chatgrpc.ports.accounts import REVOKED_KEPT_MAX, Device, DeviceRevokedError, Profile, Standing, TooManyDevicesError
 from chatgrpc.ports.errors import StoreUnavailableError
 
 _REGISTRATION_TRIES: Final = 5
@@ -41,7 +41,8 @@ class _Devices(NamedTuple):
     registrations: int | None
     """How many devices were ever registered; None = none."""
     registered: dict[str, Device]
-    revoked: frozenset[str]
+    revoked: dict[str, int]
+    """When each was revoked, in microseconds by Cassandra's clock."""
 
 
 class CassandraDeviceStore:
@@ -49,7 +50,7 @@ class CassandraDeviceStore:
 
     A known device costs one read and one small write. A new one is registered by a conditional write: of plain writes nobody
     could tell which of two came first, and both would take the last place or none. `revoked` is written true and never
-    anything else, so no other write can undo it.
+    anything else, so no other write can undo it. When it was written says which revocation is oldest.
     """
 
     def __init__(self, client: CassandraClient) -> None:
@@ -57,7 +58,7 @@ class CassandraDeviceStore:
         self._client = client
         self._turns = _Turns()
         self._of_user = client.prepare(
-            "SELECT device_id, name, created_at_ms, connected_at_ms, revoked, registrations "
+            "SELECT device_id, name, created_at_ms, connected_at_ms, revoked, WRITETIME(revoked), registrations "
             "FROM {keyspace}.devices WHERE user_id = ?"
         )
         self._count_registration = client.prepare(
@@ -74,6 +75,12 @@ class CassandraDeviceStore:
         )
         self._rename = client.prepare("UPDATE {keyspace}.devices SET name = ? WHERE user_id = ? AND device_id = ?")
         self._revoke = client.prepare("UPDATE {keyspace}.devices SET revoked = true WHERE user_id = ? AND device_id = ?")
+        self._forget = client.prepare("DELETE FROM {keyspace}.devices WHERE user_id = ? AND device_id = ?")
+        # The greater value has the later timestamp, whoever writes it and when.
+        self._void_tokens = client.prepare(
+            "UPDATE {keyspace}.token_bounds USING TIMESTAMP ? SET not_before_ms = ? WHERE user_id = ?"
+        )
+        self._not_before = client.prepare("SELECT not_before_ms FROM {keyspace}.token_bounds WHERE user_id = ?")
 
     async def connect(self, user_id: str, device_id: str, name: str, now_ms: int, devices_max: int) -> Device:
         """See the port."""
@@ -107,25 +114,37 @@ class CassandraDeviceStore:
             await self._client.write(self._rename.bind((name, user_id, device_id)))
             return replace(device, name=name)
 
-    async def revoke(self, user_id: str, device_id: str) -> Device | None:
+    async def revoke(self, user_id: str, device_id: str, now_ms: int) -> Device | None:
         """See the port."""
         async with self._turns.of(user_id):
-            device = (await self._stored(user_id)).registered.get(device_id)
-            if device is not None:
-                await self._client.write(self._revoke.bind((user_id, device_id)))
+            stored = await self._stored(user_id)
+            device = stored.registered.get(device_id)
+            if device is None:
+                return None
+            # The bound first: who is told that the second failed tries again, and finds the device still there.
+            await self._client.write(self._void_tokens.bind((now_ms, now_ms, user_id)))
+            await self._client.write(self._revoke.bind((user_id, device_id)))
+            oldest_first = sorted(stored.revoked, key=lambda known: (stored.revoked[known], known))
+            for forgotten in oldest_first[: max(0, len(oldest_first) + 1 - REVOKED_KEPT_MAX)]:
+                await self._client.write(self._forget.bind((user_id, forgotten)))
             return device
+
+    async def standing(self, user_id: str) -> Standing:
+        """See the port."""
+        stored, bounds = await asyncio.gather(self._stored(user_id), self._client.read(self._not_before.bind((user_id,))))
+        return Standing(bounds[0][0] if bounds else 0, frozenset(stored.revoked))
 
     async def _stored(self, user_id: str) -> _Devices:
         registrations: int | None = None
         registered: dict[str, Device] = {}
-        revoked: set[str] = set()
+        revoked: dict[str, int] = {}
         for row in await self._client.read(self._of_user.bind((user_id,))):
-            device_id, name, created_at_ms, connected_at_ms, is_revoked, registrations = row
+            device_id, name, created_at_ms, connected_at_ms, is_revoked, revoked_at_us, registrations = row
             if is_revoked:
-                revoked.add(device_id)
+                revoked[device_id] = revoked_at_us
             elif created_at_ms is not None:
                 registered[device_id] = Device(user_id, device_id, name, created_at_ms, connected_at_ms)
-        return _Devices(registrations, registered, frozenset(revoked))
+        return _Devices(registrations, registered, revoked)
 
     async def _try_to_register(self, device: Device, registrations: int | None) -> bool:
         """Registers a device unless another was registered since `registrations` was read."""

@@ -11,8 +11,9 @@ from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
 
 from chatgrpc.adapters.jwt.keys import JwtRegistry
+from chatgrpc.auth_settings import DEV_DEVICE_CLAIM
 from chatgrpc.config import DEV_AUDIENCE, DEV_ISSUER, StartError
-from chatgrpc.core.ids import is_user_id
+from chatgrpc.core.ids import is_device_id, is_user_id
 
 FILE_NAME = "dev_issuer.json"
 
@@ -46,24 +47,28 @@ class DevIssuer:
         except (JoseError, ValueError, KeyError, TypeError, IndexError) as error:
             raise StartError(f"{path}: not a development key; move it away and a new one is made") from error
 
-    def mint(self, user_id: str, ttl_s: int, now_ms: int) -> str:
-        """A token for `user_id` that expires `ttl_s` after `now_ms`.
+    def mint(self, user_id: str, ttl_s: int, now_ms: int, device_id: str | None = None) -> str:
+        """A token for `user_id` that expires `ttl_s` after `now_ms`; for one device only if it is named.
 
         Raises:
-            ValueError: `user_id` is not a valid user id, or `ttl_s` is not positive.
+            ValueError: `user_id` or `device_id` is not a valid id, or `ttl_s` is not positive.
         """
         if not is_user_id(user_id):
             raise ValueError(f"{user_id!r} is not a user id: 1 to 64 of A-Z a-z 0-9 _ . @ + -, a letter or digit first")
         if ttl_s <= 0:
             raise ValueError("a token must live at least one second")
-        issued_at_s = now_ms // 1000
-        claims = {
+        if device_id is not None and not is_device_id(device_id):
+            raise ValueError(f"{device_id!r} is not a device id: 1 to 64 of A-Z a-z 0-9 _ . -")
+        claims: dict[str, object] = {
             "iss": DEV_ISSUER,
             "aud": DEV_AUDIENCE,
             "sub": user_id,
-            "iat": issued_at_s,
-            "exp": issued_at_s + ttl_s,
+            # To the millisecond (RFC 7519 allows it): one that is made right after a revocation is newer than it.
+            "iat": now_ms / 1000,
+            "exp": now_ms // 1000 + ttl_s,
         }
+        if device_id is not None:
+            claims[DEV_DEVICE_CLAIM] = device_id
         return jwt.encode({"alg": "EdDSA", "kid": self._key.kid}, claims, self._key, registry=JwtRegistry())
 
 

@@ -236,7 +236,8 @@ def _time_ms(claims: dict[str, Any], name: str) -> int | None:
     is_number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
     if isinstance(value, bool) or not is_number:
         _reject("TOKEN_MALFORMED", f"the claim `{name}` is not a time")
-    return int(max(-_TIME_S_MAX, min(value, _TIME_S_MAX)) * 1000)
+    time_s: float = max(-_TIME_S_MAX, min(value, _TIME_S_MAX))
+    return round(time_s * 1000)
 
 
 def _issued_at_ms(claims: dict[str, Any]) -> int | None:

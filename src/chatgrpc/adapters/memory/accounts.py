@@ -4,7 +4,7 @@ import builtins
 from dataclasses import replace
 
 from chatgrpc.adapters.memory.shelf import Shelf
-from chatgrpc.ports.accounts import Device, DeviceRevokedError, Profile, TooManyDevicesError
+from chatgrpc.ports.accounts import REVOKED_KEPT_MAX, Device, DeviceRevokedError, Profile, Standing, TooManyDevicesError
 
 
 class MemoryProfileStore:
@@ -31,12 +31,13 @@ class MemoryDeviceStore:
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
         self._devices: dict[str, dict[str, Device]] = {}
-        self._revoked: set[tuple[str, str]] = set()
+        self._revoked: dict[str, dict[str, int]] = {}  # user id -> device id -> when it was revoked, oldest first
+        self._not_before_ms: dict[str, int] = {}
 
     async def connect(self, user_id: str, device_id: str, name: str, now_ms: int, devices_max: int) -> Device:
         """See the port."""
         self._shelf.check_open()
-        if (user_id, device_id) in self._revoked:
+        if device_id in self._revoked.get(user_id, ()):
             raise DeviceRevokedError(f"device {device_id} was revoked")
         devices = self._devices.setdefault(user_id, {})
         if device_id not in devices and len(devices) >= devices_max:
@@ -59,10 +60,19 @@ class MemoryDeviceStore:
         self._devices[user_id][device_id] = replace(device, name=name)
         return self._devices[user_id][device_id]
 
-    async def revoke(self, user_id: str, device_id: str) -> Device | None:
+    async def revoke(self, user_id: str, device_id: str, now_ms: int) -> Device | None:
         """See the port."""
         self._shelf.check_open()
         device = self._devices.get(user_id, {}).pop(device_id, None)
         if device is not None:
-            self._revoked.add((user_id, device_id))
+            self._not_before_ms[user_id] = max(now_ms, self._not_before_ms.get(user_id, 0))
+            revoked = self._revoked.setdefault(user_id, {})
+            revoked[device_id] = now_ms
+            if len(revoked) > REVOKED_KEPT_MAX:
+                del revoked[min(revoked, key=lambda known: (revoked[known], known))]
         return device
+
+    async def standing(self, user_id: str) -> Standing:
+        """See the port."""
+        self._shelf.check_open()
+        return Standing(self._not_before_ms.get(user_id, 0), frozenset(self._revoked.get(user_id, ())))

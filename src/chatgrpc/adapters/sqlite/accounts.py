@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from chatgrpc.adapters.sqlite.readers import Readers
 from chatgrpc.adapters.sqlite.writer import Writer
-from chatgrpc.ports.accounts import Device, DeviceRevokedError, Profile, TooManyDevicesError
+from chatgrpc.ports.accounts import REVOKED_KEPT_MAX, Device, DeviceRevokedError, Profile, Standing, TooManyDevicesError
 
 _GET_PROFILE = "SELECT user_id, display_name, about, picture_url FROM profiles WHERE user_id = ?"
 _PUT_PROFILE = "INSERT OR REPLACE INTO profiles (user_id, display_name, about, picture_url) VALUES (?, ?, ?, ?)"
@@ -31,8 +31,21 @@ _RENAME = """
     RETURNING user_id, device_id, name, created_at_ms, connected_at_ms"""
 
 _REVOKE = """
-    UPDATE devices SET revoked = 1 WHERE user_id = ? AND device_id = ? AND NOT revoked
+    UPDATE devices SET revoked = 1, revoked_at_ms = :now_ms WHERE user_id = :user_id AND device_id = :device_id AND NOT revoked
     RETURNING user_id, device_id, name, created_at_ms, connected_at_ms"""
+
+_VOID_TOKENS = """
+    INSERT INTO token_bounds (user_id, not_before_ms) VALUES (:user_id, :now_ms)
+    ON CONFLICT (user_id) DO UPDATE SET not_before_ms = max(not_before_ms, excluded.not_before_ms)"""
+
+_FORGET = """
+    DELETE FROM devices WHERE user_id = :user_id AND device_id IN (
+        SELECT device_id FROM devices WHERE user_id = :user_id AND revoked
+        ORDER BY revoked_at_ms DESC, device_id DESC LIMIT -1 OFFSET :kept_max)"""
+
+_STANDING = """
+    SELECT coalesce((SELECT not_before_ms FROM token_bounds WHERE user_id = :user_id), 0),
+        (SELECT json_group_array(device_id) FROM devices WHERE user_id = :user_id AND revoked)"""
 
 
 class SqliteProfileStore:
@@ -71,9 +84,13 @@ class SqliteDeviceStore:
         """See the port."""
         return await self._writer.call(_rename, (name, user_id, device_id))
 
-    async def revoke(self, user_id: str, device_id: str) -> Device | None:
+    async def revoke(self, user_id: str, device_id: str, now_ms: int) -> Device | None:
         """See the port."""
-        return await self._writer.call(_revoke, (user_id, device_id))
+        return await self._writer.call(_revoke, _Revoke(user_id, device_id, now_ms))
+
+    async def standing(self, user_id: str) -> Standing:
+        """See the port."""
+        return await self._readers.read(lambda db: _standing(db, user_id))
 
 
 class _Connect(NamedTuple):
@@ -82,6 +99,12 @@ class _Connect(NamedTuple):
     name: str
     now_ms: int
     devices_max: int
+
+
+class _Revoke(NamedTuple):
+    user_id: str
+    device_id: str
+    now_ms: int
 
 
 def _put_profiles(db: sqlite3.Connection, profiles: Sequence[Profile]) -> list[None]:
@@ -119,8 +142,22 @@ def _rename(db: sqlite3.Connection, calls: Sequence[tuple[str, str, str]]) -> li
     return [_first_device(db.execute(_RENAME, call)) for call in calls]
 
 
-def _revoke(db: sqlite3.Connection, calls: Sequence[tuple[str, str]]) -> list[Device | None]:
-    return [_first_device(db.execute(_REVOKE, call)) for call in calls]
+def _revoke(db: sqlite3.Connection, calls: Sequence[_Revoke]) -> list[Device | None]:
+    return [_revoke_one(db, call) for call in calls]
+
+
+def _revoke_one(db: sqlite3.Connection, call: _Revoke) -> Device | None:
+    parameters = {**call._asdict(), "kept_max": REVOKED_KEPT_MAX}
+    device = _first_device(db.execute(_REVOKE, parameters))
+    if device is not None:
+        db.execute(_VOID_TOKENS, parameters)
+        db.execute(_FORGET, parameters)
+    return device
+
+
+def _standing(db: sqlite3.Connection, user_id: str) -> Standing:
+    not_before_ms, revoked = db.execute(_STANDING, {"user_id": user_id}).fetchone()
+    return Standing(not_before_ms, frozenset(json.loads(revoked)))
 
 
 def _first_device(cursor: sqlite3.Cursor) -> Device | None:

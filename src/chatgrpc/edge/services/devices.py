@@ -49,14 +49,14 @@ class DeviceService(DeviceServiceServicer):
 
     @refused_by(RevokeDeviceResponse)
     async def RevokeDevice(self, request: RevokeDeviceRequest, context: object) -> RevokeDeviceResponse:
-        """Revokes a device: its stream is closed and its id never connects again."""
+        """Revokes a device: its stream is closed, its id does not connect again, and tokens that it may hold are void."""
         revoking = self._revoke(current_claims().user_id, checked_device_id(request.device_id))
         # A caller that hangs up cancels this method, but must not leave the device revoked and its stream open.
         device = await asyncio.shield(asyncio.create_task(revoking))
         return RevokeDeviceResponse(device=_found(device))
 
     async def _revoke(self, user_id: str, device_id: str) -> device_service_pb2.Device | None:
-        device = await self._backend.devices.revoke(user_id, device_id)
+        device = await self._backend.devices.revoke(user_id, device_id, self._backend.now_ms())
         shown = _shown(device, await self._backend.online_devices(user_id)) if device is not None else None
         await self._backend.disconnect_revoked(user_id, device_id)
         return shown

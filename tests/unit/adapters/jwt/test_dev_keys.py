@@ -109,3 +109,14 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StartError, match="file"):
         DevIssuer.open(tmp_path / "file" / "data")
+
+
+async def test_a_token_can_be_one_devices_and_says_to_the_millisecond_when_it_was_made(tmp_path: Path) -> None:
+    issuer = DevIssuer.open(tmp_path)
+    verifier = open_verifier(Settings(data_dir=tmp_path))
+    now_ms = 1_800_000_000_123
+    claims = await verifier.verify(issuer.mint("alice", 60, now_ms, "phone"), now_ms)
+    assert (claims.issued_at_ms, claims.device_id) == (now_ms, "phone")
+    assert (await verifier.verify(issuer.mint("alice", 60, now_ms), now_ms)).device_id is None
+    with pytest.raises(ValueError, match="device id"):
+        issuer.mint("alice", 60, now_ms, "my phone")

@@ -23,30 +23,31 @@ async def address(tmp_path: Path) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-def token_of(address: str, tmp_path: Path) -> Callable[[str], str]:
+def token_of(address: str, tmp_path: Path) -> Callable[[str, str], str]:
+    """Makes a token of a user, by user id and device id: it goes with that device, and with no other."""
     issuer = DevIssuer.open(tmp_path)
-    return lambda user_id: issuer.mint(user_id, TOKEN_TTL_S, time.time_ns() // 1_000_000)
+    return lambda user_id, device_id: issuer.mint(user_id, TOKEN_TTL_S, time.time_ns() // 1_000_000, device_id)
 
 
 @pytest.fixture
-def device_of(address: str, token_of: Callable[[str], str]) -> Callable[[str, str], Device]:
+def device_of(address: str, token_of: Callable[[str, str], str]) -> Callable[[str, str], Device]:
     """Makes a device of a user, by user id and device id; `async with` connects it."""
-    return lambda user_id, device_id: Device(address, token_of(user_id), device_id)
+    return lambda user_id, device_id: Device(address, token_of(user_id, device_id), device_id)
 
 
 @pytest.fixture
-async def alice(address: str, token_of: Callable[[str], str]) -> AsyncIterator[Caller]:
-    async with Caller(address, "alice", token_of("alice")) as caller:
+async def alice(address: str, token_of: Callable[[str, str], str]) -> AsyncIterator[Caller]:
+    async with Caller(address, "alice", token_of("alice", "caller")) as caller:
         yield caller
 
 
 @pytest.fixture
-async def bob(address: str, token_of: Callable[[str], str]) -> AsyncIterator[Caller]:
-    async with Caller(address, "bob", token_of("bob")) as caller:
+async def bob(address: str, token_of: Callable[[str, str], str]) -> AsyncIterator[Caller]:
+    async with Caller(address, "bob", token_of("bob", "caller")) as caller:
         yield caller
 
 
 @pytest.fixture
-async def carol(address: str, token_of: Callable[[str], str]) -> AsyncIterator[Caller]:
-    async with Caller(address, "carol", token_of("carol")) as caller:
+async def carol(address: str, token_of: Callable[[str, str], str]) -> AsyncIterator[Caller]:
+    async with Caller(address, "carol", token_of("carol", "caller")) as caller:
         yield caller

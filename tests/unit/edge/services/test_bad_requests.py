@@ -62,7 +62,7 @@ async def test_without_a_token_nothing_is_answered(address: str, method: MethodD
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.full_name)
 async def test_any_request_gets_a_typed_answer(
-    address: str, alice: Caller, bob: Caller, token_of: Callable[[str], str], method: MethodDescriptor
+    address: str, alice: Caller, bob: Caller, token_of: Callable[[str, str], str], method: MethodDescriptor
 ) -> None:
     group = await alice.create_group("bob", "carol")
     link = await alice.chats.CreateJoinLink(chat_service_pb2.CreateJoinLinkRequest(chat_id=group))
@@ -70,7 +70,7 @@ async def test_any_request_gets_a_typed_answer(
     reply_class = GetMessageClass(method.output_type)
     dice = random.Random(method.full_name)
     channel, call = raw_call(address, method)
-    metadata = [(("authorization", f"Bearer {token_of(user_id)}"),) for user_id in ("alice", "bob", "zoe")]
+    metadata = [(("authorization", f"Bearer {token_of(user_id, 'caller')}"),) for user_id in ("alice", "bob", "zoe")]
     async with channel:
         for request in _requests(method, dice, words):
             try:

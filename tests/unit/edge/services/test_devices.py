@@ -121,10 +121,13 @@ class _SlowBackend:
         self.may_go_on = asyncio.Event()
         self.disconnected = asyncio.Event()
 
-    async def revoke(self, user_id: str, device_id: str) -> accounts.Device | None:
+    def now_ms(self) -> int:
+        return 1_000
+
+    async def revoke(self, user_id: str, device_id: str, now_ms: int) -> accounts.Device | None:
         self.began.set()
         await self.may_go_on.wait()
-        return await self.store.devices.revoke(user_id, device_id)
+        return await self.store.devices.revoke(user_id, device_id, now_ms)
 
     async def online_devices(self, user_id: str) -> frozenset[str]:
         return frozenset()

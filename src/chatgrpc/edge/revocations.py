@@ -1,0 +1,118 @@
+"""What a revocation takes away: the device, and the tokens that whoever holds it may hold.
+
+A token that names its device (`auth.device_claim`) goes with the device. One that does not could be shown by any device, so a
+revocation makes all such tokens of the user void that were issued until then, and each device of the user fetches a new one.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from chatgrpc.core.disconnect import Ended
+from chatgrpc.ports.accounts import DeviceStore, Standing
+from chatgrpc.ports.errors import StoreError
+from chatgrpc.ports.tokens import Claims, KeysUnavailableError, TokenRejectedError, TokenVerifier
+from chatgrpc.v1 import session_pb2
+
+KNOWN_FOR_S: Final = 5.0
+"""For so long a unary call may be answered by what was known of its caller. A node that hears of a revocation asks at once."""
+_USERS_KNOWN_MAX: Final = 10_000
+
+RENEW_AFTER_MS: Final = 1_000
+"""Issuers count seconds: a token that is fetched in the second of the revocation cannot be told from one before it."""
+
+
+def check(claims: Claims, standing: Standing) -> None:
+    """Checks that the token was not taken away.
+
+    Raises:
+        TokenRejectedError: it was.
+    """
+    if claims.device_id is not None:
+        if claims.device_id in standing.revoked:
+            raise TokenRejectedError("TOKEN_REVOKED", "The device that the token was given to was revoked.")
+        return
+    if not standing.not_before_ms:
+        return
+    if claims.issued_at_ms is None:
+        raise TokenRejectedError(
+            "TOKEN_REVOKED",
+            "One of the user's devices was revoked, and the token does not say when it was issued: its issuer must set `iat`.",
+        )
+    if claims.issued_at_ms <= standing.not_before_ms:
+        raise TokenRejectedError(
+            "TOKEN_REVOKED", "One of the user's devices was revoked after the token was issued. Get a new token."
+        )
+
+
+def ending(claims: Claims, device_id: str, standing: Standing) -> Ended | None:
+    """How the stream of a device that came with this token ends; None if it goes on."""
+    if device_id in standing.revoked:
+        return Ended(session_pb2.DISCONNECT_CODE_DEVICE_REVOKED)
+    try:
+        check(claims, standing)
+    except TokenRejectedError as rejected:
+        return Ended(
+            session_pb2.DISCONNECT_CODE_UNAUTHENTICATED, str(rejected), rejected.reason, reconnect_after_ms=RENEW_AFTER_MS
+        )
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    standing: Standing
+    read_at_s: float
+
+
+class Revocations:
+    """What was taken away from whom, as the store says, or said a moment ago."""
+
+    def __init__(self, devices: DeviceStore, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._devices = devices
+        self._monotonic = monotonic
+        self._known: OrderedDict[str, _Known] = OrderedDict()  # by user id; the one that was read last is at the end
+
+    async def now(self, user_id: str) -> Standing:
+        """What the store says now.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        read_at_s = self._monotonic()
+        standing = await self._devices.standing(user_id)
+        self._known[user_id] = _Known(standing, read_at_s)
+        self._known.move_to_end(user_id)
+        if len(self._known) > _USERS_KNOWN_MAX:
+            self._known.popitem(last=False)
+        return standing
+
+    async def lately(self, user_id: str) -> Standing:
+        """What the store said in the last `KNOWN_FOR_S`.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        known = self._known.get(user_id)
+        if known is not None and self._monotonic() - known.read_at_s < KNOWN_FOR_S:
+            return known.standing
+        return await self.now(user_id)
+
+
+class UnrevokedTokens:
+    """`TokenVerifier` that also refuses tokens that were revoked, at the latest `KNOWN_FOR_S` after the revocation."""
+
+    def __init__(self, tokens: TokenVerifier, revocations: Revocations) -> None:
+        self._tokens = tokens
+        self._revocations = revocations
+
+    async def verify(self, token: str, now_ms: int) -> Claims:
+        """See the port."""
+        claims = await self._tokens.verify(token, now_ms)
+        try:
+            standing = await self._revocations.lately(claims.user_id)
+        except StoreError as error:
+            raise KeysUnavailableError("whether the token was revoked cannot be told just now") from error
+        check(claims, standing)
+        return claims

@@ -1,0 +1,135 @@
+"""What a revocation takes away, and for how long one may not know of it."""
+
+import pytest
+
+from chatgrpc.adapters.memory import MemoryStore
+from chatgrpc.edge.revocations import KNOWN_FOR_S, RENEW_AFTER_MS, Revocations, UnrevokedTokens, check, ending
+from chatgrpc.ports.accounts import DeviceStore, Standing
+from chatgrpc.ports.errors import StoreUnavailableError
+from chatgrpc.ports.tokens import Claims, KeysUnavailableError, TokenRejectedError
+from tests.contract.jwt_issuer import Clock
+
+NOW_MS = 1_700_000_000_700
+EXPIRY_MS = NOW_MS + 600_000
+
+
+def claims(issued_at_ms: int | None = NOW_MS, device_id: str | None = None) -> Claims:
+    return Claims("alice", EXPIRY_MS, issued_at_ms, device_id)
+
+
+def is_void(what: Claims, standing: Standing) -> bool:
+    try:
+        check(what, standing)
+    except TokenRejectedError as rejected:
+        return rejected.reason == "TOKEN_REVOKED"
+    return False
+
+
+def test_tokens_without_a_device_are_void_that_may_be_older_than_the_revocation() -> None:
+    standing = Standing(NOW_MS, frozenset({"phone"}))
+    assert is_void(claims(NOW_MS - 1), standing)
+    assert is_void(claims(NOW_MS), standing)
+    assert is_void(claims(NOW_MS - 700), standing), "an issuer that counts seconds may have issued it at any time in this one"
+    assert not is_void(claims(NOW_MS + 1), standing)
+    assert not is_void(claims(NOW_MS - 1), Standing())
+
+
+def test_a_token_that_does_not_say_when_it_was_issued_is_void_once_that_matters() -> None:
+    assert not is_void(claims(None), Standing())
+    with pytest.raises(TokenRejectedError, match="`iat`"):
+        check(claims(None), Standing(NOW_MS))
+
+
+def test_a_token_with_a_device_goes_with_it_and_with_no_other() -> None:
+    standing = Standing(NOW_MS, frozenset({"phone"}))
+    assert is_void(claims(NOW_MS + 9_000, "phone"), standing)
+    assert not is_void(claims(NOW_MS - 9_000, "laptop"), standing)
+    assert not is_void(claims(None, "laptop"), standing)
+
+
+def test_a_stream_ends_for_its_device_or_for_its_token() -> None:
+    standing = Standing(NOW_MS, frozenset({"phone"}))
+    for token in (claims(), claims(NOW_MS + 1), claims(device_id="phone")):
+        ended = ending(token, "phone", standing)
+        assert ended is not None
+        assert ended.status()[:2] == ("PERMISSION_DENIED", "DEVICE_REVOKED")
+    ended = ending(claims(), "laptop", standing)
+    assert ended is not None
+    assert ended.status()[:2] == ("UNAUTHENTICATED", "TOKEN_REVOKED")
+    told = ended.frame().disconnect
+    assert (told.reason, told.reconnect_after_ms) == ("TOKEN_REVOKED", RENEW_AFTER_MS)
+    assert ending(claims(NOW_MS + 1), "laptop", standing) is None
+    assert ending(claims(device_id="laptop"), "laptop", standing) is None
+
+
+class CountingStore:
+    """A `DeviceStore` whose reads are counted, and can fail."""
+
+    def __init__(self) -> None:
+        self.devices: DeviceStore = MemoryStore().devices
+        self.reads = 0
+        self.is_away = False
+
+    async def standing(self, user_id: str) -> Standing:
+        if self.is_away:
+            raise StoreUnavailableError("away")
+        self.reads += 1
+        return await self.devices.standing(user_id)
+
+
+class AnyToken:
+    """A `TokenVerifier` for which a token is a user's id."""
+
+    async def verify(self, token: str, now_ms: int) -> Claims:
+        return Claims(token, now_ms + 60_000, now_ms)
+
+
+async def test_many_calls_cost_one_read_and_a_revocation_is_known_in_time() -> None:
+    store, clock = CountingStore(), Clock()
+    revocations = Revocations(store, clock)  # type: ignore[arg-type]  # the part of the port that is used
+    tokens = UnrevokedTokens(AnyToken(), revocations)
+    for _ in range(100):
+        await tokens.verify("alice", NOW_MS)
+    assert store.reads == 1
+    await store.devices.connect("alice", "phone", "", NOW_MS, 10)
+    await store.devices.revoke("alice", "phone", NOW_MS)  # through another node, of which this one does not hear
+    clock.now_s += KNOWN_FOR_S
+    with pytest.raises(TokenRejectedError):
+        await tokens.verify("alice", NOW_MS)
+    assert store.reads == 2
+    await tokens.verify("alice", NOW_MS + 1)
+    assert store.reads == 2
+
+
+async def test_who_hears_of_a_revocation_knows_at_once() -> None:
+    store, clock = CountingStore(), Clock()
+    revocations = Revocations(store, clock)  # type: ignore[arg-type]  # as above
+    tokens = UnrevokedTokens(AnyToken(), revocations)
+    await tokens.verify("alice", NOW_MS)
+    await store.devices.connect("alice", "phone", "", NOW_MS, 10)
+    await store.devices.revoke("alice", "phone", NOW_MS)
+    await revocations.now("alice")
+    with pytest.raises(TokenRejectedError):
+        await tokens.verify("alice", NOW_MS)
+
+
+async def test_without_the_store_nobody_is_let_in_on_what_was_known_long_ago() -> None:
+    store, clock = CountingStore(), Clock()
+    tokens = UnrevokedTokens(AnyToken(), Revocations(store, clock))  # type: ignore[arg-type]  # as above
+    await tokens.verify("alice", NOW_MS)
+    store.is_away = True
+    await tokens.verify("alice", NOW_MS)
+    clock.now_s += KNOWN_FOR_S
+    with pytest.raises(KeysUnavailableError):
+        await tokens.verify("alice", NOW_MS)
+
+
+async def test_of_many_users_those_are_forgotten_that_were_read_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chatgrpc.edge.revocations._USERS_KNOWN_MAX", 3)
+    store = CountingStore()
+    tokens = UnrevokedTokens(AnyToken(), Revocations(store, Clock()))  # type: ignore[arg-type]  # as above
+    for user_id in ("a", "b", "c", "d", "d", "c", "b"):
+        await tokens.verify(user_id, NOW_MS)
+    assert store.reads == 4
+    await tokens.verify("a", NOW_MS)
+    assert store.reads == 5
