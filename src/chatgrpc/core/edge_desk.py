@@ -25,6 +25,8 @@ from chatgrpc.core.links import (
     ShowTyping,
 )
 from chatgrpc.core.questions import Questions
+from chatgrpc.core.refusal import RefusedError
+from chatgrpc.core.rules import check_depth
 from chatgrpc.core.tending import Owner
 from chatgrpc.core.write import Write
 
@@ -80,6 +82,11 @@ class EdgeDesk:
 
         One without a `seen_seq` gets one first: the head that the owner states now.
         """
+        try:
+            check_depth(write.content)  # before a link takes it, which wraps it
+        except RefusedError as refused:
+            self._answers.append((ticket, write, refused.error))
+            return
         if write.seen_seq is not None:
             self._submit(session_id, ticket, write, now_ms)
         elif write.content.HasField("chat_created"):

@@ -8,6 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
+
 from chatgrpc.core.fold import CHANGES_CHAT
 from chatgrpc.core.ids import is_chat_id, is_user_id
 from chatgrpc.core.limits import Limits
@@ -22,6 +25,8 @@ OWNER = content_pb2.MEMBER_ROLE_OWNER
 MESSAGES = frozenset({"text", "reaction", "edit", "delete", "encrypted", "hide", "chat_settings"})
 """Arms that a user sends as a message; all others are written on their behalf by ChatService."""
 
+_GROUP = 3
+"""The wire type that begins a group (protobuf's encoding guide)."""
 _SELF_ONLY = frozenset({"hide", "chat_settings"})
 _GROUP_ONLY = CHANGES_CHAT - {"chat_created"}
 _ADMINS_ONLY = frozenset({"members_added", "chat_info_changed", "member_muted", "join_link_changed", "join_declined"})
@@ -72,8 +77,29 @@ def new_members(content: content_pb2.Content, arm: str) -> list[str]:
     return []
 
 
+def check_depth(content: content_pb2.Content) -> None:
+    """Refuses groups among the fields that this version does not know.
+
+    They may be nested so deep that what is taken does not parse any more inside an answer, which wraps it once more than a send
+    did: parsers stop at a hundred levels. Fields of other kinds are not looked into by whoever does not know them. No version
+    of this API has groups, and of contents that users write only the arm has fields beside the content's own.
+
+    Raises:
+        RefusedError: there is one.
+    """
+    arm = content.WhichOneof("body")
+    if _has_group(content) or (arm is not None and _has_group(getattr(content, arm))):
+        raise RefusedError(chat_pb2.ERROR_CODE_INVALID_ARGUMENT, "content holds a group, an old kind of field. Leave it out.")
+
+
+def _has_group(message: Message) -> bool:
+    unknown = UnknownFieldSet(message)
+    return any(unknown[index].wire_type == _GROUP for index in range(len(unknown)))
+
+
 def check_shape(content: content_pb2.Content, limits: Limits) -> None:
-    """Checks what can be checked without knowing the chat: presence and size of fields."""
+    """Checks what can be checked without knowing the chat: presence, kind and size of fields."""
+    check_depth(content)
     _limit(content.ByteSize(), limits.content_bytes_max, "the content")  # with fields that this version does not know
     match content.WhichOneof("body"):
         case "text":

@@ -4,7 +4,10 @@ from typing import Any
 
 import pytest
 
+from chatgrpc.core.edge_desk import EdgeDesk
+from chatgrpc.core.events import event_chunk, history_chunk
 from chatgrpc.core.ids import self_chat_id
+from chatgrpc.core.lanes import EdgeLanes
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.refusal import RefusedError
 from chatgrpc.core.rules import (
@@ -17,8 +20,9 @@ from chatgrpc.core.rules import (
     new_members,
     target_seq,
 )
+from chatgrpc.core.tending import Owner
 from chatgrpc.core.write import Write
-from chatgrpc.v1 import chat_pb2, content_pb2
+from chatgrpc.v1 import chat_pb2, content_pb2, message_service_pb2, session_pb2
 
 NOW_MS = 10_000_000_000
 HEAD_SEQ = 20
@@ -416,3 +420,59 @@ def test_new_members() -> None:
     assert new_members(created("alice", "bob"), "chat_created") == ["alice", "bob"]
     assert new_members(content("members_added", user_ids=["carol"]), "members_added") == ["carol"]
     assert new_members(content("text", text="hi"), "text") == []
+
+
+# What is taken must parse wherever it is put.
+
+
+def varint(value: int) -> bytes:
+    return bytes([value & 0x7F | 0x80, *varint(value >> 7)]) if value > 0x7F else bytes([value])
+
+
+def groups(depth: int) -> bytes:
+    """A field that nobody knows: groups in groups, as deep as that."""
+    return varint(900 << 3 | 3) * depth + varint(900 << 3 | 4) * depth
+
+
+def blob(inside: bytes) -> bytes:
+    """A field that nobody knows, of bytes."""
+    return varint(901 << 3 | 2) + varint(len(inside)) + inside
+
+
+def with_unknown(at_content: bytes = b"", in_arm: bytes = b"") -> content_pb2.Content:
+    text = content_pb2.TextContent(text="hi").SerializeToString() + in_arm
+    number = content_pb2.Content.TEXT_FIELD_NUMBER
+    return content_pb2.Content.FromString(varint(number << 3 | 2) + varint(len(text)) + text + at_content)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 50, 90, 97])
+def test_groups_are_refused_however_deep_they_are_nested(depth: int) -> None:
+    limits = Limits()
+    for made in (with_unknown(at_content=groups(depth)), with_unknown(in_arm=groups(depth))):
+        with pytest.raises(RefusedError, match="holds a group") as refused:
+            check_shape(made, limits)
+        assert refused.value.error.code == chat_pb2.ERROR_CODE_INVALID_ARGUMENT
+
+
+def test_other_fields_that_nobody_knows_are_kept_and_parse_in_every_answer() -> None:
+    made = with_unknown(at_content=blob(groups(99)), in_arm=blob(groups(99)))
+    check_shape(made, Limits())
+    event = chat_pb2.ChatEvent(chat_id="g.x", seq=1, content=made).SerializeToString()
+    pushed = session_pb2.ConnectResponse.FromString(event_chunk(event))
+    page = session_pb2.ConnectResponse.FromString(history_chunk(1, session_pb2.HistoryPage(chat_id="g.x"), [event]))
+    listed = message_service_pb2.ListMessagesResponse()
+    listed.events.add().MergeFromString(event)
+    listed = message_service_pb2.ListMessagesResponse.FromString(listed.SerializeToString())
+    read = message_service_pb2.GetMessageResponse(event=chat_pb2.ChatEvent.FromString(event))
+    read = message_service_pb2.GetMessageResponse.FromString(read.SerializeToString())
+    found = [pushed.frames[0].event, page.frames[0].history_page.events[0], listed.events[0], read.event]
+    assert [one.content for one in found] == [made] * 4
+
+
+def test_the_edge_refuses_groups_before_a_link_wraps_them() -> None:
+    edge = EdgeDesk("edge", EdgeLanes(100, 1_000), lambda chat_id: 1, 100, 100)
+    edge.see({1: Owner("owner", 1)}, 0)
+    edge.submit("s", "ticket", Write("c", "alice", with_unknown(at_content=groups(98)), KEY, 0), 0)
+    ((ticket, _, outcome),) = edge.take_answers()
+    assert (ticket, type(outcome)) == ("ticket", chat_pb2.Error)
+    assert edge.take_messages(0) == []

@@ -15,6 +15,8 @@ from chatgrpc.ports.errors import StoreError, StoreUnavailableError
 
 BATCHES_UNDER_WAY_MAX: Final = 128
 """What is more waits, and is gathered further meanwhile."""
+BESIDE_UNDER_WAY_MAX: Final = 16
+"""The same of what nobody waits for: marks, receipts, cursors."""
 STATEMENTS_PER_BATCH_MAX: Final = 20
 BYTES_PER_BATCH_MAX: Final = 64 * 1024
 """Of a batch to one partition; a larger statement goes alone."""
@@ -58,9 +60,15 @@ class _Spread:
 
 
 class Batches:
-    """Gathers the writes of one node. Used from the event loop."""
+    """Gathers the writes of one node, those that a message waits for or those that go beside. Used from the event loop.
 
-    def __init__(self, client: CassandraClient, loop: asyncio.AbstractEventLoop) -> None:
+    A burst of receipts must not make a message wait, so each kind has places of its own.
+    """
+
+    def __init__(
+        self, client: CassandraClient, loop: asyncio.AbstractEventLoop, under_way_max: int = BATCHES_UNDER_WAY_MAX
+    ) -> None:
+        self._under_way_max = under_way_max
         self._client = client
         self._loop = loop
         self._waiting: dict[bytes, list[_Waiting]] = {}
@@ -126,7 +134,7 @@ class Batches:
     def _flush(self) -> None:
         self._flush_comes = False
         spread: dict[frozenset[Any], _Spread] = {}
-        while self._waiting and self._under_way + len(spread) < BATCHES_UNDER_WAY_MAX:
+        while self._waiting and self._under_way + len(spread) < self._under_way_max:
             routing_key, items = next(iter(self._waiting.items()))
             del self._waiting[routing_key]
             size_bytes = sum(item.size_bytes for item in items)

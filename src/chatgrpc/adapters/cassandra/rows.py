@@ -28,8 +28,9 @@ _PAGE_ROWS = 256
 class CassandraRowStore:
     """`ports.row_store.RowStore`."""
 
-    def __init__(self, client: CassandraClient, batches: Batches, loop: asyncio.AbstractEventLoop) -> None:
-        """Prepares its statements, which blocks."""
+    def __init__(self, client: CassandraClient, batches: Batches, beside: Batches, loop: asyncio.AbstractEventLoop) -> None:
+        """Prepares its statements, which blocks. Committed marks go `beside` what messages wait for."""
+        self._beside = beside
         self._client = client
         self._batches = batches
         self._loop = loop
@@ -61,11 +62,13 @@ class CassandraRowStore:
 
     async def read_bucket(self, read: ReadBucket) -> StoredBucket:
         """See the port."""
-        # Boundaries first, though one moment is as good as another (ADR 4, b): Cassandra leaves the static column out of a
-        # slice without rows, so it is a read of its own.
-        found = await self._client.read(self._boundaries.bind((read.chat_id, read.bucket)))
+        # Cassandra leaves the static column out of a slice without rows, so it is a read of its own; at the same time, since
+        # one moment is as good as another (ADR 4, b).
+        found, rows = await asyncio.gather(
+            self._client.read(self._boundaries.bind((read.chat_id, read.bucket))),
+            self._client.read(self._rows.bind((read.chat_id, read.bucket, read.from_seq))),
+        )
         boundaries = dict(found[0][0].items()) if found and found[0][0] else {}
-        rows = await self._client.read(self._rows.bind((read.chat_id, read.bucket, read.from_seq)))
         return StoredBucket([Row(seq, epoch, event) for seq, epoch, event in rows], boundaries)
 
     def write(self, writes: Sequence[Write], written: Written) -> None:
@@ -86,7 +89,7 @@ class CassandraRowStore:
 
     async def write_marks(self, marks: Sequence[WriteMark]) -> None:
         """See the port."""
-        await self._batches.write([self._put_mark.bind((mark.seq, mark.seq, mark.chat_id)) for mark in marks])
+        await self._beside.write([self._put_mark.bind((mark.seq, mark.seq, mark.chat_id)) for mark in marks])
 
     async def close(self) -> None:
         """Refuses what comes, and waits for views that are being written."""

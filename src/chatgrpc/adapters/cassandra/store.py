@@ -5,7 +5,7 @@ import threading
 from typing import Self
 
 from chatgrpc.adapters.cassandra.accounts import CassandraDeviceStore, CassandraProfileStore
-from chatgrpc.adapters.cassandra.batches import Batches
+from chatgrpc.adapters.cassandra.batches import BESIDE_UNDER_WAY_MAX, Batches
 from chatgrpc.adapters.cassandra.client import CassandraClient, CassandraSettings
 from chatgrpc.adapters.cassandra.committed import CassandraCommittedLog
 from chatgrpc.adapters.cassandra.cursors import CassandraCursorStore
@@ -22,11 +22,12 @@ class CassandraStore:
         """Use `open`."""
         self._client = client
         self._batches = Batches(client, loop)
+        self._beside = Batches(client, loop, BESIDE_UNDER_WAY_MAX)
         self._closing: asyncio.Future[None] | None = None
-        self.rows = CassandraRowStore(client, self._batches, loop)
+        self.rows = CassandraRowStore(client, self._batches, self._beside, loop)
         self.committed = CassandraCommittedLog(client)
-        self.receipts = CassandraReceiptStore(client, self._batches)
-        self.cursors = CassandraCursorStore(client, self._batches)
+        self.receipts = CassandraReceiptStore(client, self._beside)
+        self.cursors = CassandraCursorStore(client, self._beside)
         self.profiles = CassandraProfileStore(client)
         self.devices = CassandraDeviceStore(client)
 
@@ -68,4 +69,5 @@ class CassandraStore:
     async def _close(self) -> None:
         await self.rows.close()
         await self._batches.close()
+        await self._beside.close()
         await self._client.close()

@@ -42,12 +42,14 @@ class LiveView:
     def __init__(self, keys: KeySpace) -> None:
         self._prefix = keys.prefix
         self._nodes: dict[str, NodeInfo] = {}
-        self._owners: dict[int, tuple[str, int]] = {}  # node id and revision
+        self._revisions: dict[int, tuple[str, int]] = {}  # by shard: its owner's node id, and since which revision
+        self._owners: dict[int, ShardOwner] = {}  # the same, as others see it: made anew only where something changed
         self._epoch_base = 0
 
     def reset(self, kvs: Iterable[KeyValue]) -> None:
         """All that stands now."""
         self._nodes.clear()
+        self._revisions.clear()
         self._owners.clear()
         for kv in kvs:
             self._put(kv)
@@ -62,25 +64,31 @@ class LiveView:
 
     def snapshot(self) -> ClusterView:
         """A view that does not change any more."""
-        base = self._epoch_base
-        owners = {shard: ShardOwner(node_id, base + revision) for shard, (node_id, revision) in self._owners.items()}
-        return ClusterView(self._nodes.copy(), owners)
+        return ClusterView(self._nodes.copy(), self._owners.copy())
 
     def _put(self, kv: KeyValue) -> None:
         kind, name = self._split(kv.key)
         if kind == _NODES:
             self._nodes[name] = _node(kv.value)
         elif kind == _SHARDS:
-            self._owners[int(name)] = (kv.value.decode(), kv.create_revision)
+            self._revisions[int(name)] = (kv.value.decode(), kv.create_revision)
+            self._note_owner(int(name))
         elif kind == _EPOCH_BASE:
             self._epoch_base = epoch_base(kv)
+            for shard in self._revisions:
+                self._note_owner(shard)
 
     def _delete(self, key: bytes) -> None:
         kind, name = self._split(key)
         if kind == _NODES:
             self._nodes.pop(name, None)
         elif kind == _SHARDS:
+            self._revisions.pop(int(name), None)
             self._owners.pop(int(name), None)
+
+    def _note_owner(self, shard: int) -> None:
+        node_id, revision = self._revisions[shard]
+        self._owners[shard] = ShardOwner(node_id, self._epoch_base + revision)
 
     def _split(self, key: bytes) -> tuple[bytes, str]:
         kind, slash, name = key.removeprefix(self._prefix).partition(b"/")

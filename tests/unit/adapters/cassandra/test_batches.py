@@ -11,13 +11,16 @@ from cassandra.query import BatchStatement
 from chatgrpc.adapters.cassandra import CassandraStore
 from chatgrpc.adapters.cassandra.batches import (
     BATCHES_UNDER_WAY_MAX,
+    BESIDE_UNDER_WAY_MAX,
     BYTES_PER_BATCH_MAX,
     PARTITIONS_PER_BATCH_MAX,
     STATEMENTS_PER_BATCH_MAX,
 )
 from chatgrpc.adapters.cassandra.client import REQUESTS_UNDER_WAY_MAX
-from chatgrpc.core.row_store import ReadBucket
+from chatgrpc.core.row_store import ReadBucket, WriteMark
+from chatgrpc.ports.cursors import Cursor
 from chatgrpc.ports.errors import OutcomeUnknownError, StoreError
+from chatgrpc.ports.receipts import Mark
 from tests.contract.cassandra_stores import open_store
 from tests.contract.rows.writes import BYTES_MAX, Rows, log, row, views
 from tests.contract.stores.entries import view
@@ -112,6 +115,27 @@ async def test_only_so_many_are_under_way(store: CassandraStore, chat: str) -> N
     requests = Requests(store)
     await Rows(store.rows, store.committed).write(*(row(f"{chat}{n}", 1, text="x" * 6_000) for n in range(1_000)))
     assert requests.under_way_max == BATCHES_UNDER_WAY_MAX
+
+
+async def test_a_row_does_not_wait_behind_what_goes_beside(store: CassandraStore, chat: str) -> None:
+    """Ten thousand devices acknowledge, a thousand receipts and marks rise, and Cassandra answers none of it yet."""
+    begin_write = store._client.begin_write
+    held: list[tuple[Any, Callable[[StoreError | None], None]]] = []
+    store._client.begin_write = lambda statement, on_done: held.append((statement, on_done))  # type: ignore[method-assign]
+    beside = asyncio.gather(
+        store.cursors.save([Cursor(f"user{n}", "phone", chat, 1) for n in range(10_000)]),
+        store.receipts.save([Mark(chat, f"user{n}", 1, 1, 1) for n in range(1_000)]),
+        store.rows.write_marks([WriteMark(f"{chat}{n}", 1) for n in range(1_000)]),
+    )
+    while len(held) < BESIDE_UNDER_WAY_MAX:
+        await asyncio.sleep(0)
+    store._client.begin_write = begin_write  # type: ignore[method-assign]
+    await Rows(store.rows, store.committed).write(row(chat, 1), views(chat, 1, view(b"one", alice=(1, 0))))
+    assert not beside.done()
+    assert len(held) == BESIDE_UNDER_WAY_MAX
+    for statement, on_done in held:
+        begin_write(statement, on_done)
+    await beside
 
 
 async def test_none_is_of_a_size_that_cassandra_warns_of(
