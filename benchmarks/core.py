@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 from chatgrpc.core.active_chat import Ticket
+from chatgrpc.core.clock import Now
 from chatgrpc.core.effects import Admission, Submit
 from chatgrpc.core.entries import Membership, StoredChat
 from chatgrpc.core.ids import direct_chat_id, group_chat_id
@@ -58,7 +59,7 @@ class Scene:
             hello = session_pb2.Hello(device_id="device", positions=positions)
             session.receive(session_pb2.ClientFrame(request_id=1, hello=hello), NOW_MS)
             memberships = [Membership(chat_id, (Interval(1),), 1) for chat_id in chat_ids]
-            session.admitted(Admission(user_id, NOW_MS + 10**9, memberships, {}, [], "sync"), NOW_MS)
+            session.admitted(Admission(user_id, NOW_MS + 10**9, memberships, {}, [], "sync"), Now(NOW_MS, NOW_MS))
             session.take_output(NOW_MS)
 
 

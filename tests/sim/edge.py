@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
+from chatgrpc.core.clock import Now
 from chatgrpc.core.disconnect import Ended
 from chatgrpc.core.edge_desk import ForEdge
 from chatgrpc.core.effects import Admission, Admit, Effect, End, FetchPage, Marked, Submit, Watch
@@ -139,7 +140,12 @@ class Edge:
         ]
         if not wanted():
             return
-        self._run(session, session.admitted(Admission(device.user_id, _FAR_MS, memberships, {}, [], "sync"), self._wall_ms()))
+        self._run(
+            session,
+            session.admitted(
+                Admission(device.user_id, _FAR_MS, memberships, {}, [], "sync"), Now(self._wall_ms(), self._wall_ms())
+            ),
+        )
         if generation != self.upkeep.generation:
             # It was not open when the others were told to look again.
             await self.upkeep.catch_up_one(session, device.user_id)

@@ -7,6 +7,7 @@ from typing import Any
 from chatgrpc.core import row_store
 from chatgrpc.core.activation import Activation
 from chatgrpc.core.append_pipeline import AppendPipeline
+from chatgrpc.core.clock import Now
 from chatgrpc.core.edge_desk import EdgeDesk, ForEdge
 from chatgrpc.core.entries import Entry, StoredEvent
 from chatgrpc.core.epochs import Row, bucket_of, committed_run
@@ -18,7 +19,7 @@ from chatgrpc.core.row_store import WriteRow
 from chatgrpc.core.rules import EventHead
 from chatgrpc.core.sequencer import Lookup
 from chatgrpc.core.session import Session
-from chatgrpc.core.shard import Now, Shard
+from chatgrpc.core.shard import Shard
 from chatgrpc.ports.session_map import SessionEntry, SessionMap
 from tests.sim.coordinator import View
 from tests.sim.parts import Parts

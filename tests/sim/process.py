@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from chatgrpc.core.shard import Now
+from chatgrpc.core.clock import Now
 from tests.sim.world import World
 
 

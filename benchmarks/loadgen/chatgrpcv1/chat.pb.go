@@ -156,7 +156,8 @@ type ChatEvent struct {
 	SenderUserId string `protobuf:"bytes,5,opt,name=sender_user_id,json=senderUserId,proto3" json:"sender_user_id,omitempty"`
 	// From which device; empty when it came by a unary call.
 	SenderDeviceId string `protobuf:"bytes,6,opt,name=sender_device_id,json=senderDeviceId,proto3" json:"sender_device_id,omitempty"`
-	// When the server took it, milliseconds since the Unix epoch; never falls within a chat.
+	// When the server took it, milliseconds since the Unix epoch. Order events by `seq`: where the server's clock was set back by more
+	// than a second, this falls.
 	SentAtMs int64 `protobuf:"varint,7,opt,name=sent_at_ms,json=sentAtMs,proto3" json:"sent_at_ms,omitempty"`
 	// What it says.
 	Content       *Content `protobuf:"bytes,8,opt,name=content,proto3" json:"content,omitempty"`

@@ -10,6 +10,7 @@ from typing import TypeAlias, cast
 
 from chatgrpc.cluster.presence import PresenceScreens
 from chatgrpc.cluster.sessions import Sessions
+from chatgrpc.core.clock import Now
 from chatgrpc.core.disconnect import Code
 from chatgrpc.core.edge_desk import EdgeDesk
 from chatgrpc.core.links import EndStream, Message, RaiseMark, ShowReceipt, ShowTyping, TellTyping
@@ -117,11 +118,11 @@ class ClusterAudience:
         """See the protocol."""
         await self._sessions.opened(connection.session.user_id, connection.session.device_id)
 
-    def disconnected(self, connection: Connection, now_ms: int) -> None:
+    def disconnected(self, connection: Connection, at: Now) -> None:
         """See the protocol."""
         session = connection.session
         self._presence.unwatch(connection)
-        self._presence.left(session.user_id, now_ms)
+        self._presence.left(session.user_id, at.wall_ms)
         self._sessions.closed(session.user_id, session.device_id)
 
     def pass_time(self, now_ms: int) -> None:

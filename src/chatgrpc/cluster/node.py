@@ -19,7 +19,7 @@ from chatgrpc.cluster.access import etcd_settings, relay_tls
 from chatgrpc.cluster.audience import ClusterAudience
 from chatgrpc.cluster.directory import ClusterDirectory, Describer
 from chatgrpc.cluster.log import ClusterLog
-from chatgrpc.cluster.ordering import ClusterOrdering, now
+from chatgrpc.cluster.ordering import ClusterOrdering
 from chatgrpc.cluster.presence import PresenceScreens
 from chatgrpc.cluster.resync import Resync
 from chatgrpc.cluster.router import Router
@@ -44,6 +44,7 @@ from chatgrpc.edge.server import GrpcServer
 from chatgrpc.metrics import Metrics
 from chatgrpc.ports.cluster import NodeInfo
 from chatgrpc.ports.errors import StoreError
+from chatgrpc.ports.lease_clock import lease_clock_ms
 from chatgrpc.ports.session_map import SessionEntry
 from chatgrpc.ports.tokens import TokenVerifier
 from chatgrpc.relay import Relay, RelayOptions
@@ -101,7 +102,7 @@ class ClusterNode:
         )
         self._sessions = Sessions(self.node_id, session_map, self._moved_here, self._sessions_rebuilt)
         self._last_seen = RedisLastSeen(redis)
-        log = ClusterLog(self._edge_desk, store.committed, _monotonic_ms, self._wake_up)
+        log = ClusterLog(self._edge_desk, store.committed, lease_clock_ms, self._wake_up)
         stores = Stores(log, store.receipts, store.cursors, store.profiles, store.devices)
         self.node = Node(settings, stores, self._ordering, self._new_audience, verifier, metrics, limits)
         self._audience: ClusterAudience
@@ -262,7 +263,7 @@ class ClusterNode:
 
     def _new_audience(self, connections: Connections, touched: Touched) -> ClusterAudience:
         self._presence = PresenceScreens(
-            touched, self._edge_desk, self._sessions, self._last_seen, self._live_node_ids, _monotonic_ms
+            touched, self._edge_desk, self._sessions, self._last_seen, self._live_node_ids, lease_clock_ms
         )
         self._audience = ClusterAudience(
             connections,
@@ -272,7 +273,7 @@ class ClusterNode:
             self._presence,
             self._live_node_ids,
             self._ordering.say,
-            _monotonic_ms,
+            lease_clock_ms,
         )
         return self._audience
 
@@ -391,10 +392,6 @@ async def _open_store(settings: Settings) -> CassandraStore:
         )
     except (StoreError, SchemaError) as error:
         raise StartError(f"Cassandra ({cluster.cassandra}): {error}") from error
-
-
-def _monotonic_ms() -> int:
-    return now().monotonic_ms
 
 
 def _crash_if_it_failed(task: asyncio.Task[None]) -> None:

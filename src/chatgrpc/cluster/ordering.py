@@ -5,7 +5,6 @@ batch a node. What a node says to itself takes the same way, without a link.
 """
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
@@ -13,6 +12,7 @@ from typing import Protocol
 from chatgrpc.cluster.router import Router
 from chatgrpc.cluster.store_runner import StoreRunner
 from chatgrpc.core.active_chat import Ticket
+from chatgrpc.core.clock import Now
 from chatgrpc.core.edge_desk import EdgeDesk
 from chatgrpc.core.lanes import Forward, Forwarded
 from chatgrpc.core.links import (
@@ -33,21 +33,15 @@ from chatgrpc.core.links import (
 )
 from chatgrpc.core.owner_desk import OwnerDesk, Tenure
 from chatgrpc.core.sequencer import Answer, Delivery
-from chatgrpc.core.shard import Now
 from chatgrpc.core.tending import Owner
 from chatgrpc.core.write import Write
 from chatgrpc.edge.ordering import Progress
-from chatgrpc.ports.lease_clock import lease_clock_ms
+from chatgrpc.ports.lease_clock import now
 
 _TO_EDGE = (Forwarded, Deliver, Heads, HeadIs, MembersAre, ShowReceipt, ShowTyping)
 _TO_OWNER = (Forward, HeadsHeard, AskHead, AskMembers, RaiseMark, TellTyping)
 
 _BEAT_INTERVAL_S = 1.0
-
-
-def now() -> Now:
-    """The node's clocks."""
-    return Now(time.time_ns() // 1_000_000, lease_clock_ms())
 
 
 class Listener(Protocol):

@@ -17,6 +17,7 @@ from chatgrpc.core.edge_desk import EdgeDesk
 from chatgrpc.edge.audience import Touched
 from chatgrpc.edge.connection import Connection
 from chatgrpc.ports.last_seen import LastSeen, LastSeenUnavailableError
+from chatgrpc.ports.lease_clock import wall_clock_ms
 from chatgrpc.ports.session_map import SessionMapUnavailableError
 from chatgrpc.trouble import Trouble
 from chatgrpc.v1 import session_pb2
@@ -163,10 +164,11 @@ class PresenceScreens:
             self._looking_fails.failed(error)
             return
         self._looking_fails.worked()
+        now_ms = wall_clock_ms()  # nobody was seen later than now: the clock of their node was wrong
         for watcher, wanted in watched.items():
             for user_id in wanted & self._watched_by(watcher):  # who may have gone meanwhile
                 is_online = bool(online.get(user_id))
-                self._show(watcher, user_id, (is_online, 0 if is_online else seen_ms.get(user_id, 0)))
+                self._show(watcher, user_id, (is_online, 0 if is_online else min(seen_ms.get(user_id, 0), now_ms)))
 
     def _show(self, watcher: Connection, user_id: str, presence: Presence) -> None:
         shown = self._shown[watcher]

@@ -12,11 +12,11 @@ from typing import Any, Final
 import structlog
 
 from chatgrpc.cluster.row_writer import RETRY_FIRST_S, RETRY_MAX_S, RowWriter
+from chatgrpc.core.clock import Now
 from chatgrpc.core.door import ReadIntervals
 from chatgrpc.core.owner_desk import OwnerDesk, Tenure
 from chatgrpc.core.row_store import ReadBucket, ReadHead, Write, WriteBoundary, WriteMark, WriteRow, WriteViews
 from chatgrpc.core.sequencer import Lookup
-from chatgrpc.core.shard import Now
 from chatgrpc.edge.look_up import LOOK_UPS_AT_ONCE, look_up
 from chatgrpc.ports.errors import StoreError
 from chatgrpc.ports.row_store import CommittedLog, RowStore

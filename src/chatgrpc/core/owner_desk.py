@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias, cast
 
 from chatgrpc.core.active_chat import ActiveChat
+from chatgrpc.core.clock import Now
 from chatgrpc.core.lanes import Forward, Forwarded, HeadBook, Lane, OwnerLanes
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.links import (
@@ -27,7 +28,7 @@ from chatgrpc.core.links import (
 )
 from chatgrpc.core.receipts import Mark, Raised
 from chatgrpc.core.sequencer import Delivery
-from chatgrpc.core.shard import Now, Request, Shard
+from chatgrpc.core.shard import Request, Shard
 
 Question: TypeAlias = AskHead | AskMembers | RaiseMark | TellTyping
 ForOwner: TypeAlias = Forward | Question | HeadsHeard

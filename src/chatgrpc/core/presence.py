@@ -7,6 +7,7 @@ changes networks does not flicker.
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable
 
+from chatgrpc.core.clock import Now
 from chatgrpc.core.limits import Limits
 from chatgrpc.v1 import session_pb2
 
@@ -22,7 +23,7 @@ class PresenceBook:
         self._last_seen_max = limits.last_seen_max
         self._sessions: dict[str, int] = {}
         self._leaving: dict[str, int] = {}  # user id -> when to show them offline
-        self._last_seen_ms: OrderedDict[str, int] = OrderedDict()
+        self._left_ms: OrderedDict[str, int] = OrderedDict()  # when the last session ended
         self._watchers: dict[str, set[Watcher]] = {}
         self._watched: dict[Watcher, tuple[str, ...]] = {}
 
@@ -32,21 +33,21 @@ class PresenceBook:
         self._sessions[user_id] = count + 1
         return count == 0 and self._leaving.pop(user_id, None) is None
 
-    def disconnected(self, user_id: str, now_ms: int) -> None:
+    def disconnected(self, user_id: str, now: Now) -> None:
         """A session ended."""
         count = self._sessions[user_id] - 1
         if count:
             self._sessions[user_id] = count
             return
         del self._sessions[user_id]
-        self._leaving[user_id] = now_ms + LINGER_MS
-        self._last_seen_ms[user_id] = now_ms
-        self._last_seen_ms.move_to_end(user_id)
-        if len(self._last_seen_ms) > self._last_seen_max:
-            self._last_seen_ms.popitem(last=False)
+        self._leaving[user_id] = now.monotonic_ms + LINGER_MS
+        self._left_ms[user_id] = now.monotonic_ms
+        self._left_ms.move_to_end(user_id)
+        if len(self._left_ms) > self._last_seen_max:
+            self._left_ms.popitem(last=False)
 
     def take_offline(self, now_ms: int) -> list[str]:
-        """Users who are to be shown offline from now on."""
+        """Users who are to be shown offline from now on; by the monotonic clock."""
         gone = []
         for user_id, at_ms in self._leaving.items():  # in order of time
             if at_ms > now_ms:
@@ -56,10 +57,12 @@ class PresenceBook:
             del self._leaving[user_id]
         return gone
 
-    def presence(self, user_id: str) -> session_pb2.Presence:
+    def presence(self, user_id: str, now: Now) -> session_pb2.Presence:
         """What is shown of the user now."""
         online = user_id in self._sessions or user_id in self._leaving
-        last_seen_ms = 0 if online else self._last_seen_ms.get(user_id, 0)
+        left_ms = None if online else self._left_ms.get(user_id)
+        # By the wall clock as it is now, so that a step that it made since has not moved the time.
+        last_seen_ms = now.wall_ms - (now.monotonic_ms - left_ms) if left_ms is not None else 0
         return session_pb2.Presence(user_id=user_id, online=online, last_seen_ms=last_seen_ms)
 
     def watch(self, watcher: Watcher, user_ids: Iterable[str]) -> None:

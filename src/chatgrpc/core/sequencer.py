@@ -85,6 +85,10 @@ class Delivery:
     """Someone came in or left by it."""
 
 
+_CLOCKS_DIFFER_MS = 1_000
+"""By so much the wall clocks of a chat's owners may differ in ordinary life; more is a step."""
+
+
 class Sequencer:
     """The owner of all chats that are submitted to it, for one epoch."""
 
@@ -469,7 +473,7 @@ class Sequencer:
         if arm == "chat_created":
             for member in content.chat_created.members:
                 member.joined_seq = seq
-        sent_at_ms = max(now_ms, chat.sent_at_ms)
+        sent_at_ms = _stamp_ms(now_ms, chat.sent_at_ms)
         head = EventHead(
             seq, message_id(now_ms, self._random_bits), write.sender_user_id, write.client_message_id, sent_at_ms, arm
         )
@@ -532,3 +536,11 @@ def _no_such_chat(write: Write) -> RefusedError:
     if write.content.WhichOneof("body") == "join_requested":
         return link_invalid()
     return not_a_member()
+
+
+def _stamp_ms(now_ms: int, before_ms: int) -> int:
+    """The time that an event is stamped with: not before that of the event below, unless that one's clock was ahead by a step.
+
+    Then the stamps fall; else all that follows would bear a time that has not come.
+    """
+    return before_ms if now_ms < before_ms <= now_ms + _CLOCKS_DIFFER_MS else now_ms

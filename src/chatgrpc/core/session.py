@@ -1,8 +1,9 @@
 """The session of one stream: a state machine without I/O.
 
-The shell hands in frames, answers and the clock, and runs the effects that come back; whatever is to be sent stands, ready for
-the wire, in the session's output. Peer input never raises here: a request that breaks a rule is answered by an `Error`, and
-input that breaks the protocol ends the session with a code of the disconnect table.
+The shell hands in frames, answers and the time, and runs the effects that come back; whatever is to be sent stands, ready for
+the wire, in the session's output. A time that is one number is by the monotonic clock. Peer input never raises here: a request
+that breaks a rule is answered by an `Error`, and input that breaks the protocol ends the session with a code of the disconnect
+table.
 
 States: `AWAITING_HELLO` → (Hello) `OPENING`: the token is verified, the device registered, the user's chats are read → `OPEN`:
 requests are served, and the feed pushes events → `ENDED`.
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from chatgrpc.core.clock import Now
 from chatgrpc.core.disconnect import Code, Ended
 from chatgrpc.core.effects import (
     NOTHING,
@@ -86,8 +88,8 @@ class Session:
         self._opened_at_ms = now_ms
         self._last_input_ms = now_ms
         self._last_output_ms = now_ms
-        self._token_expires_at_ms = 0
-        self._drained_at_ms = 0
+        self._token_ends_ms = 0
+        self._drained_at_ms: int | None = None
         self._drained_for: Code = session_pb2.DISCONNECT_CODE_MAX_AGE
         self._last_request_id = 0
         self._requests_in_flight = 0
@@ -244,8 +246,8 @@ class Session:
                 return NOTHING
             self._typing_shown.remove(chat_id)
             return [ShowTyping(chat_id, typing.kind)]
-        earliest_ms = self._typing_at_ms.get(chat_id, 0) + self._limits.typing_interval_ms
-        if now_ms < earliest_ms:
+        told_ms = self._typing_at_ms.get(chat_id)
+        if told_ms is not None and now_ms < told_ms + self._limits.typing_interval_ms:
             return NOTHING
         self._typing_at_ms[chat_id] = now_ms
         self._typing_shown.add(chat_id)
@@ -279,14 +281,14 @@ class Session:
         self._refreshes_in_flight += 1
         return [VerifyToken(request_id, refresh.token)]
 
-    def token_verified(self, request_id: int, user_id: str, expires_at_ms: int, now_ms: int) -> None:
+    def token_verified(self, request_id: int, user_id: str, expires_at_ms: int, now: Now) -> None:
         """A newer token is valid, and says this of its bearer."""
         if user_id != self.user_id:
             self.token_refused(request_id, "The token is another user's. The session goes on with the token it has.")
             return
         self._refreshes_in_flight -= 1
-        self._token_expires_at_ms = expires_at_ms + self._timings.token_leeway_ms
-        self._set_deadline(now_ms)
+        self._note_expiry(expires_at_ms, now)
+        self._set_deadline(now.monotonic_ms)
         refreshed = session_pb2.TokenRefreshed(token_expires_at_ms=expires_at_ms)
         self._answer(request_id, session_pb2.ServerFrame(token_refreshed=refreshed))
 
@@ -297,23 +299,23 @@ class Session:
 
     # Opening.
 
-    def admitted(self, admission: Admission, now_ms: int) -> Sequence[Effect]:
+    def admitted(self, admission: Admission, now: Now) -> Sequence[Effect]:
         """The device may come in. Deliveries that came since the Hello have been noted, so none is missed."""
         if self.state is not State.OPENING:
             return NOTHING
         hello = self._hello
         self.state = State.OPEN
         self.user_id = admission.user_id
-        self._token_expires_at_ms = admission.token_expires_at_ms + self._timings.token_leeway_ms
+        self._note_expiry(admission.token_expires_at_ms, now)
         self._sync_token = admission.sync_token
-        self._set_deadline(now_ms)
+        self._set_deadline(now.monotonic_ms)
         welcome = session_pb2.Welcome(
             session_id=self.session_id,
             user_id=admission.user_id,
             heartbeat_interval_ms=self._timings.heartbeat_interval_ms,
             limits=self._limits.frame(),
             token_expires_at_ms=admission.token_expires_at_ms,
-            server_time_ms=now_ms,
+            server_time_ms=now.wall_ms,
         )
         welcome_frame = session_pb2.ServerFrame(request_id=self._hello_request_id, welcome=welcome)
         self.events.append(frame_chunk(welcome_frame))
@@ -331,7 +333,7 @@ class Session:
         self._note_sync()
         early, self._early_frames = self._early_frames, []
         for frame in early:
-            effects += self.receive(frame, now_ms)
+            effects += self.receive(frame, now.monotonic_ms)
         return effects
 
     # Events.
@@ -436,13 +438,13 @@ class Session:
             return self.end(Ended(session_pb2.DISCONNECT_CODE_UNAVAILABLE))
         if now_ms - self._last_input_ms >= interval_ms * 5 // 2:
             return self.end(Ended(session_pb2.DISCONNECT_CODE_HEARTBEAT_MISSED))
-        if now_ms >= self._token_expires_at_ms:
+        if now_ms >= self._token_ends_ms:
             return self.end(
                 Ended(session_pb2.DISCONNECT_CODE_UNAUTHENTICATED, "The token expired. Get a new one.", "TOKEN_EXPIRED")
             )
-        if self._drained_at_ms and now_ms - self._drained_at_ms >= self._timings.drain_grace_ms:
+        if self._drained_at_ms is not None and now_ms - self._drained_at_ms >= self._timings.drain_grace_ms:
             return self.end(Ended(self._drained_for))
-        if self._timings.max_age_ms and not self._drained_at_ms and now_ms - self._opened_at_ms >= self._timings.max_age_ms:
+        if self._timings.max_age_ms and self._drained_at_ms is None and now_ms - self._opened_at_ms >= self._timings.max_age_ms:
             self._drain(session_pb2.DISCONNECT_CODE_MAX_AGE, 0, now_ms)
         if now_ms - self._last_output_ms >= interval_ms:
             self._last_output_ms = now_ms
@@ -487,16 +489,18 @@ class Session:
 
     # Helpers.
 
+    def _note_expiry(self, expires_at_ms: int, now: Now) -> None:
+        """The wall clock judges a token when it comes; from then on it lasts as long as it had left."""
+        self._token_ends_ms = now.monotonic_ms + expires_at_ms - now.wall_ms + self._timings.token_leeway_ms
+
     def _show(self, key: tuple[str, ...], frame: session_pb2.ServerFrame) -> None:
         if self.state in _SHOWN_TO and (key in self.control or len(self.control) < self._limits.control_frames_max):
             self.control[key] = frame_chunk(frame)
 
     def _set_deadline(self, now_ms: int) -> None:
         interval_ms = self._timings.heartbeat_interval_ms
-        deadline_ms = min(
-            self._last_input_ms + interval_ms * 5 // 2, self._last_output_ms + interval_ms, self._token_expires_at_ms
-        )
-        if self._drained_at_ms:
+        deadline_ms = min(self._last_input_ms + interval_ms * 5 // 2, self._last_output_ms + interval_ms, self._token_ends_ms)
+        if self._drained_at_ms is not None:
             deadline_ms = min(deadline_ms, self._drained_at_ms + self._timings.drain_grace_ms)
         elif self._timings.max_age_ms:
             deadline_ms = min(deadline_ms, self._opened_at_ms + self._timings.max_age_ms)

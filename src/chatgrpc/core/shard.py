@@ -14,6 +14,7 @@ from chatgrpc.core.activation import Activation
 from chatgrpc.core.active_chat import ActiveChat, Pending, Ticket
 from chatgrpc.core.append_pipeline import AppendPipeline
 from chatgrpc.core.budget import Budget
+from chatgrpc.core.clock import Now
 from chatgrpc.core.door import ReadIntervals
 from chatgrpc.core.entries import Entry
 from chatgrpc.core.epochs import BUCKET_SEQS
@@ -30,16 +31,6 @@ _IDLE_SCAN_MAX = 64
 
 Request: TypeAlias = row_store.Read | row_store.Write | Lookup | ReadIntervals
 """What the shell runs, each until it succeeds; then it calls the method named for it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Now:
-    """The time, twice."""
-
-    wall_ms: int
-    """Milliseconds since the Unix epoch: what events are stamped with."""
-    monotonic_ms: int
-    """What the lease is judged by."""
 
 
 @dataclass(frozen=True, slots=True)

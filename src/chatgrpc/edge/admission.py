@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
+from chatgrpc.core.clock import Now
 from chatgrpc.core.disconnect import Ended
 from chatgrpc.core.effects import Admission, Admit
 from chatgrpc.core.entries import Membership
@@ -18,8 +19,6 @@ from chatgrpc.trouble import Trouble
 from chatgrpc.v1 import session_pb2
 
 _MEMBERSHIPS_PER_READ = 500
-_SYNC_OVERLAP_MS = 10_000
-"""Receipts that changed this long before the last sync are sent again: clocks and lazy writes may differ by as much."""
 
 Identified: TypeAlias = Callable[[Claims], Awaitable[None]]
 
@@ -46,24 +45,24 @@ class Admissions:
         self._limits = limits
         self._trouble = Trouble("admission_failed")
 
-    async def admit(self, wanted: Admit, now_ms: int, identified: Identified) -> Admission | Ended:
+    async def admit(self, wanted: Admit, now: Now, identified: Identified) -> Admission | Ended:
         """Admits a device, or says why not.
 
         Args:
             wanted: what the session asked for.
-            now_ms: milliseconds since the Unix epoch.
+            now: the time of the Hello.
             identified: awaited as soon as the device may come in, before its chats are read. From then on the session must
                 be found and note deliveries, so that none falls between the reading and the opening.
         """
         try:
-            claims = await self._verifier.verify(wanted.token, now_ms)
+            claims = await self._verifier.verify(wanted.token, now.wall_ms)
             _check_device(claims, wanted.device_id)
             # Before it is registered, lest a void token uses up the places of the user's devices.
             refusal = ending(claims, wanted.device_id, await self._revocations.lately(claims.user_id))
             if refusal is not None:
                 return refusal
             await self._devices.connect(
-                claims.user_id, wanted.device_id, wanted.device_name, now_ms, self._limits.devices_per_user_max
+                claims.user_id, wanted.device_id, wanted.device_name, now.wall_ms, self._limits.devices_per_user_max
             )
             await identified(claims)
             # A revocation ends the streams that it finds; from here on it finds this one.
@@ -73,7 +72,7 @@ class Admissions:
             memberships = await self._memberships(claims.user_id)
             await self._watermarks.save()  # so that what was acknowledged a moment ago is found
             acked = await self._cursors.of_device(claims.user_id, wanted.device_id)
-            marks = await self._watermarks.of_user_chats(claims.user_id, _since_ms(wanted.sync_token))
+            marks, sync_token = await self._watermarks.changed(claims.user_id, wanted.sync_token, now)
         except TokenRejectedError as rejected:
             return Ended(session_pb2.DISCONNECT_CODE_UNAUTHENTICATED, str(rejected), rejected.reason)
         except KeysUnavailableError:
@@ -92,7 +91,7 @@ class Admissions:
             memberships=memberships,
             acked=acked,
             receipts=[mark.receipt() for mark in marks],
-            sync_token=str(now_ms),
+            sync_token=sync_token,
         )
 
     async def verify(self, token: str, device_id: str, now_ms: int) -> Claims | str:
@@ -122,10 +121,3 @@ class Admissions:
 def _check_device(claims: Claims, device_id: str) -> None:
     if claims.device_id is not None and claims.device_id != device_id:
         raise TokenRejectedError("TOKEN_DEVICE", "The token was given to another device; each needs one of its own.")
-
-
-def _since_ms(sync_token: str) -> int:
-    """The time a sync token stands for; 0, so that everything is sent, for one that is not ours."""
-    if not sync_token.isascii() or not sync_token.isdecimal() or len(sync_token) > 15:
-        return 0
-    return max(0, int(sync_token) - _SYNC_OVERLAP_MS)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from chatgrpc.core.clock import Now
 from chatgrpc.core.disconnect import Code
 from chatgrpc.core.receipts import Mark, Raised
 from chatgrpc.edge.connection import Connection
@@ -31,12 +32,12 @@ class Audience(Protocol):
         """A session is known by its user and device from now on; returns when it can be found."""
         ...
 
-    def disconnected(self, connection: Connection, now_ms: int) -> None:
+    def disconnected(self, connection: Connection, at: Now) -> None:
         """A session that had been `connected` ended."""
         ...
 
     def pass_time(self, now_ms: int) -> None:
-        """To be called often: shows who has gone."""
+        """To be called often, with the monotonic clock: shows who has gone."""
         ...
 
     def watch(self, watcher: Connection, chat_ids: tuple[str, ...]) -> None:

@@ -18,6 +18,7 @@ import structlog
 
 from chatgrpc.edge.errors import StatusError, trailers_of
 from chatgrpc.edge.flood_watch import Delivered
+from chatgrpc.ports.lease_clock import wall_clock_ms
 from chatgrpc.ports.tokens import Claims, KeysUnavailableError, TokenRejectedError, TokenVerifier
 
 Observer = Callable[[str, str, float], None]
@@ -79,7 +80,7 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
         tokens: TokenVerifier,
         observe: Observer,
         limits: UnaryLimits = UnaryLimits(),
-        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        now_ms: Callable[[], int] = wall_clock_ms,
         delivered: Delivered | None = None,
     ) -> None:
         """Is handed to one server.

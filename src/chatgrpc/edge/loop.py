@@ -17,6 +17,7 @@ from typing import Any
 
 import structlog
 
+from chatgrpc.core.clock import Now
 from chatgrpc.core.disconnect import Ended
 from chatgrpc.core.effects import (
     Admit,
@@ -94,7 +95,7 @@ class Edge:
         timings: Timings,
         pace: Pace,
         metrics: Metrics,
-        now_ms: Callable[[], int],
+        now: Callable[[], Now],
         on_defect: Callable[[BaseException], None],
     ) -> None:
         """Wires the parts. `on_defect` is told of an exception that may have left the chats' state in memory half changed."""
@@ -110,10 +111,10 @@ class Edge:
         self._timings = timings
         self._pace = pace
         self._metrics = metrics
-        self._now_ms = now_ms
+        self._now = now
         self._on_defect = on_defect
         self._flush_interval_ms = pace.flush_interval_ms
-        self._turns = Turns(transport, limits, self._run, self.wake_up, now_ms)
+        self._turns = Turns(transport, limits, self._run, self.wake_up, self._now_ms)
         self._watching: dict[Connection, tuple[str, ...]] = {}  # what was last said to be on the screen
         self._dirty: dict[Connection, None] = {}  # something to send, or to read for
         self._with_control: dict[Connection, None] = {}  # only control traffic to send, which can wait
@@ -191,6 +192,9 @@ class Edge:
         self._dirty[connection] = None
         self.wake_up()
 
+    def _now_ms(self) -> int:
+        return self._now().monotonic_ms
+
     # A tick.
 
     def _tick(self) -> None:
@@ -202,7 +206,8 @@ class Edge:
 
     def _run_tick(self) -> None:
         started_s = perf_counter()
-        now_ms = self._now_ms()
+        now = self._now()
+        now_ms = now.monotonic_ms
         inbound = self._transport.drain()
         for opened in inbound.opened:
             self._open(opened, now_ms)
@@ -220,8 +225,8 @@ class Edge:
         for stream in inbound.closed:
             connection = self.connections.get(stream)
             if connection is not None:
-                self._forget(connection, now_ms)
-        self._take_progress(now_ms)
+                self._forget(connection, now)
+        self._take_progress(now)
         self._flush(now_ms)
         self._metrics.tick_seconds.observe(perf_counter() - started_s)
 
@@ -242,14 +247,14 @@ class Edge:
         for connection, chat_ids in watching.items():
             self.audience.watch(connection, chat_ids)
 
-    def _take_progress(self, now_ms: int) -> None:
+    def _take_progress(self, now: Now) -> None:
         """Passes on what owners have done: answers to those who asked, events to the devices of the members."""
-        progress = self._ordering.pump(now_ms)
+        progress = self._ordering.pump(now.wall_ms)
         for answer in progress.answers:
             ticket = answer.ticket
             if isinstance(ticket, _Request):
                 ticket.connection.session.answered(ticket.request_id, ticket.write, answer.outcome)
-                self._metrics.send_seconds.observe((now_ms - ticket.submitted_at_ms) / 1000)
+                self._metrics.send_seconds.observe((now.monotonic_ms - ticket.submitted_at_ms) / 1000)
                 self._dirty[ticket.connection] = None
                 if isinstance(answer.outcome, chat_pb2.Error):
                     self._metrics.send_errors[chat_pb2.ErrorCode.Name(answer.outcome.code)].inc()
@@ -280,9 +285,9 @@ class Edge:
         for effect in effects:
             match effect:
                 case Submit(request_id, write):
-                    now_ms = self._now_ms()
-                    request = _Request(connection, request_id, write, now_ms)
-                    self._ordering.submit(request, connection.session.session_id, write, now_ms)
+                    now = self._now()
+                    request = _Request(connection, request_id, write, now.monotonic_ms)
+                    self._ordering.submit(request, connection.session.session_id, write, now.wall_ms)
                 case Marked(chat_id, delivered_seq, read_seq):
                     self._note_mark(connection, chat_id, delivered_seq, read_seq)
                 case Admit():
@@ -302,22 +307,22 @@ class Edge:
         session = connection.session
         if delivered_seq:
             self._watermarks.note_cursor(session.user_id, session.device_id, chat_id, delivered_seq)
-        raised = self._watermarks.raise_mark(chat_id, session.user_id, delivered_seq, read_seq, self._now_ms())
+        raised = self._watermarks.raise_mark(chat_id, session.user_id, delivered_seq, read_seq, self._now())
         if raised is not None:
             self.audience.mark_raised(raised)
 
     def _end(self, connection: Connection, ended: Ended) -> None:
         """Hands the rest of the output, which ends with the Disconnect, to the transport, and forgets the connection."""
-        now_ms = self._now_ms()
+        now = self._now()
         last = b""
-        while message := connection.session.take_output(now_ms):
+        while message := connection.session.take_output(now.monotonic_ms):
             last += message
         code, reason, message_text = ended.status()
         self._transport.close(connection.stream, StreamStatus(code, reason, message_text), last)
         self._metrics.disconnects[session_pb2.DisconnectCode.Name(ended.code)].inc()
-        self._forget(connection, now_ms)
+        self._forget(connection, now)
 
-    def _forget(self, connection: Connection, now_ms: int) -> None:
+    def _forget(self, connection: Connection, now: Now) -> None:
         """The stream is over: nothing is sent on it any more. Writes of its device that are under way go on."""
         connection.session.closed()
         self._ordering.session_closed(connection.session.session_id)
@@ -334,7 +339,7 @@ class Edge:
         connection.unread.clear()
         connection.frames.clear()
         if was_registered:
-            self.audience.disconnected(connection, now_ms)
+            self.audience.disconnected(connection, now)
 
     async def _admit(self, connection: Connection, wanted: Admit) -> None:
         session = connection.session
@@ -346,27 +351,27 @@ class Edge:
             connection.claims = claims
             replaced = self.connections.register(connection)
             if replaced is not None:
-                self.audience.disconnected(replaced, self._now_ms())
+                self.audience.disconnected(replaced, self._now())
                 self.end(replaced, Ended(session_pb2.DISCONNECT_CODE_REPLACED))
             await self.audience.connected(connection)
 
-        outcome = await self._admissions.admit(wanted, self._now_ms(), identified)
+        outcome = await self._admissions.admit(wanted, self._now(), identified)
         if session.state is not State.OPENING:
             return
         if isinstance(outcome, Ended):
             self.end(connection, outcome)
             return
-        self._run(connection, session.admitted(outcome, self._now_ms()))
+        self._run(connection, session.admitted(outcome, self._now()))
         self._set_alarm(connection)
 
     async def _verify(self, connection: Connection, request_id: int, token: str) -> None:
-        verified = await self._admissions.verify(token, connection.session.device_id, self._now_ms())
+        verified = await self._admissions.verify(token, connection.session.device_id, self._now().wall_ms)
         if isinstance(verified, str):
             connection.session.token_refused(request_id, verified)
             return
         if verified.user_id == connection.session.user_id:
             connection.claims = verified
-        connection.session.token_verified(request_id, verified.user_id, verified.expires_at_ms, self._now_ms())
+        connection.session.token_verified(request_id, verified.user_id, verified.expires_at_ms, self._now())
         self._set_alarm(connection)
 
     async def _feed(self, connection: Connection, wanted: Read) -> None:
@@ -463,12 +468,13 @@ class Edge:
     def _keep_house(self) -> None:
         """What time does: deadlines, readers that are too slow, control traffic that waited, marks to store."""
         self._housekeeping = asyncio.get_running_loop().call_later(_HOUSEKEEPING_INTERVAL_S, self._keep_house)
-        now_ms = self._now_ms()
+        now = self._now()
+        now_ms = now.monotonic_ms
         for connection in self._alarms.take_due(now_ms):
             self._pass_deadline(connection, now_ms)
         self._end_slow_readers(now_ms)
         self.audience.pass_time(now_ms)
-        self._ordering.pass_time(now_ms)
+        self._ordering.pass_time(now.wall_ms)
         for kind, count in self._turns.frames_in.items():
             self._metrics.frames_in[kind].inc(count)
         self._turns.frames_in.clear()

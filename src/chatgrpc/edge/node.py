@@ -3,7 +3,6 @@
 import asyncio
 import os
 import secrets
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -40,6 +39,7 @@ from chatgrpc.ports.accounts import DeviceStore, ProfileStore
 from chatgrpc.ports.chat_log import ChatReader
 from chatgrpc.ports.cursors import CursorStore
 from chatgrpc.ports.errors import StoreError
+from chatgrpc.ports.lease_clock import now, wall_clock_ms
 from chatgrpc.ports.node_directory import NodeDirectory
 from chatgrpc.ports.receipts import ReceiptStore
 from chatgrpc.ports.tokens import TokenVerifier
@@ -113,7 +113,7 @@ class Node:
             _timings(settings),
             _pace(settings),
             metrics,
-            self.now_ms,
+            now,
             crash,
         )
 
@@ -183,7 +183,7 @@ class Node:
 
     def now_ms(self) -> int:
         """See `Backend.now_ms`."""
-        return time.time_ns() // 1_000_000
+        return wall_clock_ms()
 
     async def submit(self, write: Write) -> chat_pb2.SendResult | chat_pb2.Error:
         """See `Backend.submit`."""
@@ -216,7 +216,7 @@ class Node:
         if membership is None or not is_member(membership.intervals):
             return not_a_member().error
         read_seq = min(seq, membership.head_seq)
-        raised = self._watermarks.raise_mark(chat_id, user_id, read_seq, read_seq, self.now_ms())
+        raised = self._watermarks.raise_mark(chat_id, user_id, read_seq, read_seq, now())
         if raised is not None:
             self.edge.audience.mark_raised(raised)
         (mark,) = await self._watermarks.of_chat(chat_id, [user_id])

@@ -40,7 +40,7 @@ class Turns:
             limits: of batches and of what may wait to be sent.
             run: runs what a session wants done.
             wake_up: starts a tick soon; called when a stream could go on and has had its turn.
-            now_ms: milliseconds since the Unix epoch.
+            now_ms: the sessions' clock.
         """
         self.frames_in: Counter[str] = Counter()
         """Frames taken, by kind; whoever moves them on clears it."""

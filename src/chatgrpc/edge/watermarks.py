@@ -3,12 +3,16 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
+from chatgrpc.core.clock import Now, SyncClock
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.receipts import Mark, Raised, ReceiptBook
 from chatgrpc.ports.cursors import Cursor, CursorStore
 from chatgrpc.ports.errors import StoreError
 from chatgrpc.ports.receipts import ReceiptStore
 from chatgrpc.trouble import Trouble
+
+_SYNC_OVERLAP_MS = 10_000
+"""Receipts that changed this long before the last sync are sent again: clocks and lazy writes may differ by as much."""
 
 
 class Watermarks:
@@ -22,14 +26,15 @@ class Watermarks:
         self._cursors = cursors
         self._marks_saved = marks_saved
         self._book = ReceiptBook(limits)
+        self._clock = SyncClock()
         self._unsaved_cursors: dict[tuple[str, str, str], int] = {}
         self._saving = asyncio.Lock()
         self._failed: dict[str, int] = {}  # how many of each could not be stored the last time
         self._trouble = Trouble("watermarks_not_saved", lambda: self._failed)
 
-    def raise_mark(self, chat_id: str, user_id: str, delivered_seq: int, read_seq: int, now_ms: int) -> Raised | None:
+    def raise_mark(self, chat_id: str, user_id: str, delivered_seq: int, read_seq: int, now: Now) -> Raised | None:
         """Raises a user's marks; None if neither rose."""
-        return self._book.raise_mark(chat_id, user_id, delivered_seq, read_seq, now_ms)
+        return self._book.raise_mark(chat_id, user_id, delivered_seq, read_seq, self._clock.change_ms(now))
 
     def note_cursor(self, user_id: str, device_id: str, chat_id: str, acked_seq: int) -> None:
         """A device acknowledged up to here."""
@@ -41,9 +46,15 @@ class Watermarks:
         marks = [stored.get(user_id) or Mark(chat_id, user_id, 0, 0, 0) for user_id in user_ids]
         return self._book.merge(marks)
 
-    async def of_user_chats(self, user_id: str, since_ms: int) -> list[Mark]:
-        """The marks of the user's chats that changed since then, as stored; call `save` first, so that none is missed."""
-        return await self._receipts.of_user_chats(user_id, since_ms)
+    async def changed(self, user_id: str, sync_token: str, now: Now) -> tuple[list[Mark], str]:
+        """The marks of the user's chats that changed since the sync token was given, as stored, and the next sync token.
+
+        Call `save` first, so that none is missed. All marks are changed for a token that is not ours, or is of a time that has
+        not come: a clock went wrong then, and nobody knows what has changed since.
+        """
+        next_token_ms = self._clock.told_ms(now)
+        since_ms = _since_ms(sync_token, self._clock.change_ms(now))
+        return await self._receipts.of_user_chats(user_id, since_ms), str(next_token_ms)
 
     async def save(self) -> None:
         """Stores what changed before this call; what cannot be stored now is kept for the next time."""
@@ -69,3 +80,10 @@ class Watermarks:
         if marks or cursors:
             self._failed = {}
             self._trouble.worked()
+
+
+def _since_ms(sync_token: str, latest_ms: int) -> int:
+    if not sync_token.isascii() or not sync_token.isdecimal() or len(sync_token) > 15:
+        return 0
+    told_ms = int(sync_token)
+    return max(0, told_ms - _SYNC_OVERLAP_MS) if told_ms <= latest_ms + _SYNC_OVERLAP_MS else 0

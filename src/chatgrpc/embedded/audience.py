@@ -4,6 +4,7 @@ from collections.abc import Container, Iterable, Sequence
 from functools import partial
 
 from chatgrpc.core.active_chat import ActiveChat
+from chatgrpc.core.clock import Now
 from chatgrpc.core.disconnect import Code
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.presence import PresenceBook
@@ -11,6 +12,7 @@ from chatgrpc.core.receipts import Mark, Raised
 from chatgrpc.edge.audience import Touched
 from chatgrpc.edge.connection import Connection, Connections
 from chatgrpc.embedded.owner import Owner
+from chatgrpc.ports.lease_clock import now
 from chatgrpc.v1 import chat_pb2, session_pb2
 
 
@@ -84,10 +86,10 @@ class LocalAudience:
         if self._presence.connected(user_id):
             self._show_presence(user_id)
 
-    def disconnected(self, connection: Connection, now_ms: int) -> None:
+    def disconnected(self, connection: Connection, at: Now) -> None:
         """See the protocol."""
         self._unwatch(connection)
-        self._presence.disconnected(connection.session.user_id, now_ms)
+        self._presence.disconnected(connection.session.user_id, at)
 
     def pass_time(self, now_ms: int) -> None:
         """See the protocol."""
@@ -130,7 +132,7 @@ class LocalAudience:
                 if member_id != user_id and member_id not in watched:
                     watched[member_id] = None
                     if member_id not in known:
-                        watcher.session.show_presence(self._presence.presence(member_id))
+                        watcher.session.show_presence(self._presence.presence(member_id, now()))
             self._presence.watch(watcher, watched)
             self._touched(watcher)
 
@@ -146,7 +148,7 @@ class LocalAudience:
         self._presence.unwatch(watcher)
 
     def _show_presence(self, user_id: str) -> None:
-        presence = self._presence.presence(user_id)
+        presence = self._presence.presence(user_id, now())
         for watcher in self._presence.watchers(user_id):
             if isinstance(watcher, Connection):
                 watcher.session.show_presence(presence)

@@ -137,7 +137,9 @@ class ChatEvent(_message.Message):
     sender_device_id: _builtins.str
     """From which device; empty when it came by a unary call."""
     sent_at_ms: _builtins.int
-    """When the server took it, milliseconds since the Unix epoch; never falls within a chat."""
+    """When the server took it, milliseconds since the Unix epoch. Order events by `seq`: where the server's clock was set back by more
+    than a second, this falls.
+    """
     @_builtins.property
     def content(self) -> _content_pb2.Content:
         """What it says."""

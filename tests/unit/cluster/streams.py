@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from chatgrpc.core.clock import Now
 from chatgrpc.core.effects import Admission
 from chatgrpc.core.entries import Membership
 from chatgrpc.core.limits import Limits
@@ -45,7 +46,7 @@ class Streams:
         """The device comes in; its user's chats end at these seqs, and it is up to date."""
         session = connection.session
         memberships = [Membership(chat_id, (Interval(1),), seq) for chat_id, seq in heads.items()]
-        session.admitted(Admission(session.user_id, _FAR_MS, memberships, {}, [], "sync"), _NOW_MS)
+        session.admitted(Admission(session.user_id, _FAR_MS, memberships, {}, [], "sync"), Now(_NOW_MS, _NOW_MS))
         assert session.state is State.OPEN
         assert session.next_read() is None
         self.frames(connection)

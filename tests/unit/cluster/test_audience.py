@@ -9,6 +9,7 @@ from chatgrpc.adapters.memory import MemoryLastSeen
 from chatgrpc.cluster.audience import ClusterAudience, RecentReceipts
 from chatgrpc.cluster.presence import PresenceScreens
 from chatgrpc.cluster.sessions import Sessions
+from chatgrpc.core.clock import Now
 from chatgrpc.core.links import EndStream, ShowReceipt, ShowTyping
 from chatgrpc.core.receipts import Mark, Raised
 from chatgrpc.edge.connection import Connection
@@ -234,7 +235,7 @@ async def test_who_comes_is_in_the_map_and_who_goes_was_seen_last_then() -> None
         alice = await place.connect("alice")
         place.audience.watch(alice, (CHAT,))
         assert await cluster.session_map.of_users(["alice"]) == {"alice": [SessionEntry("alice", "phone", place.node.node_id)]}
-        place.audience.disconnected(alice, 5_000)
+        place.audience.disconnected(alice, Now(wall_ms=5_000, monotonic_ms=1))
         assert len(place.sessions) == 0
         assert place.presence._chats == {}
         await place.presence.save_last_seen()

@@ -8,13 +8,14 @@ from structlog.testing import capture_logs
 
 from chatgrpc.cluster.row_writer import RETRY_FIRST_S
 from chatgrpc.cluster.store_runner import READS_RETRIED_MAX, StoreRunner
+from chatgrpc.core.clock import Now
 from chatgrpc.core.lanes import Forward, Forwarded, Lane, OwnerLanes
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.links import AskHead, HeadIs, Message
 from chatgrpc.core.owner_desk import OwnerDesk, Tenure
 from chatgrpc.core.row_store import ReadHead, StoredHead, WriteMark, WriteRow
 from chatgrpc.core.sequencer import Delivery
-from chatgrpc.core.shard import Now, Shard
+from chatgrpc.core.shard import Shard
 from chatgrpc.core.write import Write
 from chatgrpc.v1 import chat_pb2
 from tests.unit.cluster.small_cluster import group_creation, text, until

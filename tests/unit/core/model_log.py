@@ -41,7 +41,7 @@ class ModelLog:
             assert entry.seq == event.seq == len(log) + 1, "a gap, or a seq given twice"
             assert event.chat_id == entry.chat_id
             assert len(event.message_id) == len(event.client_message_id) == 16
-            assert not log or log[-1].sent_at_ms <= event.sent_at_ms
+            assert not log or not 0 < log[-1].sent_at_ms - event.sent_at_ms <= 1_000, "only a step may set the stamps back"
             key = (event.sender_user_id, event.client_message_id)
             assert key not in {(e.sender_user_id, e.client_message_id) for e in log}, "committed twice"
             log.append(event)

@@ -1,6 +1,7 @@
 """A store of rows that does at once whatever it is asked, for tests of owners."""
 
 from chatgrpc.core.active_chat import event_head
+from chatgrpc.core.clock import Now
 from chatgrpc.core.door import ReadIntervals
 from chatgrpc.core.entries import Entry, StoredEvent
 from chatgrpc.core.epochs import BUCKET_SEQS, Row, committed_run
@@ -15,7 +16,7 @@ from chatgrpc.core.row_store import (
     WriteViews,
 )
 from chatgrpc.core.sequencer import Lookup
-from chatgrpc.core.shard import Now, Request, Shard
+from chatgrpc.core.shard import Request, Shard
 from chatgrpc.core.visibility import Interval
 from chatgrpc.v1 import chat_pb2
 

@@ -5,13 +5,14 @@ import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from chatgrpc.core.clock import Now
 from chatgrpc.core.edge_desk import EdgeDesk
 from chatgrpc.core.ids import direct_chat_id
 from chatgrpc.core.lanes import EdgeLanes, Forward, Forwarded, Lane, OwnerLanes
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.links import AskHead, AskMembers, HeadIs, MembersAre, Message, RaiseMark, TellTyping
 from chatgrpc.core.owner_desk import OwnerDesk, Tenure
-from chatgrpc.core.shard import Now, Shard
+from chatgrpc.core.shard import Shard
 from chatgrpc.core.tending import Owner
 from chatgrpc.core.write import Write
 from chatgrpc.v1 import chat_pb2, content_pb2

@@ -4,11 +4,12 @@ import random
 
 import pytest
 
+from chatgrpc.core.clock import Now
 from chatgrpc.core.door import ReadIntervals
 from chatgrpc.core.ids import direct_chat_id, group_chat_id, self_chat_id
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.sequencer import Lookup
-from chatgrpc.core.shard import Now, Request, Shard
+from chatgrpc.core.shard import Request, Shard
 from chatgrpc.core.write import Write
 from chatgrpc.v1 import chat_pb2, content_pb2
 from tests.unit.core.model_rows import ModelRows

@@ -6,6 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from chatgrpc.core.clock import Now
 from chatgrpc.core.effects import Admission, Admit, Marked
 from chatgrpc.core.entries import Membership
 from chatgrpc.core.event_feed import LoadChat, Read, ReadLog
@@ -146,7 +147,7 @@ class Devices(RuleBasedStateMachine):
     def open(self) -> None:
         assert self.session is not None
         assert self.admission is not None
-        effects = self.session.admitted(self.admission, NOW_MS)
+        effects = self.session.admitted(self.admission, Now(NOW_MS, NOW_MS))
         self.admission = None
         for effect in effects:
             assert isinstance(effect, Marked)

@@ -5,13 +5,14 @@ from collections.abc import Callable
 
 import pytest
 
+from chatgrpc.core.clock import Now
 from chatgrpc.core.edge_desk import EdgeDesk, ForEdge
 from chatgrpc.core.ids import group_chat_id
 from chatgrpc.core.lanes import EdgeLanes, Forward, Forwarded, OwnerLanes
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.links import AskHead, HeadIs
 from chatgrpc.core.owner_desk import OwnerDesk, Tenure
-from chatgrpc.core.shard import Now, Shard
+from chatgrpc.core.shard import Shard
 from chatgrpc.core.tending import Owner
 from chatgrpc.core.write import Write
 from chatgrpc.v1 import chat_pb2, content_pb2

@@ -2,6 +2,7 @@
 
 import random
 
+from chatgrpc.core.clock import Now
 from chatgrpc.core.ids import direct_chat_id, group_chat_id
 from chatgrpc.core.lanes import Forward, Forwarded, Lane, OwnerLanes
 from chatgrpc.core.limits import Limits
@@ -21,7 +22,7 @@ from chatgrpc.core.links import (
 )
 from chatgrpc.core.owner_desk import ForOwner, Notice, OwnerDesk, Tenure
 from chatgrpc.core.sequencer import Delivery
-from chatgrpc.core.shard import Now, Shard
+from chatgrpc.core.shard import Shard
 from chatgrpc.core.write import Write
 from chatgrpc.v1 import chat_pb2, content_pb2
 from tests.unit.core.model_rows import ModelRows

@@ -4,46 +4,61 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from chatgrpc.core.clock import Now
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.presence import LINGER_MS, PresenceBook
+
+
+def at(now_ms: int, wall_ahead_ms: int = 0) -> Now:
+    return Now(now_ms + wall_ahead_ms, now_ms)
 
 
 def test_a_user_is_online_with_their_first_session() -> None:
     book = PresenceBook(Limits())
     assert book.connected("alice")
     assert not book.connected("alice"), "a second device is no news"
-    assert book.presence("alice").online
+    assert book.presence("alice", at(1_000_000)).online
 
 
 def test_a_user_lingers_before_they_are_shown_offline() -> None:
     book = PresenceBook(Limits())
     book.connected("alice")
-    book.disconnected("alice", now_ms=1_000)
+    book.disconnected("alice", at(1_000))
     assert book.take_offline(now_ms=1_000 + LINGER_MS - 1) == []
-    assert book.presence("alice").online
+    assert book.presence("alice", at(1_000_000)).online
     assert book.take_offline(now_ms=1_000 + LINGER_MS) == ["alice"]
-    presence = book.presence("alice")
+    presence = book.presence("alice", at(1_000_000))
     assert not presence.online
     assert presence.last_seen_ms == 1_000
+
+
+def test_a_step_of_the_wall_clock_keeps_nobody_online_and_does_not_move_when_they_left() -> None:
+    book = PresenceBook(Limits())
+    for user_id, ahead_ms in (("alice", 7_200_000), ("bob", -3_600_000), ("carol", 0)):
+        book.connected(user_id)
+        book.disconnected(user_id, at(5_000, ahead_ms))
+    assert sorted(book.take_offline(5_000 + LINGER_MS)) == ["alice", "bob", "carol"]
+    now = at(9_000)  # the wall clock is right again
+    assert [book.presence(user_id, now).last_seen_ms for user_id in ("alice", "bob", "carol")] == [5_000] * 3
 
 
 def test_a_device_that_changes_networks_does_not_flicker() -> None:
     book = PresenceBook(Limits())
     book.connected("alice")
-    book.disconnected("alice", now_ms=1_000)
+    book.disconnected("alice", at(1_000))
     assert not book.connected("alice"), "they were shown online all the time"
     assert book.take_offline(now_ms=1_000_000) == []
-    assert book.presence("alice").online
-    assert book.presence("alice").last_seen_ms == 0
+    assert book.presence("alice", at(1_000_000)).online
+    assert book.presence("alice", at(1_000_000)).last_seen_ms == 0
 
 
 def test_the_latest_to_leave_are_remembered() -> None:
     book = PresenceBook(Limits(last_seen_max=2))
     for number, user_id in enumerate(["alice", "bob", "alice", "carol"]):
         book.connected(user_id)
-        book.disconnected(user_id, now_ms=number + 1)
+        book.disconnected(user_id, at(number + 1))
     book.take_offline(now_ms=1_000_000)
-    assert [book.presence(user_id).last_seen_ms for user_id in ("alice", "bob", "carol")] == [3, 0, 4]
+    assert [book.presence(user_id, at(1_000_000)).last_seen_ms for user_id in ("alice", "bob", "carol")] == [3, 0, 4]
 
 
 def test_watching_replaces_what_was_watched() -> None:
@@ -83,7 +98,7 @@ class Coming(RuleBasedStateMachine):
         user_id = data.draw(st.sampled_from([user_id for user_id, count in self.sessions.items() if count]))
         self.sessions[user_id] -= 1
         self.left_at_ms[user_id] = self.now_ms
-        self.book.disconnected(user_id, self.now_ms)
+        self.book.disconnected(user_id, at(self.now_ms))
 
     @rule(passed_ms=st.integers(1, LINGER_MS))
     def pass_time(self, passed_ms: int) -> None:
@@ -96,7 +111,7 @@ class Coming(RuleBasedStateMachine):
     def told_is_what_is(self) -> None:
         for user_id, count in self.sessions.items():
             online = count > 0 or self.now_ms < self.left_at_ms[user_id] + LINGER_MS
-            assert self.book.presence(user_id).online == online
+            assert self.book.presence(user_id, at(self.now_ms)).online == online
             assert self.told[user_id] == online
 
 

@@ -227,7 +227,20 @@ def test_g2_a_group_is_split_at_its_limit_and_keeps_its_order() -> None:
     assert owner.order == ["t0", "t1", "t2", "t3"]
 
 
-def test_g2_time_never_falls_within_a_chat() -> None:
+def test_a_step_of_the_clock_is_in_no_stamp_but_of_those_sent_meanwhile() -> None:
+    owner = Owner()
+    owner.now_ms = 1_700_000_000_000
+    for number, step_ms in enumerate((0, 7_200_000, -7_200_000, -3_600_000, 3_600_000)):
+        owner.now_ms += step_ms
+        owner.do(f"t{number}", to("bob", number + 1))
+        assert owner.result(f"t{number}").sent_at_ms == owner.now_ms
+    now_ms, owner = owner.now_ms, Owner(log=owner.log)
+    owner.now_ms = now_ms
+    owner.do("later", to("bob", 9))
+    assert owner.result("later").sent_at_ms == owner.now_ms
+
+
+def test_g2_time_does_not_fall_by_what_the_clocks_of_owners_differ() -> None:
     owner = Owner()
     owner.do("t0", to("bob", 1))
     owner.now_ms -= 500

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from chatgrpc.core.clock import Now
 from chatgrpc.core.disconnect import Ended
 from chatgrpc.core.effects import (
     Admission,
@@ -29,6 +30,7 @@ from chatgrpc.core.visibility import Interval
 from chatgrpc.v1 import chat_pb2, content_pb2, session_pb2
 
 NOW_MS = 1_000_000
+NOW = Now(NOW_MS, NOW_MS)
 TOKEN_EXPIRES_AT_MS = NOW_MS + 10**9
 TIMINGS = Timings(hello_timeout_ms=10_000, heartbeat_interval_ms=30_000, max_age_ms=0, drain_grace_ms=20_000)
 CHAT = direct_chat_id("alice", "bob")
@@ -53,7 +55,7 @@ class Stream:
         """A stream that is open and up to date."""
         self.hello(positions=[session_pb2.ChatPosition(chat_id=CHAT, seq=head_seq)], **fields)
         membership = Membership(CHAT, (Interval(1),), head_seq)
-        self.session.admitted(Admission("alice", expires_at_ms, [membership], {}, [], "sync"), self.now_ms)
+        self.session.admitted(Admission("alice", expires_at_ms, [membership], {}, [], "sync"), Now(self.now_ms, self.now_ms))
         assert self.arms() == ["welcome", "sync_complete"]
         return self
 
@@ -159,7 +161,7 @@ def test_a_second_hello_ends_the_session() -> None:
 def test_the_welcome_answers_the_hello() -> None:
     stream = Stream()
     stream.hello()
-    stream.session.admitted(Admission("alice", TOKEN_EXPIRES_AT_MS, [], {}, [], "sync"), NOW_MS)
+    stream.session.admitted(Admission("alice", TOKEN_EXPIRES_AT_MS, [], {}, [], "sync"), NOW)
     welcome, sync_complete = stream.frames()
     assert welcome.request_id == 1
     assert welcome.welcome.session_id == "session"
@@ -174,7 +176,7 @@ def test_the_welcome_answers_the_hello() -> None:
 def test_a_hello_without_request_id_is_welcomed_too() -> None:
     stream = Stream()
     stream.say(hello=session_pb2.Hello(device_id="phone"))
-    stream.session.admitted(Admission("alice", TOKEN_EXPIRES_AT_MS, [], {}, [], ""), NOW_MS)
+    stream.session.admitted(Admission("alice", TOKEN_EXPIRES_AT_MS, [], {}, [], ""), NOW)
     assert stream.arms() == ["welcome", "sync_complete"]
 
 
@@ -189,7 +191,7 @@ def test_what_the_device_holds_is_delivered_and_read() -> None:
         ]
     )
     memberships = [Membership(CHAT, (Interval(1),), 7), Membership(self_chat_id("alice"), (Interval(1),), 3)]
-    effects = stream.session.admitted(Admission("alice", TOKEN_EXPIRES_AT_MS, memberships, {}, [], ""), NOW_MS)
+    effects = stream.session.admitted(Admission("alice", TOKEN_EXPIRES_AT_MS, memberships, {}, [], ""), NOW)
     assert list(effects) == [Marked(CHAT, 7, 4), Marked(self_chat_id("alice"), 0, 2)]
 
 
@@ -197,7 +199,7 @@ def test_receipts_of_the_admission_come_after_the_welcome() -> None:
     stream = Stream()
     stream.hello()
     receipt = chat_pb2.Receipt(chat_id=CHAT, user_id="bob", delivered_seq=3)
-    stream.session.admitted(Admission("alice", TOKEN_EXPIRES_AT_MS, [], {}, [receipt], ""), NOW_MS)
+    stream.session.admitted(Admission("alice", TOKEN_EXPIRES_AT_MS, [], {}, [receipt], ""), NOW)
     assert stream.arms() == ["welcome", "receipt", "sync_complete"]
 
 
@@ -205,7 +207,7 @@ def test_frames_that_came_before_the_welcome_are_taken_then() -> None:
     stream = Stream()
     stream.hello()
     assert stream.say(request_id=2, send=send()) == ()
-    effects = stream.session.admitted(Admission("alice", TOKEN_EXPIRES_AT_MS, [], {}, [], ""), NOW_MS)
+    effects = stream.session.admitted(Admission("alice", TOKEN_EXPIRES_AT_MS, [], {}, [], ""), NOW)
     assert submitted(effects).request_id == 2
 
 
@@ -214,7 +216,7 @@ def test_a_violation_before_the_welcome_ends_the_session_after_it() -> None:
     stream.hello()
     stream.say(request_id=1, heartbeat=session_pb2.Heartbeat())
     stream.say(request_id=2, send=send())
-    effects = stream.session.admitted(Admission("alice", TOKEN_EXPIRES_AT_MS, [], {}, [], ""), NOW_MS)
+    effects = stream.session.admitted(Admission("alice", TOKEN_EXPIRES_AT_MS, [], {}, [], ""), NOW)
     assert code(effects) == "PROTOCOL_VIOLATION"
     assert stream.arms() == ["welcome", "sync_complete", "disconnect"]
 
@@ -231,7 +233,7 @@ def test_an_admission_that_comes_too_late_does_nothing() -> None:
     stream = Stream()
     stream.hello()
     stream.session.end(Ended(session_pb2.DISCONNECT_CODE_UNAUTHENTICATED))
-    assert stream.session.admitted(Admission("alice", TOKEN_EXPIRES_AT_MS, [], {}, [], ""), NOW_MS) == ()
+    assert stream.session.admitted(Admission("alice", TOKEN_EXPIRES_AT_MS, [], {}, [], ""), NOW) == ()
     assert stream.arms() == ["disconnect"]
 
 
@@ -240,7 +242,7 @@ def test_g4_events_that_came_before_the_welcome_are_not_lost() -> None:
     stream.hello(positions=[session_pb2.ChatPosition(chat_id=CHAT, seq=5)])
     stream.session.deliver(CHAT, 6, event(6), last=False)
     membership = Membership(CHAT, (Interval(1),), 5)
-    stream.session.admitted(Admission("alice", TOKEN_EXPIRES_AT_MS, [membership], {}, [], ""), NOW_MS)
+    stream.session.admitted(Admission("alice", TOKEN_EXPIRES_AT_MS, [membership], {}, [], ""), NOW)
     assert stream.session.next_read() == ReadMembership(CHAT)
     stream.session.membership_read(Membership(CHAT, (Interval(1),), 6))
     assert isinstance(stream.session.next_read(), ReadLog)
@@ -250,7 +252,7 @@ def test_the_sync_is_complete_behind_the_last_event_of_the_hellos_moment() -> No
     stream = Stream()
     stream.hello(positions=[session_pb2.ChatPosition(chat_id=CHAT, seq=4)])
     membership = Membership(CHAT, (Interval(1),), 5)
-    stream.session.admitted(Admission("alice", TOKEN_EXPIRES_AT_MS, [membership], {}, [], "sync"), NOW_MS)
+    stream.session.admitted(Admission("alice", TOKEN_EXPIRES_AT_MS, [membership], {}, [], "sync"), NOW)
     assert stream.session.next_read() == ReadLog(CHAT, 4, 5, 256, stream.limits.page_bytes_max)
     assert stream.arms() == ["welcome"]
     stored = chat_pb2.ChatEvent(chat_id=CHAT, seq=5).SerializeToString()
@@ -263,7 +265,7 @@ def test_g5_nothing_is_read_while_too_much_waits_to_be_sent() -> None:
     stream = Stream(Limits(unacknowledged_bytes_max=1_000))
     stream.hello(positions=[session_pb2.ChatPosition(chat_id=CHAT, seq=4)])
     membership = Membership(CHAT, (Interval(1),), 5)
-    stream.session.admitted(Admission("alice", TOKEN_EXPIRES_AT_MS, [membership], {}, [], "sync"), NOW_MS)
+    stream.session.admitted(Admission("alice", TOKEN_EXPIRES_AT_MS, [membership], {}, [], "sync"), NOW)
     for number in range(50):
         stream.session.show_presence(session_pb2.Presence(user_id=f"user number {number}"))
     assert stream.session.next_read() is None
@@ -408,7 +410,7 @@ def test_a_device_that_reads_by_pages_may_mark_what_was_not_pushed_yet() -> None
     stream = Stream()
     stream.hello(positions=[session_pb2.ChatPosition(chat_id=CHAT, seq=2)])
     membership = Membership(CHAT, (Interval(1),), 9)
-    stream.session.admitted(Admission("alice", TOKEN_EXPIRES_AT_MS, [membership], {}, [], ""), NOW_MS)
+    stream.session.admitted(Admission("alice", TOKEN_EXPIRES_AT_MS, [membership], {}, [], ""), NOW)
     assert list(stream.say(mark_read=session_pb2.MarkRead(chat_id=CHAT, seq=8))) == [Marked(CHAT, 0, 8)]
 
 
@@ -446,7 +448,7 @@ def test_only_known_chats_are_watched_and_only_so_many() -> None:
     stream.hello()
     chats = [CHAT, self_chat_id("alice")]
     memberships = [Membership(chat_id, (Interval(1),), 1) for chat_id in chats]
-    stream.session.admitted(Admission("alice", TOKEN_EXPIRES_AT_MS, memberships, {}, [], ""), NOW_MS)
+    stream.session.admitted(Admission("alice", TOKEN_EXPIRES_AT_MS, memberships, {}, [], ""), NOW)
     watch = session_pb2.WatchChats(chat_ids=["unknown", chats[1], chats[1], chats[0]])
     assert list(stream.say(watch_chats=watch)) == [Watch((chats[1],))]
     assert list(stream.say(watch_chats=session_pb2.WatchChats())) == [Watch(())]
@@ -513,7 +515,7 @@ def test_a_newer_token_prolongs_the_session() -> None:
     stream = Stream().open(expires_at_ms=NOW_MS + 5_000)
     assert stream.session.deadline_ms == NOW_MS + 5_000
     assert list(stream.say(request_id=2, refresh_token=session_pb2.RefreshToken(token="t"))) == [VerifyToken(2, "t")]
-    stream.session.token_verified(2, "alice", NOW_MS + 9_000, NOW_MS)
+    stream.session.token_verified(2, "alice", NOW_MS + 9_000, NOW)
     frame = stream.frame()
     assert (frame.request_id, frame.token_refreshed.token_expires_at_ms) == (2, NOW_MS + 9_000)
     assert stream.session.deadline_ms == NOW_MS + 9_000
@@ -533,7 +535,7 @@ def test_g7_one_token_is_looked_at_at_a_time() -> None:
 def test_a_token_of_another_user_or_of_nobody_is_refused() -> None:
     stream = Stream().open()
     stream.say(request_id=2, refresh_token=session_pb2.RefreshToken(token="t"))
-    stream.session.token_verified(2, "mallory", NOW_MS + 9_000, NOW_MS)
+    stream.session.token_verified(2, "mallory", NOW_MS + 9_000, NOW)
     assert stream.error() == "TOKEN_INVALID"
     stream.say(request_id=3, refresh_token=session_pb2.RefreshToken(token="t"))
     stream.session.token_refused(3, "It has expired.")
@@ -544,7 +546,7 @@ def test_a_token_of_another_user_or_of_nobody_is_refused() -> None:
 def test_no_answer_where_none_is_wanted() -> None:
     stream = Stream().open()
     stream.say(refresh_token=session_pb2.RefreshToken(token="t"))
-    stream.session.token_verified(0, "alice", NOW_MS + 9_000, NOW_MS)
+    stream.session.token_verified(0, "alice", NOW_MS + 9_000, NOW)
     stream.say()
     assert stream.frames() == []
 
@@ -564,7 +566,7 @@ def test_nothing_goes_out_before_the_welcome() -> None:
     stream.hello()
     stream.session.show_presence(session_pb2.Presence(user_id="bob", online=True))
     assert stream.frames() == []
-    stream.session.admitted(Admission("alice", TOKEN_EXPIRES_AT_MS, [], {}, [], ""), NOW_MS)
+    stream.session.admitted(Admission("alice", TOKEN_EXPIRES_AT_MS, [], {}, [], ""), NOW)
     assert stream.arms() == ["welcome", "sync_complete", "presence"]
 
 
@@ -750,7 +752,7 @@ def test_after_the_end_nothing_does_anything() -> None:
     stream.frames()
     session.answered(submit.request_id, submit.write, chat_pb2.SendResult(seq=6))
     session.page_read(3, session_pb2.HistoryPage())
-    session.token_verified(4, "alice", NOW_MS + 1, NOW_MS)
+    session.token_verified(4, "alice", NOW_MS + 1, NOW)
     session.deliver(CHAT, 6, event(6), last=False)
     session.show_presence(session_pb2.Presence(user_id="bob"))
     session.log_read([])

@@ -5,6 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from chatgrpc.core.clock import Now
 from chatgrpc.core.disconnect import ENDINGS
 from chatgrpc.core.effects import Admission, Admit, End, FetchPage, Marked, ShowTyping, Submit, VerifyToken, Watch
 from chatgrpc.core.entries import Membership
@@ -193,7 +194,7 @@ class Peers(RuleBasedStateMachine):
                 memberships = [Membership(chat_id, (Interval(1),), HEAD_SEQ) for chat_id in CHATS]
                 admission = Admission("alice", NOW_MS + 10**9, memberships, {}, [], "sync")
                 was_opening = self.session.state is State.OPENING
-                effects = self.session.admitted(admission, self.now_ms)
+                effects = self.session.admitted(admission, Now(self.now_ms, self.now_ms))
                 for other in effects:
                     self.take_effect(other)
                 if was_opening:
@@ -205,7 +206,7 @@ class Peers(RuleBasedStateMachine):
             case FetchPage(request_id):
                 self.session.page_read(request_id, session_pb2.HistoryPage() if works else unavailable(), [])
             case VerifyToken(request_id) if works:
-                self.session.token_verified(request_id, "alice", NOW_MS + 10**9, self.now_ms)
+                self.session.token_verified(request_id, "alice", NOW_MS + 10**9, Now(self.now_ms, self.now_ms))
             case VerifyToken(request_id):
                 self.session.token_refused(request_id, "no")
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chatgrpc.core.clock import Now
 from chatgrpc.core.epochs import Row
 from chatgrpc.core.ids import direct_chat_id, group_chat_id
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.row_store import ReadBucket, ReadHead, WriteBoundary, WriteMark, WriteRow, WriteViews
 from chatgrpc.core.sequencer import Delivery, Lookup
-from chatgrpc.core.shard import Now, Request, Shard
+from chatgrpc.core.shard import Request, Shard
 from chatgrpc.core.write import Write
 from chatgrpc.v1 import chat_pb2, content_pb2
 from tests.unit.core.model_rows import ModelRows

@@ -7,6 +7,7 @@ from typing import Final
 
 from chatgrpc.adapters.redis.client import RedisClient, RedisUnavailableError, Script
 from chatgrpc.ports.last_seen import LastSeenUnavailableError
+from chatgrpc.ports.lease_clock import wall_clock_ms
 
 _PUT = Script("put_last_seen.lua")
 
@@ -14,6 +15,8 @@ KEPT_S: Final = 30 * 24 * 3600
 """So that users who never come again do not stay in memory for ever."""
 USERS_PER_WRITE_MAX: Final = 1_000
 """A node that ends tells all its users at once; others must not wait for that."""
+_CLOCKS_DIFFER_MS: Final = 60_000
+"""A time further ahead than this is a wrong clock's."""
 USERS_PER_READ_MAX: Final = 10_000
 
 
@@ -28,7 +31,13 @@ class RedisLastSeen:
         remaining = iter(seen_ms.items())
         while trip := list(islice(remaining, USERS_PER_WRITE_MAX)):
             async with _mapped_errors():
-                await self._client.run(_PUT, [((self._key(user_id),), (str(at_ms), str(KEPT_S))) for user_id, at_ms in trip])
+                await self._client.run(
+                    _PUT,
+                    [
+                        ((self._key(user_id),), (str(at_ms), str(KEPT_S), str(wall_clock_ms() + _CLOCKS_DIFFER_MS)))
+                        for user_id, at_ms in trip
+                    ],
+                )
 
     async def of_users(self, user_ids: Sequence[str]) -> dict[str, int]:
         """See the port; more than `USERS_PER_READ_MAX` users take another trip."""

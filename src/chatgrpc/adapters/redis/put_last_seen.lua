@@ -1,8 +1,9 @@
 -- KEYS[1]: when the user was connected last, in milliseconds since the Unix epoch, or absent.
--- ARGV[1]: a time of the same kind.  ARGV[2]: for how many seconds it is kept.
--- Notes the time unless a later one stands there: nodes tell theirs in no order.
+-- ARGV[1]: a time of the same kind.  ARGV[2]: for how many seconds it is kept.  ARGV[3]: the time now.
+-- Notes the time unless a later one stands there: nodes tell theirs in no order. One that has not come yet gives way: it was
+-- told by a node whose clock was ahead.
 local stored = redis.call('GET', KEYS[1])
-if stored and tonumber(stored) >= tonumber(ARGV[1]) then
+if stored and tonumber(stored) >= tonumber(ARGV[1]) and tonumber(stored) <= tonumber(ARGV[3]) then
     return 0
 end
 redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
