@@ -1,16 +1,19 @@
 """What a server says when it serves: where it is, and what to type next."""
 
 import contextlib
+import os
 import shlex
 import shutil
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from chatgrpc.addresses import join_address
+from chatgrpc.addresses import is_wildcard, join_address
 from chatgrpc.config import Settings
 from chatgrpc.supervisor_line import supervisor_line
 
+DEFAULT_ADDRESS = "127.0.0.1:50551"
+"""Where the commands of the client look for a server that is not named."""
 COMMANDS_GROUP = "chatgrpc.commands"
 """Entry points of this group are functions `register(app: typer.Typer) -> None` that add commands; the client has one."""
 
@@ -30,31 +33,43 @@ def greet(settings: Settings, port: int) -> None:
     tokens = "development tokens" if settings.auth.mode == "dev" else f"tokens of {settings.token_issuer}"
     address = join_address(settings.server.host, port)
     workers = f" with {settings.server.workers} workers" if settings.server.workers > 1 else ""
-    print(f"chatgrpc listens on {address}{workers} ({secured}, {tokens}). Ctrl-C stops it.")
+    lines = [f"chatgrpc listens on {address}{workers} ({secured}, {tokens}). Ctrl-C stops it."]
     if settings.auth.mode == "dev":
         command = _command()
         if settings.data_dir != Settings().data_dir:
             command = f"CHATGRPC_DATA_DIR={shlex.quote(str(settings.data_dir))} {command}"
-        options = "" if port == 50_551 else f" --server {address}"
+        host = "127.0.0.1" if is_wildcard(settings.server.host) else settings.server.host
+        reachable = join_address(host, port)
+        options = "" if reachable == DEFAULT_ADDRESS else f" --server {reachable}"
         if settings.server.tls_cert_file:
             options += f" --tls-ca {shlex.quote(str(settings.server.tls_cert_file))}"
         if entry_points(group=COMMANDS_GROUP):
-            print("Next, each in a terminal of its own:")
-            print(f"  {command} chat --as alice --with bob{options}")
-            print(f"  {command} chat --as bob --with alice{options}")
+            lines += [
+                "Next, each in a terminal of its own:",
+                f"  {command} chat --as alice --with bob{options}",
+                f"  {command} chat --as bob --with alice{options}",
+            ]
         else:
-            print(f"The terminal client is not installed here (chatgrpc-client). A token for a client: {command} token alice")
+            lines.append(
+                f"The terminal client is not installed here (chatgrpc-client). A token for a client: {command} token alice"
+            )
     if settings.cluster.enabled:
-        print("Node of a cluster; `chatgrpc cluster status` with the same settings shows all of it.")
-    sys.stdout.flush()
+        lines.append("Node of a cluster; `chatgrpc cluster status` with the same settings shows all of it.")
+    _tell("\n".join(lines))
+
+
+def _tell(text: str) -> None:
+    """Prints it, if anybody reads: a server serves all the same if its output is closed, full, or not read to the end."""
+    try:
+        print(text, flush=True)
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def farewell() -> None:
     """Tells the person that the server stops, and how to hasten it."""
-    with contextlib.suppress(OSError):  # a Ctrl-C may have ended whoever read this
-        print(
-            "chatgrpc stops: devices are sent away and what is under way is finished. Ctrl-C again ends it at once.", flush=True
-        )
+    _tell("chatgrpc stops: devices are sent away and what is under way is finished. Ctrl-C again ends it at once.")
 
 
 def _command() -> str:

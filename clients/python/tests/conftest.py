@@ -13,6 +13,8 @@ import pytest
 from chatgrpc_client import Client, ClientConfig
 from tests.support.server import ServerProcess, running_server
 
+from .shell import Shell
+
 _numbers = itertools.count(1)
 
 
@@ -123,3 +125,9 @@ async def watching(client: Client) -> AsyncIterator[Watcher]:
         yield watcher
     finally:
         await watcher.close()
+
+
+@pytest.fixture
+def shell(shared_server: ServerProcess, tmp_path: Path) -> Shell:
+    """Commands on the shared server, on a machine of their own."""
+    return Shell(shared_server, tmp_path)

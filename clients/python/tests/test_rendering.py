@@ -3,13 +3,14 @@
 import json
 import unicodedata
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatgrpc.v1 import chat_pb2, content_pb2
 from chatgrpc_client.cli.conversation import Conversation
 from chatgrpc_client.cli.keystrokes import Keystrokes
-from chatgrpc_client.cli.rendering import as_json, clock, explained, safe, safe_lines
+from chatgrpc_client.cli.rendering import as_json, clock, explained, safe, safe_lines, until
 from chatgrpc_client.cli.ticks import Ticks
 from chatgrpc_client.exceptions import NotAMemberError, RequestError
 
@@ -161,3 +162,19 @@ def test_ticks_of_a_group_count_its_members() -> None:
     assert shown(ticks) == ["✓✓ read 1/2 #2"]
     ticks.members(["alice", "carol"])
     assert shown(ticks) == ["✓✓ read #2"]
+
+
+@pytest.mark.parametrize("at_ms", [-(1 << 63), -1, 0, 253_402_300_800_000, 1 << 53, (1 << 63) - 1])
+def test_no_number_of_a_peer_is_too_far_away_to_be_shown(at_ms: int) -> None:
+    """A mute until the year 292,278,994 hid a group from all its members."""
+    muted = content_pb2.Content(member_muted=content_pb2.MemberMutedContent(user_id="bob", muted_until_ms=at_ms))
+    event = chat_pb2.ChatEvent(chat_id="g.x", seq=(1 << 64) - 1, sender_user_id="alice", sent_at_ms=at_ms, content=muted)
+    line = Conversation("bob").add(event)
+    assert line is not None
+    assert "alice muted you " in line or not at_ms
+    assert json.loads(as_json(event))["muted_until_ms"] == at_ms
+
+
+def test_a_mute_that_nobody_will_see_the_end_of_is_for_good() -> None:
+    assert until((1 << 63) - 1) == "for good"
+    assert "Jan 2100" in until(4_103_000_000_000)

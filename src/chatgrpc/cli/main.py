@@ -208,12 +208,21 @@ def config(loaded: LoadedSettings) -> None:
 
 
 def main() -> None:
-    """Entry point. Exits with 2 when the command, its settings or its surroundings are wrong, with 130 on an interrupt."""
-    # Before any command is loaded: those of the client import grpc.
+    """Runs the command. Exits with 2 when it, its settings or its surroundings are wrong, with 130 on an interrupt."""
+    prepare()
+    run(build_app())
+
+
+def prepare() -> None:
+    """Chooses gRPC's engine. Before any command is loaded: those of the client import grpc."""
     serve_by_polling()
     mute_core_log()
+
+
+def run(app: typer.Typer) -> None:
+    """Runs the command that was typed; see `main`."""
     try:
-        build_app()()
+        app()
     except StartError as error:
         for line in str(error).splitlines():
             typer.echo(f"chatgrpc: {mask_addresses(line)}", err=True)

@@ -184,6 +184,7 @@ class Client:
         Raises:
             ValueError: neither or both of `chat_id` and `user_id` are given.
             OutboxFullError: too many messages wait.
+            DiskError: the disk did not take it; it will not be sent.
             TooLargeError: the content does not fit into a frame.
         """
         engine = self._engine
@@ -283,6 +284,10 @@ class Client:
         """A chat as the device holds it; None if it does not. Holds what this client wrote to it and was told is committed."""
         await self._engine.holds_own_writes(chat_id)
         return await self._engine.store.call(Store.chat, chat_id)
+
+    async def unread(self, chat_id: str) -> int:
+        """How many messages of others that this device holds the user has read on no device."""
+        return await self._engine.store.call(Store.unread, chat_id)
 
     async def chats(self) -> list[ChatState]:
         """All chats that the device holds."""

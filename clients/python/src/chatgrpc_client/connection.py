@@ -43,9 +43,17 @@ class Owner(Protocol):
 class Connection:
     """Runs one session on one stream."""
 
-    def __init__(self, session: Session, owner: Owner, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        session: Session,
+        owner: Owner,
+        explain: Callable[[grpc.aio.AioRpcError], str],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`explain` says why the call failed, for people."""
         self._session = session
         self._owner = owner
+        self._explain = explain
         self._clock = clock
         self._wake_writer = asyncio.Event()
         self._wake_watch = asyncio.Event()
@@ -93,7 +101,9 @@ class Connection:
             try:
                 response = await call.read()
             except grpc.aio.AioRpcError as error:
-                return _failed(error)
+                return self._failed(error)
+            except grpc.aio.BaseError as error:
+                return Ending(Next.BACK_OFF, f"the call failed: {type(error).__name__}")
             if not isinstance(response, session_pb2.ConnectResponse):
                 return Ending(Next.BACK_OFF, "the server ended the stream without saying why")
             received = self._session.receive(response.frames, self._clock())
@@ -127,7 +137,7 @@ class Connection:
                     await call.write(batch)
                 if not frames:
                     await self._sleep(self._wake_writer, self._session.take_at_s(now_s))
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        except (grpc.aio.AioRpcError, grpc.aio.BaseError, asyncio.InvalidStateError):
             return  # the stream is over, and the reader learns why
 
     async def _send_frames(self, sends: list[tuple[int, OutboxEntry]]) -> list[session_pb2.ClientFrame]:
@@ -192,14 +202,11 @@ class Connection:
                     await call.write(batch)
                 await call.done_writing()
                 await asyncio.wait({reader})
-        except (TimeoutError, grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            return
+        except (TimeoutError, grpc.aio.AioRpcError, grpc.aio.BaseError, asyncio.InvalidStateError):
+            return  # a call that never reached a server fails here too, and in another way
 
-
-def _failed(error: grpc.aio.AioRpcError) -> Ending:
-    message = error.details() or error.code().name
-    if message.startswith("failed to connect"):
-        message = f"the server cannot be reached: {message.rsplit(': ', 1)[-1]}"
-    if error.code() is grpc.StatusCode.UNAUTHENTICATED:
-        return Ending(Next.STOP, message, session_pb2.DISCONNECT_CODE_UNAUTHENTICATED)
-    return Ending(Next.BACK_OFF, message)
+    def _failed(self, error: grpc.aio.AioRpcError) -> Ending:
+        message = self._explain(error)
+        if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+            return Ending(Next.STOP, message, session_pb2.DISCONNECT_CODE_UNAUTHENTICATED)
+        return Ending(Next.BACK_OFF, message)

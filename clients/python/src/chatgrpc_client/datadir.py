@@ -20,12 +20,12 @@ class DataDir:
 
         Raises:
             DataDirLockedError: another process uses it.
-            DataDirError: it cannot be made or written.
+            DataDirError: it cannot be made or written, or others of the machine may read it and it is not ours to close.
         """
         self.path = path
         self.store_path = path / "store.sqlite3"
         try:
-            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _make_private(path)
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise DataDirError(f"cannot use {path}: {error.strerror}") from error
@@ -51,6 +51,16 @@ class DataDir:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _make_private(path: Path) -> None:
+    """Makes the folder, and those above it that are missing, for their owner alone; closes one that is open to others."""
+    for folder in reversed([folder for folder in path.parents if not folder.exists()]):
+        folder.mkdir(exist_ok=True, mode=0o700)
+    path.mkdir(exist_ok=True, mode=0o700)
+    mode = path.stat().st_mode
+    if mode & 0o077:
+        path.chmod(mode & 0o700)
 
 
 def new_device_id(device_name: str) -> str:

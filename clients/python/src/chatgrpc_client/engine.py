@@ -6,7 +6,6 @@
 import asyncio
 import contextlib
 import logging
-import sqlite3
 from collections import deque
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from .events import (
 from .exceptions import (
     ChatError,
     ClientClosedError,
-    DataDirError,
+    DiskError,
     SessionStoppedError,
     WrongUserError,
     request_error,
@@ -134,8 +133,6 @@ class Engine:
             await self._connect_until_stopped()
         except ChatError as error:
             self._stop(error)
-        except sqlite3.Error as error:
-            self._stop(DataDirError(f"the device's store failed: {error}"))
         except Exception as error:
             log.exception("a defect of the client stopped it")
             self._stop(ChatError(f"a defect of the client stopped it: {type(error).__name__}"))
@@ -156,7 +153,10 @@ class Engine:
         refused = 0  # tokens that were refused one after the other
         while True:
             self.hub.connection_is(ConnectionState.CONNECTING, self.hub.connection.message)
-            ending, token = await self._connect_once()
+            try:
+                ending, token = await self._connect_once()
+            except DiskError as error:  # nothing of what came is acknowledged; it comes again
+                ending, token = Ending(Next.BACK_OFF, str(error)), ""
             if self._closing:
                 return
             if ending.next is Next.STOP:
@@ -165,7 +165,7 @@ class Engine:
                     # After a revocation a token must be newer than it, and issuers count seconds.
                     await asyncio.sleep(refused * _NEWER_TOKEN_AFTER_S)
                     refused += 1
-                    if await self._token() != token:
+                    if await self._has_newer_token(token):
                         continue
                 raise stop_error(ending.code, ending.message)
             was_live = self.hub.connection.state is ConnectionState.LIVE
@@ -187,6 +187,12 @@ class Engine:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._hurry.wait(), delay_s - hurried_s)
 
+    async def _has_newer_token(self, than: str) -> bool:
+        try:
+            return await self._token() != than
+        except Exception:  # the provider is the user's code; the server's refusal says more
+            return False
+
     async def _connect_once(self) -> tuple[Ending, str]:
         try:
             token = await self._token()
@@ -198,7 +204,7 @@ class Engine:
         ended = await self.store.call(Store.ended_positions)
         sync_token = await self.store.call(Store.sync_token)
         session = self._new_session(positions, ended, sync_token)
-        link = Connection(session, self)
+        link = Connection(session, self, self._node.explain)
         self._session, self._link = session, link
         self.questions.attach(session, link.wake)
         if self._closing:

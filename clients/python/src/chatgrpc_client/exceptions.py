@@ -4,8 +4,10 @@
 ChatError
 ├── DataDirError                 the folder of the device's state cannot be used
 │   ├── DataDirLockedError       another process uses it
-│   └── WrongUserError           it is another user's, or the token is
+│   ├── WrongUserError           it is another user's, or the token is
+│   └── DiskError                the disk takes nothing now: full, or failing
 ├── CertificatesError            the file of trusted certificates cannot be used
+├── TokenUnavailableError        no token could be had from whoever gives them out
 ├── SessionStoppedError          the server said: do not reconnect until something changes
 │   ├── UnauthenticatedError     token missing, not valid or expired
 │   ├── DeviceRevokedError       the user revoked this device
@@ -42,6 +44,14 @@ class DataDirLockedError(DataDirError):
 
 class WrongUserError(DataDirError):
     """The folder holds another user's state, or the token is another user's."""
+
+
+class DiskError(DataDirError):
+    """The disk takes nothing now: it is full, or fails. What was to be stored is not; it may succeed later."""
+
+
+class TokenUnavailableError(ChatError):
+    """No token could be had from whoever gives them out; that may pass."""
 
 
 class CertificatesError(ChatError):

@@ -13,6 +13,7 @@ from chatgrpc.v1 import node_service_pb2, node_service_pb2_grpc
 from .config import ClientConfig
 from .exceptions import CertificatesError
 from .nodes import Nodes
+from .reachability import explain, is_loopback
 
 LIST_TIMEOUT_S = 3.0
 _CONNECT_TIMEOUT_MS = 5_000
@@ -39,6 +40,7 @@ class NodeChannel:
             CertificatesError: the file of certificates cannot be used.
         """
         self._credentials = _credentials(config)
+        self._tls = config.uses_tls
         self._calls_end_within_s = config.request_timeout_s
         self._nodes = Nodes(config.addresses)
         self._address = self._nodes.address
@@ -80,6 +82,10 @@ class NodeChannel:
             self._nodes.pass_over(address)
         return found
 
+    def explain(self, error: grpc.aio.AioRpcError) -> str:
+        """Why a call on the node in use failed, for people."""
+        return explain(error.details() or error.code().name, self._address, tls=self._tls)
+
     def live(self) -> None:
         """A session on this channel became live."""
         self._nodes.live()
@@ -101,9 +107,11 @@ class NodeChannel:
         await asyncio.gather(self.channel.close(), *self._retired, return_exceptions=True)
 
     def _open(self, address: str) -> grpc.aio.Channel:
+        # A proxy of the environment cannot lead to this machine itself.
+        options = (*CHANNEL_OPTIONS, ("grpc.enable_http_proxy", int(not is_loopback(address))))
         if self._credentials is None:
-            return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
-        return grpc.aio.secure_channel(address, self._credentials, options=CHANNEL_OPTIONS)
+            return grpc.aio.insecure_channel(address, options=options)
+        return grpc.aio.secure_channel(address, self._credentials, options=options)
 
 
 async def _close_later(channel: grpc.aio.Channel, after_s: float) -> None:

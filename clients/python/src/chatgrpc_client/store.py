@@ -3,6 +3,7 @@
 One SQLite file, `synchronous=FULL`: what a method has returned survives the loss of power. Blocking; `StoreThread` calls it.
 """
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,11 +16,14 @@ from chatgrpc.core.fold import CHANGES_CHAT, apply_event
 from chatgrpc.v1 import chat_pb2, content_pb2, session_pb2
 
 from .effects import Record
-from .exceptions import DataDirError, WrongUserError
+from .exceptions import DataDirError, DiskError, WrongUserError
 from .outbox import OutboxEntry
 
 SCHEMA_VERSION = 2
 FAILED_MESSAGES_MAX = 1_000
+UNREAD_MAX = 1_000
+SEQ_MAX = (1 << 63) - 1
+"""SQLite's largest number."""
 
 _SCHEMA = """
 CREATE TABLE device (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -117,7 +121,10 @@ class Store:
             DataDirError: it cannot be opened, or a later version of this library made it.
         """
         try:
+            _make_private(path)
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        except OSError as error:
+            raise DataDirError(f"cannot open {path}: {error.strerror}") from error
         except sqlite3.Error as error:
             raise DataDirError(f"cannot open {path}: {error}") from error
         try:
@@ -164,10 +171,11 @@ class Store:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # SQLite itself may have ended it, on a full disk
+                self._db.execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT")
 
     # --- the device
 
@@ -238,15 +246,15 @@ class Store:
         self._insert_event(event, arrival)
         body = event.content.WhichOneof("body")
         if body == "delete":
-            self._erase(event.chat_id, event.content.delete.target_seq)
+            self._erase(event.chat_id, min(event.content.delete.target_seq, SEQ_MAX))
         elif body == "hide":
-            hidden = ((event.content.hide.chat_id, seq) for seq in event.content.hide.seqs)
+            hidden = ((event.content.hide.chat_id, seq) for seq in event.content.hide.seqs if seq <= SEQ_MAX)
             self._db.executemany("INSERT OR IGNORE INTO hidden VALUES (?, ?)", hidden)
         if event.sender_user_id == self.user_id:
             self._settle_own(event, applied)
 
     def _insert_event(self, event: chat_pb2.ChatEvent, arrival: int | None) -> None:
-        amends_seq = event.content.edit.target_seq if event.content.HasField("edit") else 0
+        amends_seq = min(event.content.edit.target_seq, SEQ_MAX) if event.content.HasField("edit") else 0
         serialized = event.SerializeToString()
         if self._db.execute(
             "SELECT 1 FROM erased WHERE chat_id = ? AND seq IN (?, ?)", (event.chat_id, event.seq, amends_seq)
@@ -400,6 +408,25 @@ class Store:
         """Seqs of the messages that the user hid."""
         return {row[0] for row in self._db.execute("SELECT seq FROM hidden WHERE chat_id = ?", (chat_id,))}
 
+    def unread(self, chat_id: str) -> int:
+        """How many messages of others that are held the user has not read, on whichever device; at most `UNREAD_MAX`.
+
+        Own messages, changes, reactions, and messages that were deleted or hidden do not count.
+        """
+        rows = self._db.execute(
+            "SELECT e.event FROM events e LEFT JOIN receipts r ON r.chat_id = e.chat_id AND r.user_id = ?"
+            " WHERE e.chat_id = ? AND e.seq > coalesce(r.read_seq, 0)"
+            " AND e.seq NOT IN (SELECT seq FROM hidden WHERE chat_id = e.chat_id) ORDER BY e.seq",
+            (self.user_id, chat_id),
+        )
+        count = 0
+        for (serialized,) in rows:
+            event = chat_pb2.ChatEvent.FromString(serialized)
+            count += event.sender_user_id != self.user_id and event.content.WhichOneof("body") in {"text", "encrypted"}
+            if count == UNREAD_MAX:
+                break
+        return count
+
     # --- the outbox
 
     def queue(self, message: QueuedMessage) -> OutboxEntry:
@@ -464,10 +491,44 @@ class Store:
                 (FAILED_MESSAGES_MAX,),
             )
 
+    def drop(self, client_message_id: bytes) -> None:
+        """Drops a message, whether it waits or was refused. For when no session sends it."""
+        with self._transaction():
+            self._db.execute("DELETE FROM outbox WHERE client_message_id = ?", (client_message_id,))
+
     def discard(self, client_message_id: bytes) -> None:
         """Drops a refused message."""
         with self._transaction():
             self._db.execute("DELETE FROM outbox WHERE client_message_id = ? AND error_code IS NOT NULL", (client_message_id,))
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """Tells what SQLite says of the disk in this library's words.
+
+    Raises:
+        DiskError: it is full, failing or busy; nothing was stored.
+        DataDirError: the file is damaged.
+    """
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise DiskError(f"the disk did not take it, and it is not kept: {error}") from error
+    except sqlite3.Error as error:
+        raise DataDirError(f"the device's store failed: {error}") from error
+
+
+def _make_private(path: Path) -> None:
+    """Makes the file, or the one that is there, for its owner alone; SQLite gives those beside it the same rights."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if os.fstat(descriptor).st_mode & 0o077:
+            os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
+    for beside in (path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+        if beside.exists():
+            beside.chmod(0o600)
 
 
 def now_ms() -> int:

@@ -30,7 +30,14 @@ from chatgrpc.v1 import (
 
 from .backoff import Backoff
 from .config import ClientConfig, TokenProvider
-from .exceptions import RequestTimeoutError, TemporaryError, UnauthenticatedError, request_error
+from .exceptions import (
+    ChatError,
+    RequestTimeoutError,
+    TemporaryError,
+    TokenUnavailableError,
+    UnauthenticatedError,
+    request_error,
+)
 from .node_channel import NodeChannel
 
 Request_contra = TypeVar("Request_contra", bound=Message, contravariant=True)
@@ -83,6 +90,7 @@ class Caller:
         Raises:
             RequestError: the server refused it.
             UnauthenticatedError: the token is not valid.
+            TokenUnavailableError: no token could be had.
             RequestTimeoutError: there was no answer in time.
         """
         deadline_s = time.monotonic() + self._config.request_timeout_s
@@ -99,7 +107,7 @@ class Caller:
                     raise request_error(
                         chat_pb2.Error(message=f"{error.code().name}: {error.details() or 'the call failed'}")
                     ) from error
-                delay_s, reason = backoff.next_delay_s(), error.details() or error.code().name
+                delay_s, reason = backoff.next_delay_s(), self._node.explain(error)
                 if self._moves:
                     self._node.move()
             except TemporaryError as error:
@@ -111,7 +119,13 @@ class Caller:
     async def _call_once(
         self, method: _MethodOn[Request_contra, Response_co], request: Request_contra, deadline_s: float
     ) -> Response_co:
-        metadata = (("authorization", f"Bearer {await self._token()}"),)
+        try:
+            token = await self._token()
+        except ChatError:
+            raise
+        except Exception as failure:  # the provider is the user's code
+            raise TokenUnavailableError(f"no token could be had: {failure}") from failure
+        metadata = (("authorization", f"Bearer {token}"),)
         timeout_s = max(0.001, deadline_s - time.monotonic())
         if self._stubs.channel is not self._node.channel:
             self._stubs = Stubs(self._node.channel)

@@ -1,16 +1,14 @@
-"""What every command needs: where the server is, whose device it is, its token and its folder; and how commands end."""
+"""What every command needs: where the server is, whose device it is, its token and its folder."""
 
-import asyncio
+import inspect
 import os
 import re
-import signal
-import sys
-import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
@@ -18,16 +16,17 @@ from chatgrpc.core.ids import is_chat_id, is_user_id
 
 from ..client import Client
 from ..config import ClientConfig, TokenProvider
-from ..exceptions import CertificatesError, ChatError, DataDirLockedError, TooManyDevicesError, UnauthenticatedError
+from ..exceptions import WrongUserError
 from ..node_channel import NodeChannel
-from ..unary import Caller
+from ..reachability import host_of, is_loopback
+from ..unary import Caller, Profiles
 from ..wording import USER_ID_RULE
-from .rendering import explained
+from . import tokens
+from .ending import complain
+from .rendering import safe
 
 DEFAULT_ADDRESS = "127.0.0.1:50551"
 _SERVER = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]{1,240}):(?P<port>[0-9]{1,5})")
-TOKEN_LIFETIME_S = 3_600
-INTERRUPTED = 130
 
 AsOption = Annotated[str, typer.Option("--as", metavar="USER", help="Who you are.")]
 ServerOption = Annotated[
@@ -48,6 +47,29 @@ TokenOption = Annotated[
         help="Access token. Without it: a development token, made with the key in the data folder of a server on this machine.",
         show_default=False,
     ),
+]
+TokenFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--token-file",
+        metavar="FILE",
+        envvar="CHATGRPC_TOKEN_FILE",
+        help="File that holds the access token; read again whenever a newer token is needed.",
+        show_default=False,
+    ),
+]
+TokenCommandOption = Annotated[
+    str | None,
+    typer.Option(
+        "--token-command",
+        metavar="COMMAND",
+        envvar="CHATGRPC_TOKEN_COMMAND",
+        help="Shell command that prints an access token; run again whenever a newer token is needed.",
+        show_default=False,
+    ),
+]
+TlsOption = Annotated[
+    bool, typer.Option("--tls", envvar="CHATGRPC_TLS", help="Use TLS, trusting the authorities that this machine trusts.")
 ]
 CaOption = Annotated[
     Path | None,
@@ -73,27 +95,58 @@ class Access:
 
     user_id: str
     server: str
-    token: str | None
-    tls_ca_file: Path | None
-    data_dir: Path | None
+    token: str | None = None
+    token_file: Path | None = None
+    token_command: str | None = None
+    tls: bool = False
+    tls_ca_file: Path | None = None
+    data_dir: Path | None = None
+
+    @property
+    def makes_tokens(self) -> bool:
+        """Whether no token was given, so that development tokens are made."""
+        return self.token is None and self.token_file is None and self.token_command is None
 
     def token_provider(self) -> TokenProvider:
-        """The token that was given, or one development token after another."""
-        given = self.token
-        if given is not None:
-            return _always(given)
-        return _development_tokens(self.user_id)
+        """The token that was given, one after another from a file or a command, or development tokens."""
+        if (self.token is not None) + (self.token_file is not None) + (self.token_command is not None) > 1:
+            raise typer.BadParameter("give at most one of --token, --token-file and --token-command")
+        if self.token is not None:
+            return tokens.always(self.token)
+        if self.token_file is not None:
+            return tokens.from_file(self.token_file)
+        if self.token_command is not None:
+            return tokens.from_command(self.token_command)
+        return tokens.development_tokens(self.user_id)
+
+    @property
+    def token_hint(self) -> str:
+        """How to get another token when the server refuses the one that it was given."""
+        if self.makes_tokens:
+            return (
+                "it was made with the development key found here; if the server runs elsewhere, CHATGRPC_DATA_DIR names its"
+                " data folder; if it trusts an identity provider, give one of that by --token, --token-file or --token-command"
+            )
+        if self.token_file is not None:
+            return f"it stood in {self.token_file}; whoever writes that file must renew it"
+        if self.token_command is not None:
+            return "--token-command printed it"
+        issuer = tokens.issuer(self.token or "")
+        if issuer in {"", tokens.DEVELOPMENT_ISSUER}:
+            made = "`chatgrpc token USER` makes one for development"
+            return made if issuer else f"{made}; --token-command and --token-file renew an identity provider's"
+        return f"{safe(issuer)} gives out new ones; --token-command and --token-file renew them by themselves"
 
     def config(self, device: str, **settings: Any) -> ClientConfig:
         """The settings of a device of this user."""
         server_folder = min(_address_folder(address.strip()) for address in self.server.split(","))
-        root = self.data_dir or Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "chatgrpc"
         try:
             return ClientConfig(
                 address=self.server,
                 user_id=self.user_id,
-                data_dir=root / server_folder / self.user_id / device,
+                data_dir=state_root(self.data_dir) / server_folder / self.user_id / device,
                 device_name=device,
+                tls=self.tls,
                 tls_ca_file=self.tls_ca_file,
                 **settings,
             )
@@ -104,17 +157,79 @@ class Access:
         """A client that is not open yet."""
         if not device or "/" in device or device.startswith("."):
             raise typer.BadParameter(f"{device!r} is no name for a device: letters, digits and _ - .")
-        return Client(self.config(device, **settings), self.token_provider())
+        config, provider = self.config(device, **settings), self.token_provider()
+        self._warn_of_clear_text(config)
+        return Client(config, provider)
 
     @asynccontextmanager
     async def caller(self) -> AsyncIterator[Caller]:
-        """For calls without a device."""
-        config = self.config("none")
+        """For calls without a device; refuses a token that is another user's."""
+        config, provider = self.config("none"), self.token_provider()
+        self._warn_of_clear_text(config)
         node = NodeChannel(config)
         try:
-            yield Caller(node, config, self.token_provider(), moves=True)
+            caller = Caller(node, config, provider, moves=True)
+            if not self.makes_tokens:  # those that are made are the right user's
+                owner = (await Profiles(caller).get()).user_id
+                if owner != self.user_id:
+                    raise WrongUserError(f"the token is {owner}'s, and --as says {self.user_id}")
+            yield caller
         finally:
             await node.close()
+
+    def _warn_of_clear_text(self, config: ClientConfig) -> None:
+        far = [address for address in config.addresses if not is_loopback(address)]
+        if far and not config.uses_tls:
+            complain(
+                f"warning: without TLS the token and all that is said go to {host_of(far[0])} in clear; --tls or --tls-ca FILE"
+                " encrypts them"
+            )
+
+
+def takes_access(*, folder: bool) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Turns a function of an `Access`, and of options of its own, into a command with the flags that an access needs.
+
+    Args:
+        folder: with `--data-dir` too.
+    """
+    flags: dict[str, tuple[Any, Any]] = {
+        "user": (AsOption, inspect.Parameter.empty),
+        "server": (ServerOption, DEFAULT_ADDRESS),
+        "token": (TokenOption, None),
+        "token_file": (TokenFileOption, None),
+        "token_command": (TokenCommandOption, None),
+        "tls": (TlsOption, False),
+        "tls_ca_file": (CaOption, None),
+    }
+    if folder:
+        flags["data_dir"] = (DataDirOption, None)
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = list(inspect.signature(command).parameters.values())[1:]
+
+        @wraps(command)
+        def with_flags(user: str, **values: Any) -> None:
+            given = {name: values.pop(name) for name in flags if name != "user"}
+            command(Access(user_id=user, **given), **values)
+
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        parameters = [
+            *(parameter.replace(kind=keyword) for parameter in own),
+            *(
+                inspect.Parameter(name, keyword, default=default, annotation=annotation)
+                for name, (annotation, default) in flags.items()
+            ),
+        ]
+        with_flags.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        with_flags.__annotations__ = {}
+        return with_flags
+
+    return decorate
+
+
+def state_root(data_dir: Path | None) -> Path:
+    """The folder of the state of all servers, users and devices of this machine's user."""
+    return data_dir or Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "chatgrpc"
 
 
 def check_user(option: str, user_id: str) -> None:
@@ -142,85 +257,3 @@ def _address_folder(address: str) -> str:
             param_hint="'--server'",
         )
     return f"{found['host'].lower().strip('[]').replace(':', '-')}_{int(found['port'])}"
-
-
-def _always(token: str) -> TokenProvider:
-    async def provide() -> str:
-        return token
-
-    return provide
-
-
-def _development_tokens(user_id: str) -> TokenProvider:
-    """Signs tokens as `chatgrpc token` does; the one place where the client's commands use the server's package."""
-    try:
-        from chatgrpc.adapters.jwt.dev_keys import FILE_NAME, DevIssuer  # noqa: PLC0415 (only where there is no other token)
-        from chatgrpc.config import StartError, load_settings  # noqa: PLC0415
-    except ModuleNotFoundError:
-        fail(
-            "no token: give one with --token. (Where a server for development is installed, `chatgrpc token USER` makes them.)"
-        )
-
-    try:
-        data_dir = load_settings({}, None).settings.data_dir
-        if not (data_dir / FILE_NAME).exists():
-            fail(
-                f"no token, and no development key in {data_dir.absolute()}. Start `chatgrpc serve` first and run this in the"
-                " same folder; or set CHATGRPC_DATA_DIR to the server's data folder; or give a token with --token"
-            )
-        issuer = DevIssuer.open(data_dir)
-    except StartError as error:
-        fail(str(error))
-
-    async def provide() -> str:
-        return issuer.mint(user_id, TOKEN_LIFETIME_S, time.time_ns() // 1_000_000)
-
-    return provide
-
-
-def fail(message: str, code: int = 2) -> NoReturn:
-    """Ends the command with a message on standard error."""
-    typer.echo(f"chatgrpc: {message}", err=True)
-    raise typer.Exit(code)
-
-
-def advice(error: ChatError) -> str:
-    """What the error says, and what to do next."""
-    match error:
-        case DataDirLockedError():
-            return f"{error} (--device NAME)"
-        case TooManyDevicesError():
-            return f"{error} `chatgrpc devices` lists them and revokes one"
-        case UnauthenticatedError():
-            return f"{error} (`chatgrpc token USER` makes one for development)"
-    return explained(error)
-
-
-def run(work: Callable[[], Coroutine[None, None, int]]) -> None:
-    """Runs a command to its exit code. An interrupt or SIGTERM cancels it, so that it closes what it opened; no traceback."""
-    try:
-        code = asyncio.run(_until_signalled(work))
-    except CertificatesError as error:
-        fail(f"--tls-ca: {error}")
-    except ChatError as error:
-        fail(advice(error), code=1)
-    except BrokenPipeError:
-        # Whoever read our output has gone. Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
-    if code:
-        raise typer.Exit(code)
-
-
-async def _until_signalled(work: Callable[[], Coroutine[None, None, int]]) -> int:
-    task = asyncio.create_task(work())
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
-    try:
-        return await task
-    except asyncio.CancelledError:
-        return INTERRUPTED
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)

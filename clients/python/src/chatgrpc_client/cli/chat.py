@@ -1,6 +1,7 @@
 """`chatgrpc chat`: a line-mode chat in the terminal."""
 
 import asyncio
+import os
 import sys
 from typing import Annotated
 
@@ -9,21 +10,10 @@ import typer
 from ..client import Client
 from ..exceptions import ChatError, UnauthenticatedError
 from ..wording import messages
-from .access import (
-    DEFAULT_ADDRESS,
-    Access,
-    AsOption,
-    CaOption,
-    DataDirOption,
-    DeviceOption,
-    ServerOption,
-    TokenOption,
-    check_chat,
-    check_user,
-    fail,
-    run,
-)
+from .access import Access, DeviceOption, check_chat, check_user, takes_access
 from .commands import COMMANDS, Commands
+from .ending import advice, fail, run
+from .rendering import explained
 from .room import Room
 from .screen import PlainScreen, Screen
 
@@ -34,14 +24,11 @@ LINES_AHEAD = 1_000
 REFUSED = 3
 
 
+@takes_access(folder=True)
 def chat(
-    user: AsOption,
+    access: Access,
     with_user: Annotated[str, typer.Option("--with", metavar="USER", help="Whom to chat with.")] = "",
     group: Annotated[str, typer.Option("--group", metavar="CHAT", help="Which group to go into, by its chat id.")] = "",
-    server: ServerOption = DEFAULT_ADDRESS,
-    token: TokenOption = None,
-    tls_ca: CaOption = None,
-    data_dir: DataDirOption = None,
     device: DeviceOption = "chat",
 ) -> None:
     """Chat in the terminal: /help lists the commands, Ctrl-D leaves.
@@ -54,10 +41,9 @@ def chat(
         raise typer.BadParameter("give either --with USER or --group CHAT")
     check_user("--with", with_user)
     check_chat("--group", group)
-    access = Access(user, server, token, tls_ca, data_dir)
     client = access.client(device)
     screen: Screen
-    if sys.stdin.isatty() and sys.stdout.isatty():
+    if sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb":
         from .terminal import TerminalScreen  # noqa: PLC0415 (slow to load, and only people need it)
 
         screen = TerminalScreen([command.name for command in COMMANDS] + ["/quit"])
@@ -70,12 +56,10 @@ def chat(
                 room = Room(client, screen)
                 return await _Visit(client, room, screen).run(group or client.direct_chat_id(with_user), with_user)
         except UnauthenticatedError as error:
-            hint = (
-                "run `chatgrpc chat` again: it makes its own token" if token is None else "give one that is valid with --token"
-            )
-            fail(f"the server refuses the token ({error}); {hint}", code=1)
+            hint = "run `chatgrpc chat` again: it makes its own token" if access.makes_tokens else access.token_hint
+            fail(f"the server refuses the token ({explained(error)}); {hint}", code=1)
 
-    run(work)
+    run(work, access.token_hint)
 
 
 class _Visit:
@@ -132,8 +116,13 @@ class _Visit:
             await self._client.wait_until_sent(patience_s)
         except ChatError as error:
             waiting = messages(len(await self._client.waiting_messages()))
-            self._screen.show(f"{waiting} kept on disk, to go out with the next `chatgrpc chat`: {error}")
+            self._screen.show(f"{waiting} kept on disk, to go out with the next `chatgrpc chat`: {advice(error)}")
             return 1
-        if not self._screen.shows_toolbar:
-            await self._room.until_up_to_date(SHOW_TIMEOUT_S)
-        return REFUSED if self._room.refused and not self._screen.shows_toolbar else 0
+        if self._screen.shows_toolbar:
+            return 0
+        if not self._room.was_live:
+            await self._room.entered.wait()  # which says so if there is no connection
+        await self._room.until_up_to_date(SHOW_TIMEOUT_S)
+        if self._room.refused:
+            return REFUSED
+        return 0 if self._room.was_live else 1

@@ -14,6 +14,9 @@ from .rendering import explained, safe
 from .room import Room
 
 MINUTE_MS = 60_000
+MINUTES_DIGITS_MAX = 7
+NUMBER_DIGITS_MAX = 5
+"""What `/open` takes for the number of a chat; more digits are a user's, and so are fewer behind an `@`."""
 ROLES = {
     "member": content_pb2.MEMBER_ROLE_MEMBER,
     "admin": content_pb2.MEMBER_ROLE_ADMIN,
@@ -52,7 +55,8 @@ class Commands:
         if not text:
             return True
         if not text.startswith("/") or text.startswith("//"):
-            return await self._guarded(self.room.say(text.removeprefix("/") if text.startswith("//") else text))
+            said = text.removeprefix("/") if text.startswith("//") else text
+            return await self._guarded(self.room.say(said), said)
         if text in {"/quit", "/q", "/exit"}:
             return False
         await self.room.entered.wait()
@@ -67,14 +71,15 @@ class Commands:
             return True
         return await self._guarded(command.run(self, text[len(command.name) :].strip()))
 
-    async def _guarded(self, work: Awaitable[None]) -> bool:
+    async def _guarded(self, work: Awaitable[None], text: str = "") -> bool:
+        """Does it, and says what went wrong; then `text` is shown too, since it was typed and is kept nowhere."""
         try:
             await work
         except UsageError as error:
             self.room.note(f"like this: {error}")
         except (ChatError, ValueError) as error:
             self.room.refused = True
-            self.room.screen.show(f"     ✗ {explained(error)}")
+            self.room.screen.show(f"     ✗ {explained(error)}{f' — {safe(text)}' if text else ''}")
         return True
 
     # --- messages
@@ -82,30 +87,37 @@ class Commands:
     async def edit(self, rest: str) -> None:
         """/edit"""
         seq, text = _number_and_text(rest, "/edit N TEXT")
+        await self._exists(seq, "/edit N TEXT")
         self.room.sending(await self.room.client.edit(self.room.chat_id, seq, text), f"edit of #{seq}")
 
     async def react(self, rest: str) -> None:
         """/react"""
         number, _, emoji = rest.partition(" ")
         seq = _number(number, "/react N EMOJI (without an emoji: take it back)")
+        await self._exists(seq, "/react N EMOJI")
         self.room.sending(await self.room.client.react(self.room.chat_id, seq, emoji.strip()), f"reaction to #{seq}")
 
     async def reply(self, rest: str) -> None:
         """/reply"""
         seq, text = _number_and_text(rest, "/reply N TEXT")
+        await self._exists(seq, "/reply N TEXT")
         await self.room.say(text, reply_to_seq=seq)
 
     async def delete(self, rest: str) -> None:
         """/delete"""
         seq = _number(rest, "/delete N")
+        await self._exists(seq, "/delete N")
         self.room.sending(await self.room.client.delete(self.room.chat_id, seq), f"deletion of #{seq}")
+
+    async def _exists(self, seq: int, usage: str) -> None:
+        if seq > await self.room.newest_seq():
+            raise UsageError(f"{usage}, where N is the number before a message; there is no #{seq} yet")
 
     async def hide(self, rest: str) -> None:
         """/hide"""
         seqs = [_number(number, "/hide N…") for number in rest.split() or [""]]
         for seq in seqs:
-            if seq > await self.room.newest_seq():
-                raise UsageError(f"/hide N…, where N is the number before a message; there is no #{seq} yet")
+            await self._exists(seq, "/hide N…")
         self.room.sending(await self.room.client.hide(self.room.chat_id, seqs), "hiding")
 
     async def forward(self, rest: str) -> None:
@@ -151,23 +163,23 @@ class Commands:
             others = [member.user_id for member in chat.members if member.user_id != client.user_id]
             group = chat.kind == content_pb2.CHAT_KIND_GROUP
             name = f"“{safe(chat.title)}” ({len(chat.members)} members)" if group else safe(", ".join(others))
-            mark = state.receipts.get(client.user_id)
-            unread = state.seq - max(mark.read_seq if mark else 0, state.first_visible_seq - 1)
-            news = f", {unread} new" if unread > 0 and chat.chat_id != self.room.chat_id else ""
+            unread = await client.unread(chat.chat_id)
+            news = f", {unread} new" if unread and chat.chat_id != self.room.chat_id else ""
             self.room.note(f"{self.room.number(chat.chat_id):>3}  {name}{news}  {chat.chat_id}")
         self.room.note("/open N goes there" if states else "no chats yet; /open USER begins one")
 
     async def open(self, rest: str) -> None:
         """/open"""
-        if rest.isdecimal():
+        user_id = rest.removeprefix("@")
+        if rest.isdecimal() and len(rest) <= NUMBER_DIGITS_MAX:
             chat_id = self.room.numbered(int(rest))
             if chat_id is None:
-                raise UsageError(f"/open N with a number that /chats lists; {rest} is none")
+                raise UsageError(f"/open N with a number that /chats lists; {rest} is none (/open @{rest} is the user {rest})")
             await self.room.enter(chat_id)
         elif is_chat_id(rest):
             await self.room.enter(rest)
-        elif is_user_id(rest):
-            await self.room.enter(self.room.client.direct_chat_id(rest), rest)
+        elif is_user_id(user_id):
+            await self.room.enter(self.room.client.direct_chat_id(user_id), user_id)
         else:
             raise UsageError(f"/open N (of /chats), /open CHAT, or /open USER ({USER_ID_RULE})")
 
@@ -217,8 +229,8 @@ class Commands:
     async def group_mute(self, rest: str) -> None:
         """/group mute"""
         user_id, _, minutes = rest.partition(" ")
-        if not user_id or not minutes.isdecimal():
-            raise UsageError("/group mute USER MINUTES (0: may write again)")
+        if not user_id or not minutes.isdecimal() or len(minutes) > MINUTES_DIGITS_MAX:
+            raise UsageError(f"/group mute USER MINUTES (0: may write again; at most {'9' * MINUTES_DIGITS_MAX})")
         until_ms = int(time.time() * 1000) + int(minutes) * MINUTE_MS if int(minutes) else 0
         await self.room.client.groups.mute(self._group(), user_id, until_ms)
 

@@ -65,11 +65,17 @@ class Conversation:
             del self.lines[min(self.lines)]
         return self.show(line)
 
-    def add_page(self, events: Iterable[chat_pb2.ChatEvent]) -> list[str]:
-        """Takes a page of history, whole; returns the lines to print, each as it stands after all of them."""
+    def add_page(self, events: Iterable[chat_pb2.ChatEvent], later: Iterable[chat_pb2.ChatEvent] = ()) -> list[str]:
+        """Takes a page of history, whole; returns the lines to print, each as it stands after all of them.
+
+        `later`: events that came after the page. They are not shown, but what they say of its messages is.
+        """
         events = list(events)
         for event in events:
             self.add(event)
+        for event in later:
+            if event.content.WhichOneof("body") in {"edit", "reaction", "delete"}:
+                self.add(event)
         held = (self.lines.get(event.seq) for event in events)
         return [self.show(line) for line in held if line is not None and line.seq not in self._hidden]
 

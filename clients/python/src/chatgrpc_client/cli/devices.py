@@ -5,19 +5,17 @@ from typing import Annotated
 import typer
 
 from ..unary import Devices
-from .access import DEFAULT_ADDRESS, Access, AsOption, CaOption, ServerOption, TokenOption, run
+from .access import Access, takes_access
+from .ending import run
 from .rendering import clock, safe
 
 
+@takes_access(folder=False)
 def devices(
-    user: AsOption,
+    access: Access,
     revoke: Annotated[str, typer.Option("--revoke", metavar="DEVICE", help="Revoke this one: it never connects again.")] = "",
-    server: ServerOption = DEFAULT_ADDRESS,
-    token: TokenOption = None,
-    tls_ca: CaOption = None,
 ) -> None:
     """List your devices, or revoke one."""
-    access = Access(user, server, token, tls_ca, None)
 
     async def work() -> int:
         async with access.caller() as caller:
@@ -31,4 +29,4 @@ def devices(
                 typer.echo(f"{device.device_id}  {safe(device.name)}  {state}")
         return 0
 
-    run(work)
+    run(work, access.token_hint)

@@ -11,15 +11,18 @@ from chatgrpc.v1 import chat_pb2
 
 from ..exceptions import NotAMemberError
 from ..unary import Caller
-from .access import DEFAULT_ADDRESS, Access, AsOption, CaOption, ServerOption, TokenOption, check_chat, check_user, run
+from .access import Access, check_chat, check_user, takes_access
 from .conversation import Conversation
+from .ending import complain, run
 from .rendering import as_json as event_as_json
 
 PAGE_EVENTS = 100
+AMENDMENTS_LOOKED_AT_MAX = 10_000
 
 
+@takes_access(folder=False)
 def history(
-    user: AsOption,
+    access: Access,
     with_user: Annotated[str, typer.Option("--with", metavar="USER", help="The chat with this user.")] = "",
     chat: Annotated[str, typer.Option("--chat", metavar="CHAT", help="This chat, by its id.")] = "",
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="How many events.")] = 20,
@@ -27,13 +30,11 @@ def history(
     after: Annotated[int, typer.Option("--after", metavar="SEQ", min=0, help="The events just above this one.")] = 0,
     everything: Annotated[bool, typer.Option("--all", help="All of it, oldest first.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
-    server: ServerOption = DEFAULT_ADDRESS,
-    token: TokenOption = None,
-    tls_ca: CaOption = None,
 ) -> None:
     """Print a chat's history, oldest line first: the newest 20 events, or those that the options name.
 
-    Messages that you hid from yourself are left out.
+    Each message is shown as it stands now, with later edits, reactions and deletions. Messages that you hid from yourself are
+    left out. With --json each event of the log is printed as it is: edits and reactions are events of their own, further on.
     """
     if bool(with_user) == bool(chat):
         raise typer.BadParameter("give either --with USER or --chat CHAT")
@@ -41,12 +42,11 @@ def history(
         raise typer.BadParameter("give at most one of --before, --after, --all")
     check_user("--with", with_user)
     check_chat("--chat", chat)
-    access = Access(user, server, token, tls_ca, None)
-    chat_id = chat or direct_chat_id(user, with_user)
+    chat_id = chat or direct_chat_id(access.user_id, with_user)
 
     async def work() -> int:
         async with access.caller() as caller:
-            hidden = await _hidden(caller, user, chat_id)
+            hidden = await _hidden(caller, access.user_id, chat_id)
             if everything or after:
                 events = caller.list_events(chat_id, newest_first=False, start_seq=after, page_size=PAGE_EVENTS)
                 shown = _first(events, hidden, None if everything else limit)
@@ -54,20 +54,28 @@ def history(
                 page_size = min(limit + len(hidden), PAGE_EVENTS)
                 newest = caller.list_events(chat_id, newest_first=True, start_seq=before, page_size=page_size)
                 shown = _backwards([event async for event in _first(newest, hidden, limit)])
-            await _print(shown, Conversation(user), as_json=as_json)
+            if as_json:
+                async for event in shown:
+                    sys.stdout.write(event_as_json(event) + "\n")
+            else:
+                page = [event async for event in shown]
+                later = await _amendments(caller, chat_id, page) if before or after else []
+                for line in Conversation(access.user_id).add_page(page, later):
+                    sys.stdout.write(line + "\n")
+                if len(later) == AMENDMENTS_LOOKED_AT_MAX:
+                    complain(f"edits and reactions above #{later[-1].seq} are not looked at")
+            sys.stdout.flush()
         return 0
 
-    run(work)
+    run(work, access.token_hint)
 
 
-async def _print(events: AsyncIterator[chat_pb2.ChatEvent], conversation: Conversation, *, as_json: bool) -> None:
-    if as_json:
-        async for event in events:
-            sys.stdout.write(event_as_json(event) + "\n")
-    else:
-        for line in conversation.add_page([event async for event in events]):
-            sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+async def _amendments(caller: Caller, chat_id: str, page: list[chat_pb2.ChatEvent]) -> list[chat_pb2.ChatEvent]:
+    """What came after a page, up to a bound: among it stands what became of the page's messages."""
+    if not page:
+        return []
+    events = caller.list_events(chat_id, newest_first=False, start_seq=page[-1].seq, page_size=PAGE_EVENTS)
+    return [event async for event in _first(events, set(), AMENDMENTS_LOOKED_AT_MAX)]
 
 
 async def _hidden(caller: Caller, user: str, chat_id: str) -> set[int]:

@@ -3,6 +3,7 @@
 import asyncio
 import codecs
 import os
+import select
 import sys
 import threading
 from collections.abc import AsyncIterator
@@ -16,15 +17,18 @@ async def stdin_lines() -> AsyncIterator[str]:
     loop = asyncio.get_running_loop()
     chunks: asyncio.Queue[bytes] = asyncio.Queue()
     room = threading.Semaphore(CHUNKS_AHEAD)
-    descriptor = sys.stdin.fileno()
+    try:
+        descriptor = sys.stdin.fileno()
+    except (AttributeError, OSError, ValueError):  # it was closed when this program began, or since
+        return
 
     def read() -> None:
         # Reads the descriptor itself: a thread inside `sys.stdin` would hold a lock that the interpreter needs to exit.
         while room.acquire():
+            chunk = _read_chunk(descriptor)
             try:
-                chunk = os.read(descriptor, CHUNK_BYTES)
                 loop.call_soon_threadsafe(chunks.put_nowait, chunk)
-            except (OSError, RuntimeError):  # closed, or the loop has gone
+            except RuntimeError:  # the loop has gone
                 return
             if not chunk:
                 return
@@ -39,3 +43,14 @@ async def stdin_lines() -> AsyncIterator[str]:
             yield line.removesuffix("\r")
     if rest:
         yield rest
+
+
+def _read_chunk(descriptor: int) -> bytes:
+    """The next bytes; none at the end, which a descriptor that cannot be read has come to."""
+    while True:
+        try:
+            return os.read(descriptor, CHUNK_BYTES)
+        except BlockingIOError:  # whoever gave it to us wants it not to block; it is only a thread that waits here
+            select.select([descriptor], [], [])
+        except OSError:
+            return b""

@@ -1,10 +1,11 @@
 """`chatgrpc-client`: the client's commands by themselves, for machines on which no server is installed."""
 
-import os
 from importlib.metadata import version
 from typing import Annotated
 
 import typer
+
+from . import register
 
 _EPILOG = """\
 `chatgrpc-client chat --as alice --with bob --server chat.example.com:443 --tls-ca ca.pem --token TOKEN`
@@ -27,12 +28,8 @@ def _common(
     """What the command itself takes, without a subcommand."""
 
 
-def main() -> None:
-    """Entry point."""
-    # gRPC's core writes raw lines to the terminal otherwise; what matters reaches us as a status. Before grpc is imported.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from . import register  # noqa: PLC0415
-
+def build_app() -> typer.Typer:
+    """The command with its subcommands."""
     app = typer.Typer(
         name="chatgrpc-client",
         help="Chat from the terminal, by a chatgrpc server.",
@@ -43,4 +40,4 @@ def main() -> None:
     )
     app.callback()(_common)
     register(app)
-    app()
+    return app

@@ -5,6 +5,7 @@ Received text is never printed as it is: what would steer the terminal is shown 
 
 import json
 import re
+import sys
 import unicodedata
 import uuid
 from datetime import UTC, datetime
@@ -20,8 +21,12 @@ _STEERING = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]"  # control, and text direction
 )
 _STEERING_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-_EPOCH_MS = re.compile(r"(\d{12,14}) \(milliseconds since the Unix epoch\)")
+_EPOCH_MS = re.compile(r"(\d{12,20}) \(milliseconds since the Unix epoch\)")
 _API_HINT = re.compile(r"(?:^|(?<=[.:;]))[^.:;]*\b[A-Z]\w*Service\.\w+[^.]*\.?")
+_TIME_MAX_MS = 253_370_764_800_000
+"""The year 9999 less a day, which is a time in every zone."""
+_FOR_GOOD_MS = 7_258_118_400_000
+"""The year 2200."""
 _ROLES = {
     content_pb2.MEMBER_ROLE_MEMBER: "member",
     content_pb2.MEMBER_ROLE_ADMIN: "admin",
@@ -52,9 +57,21 @@ def columns(text: str) -> int:
 
 
 def clock(at_ms: int) -> str:
-    """Local time: the hour today, else the day too."""
-    at = datetime.fromtimestamp(at_ms / 1000).astimezone()
-    return at.strftime("%H:%M" if at.date() == datetime.now().astimezone().date() else "%d %b %H:%M")
+    """Local time: the hour today, else the day too, and the year if it is another. Whatever a peer says is a time."""
+    at, now = _datetime(at_ms).astimezone(), datetime.now().astimezone()
+    if at.date() == now.date():
+        return at.strftime("%H:%M")
+    return at.strftime("%d %b %H:%M" if at.year == now.year else "%d %b %Y %H:%M")
+
+
+def _datetime(at_ms: int) -> datetime:
+    """A time in UTC. Those that no calendar here can show are the nearest that it can."""
+    return datetime.fromtimestamp(min(max(at_ms, 0), _TIME_MAX_MS) / 1000, UTC)
+
+
+def until(at_ms: int) -> str:
+    """`until` a time, or `for good` if nobody alive will see it."""
+    return "for good" if at_ms >= _FOR_GOOD_MS else f"until {clock(at_ms)}"
 
 
 def explained(error: Exception) -> str:
@@ -78,7 +95,7 @@ def as_json(event: chat_pb2.ChatEvent) -> str:
         "seq": event.seq,
         "type": arm,
         "sender": event.sender_user_id,
-        "sent_at": datetime.fromtimestamp(event.sent_at_ms / 1000, UTC).isoformat(timespec="milliseconds"),
+        "sent_at": _datetime(event.sent_at_ms).isoformat(timespec="milliseconds"),
         "sent_at_ms": event.sent_at_ms,
     }
     if event.content.reply_to_seq:
@@ -97,9 +114,14 @@ def as_json(event: chat_pb2.ChatEvent) -> str:
 
 
 def dump(value: Any) -> str:
-    """One line of JSON, safe to print."""
-    text = json.dumps(value, ensure_ascii=False)
+    """One line of JSON, safe to print, and whole also where the output is not UTF-8."""
+    text = json.dumps(value, ensure_ascii=not _prints_all())
     return _STEERING_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _prints_all() -> bool:
+    """Whether standard output takes every character."""
+    return (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "").startswith("utf")
 
 
 def _uuid(value: bytes) -> str:
@@ -149,8 +171,8 @@ def sentence(event: chat_pb2.ChatEvent, me: str) -> str:
             return f"{who} changed the group to “{safe(content.chat_info_changed.title)}”"
         case "member_muted":
             muted = content.member_muted
-            until = f"muted {_name(muted.user_id, me)} until {clock(muted.muted_until_ms)}"
-            return f"{who} {until}" if muted.muted_until_ms else f"{who} let {_name(muted.user_id, me)} write again"
+            said = f"muted {_name(muted.user_id, me)} {until(muted.muted_until_ms)}"
+            return f"{who} {said}" if muted.muted_until_ms else f"{who} let {_name(muted.user_id, me)} write again"
         case "join_link_changed":
             return f"{who} {'made a join link' if content.join_link_changed.HasField('join_link') else 'revoked the join link'}"
         case "join_requested":

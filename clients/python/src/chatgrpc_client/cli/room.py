@@ -21,11 +21,11 @@ from ..events import (
     ReceiptChanged,
     TypingChanged,
 )
-from ..exceptions import ChatError, NotAMemberError
+from ..exceptions import ChatError, DiskError, NotAMemberError
 from ..store import HistoryPage
 from .conversation import Conversation
 from .keystrokes import Keystrokes
-from .rendering import clock, explained, role_name, safe
+from .rendering import clock, explained, role_name, safe, until
 from .screen import Screen, StyledText
 from .ticks import Tick, Ticks
 
@@ -47,6 +47,8 @@ class Room:
         """The other one of a direct chat; empty for a group."""
         self.chat = chat_pb2.Chat()
         self.conversation = Conversation(client.user_id)
+        self.was_live = False
+        """There was a connection, so what is shown is not only what the disk held."""
         self.refused = False
         """The server refused something that was typed, for ever."""
         self.entered = asyncio.Event()
@@ -65,7 +67,8 @@ class Room:
         self._typing: dict[str, float] = {}
         self._keystrokes = Keystrokes()
         self._retry_at_s = 0.0
-        self._unread: dict[str, int] = {}
+        self._unread: dict[str, set[int]] = {}
+        """By chat that is not on the screen: the messages that came meanwhile and were read on no device."""
         self._numbers: list[str] = []
         """The chats that `/open N` knows, in order of N; a chat keeps its number as long as the program runs."""
 
@@ -91,8 +94,9 @@ class Room:
         self.client.watch([chat_id])
         try:
             await self.client.wait_until_live(CONNECT_PATIENCE_S)
+            self.was_live = True
         except ChatError as error:
-            self.note(f"not connected: {error}; what you type is kept and sent when the connection is back")
+            self.note(f"not connected: {explained(error)}; what you type is kept and sent when the connection is back")
         await self._load_state()
         await self._show_newest()
 
@@ -123,7 +127,7 @@ class Room:
                 return
             page = None
         except ChatError as error:
-            self.note(f"no history: {error}")
+            self.note(f"no history: {explained(error)}")
             return
         if page is None or not page.events:
             if self.chat_id.startswith("g."):
@@ -133,7 +137,13 @@ class Room:
         self.note(f"{self.title()}{' — /older shows what came before' if page.more_before else ''}")
         await self._show_page(page)
         self._shown_seq = page.events[-1].seq
-        await self.client.mark_read(self.chat_id, self._shown_seq)
+        await self._mark_read(self._shown_seq)
+
+    async def _mark_read(self, seq: int) -> None:
+        try:
+            await self.client.mark_read(self.chat_id, seq)
+        except DiskError:
+            return  # the next one covers it, and what goes on is shown all the same
 
     async def older(self) -> None:
         """Shows the page before the oldest one shown."""
@@ -175,6 +185,8 @@ class Room:
                 self.chat.CopyFrom(event.chat)
                 self._ticks.members(member.user_id for member in self.chat.members)
                 self.client.watch([self.chat_id])  # the server watches chats that it knows us to be in
+            case ReceiptChanged() if event.receipt.user_id == self.client.user_id and event.receipt.chat_id != self.chat_id:
+                self._read_elsewhere(event.receipt)
             case ReceiptChanged() if event.receipt.chat_id == self.chat_id:
                 self._ticks.receipt(event.receipt)
                 self._tell_ticks()
@@ -209,7 +221,7 @@ class Room:
             if event.content.WhichOneof("body") in {"text", "encrypted"}:
                 self._ticks.own(event.seq)
                 self._tell_ticks()
-        await self.client.mark_read(self.chat_id, event.seq)
+        await self._mark_read(event.seq)
 
     async def _elsewhere(self, event: LogEvent) -> None:
         """Says that something happened in a chat that is not on the screen, and how to go there."""
@@ -219,16 +231,24 @@ class Room:
         if content.chat_created.kind == content_pb2.CHAT_KIND_GROUP or self.client.user_id in content.members_added.user_ids:
             title, number = await self._group_title(event.chat_id), self.number(event.chat_id)
             self.note(f"✉ {safe(sender)} added you to “{title}”: /open {number}")
+        if content.HasField("delete"):
+            self._unread.get(event.chat_id, set()).discard(content.delete.target_seq)
         if content.WhichOneof("body") not in {"text", "encrypted"}:
             return
-        count = self._unread[event.chat_id] = self._unread.get(event.chat_id, 0) + 1
-        if count > 1:
+        unread = self._unread.setdefault(event.chat_id, set())
+        unread.add(event.event.seq)
+        if len(unread) > 1:
             return
         if event.chat_id == self.client.direct_chat_id(sender):
-            self.note(f"✉ {safe(sender)} wrote to you: /open {safe(sender)}")
+            self.note(f"✉ {safe(sender)} wrote to you: /open {'@' if sender.isdecimal() else ''}{safe(sender)}")
         else:
             title, number = await self._group_title(event.chat_id), self.number(event.chat_id)
             self.note(f"✉ {safe(sender)} wrote in “{title}”: /open {number}")
+
+    def _read_elsewhere(self, receipt: chat_pb2.Receipt) -> None:
+        """The user read a chat on another device."""
+        unread = self._unread.get(receipt.chat_id, set())
+        unread -= {seq for seq in unread if seq <= receipt.read_seq}
 
     async def _group_title(self, chat_id: str) -> str:
         state = await self.client.chat(chat_id)
@@ -266,6 +286,7 @@ class Room:
         self._typing[typing.user_id] = time.monotonic() + TYPING_SHOWN_S
 
     def _connection(self, change: ConnectionChanged) -> None:
+        self.was_live |= change.state is ConnectionState.LIVE
         if change.state is ConnectionState.WAITING:
             self.presences.clear()
             self._typing.clear()
@@ -325,7 +346,14 @@ class Room:
 
     def prompt(self) -> str:
         """See `screen.Source`."""
-        return f"{self.client.user_id} → {self.title()}> "
+        return f"{self.client.user_id} → {self.title()}{' (you are not in it)' if self.is_over else ''}> "
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is a group that the user is not in any more."""
+        return self.chat.kind == content_pb2.CHAT_KIND_GROUP and all(
+            member.user_id != self.client.user_id for member in self.chat.members
+        )
 
     def presence_text(self, user_id: str) -> str:
         """`online`, `last seen …` or `offline`; without a connection nobody can tell."""
@@ -351,7 +379,7 @@ class Room:
             if connection.state is ConnectionState.WAITING:
                 text += f"; next try in {max(0.0, self._retry_at_s - time.monotonic()):.0f} s"
             parts.append((_CONNECTION_STYLES.get(connection.state, ""), text))
-        if unread := sum(self._unread.values()):
+        if unread := sum(map(len, self._unread.values())):
             parts.append(("bold", f"✉ {unread} in other chats"))
         for style, text in parts:
             lines += [("", " · " if lines and not lines[-1][1].endswith("\n") else " "), (style, text)]
@@ -365,6 +393,8 @@ class Room:
             return [("class:good", f"{names} {'is' if len(self._typing) == 1 else 'are'} typing…")]
         if self.client.connection.state is not ConnectionState.LIVE:
             return []
+        if self.is_over:
+            return [("", "you are not in this group any more: /open goes to another chat")]
         if self.peer_user_id:
             text = self.presence_text(self.peer_user_id)
             return [("class:good" if text == "online" else "", f"{safe(self.peer_user_id)} {text}")]
@@ -383,7 +413,7 @@ class Room:
             read_seq = self._ticks.read_seq(member.user_id)
             read = f"read up to #{read_seq}" if read_seq else "has not read yet"
             where = "you" if me else f"{self.presence_text(member.user_id)}, {read}"
-            muted = f", muted until {clock(member.muted_until_ms)}" if member.muted_until_ms > time.time() * 1000 else ""
+            muted = f", muted {until(member.muted_until_ms)}" if member.muted_until_ms > time.time() * 1000 else ""
             lines.append(f"{safe(member.user_id)}: {where}{role}{muted}")
         lines += [f"{safe(user_id)}: asks to be let in" for user_id in self.chat.join_request_user_ids]
         return lines

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 from .lines import stdin_lines
+from .rendering import safe_lines
 
 StyledText = list[tuple[str, str]]
 """Pairs of a style of `terminal.STYLE` and a text."""
@@ -37,7 +38,7 @@ class Screen(Protocol):
     """Whether `Source.toolbar` is on the screen, so that changes need no line of their own."""
 
     def show(self, text: str, *, dim: bool = False) -> None:
-        """Prints a line, which holds nothing that steers a terminal."""
+        """Prints a line, or several; what would steer a terminal is shown as an escape, whoever said it."""
         ...
 
     def changed(self) -> None:
@@ -56,7 +57,7 @@ class PlainScreen:
 
     def show(self, text: str, *, dim: bool = False) -> None:
         """See `Screen`."""
-        sys.stdout.write(f"{text}\n")
+        sys.stdout.write(f"{safe_lines(text, '')}\n")
         sys.stdout.flush()
 
     def changed(self) -> None:

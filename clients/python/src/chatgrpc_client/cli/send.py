@@ -8,23 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from ..client import Client, Outgoing
-from ..exceptions import ChatError, DataDirLockedError, RequestError, RequestTimeoutError, request_error
+from ..exceptions import ChatError, DataDirLockedError, DiskError, RequestError, RequestTimeoutError, request_error
 from ..store import QueuedMessage
 from ..wording import messages
-from .access import (
-    DEFAULT_ADDRESS,
-    Access,
-    AsOption,
-    CaOption,
-    DataDirOption,
-    DeviceOption,
-    ServerOption,
-    TokenOption,
-    advice,
-    check_chat,
-    check_user,
-    run,
-)
+from .access import Access, DeviceOption, check_chat, check_user, takes_access
+from .ending import advice, complain, run, silence
 from .lines import stdin_lines
 from .rendering import dump, explained, safe
 
@@ -33,17 +21,14 @@ NOT_SENT = 1
 REFUSED = 3
 
 
+@takes_access(folder=True)
 def send(
-    user: AsOption,
+    access: Access,
     text: Annotated[str, typer.Argument(metavar="TEXT", help="What to say; `-` sends each line of standard input.")],
     to: Annotated[str, typer.Option("--to", metavar="USER", help="Whom to send it to.")] = "",
     chat: Annotated[str, typer.Option("--chat", metavar="CHAT", help="Which chat to send it to, by its id.")] = "",
     timeout_s: Annotated[float, typer.Option("--timeout", metavar="SECONDS", min=0.1, help="How long to wait.")] = 15.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each message.")] = False,
-    server: ServerOption = DEFAULT_ADDRESS,
-    token: TokenOption = None,
-    tls_ca: CaOption = None,
-    data_dir: DataDirOption = None,
     device: DeviceOption = "send",
 ) -> None:
     """Send a message and wait until it is committed.
@@ -55,18 +40,22 @@ def send(
         raise typer.BadParameter("give either --to USER or --chat CHAT")
     check_user("--to", to)
     check_chat("--chat", chat)
-    access = Access(user, server, token, tls_ca, data_dir)
-    sender = _Sender(access.client(device), to, chat, timeout_s, as_json)
-    run(lambda: sender.run(text))
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise typer.BadParameter("the text is not UTF-8", param_hint="'TEXT'") from None
+    sender = _Sender(access.client(device), to, chat, timeout_s, as_json, access.token_hint)
+    run(lambda: sender.run(text), access.token_hint)
 
 
 class _Sender:
-    def __init__(self, client: Client, to: str, chat: str, timeout_s: float, as_json: bool) -> None:
+    def __init__(self, client: Client, to: str, chat: str, timeout_s: float, as_json: bool, token_hint: str = "") -> None:
         self._client = client
         self._to = to
         self._chat = chat
         self._timeout_s = timeout_s
         self._as_json = as_json
+        self._token_hint = token_hint
         self._deadline_s = time.monotonic() + timeout_s
         self._refused = False
         self._unsettled: list[Outgoing] = []
@@ -80,7 +69,7 @@ class _Sender:
             if text == "-":
                 await self._send_lines()
             else:
-                await self._report(await client.send(text, chat_id=self._chat, user_id=self._to))
+                await self._send(text)
             await client.wait_until_sent(max(0.1, self._deadline_s - time.monotonic()))
             unsettled, self._unsettled = self._unsettled, []
             for outgoing in unsettled:
@@ -90,8 +79,11 @@ class _Sender:
             await self._report_earlier(earlier)
         except RequestTimeoutError:
             return await self._waits(client.connection.message or "the server did not answer in time")
+        except DiskError as error:
+            complain(f"not sent: {advice(error)}")
+            return NOT_SENT
         except ChatError as error:
-            return await self._waits(advice(error))
+            return await self._waits(advice(error, self._token_hint))
         finally:
             await client.__aexit__(None, None, None)
         return REFUSED if self._refused else 0
@@ -107,15 +99,29 @@ class _Sender:
                     raise
                 await asyncio.sleep(LOCK_POLL_S)
 
+    async def _send(self, text: str) -> None:
+        await self._report(await self._client.send(text, chat_id=self._chat, user_id=self._to))
+
     async def _send_lines(self) -> None:
         """Sends line after line, as many at a time as the client has on its way."""
         window = asyncio.Semaphore(self._client.config.sends_in_flight_max)
-        async with asyncio.TaskGroup() as reports:
+        reports: set[asyncio.Task[None]] = set()
+        try:
             async for line in stdin_lines():
                 await window.acquire()
-                outgoing = await self._client.send(line, chat_id=self._chat, user_id=self._to)
-                report = reports.create_task(self._report(outgoing))
+                try:
+                    outgoing = await self._client.send(line, chat_id=self._chat, user_id=self._to)
+                except RequestError as error:  # this line can never be sent; the next ones may
+                    window.release()
+                    self._refused = True
+                    self._say_refused({"chat_id": self._chat}, error, "refused")
+                    continue
+                report = asyncio.create_task(self._report(outgoing))
+                reports.add(report)
+                report.add_done_callback(reports.discard)
                 report.add_done_callback(lambda _: window.release())
+        finally:
+            await asyncio.gather(*reports)
 
     async def _report_earlier(self, earlier: Sequence[QueuedMessage]) -> None:
         """Says what became of the messages that waited from earlier runs."""
@@ -128,13 +134,13 @@ class _Sender:
                 self._say_refused(facts, request_error(failed.error), "a message that waited from earlier was refused")
         sent = sum(message.client_message_id not in refused for message in earlier)
         if sent and not self._as_json:
-            typer.echo(f"{messages(sent)} that waited from earlier: sent too")
+            self._say(f"{messages(sent)} that waited from earlier: sent too")
 
     def _say_refused(self, facts: dict[str, Any], error: RequestError, said: str) -> None:
         if self._as_json:
-            typer.echo(dump(facts | {"status": "refused", "code": int(error.code), "error": str(error)}))
+            self._say(dump(facts | {"status": "refused", "code": int(error.code), "error": str(error)}))
         else:
-            typer.echo(f"chatgrpc: {said}: {explained(error)}", err=True)
+            complain(f"{said}: {explained(error)}")
 
     async def _report(self, outgoing: Outgoing) -> None:
         """Waits for the outcome of a message and prints it."""
@@ -150,19 +156,26 @@ class _Sender:
             self._unsettled.append(outgoing)  # it waits on disk; `run` says so for all that do
             return
         if self._as_json:
-            typer.echo(dump(facts | {"status": "sent", "seq": result.seq, "sent_at_ms": result.sent_at_ms}))
+            self._say(dump(facts | {"status": "sent", "seq": result.seq, "sent_at_ms": result.sent_at_ms}))
         else:
-            typer.echo(f"✓ sent to {safe(self._to or self._chat)} as #{result.seq} (chat {outgoing.chat_id})")
+            self._say(f"✓ sent to {safe(self._to or self._chat)} as #{result.seq} (chat {outgoing.chat_id})")
 
     async def _waits(self, reason: str) -> int:
         waiting = await self._client.waiting_messages()
         if self._as_json:
             for message in waiting:
                 facts = {"chat_id": message.chat_id, "client_message_id": message.client_message_id.hex()}
-                typer.echo(dump(facts | {"status": "queued", "error": reason}))
-        typer.echo(
-            f"chatgrpc: not sent yet: {reason}\n{messages(len(waiting))} kept on disk, to go out with the next `chatgrpc send"
-            f" --as {self._client.user_id}`; do not send the text again",
-            err=True,
+                self._say(dump(facts | {"status": "queued", "error": reason}))
+        complain(
+            f"not sent yet: {reason}\n{messages(len(waiting))} kept on disk, to go out with the next `chatgrpc send"
+            f" --as {self._client.user_id}`; do not send the text again (`chatgrpc queue` lists and drops what waits)"
         )
         return NOT_SENT
+
+    def _say(self, line: str) -> None:
+        """Prints a line. If it cannot be written, what is committed is committed all the same, and the exit code says so."""
+        try:
+            typer.echo(line)
+        except OSError as error:
+            silence()
+            complain(f"the output cannot be written: {error.strerror}")

@@ -7,20 +7,9 @@ import typer
 
 from ..client import Client
 from ..events import ConnectionChanged, ConnectionState, EncryptedMessage, LogEvent, Message
-from .access import (
-    DEFAULT_ADDRESS,
-    Access,
-    AsOption,
-    CaOption,
-    DataDirOption,
-    DeviceOption,
-    ServerOption,
-    TokenOption,
-    check_chat,
-    check_user,
-    run,
-)
+from .access import Access, DeviceOption, check_chat, check_user, takes_access
 from .conversation import Conversation
+from .ending import complain, run
 from .rendering import as_json as event_as_json
 
 UNACKNOWLEDGED_MAX = 16
@@ -28,16 +17,13 @@ UNACKNOWLEDGED_MAX = 16
 QUOTABLE_LINES = 100
 
 
+@takes_access(folder=True)
 def tail(
-    user: AsOption,
+    access: Access,
     chat: Annotated[str, typer.Option("--chat", metavar="CHAT", help="Print this chat only, by its id.")] = "",
     with_user: Annotated[str, typer.Option("--with", metavar="USER", help="Print the chat with this user only.")] = "",
     count: Annotated[int, typer.Option("--count", metavar="N", min=0, help="Stop after N messages; 0 = never.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
-    server: ServerOption = DEFAULT_ADDRESS,
-    token: TokenOption = None,
-    tls_ca: CaOption = None,
-    data_dir: DataDirOption = None,
     device: DeviceOption = "tail",
 ) -> None:
     """Print every event of your chats, one a line, from where the last `chatgrpc tail` stopped.
@@ -49,15 +35,14 @@ def tail(
         raise typer.BadParameter("give at most one of --chat and --with")
     check_user("--with", with_user)
     check_chat("--chat", chat)
-    access = Access(user, server, token, tls_ca, data_dir)
     client = access.client(device, manual_ack=True, replay_all=True)
 
     async def work() -> int:
         async with client:
             wanted = client.direct_chat_id(with_user) if with_user else chat
-            return await _print_events(client, _Printer(user, wanted, as_json), count)
+            return await _print_events(client, _Printer(access.user_id, wanted, as_json), count)
 
-    run(work)
+    run(work, access.token_hint)
 
 
 async def _print_events(client: Client, printer: "_Printer", count: int) -> int:
@@ -108,5 +93,4 @@ class _Printer:
 
 def _report(event: ConnectionChanged) -> None:
     if event.state is ConnectionState.WAITING and event.message:
-        sys.stderr.write(f"chatgrpc: {event.message}; next try in {event.retry_in_s:.1f} s\n")
-        sys.stderr.flush()
+        complain(f"{event.message}; next try in {event.retry_in_s:.1f} s")

@@ -12,6 +12,7 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.patch_stdout import patch_stdout
 from prompt_toolkit.styles import Style
 
+from .rendering import safe_lines
 from .screen import Source
 
 REFRESH_S = 0.5
@@ -48,10 +49,15 @@ class TerminalScreen:
             press.current_buffer.document = Document()
             self.show("       Ctrl-C again or Ctrl-D leaves", dim=True)
 
+        @keys.add("c-z")
+        def _(press: KeyPressEvent) -> None:
+            press.app.suspend_to_background()
+
         return keys
 
     def show(self, text: str, *, dim: bool = False) -> None:
         """See `Screen`."""
+        text = safe_lines(text, "")
         sys.stdout.write(f"{DIM}{text}{RESET}\n" if dim else f"{text}\n")
 
     def changed(self) -> None:
@@ -70,7 +76,7 @@ class TerminalScreen:
                 source.typing_stopped()
 
         def toolbar() -> StyleAndTextTuples:
-            return list(source.toolbar())
+            return [(style, safe_lines(text, "")) for style, text in source.toolbar()]
 
         self._session.default_buffer.on_text_insert += typed
         self._session.default_buffer.on_text_changed += changed

@@ -1,0 +1,287 @@
+"""The commands where something around them is not as usual: streams, encodings, disks, rights, proxies, signals.
+
+Each ends in a sentence and the right exit code: never in a traceback, a hang, or "still waits" for what was committed.
+"""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from chatgrpc.v1 import content_pb2
+from chatgrpc_client.datadir import DataDir
+from chatgrpc_client.exceptions import DiskError
+from chatgrpc_client.store import QueuedMessage, Store
+from chatgrpc_client.store_thread import StoreThread
+from tests.support.server import ServerProcess
+
+from .conftest import Home
+from .shell import CHATGRPC, TIMEOUT_S, Shell, parsed, terminal
+
+Names = tuple[str, str, str]
+
+
+def through_sh(shell: Shell, line: str, environment: Mapping[str, str] = os.environ) -> subprocess.CompletedProcess[bytes]:
+    """Runs a line of the shell, in which `$C` is the command."""
+    wanted = {**shell.environment, **environment, "C": CHATGRPC}
+    return subprocess.run(["/bin/sh", "-c", line], env=wanted, capture_output=True, timeout=TIMEOUT_S * 2, check=False)
+
+
+def no_traceback(done: subprocess.CompletedProcess[bytes]) -> str:
+    said = (done.stdout + done.stderr).decode(errors="replace")
+    assert "Traceback" not in said, said
+    return said
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_output_that_is_not_utf_8_costs_no_message_and_no_line(shell: Shell, names: Names, encoding: str) -> None:
+    alice, bob, _ = names
+    in_it = {"PYTHONIOENCODING": encoding}
+    done = through_sh(shell, f'"$C" send --as {alice} --to {bob} "grüße 🎉"', in_it)
+    said = no_traceback(done)
+    assert (done.returncode, "sent to" in said) == (0, True), said
+    done = through_sh(shell, f'"$C" tail --as {bob} --json --count 1', in_it)
+    no_traceback(done)
+    assert done.returncode == 0
+    texts = [event["text"] for event in parsed(done.stdout.decode().splitlines()) if event["type"] == "text"]
+    assert texts == ["grüße 🎉"]
+
+
+def test_a_locale_without_utf_8_takes_what_is_typed_as_utf_8(shell: Shell, names: Names) -> None:
+    alice, bob, _ = names
+    posix = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = through_sh(shell, f'"$C" send --as {alice} --to {bob} "grüße 🎉"', posix)
+    assert done.returncode == 0, no_traceback(done)
+    _, lines = shell.call("history", "--as", bob, "--with", alice, "--json")
+    assert parsed(lines)[-1]["text"] == "grüße 🎉"
+
+
+def test_output_that_takes_nothing_does_not_make_a_committed_message_wait(shell: Shell, names: Names) -> None:
+    alice, bob, _ = names
+    for redirected in ("> /dev/full", ">&-"):
+        done = through_sh(shell, f'"$C" send --as {alice} --to {bob} hello {redirected}')
+        said = no_traceback(done)
+        assert "still waits" not in said
+        assert "kept on disk" not in said
+        assert done.returncode == 0, said
+    _, lines = shell.call("history", "--as", bob, "--with", alice, "--json")
+    assert [event["type"] for event in parsed(lines)] == ["chat_created", "text", "text"]
+
+
+async def test_closed_standard_input_is_an_empty_one(shell: Shell, names: Names) -> None:
+    alice, bob, _ = names
+    done = await asyncio.to_thread(through_sh, shell, f'"$C" chat --as {alice} --with {bob} <&-')
+    said = no_traceback(done)
+    assert (done.returncode, "nothing said yet" in said) == (0, True), said
+    done = await asyncio.to_thread(through_sh, shell, f'"$C" send --as {alice} --to {bob} - <&-')
+    assert done.returncode == 0, no_traceback(done)
+
+
+async def test_standard_input_that_does_not_block_is_read_to_its_end(shell: Shell, names: Names) -> None:
+    alice, bob, _ = names
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    process = await asyncio.create_subprocess_exec(
+        *(CHATGRPC, "send", "--as", alice, "--to", bob, "-"), env=shell.environment, stdin=reader, stdout=subprocess.PIPE
+    )
+    os.close(reader)
+    assert process.stdout is not None
+    async with asyncio.timeout(TIMEOUT_S):
+        os.write(writer, b"first\n")  # after the reader has found nothing: it starts more slowly than this writes
+        await process.stdout.readline()
+        os.write(writer, b"second\n")
+        await process.stdout.readline()
+        os.close(writer)
+        assert await process.wait() == 0
+
+
+def test_a_line_that_is_too_long_is_refused_and_the_next_ones_are_sent(shell: Shell, names: Names) -> None:
+    alice, bob, _ = names
+    script = "import sys; sys.stdout.write('first\\n' + 'x' * 600_000 + '\\nlast\\n')"
+    done = through_sh(shell, f'{sys.executable} -c "{script}" | "$C" send --as {alice} --to {bob} - --json')
+    said = no_traceback(done)
+    assert done.returncode == 3, said
+    outcomes = sorted(line["status"] for line in parsed(done.stdout.decode().splitlines()))
+    assert outcomes == ["refused", "sent", "sent"]
+
+
+def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(shell: Shell, names: Names) -> None:
+    alice, bob, _ = names
+    proxies = dict.fromkeys(("http_proxy", "https_proxy", "grpc_proxy"), "http://user:secret@127.0.0.1:9")
+    done = through_sh(shell, f'"$C" send --as {alice} --to {bob} hello', proxies)
+    assert done.returncode == 0, no_traceback(done)
+    done = through_sh(
+        shell, f'"$C" send --as {alice} --to {bob} hello --server chat.example.invalid:443 --tls --timeout 2', proxies
+    )
+    said = no_traceback(done)
+    assert done.returncode == 1
+    assert "through the proxy http://127.0.0.1:9 (grpc_proxy)" in said
+    assert "secret" not in said
+
+
+def test_a_name_that_does_not_resolve_ends_in_a_sentence(shell: Shell, names: Names) -> None:
+    alice, bob, _ = names
+    for _ in range(2):
+        done = through_sh(shell, f'"$C" chat --as {alice} --with {bob} --server nohost.invalid:5190 < /dev/null')
+        said = no_traceback(done)
+        assert "a defect" not in said
+        assert "no address is known for the name nohost.invalid" in said
+    assert "warning: without TLS the token and all that is said go to nohost.invalid in clear" in said
+
+
+def test_a_key_that_may_not_be_read_ends_in_a_sentence(
+    shell: Shell, names: Names, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice, bob, _ = names
+    closed, exists = tmp_path / "closed", Path.exists
+
+    def as_nobody(path: Path) -> bool:  # root, as whom tests may run, may read everything
+        if closed in path.parents:
+            raise PermissionError(13, "Permission denied")
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", as_nobody)
+    shell.environment["CHATGRPC_DATA_DIR"] = str(closed)
+    code, lines = shell.call("send", "--as", alice, "--to", bob, "hello")
+    assert (code, len(lines)) == (2, 1), lines
+    assert lines[0].startswith(f"chatgrpc: cannot read the development key in {closed}: Permission denied")
+
+
+def test_what_a_device_keeps_is_for_its_owner_alone(shell: Shell, names: Names, tmp_path: Path) -> None:
+    alice, bob, _ = names
+    before = os.umask(0)
+    try:
+        assert shell.call("send", "--as", alice, "--to", bob, "hello")[0] == 0
+        home = tmp_path / "home"
+        for path in (home, *home.rglob("*")):
+            assert not path.stat().st_mode & 0o077, path
+        device = next(home.rglob("store.sqlite3")).parent
+        device.chmod(0o755)
+        (device / "store.sqlite3").chmod(0o644)
+        assert shell.call("send", "--as", alice, "--to", bob, "again")[0] == 0
+        for path in (device, *device.iterdir()):
+            assert not path.stat().st_mode & 0o077, path
+    finally:
+        os.umask(before)
+
+
+async def test_a_full_disk_loses_no_text_and_ends_no_client(home: Home, names: Names, tmp_path: Path) -> None:
+    """What SQLite may not grow beyond stands for the end of the disk."""
+    alice, bob, _ = names
+    async with home.device(alice) as client:
+        await client.wait_until_live(TIMEOUT_S)
+        store = client._engine.store
+        pages = await store.call(lambda s: int(s._db.execute("PRAGMA page_count").fetchone()[0]))
+        await store.call(lambda s: s._db.execute(f"PRAGMA max_page_count={pages}").fetchone())
+        with pytest.raises(DiskError, match="full"):
+            await client.send("x" * 60_000, user_id=bob)
+        assert await client.waiting_messages() == []
+        await store.call(lambda s: s._db.execute("PRAGMA max_page_count=1000000").fetchone())
+        assert (await (await client.send("there is room again", user_id=bob)).sent).seq == 2
+
+
+async def test_an_interrupt_in_the_first_second_is_a_sentence(shell: Shell, names: Names) -> None:
+    alice, bob, _ = names
+    for delay_s in (0.05, 0.15, 0.3, 0.6, 1.0):
+        process = await asyncio.create_subprocess_exec(
+            *(CHATGRPC, "chat", "--as", alice, "--with", bob),
+            env=shell.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        # Whatever it is at then: the moment does not decide whether this passes.
+        await asyncio.sleep(delay_s)
+        while not _begun(process.pid):
+            await asyncio.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        said = (await asyncio.wait_for(process.communicate(), TIMEOUT_S))[0].decode()
+        assert process.returncode == 130, said
+        assert "Traceback" not in said
+
+
+def _begun(pid: int) -> bool:
+    """Whether the command has begun to load what takes long; as the interpreter starts, nothing of ours can catch a signal."""
+    return "pydantic" in Path(f"/proc/{pid}/maps").read_text()
+
+
+@pytest.mark.parametrize("redirected", ["> /dev/full", ">&-", "2>&- >&-", "<&- >&-"])
+async def test_a_server_serves_though_its_output_takes_nothing(tmp_path: Path, redirected: str) -> None:
+    server = ServerProcess(tmp_path / "server")
+    shell = Shell(server, tmp_path)
+    line = f'exec "$C" serve --port {server.port} --metrics-port 0 --data-dir "{server.data_dir}" {redirected}'
+    complaints = tmp_path / "stderr"
+    with complaints.open("wb") as stderr:
+        process = subprocess.Popen(["/bin/sh", "-c", line], env={**shell.environment, "C": CHATGRPC}, stderr=stderr)
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            while not server._accepts():
+                assert process.poll() is None
+                await asyncio.sleep(0.05)
+        code, lines = await shell.run("send", "--as", "alice", "--to", "bob", "hello")
+        assert code == 0, lines
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(process.wait, TIMEOUT_S) == 0
+        assert "Traceback" not in complaints.read_text()
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def test_a_server_serves_though_nobody_reads_its_greeting_to_the_end(tmp_path: Path) -> None:
+    server = ServerProcess(tmp_path / "server")
+    shell = Shell(server, tmp_path)
+    line = f'"$C" serve --port {server.port} --metrics-port 0 --data-dir "{server.data_dir}" | head -c 1'
+    process = subprocess.Popen(["/bin/sh", "-c", line], env={**shell.environment, "C": CHATGRPC}, start_new_session=True)
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            while not server._accepts():
+                await asyncio.sleep(0.05)
+        code, lines = await shell.run("send", "--as", "alice", "--to", "bob", "hello")
+        assert code == 0, lines
+        os.killpg(process.pid, signal.SIGTERM)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+async def test_a_terminal_that_can_do_nothing_is_told_in_lines(shell: Shell, home: Home, names: Names) -> None:
+    alice_id, bob_id, _ = names
+    shell.environment["TERM"] = "dumb"
+    async with home.device(bob_id) as bob, terminal(shell, "chat", "--as", alice_id, "--with", bob_id) as alice:
+        await alice.until("nothing said yet")
+        alice.type("hello\n")
+        await alice.until("✓✓ delivered #2")
+        await bob.mark_read(bob.direct_chat_id(alice_id), 2)
+        await alice.until("✓✓ read #2")
+        assert "\x1b" not in alice.all
+
+
+def test_a_store_of_an_earlier_version_is_taken_over(tmp_path: Path) -> None:
+    with DataDir(tmp_path / "device") as folder:
+        store = Store(folder.store_path, "alice", "device")
+        store._db.execute("ALTER TABLE chats DROP COLUMN ended")
+        store._db.execute("PRAGMA user_version=1")
+        store.close()
+        store = Store(folder.store_path, "alice", "device")
+        assert store.ended_positions() == {}
+        store.close()
+
+
+async def test_what_the_disk_did_not_take_is_undone_whole(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.sqlite3", "alice", "device")
+    thread = StoreThread(store)
+    pages = int(store._db.execute("PRAGMA page_count").fetchone()[0])
+    store._db.execute(f"PRAGMA max_page_count={pages}")
+    content = content_pb2.Content(text=content_pb2.TextContent(text="x" * 100_000))
+    message = QueuedMessage(b"1" * 16, "d.aaaaaaaaaaaaaaaaaaaaaa", "bob", content, 0)
+    for _ in range(2):
+        with pytest.raises(DiskError):
+            await thread.call(Store.queue, message)
+    assert await thread.call(Store.outbox_entries) == []
+    await thread.close()
