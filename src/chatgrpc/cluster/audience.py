@@ -73,7 +73,9 @@ class ClusterAudience:
             raised = self._unsaved.get((mark.chat_id, mark.user_id))
             if raised is None:
                 continue
-            self._tell_owner(Raised(mark, raised.delivered_from_seq, raised.read_from_seq))
+            stored = Raised(mark, raised.delivered_from_seq, raised.read_from_seq)
+            if stored.from_seq is not None:  # else it was stored once more, and what rose since is still to be stored
+                self._tell_owner(stored)
             if raised.mark == mark:
                 del self._unsaved[mark.chat_id, mark.user_id]  # else it rose again meanwhile, and will be saved again
 

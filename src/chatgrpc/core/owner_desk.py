@@ -228,11 +228,13 @@ class OwnerDesk:
 
     def _tell_senders(self, raised: RaiseMark, chat: ActiveChat | None) -> None:
         mark = Mark(raised.chat_id, raised.user_id, raised.delivered_seq, raised.read_seq, 0)
+        from_seq = Raised(mark, raised.delivered_from_seq, raised.read_from_seq).from_seq
+        if from_seq is None:
+            return  # it says that nothing rose
         concerned: list[str] = []
         if raised.read_seq > raised.read_from_seq:
             concerned.append(raised.user_id)  # the reader's own other devices
         if chat is not None and self._is_small(chat):
-            from_seq = Raised(mark, raised.delivered_from_seq, raised.read_from_seq).from_seq
             concerned += [user_id for user_id in chat.senders_above(from_seq) if user_id != raised.user_id]
         if concerned:
             receipt = ShowReceipt(raised.chat_id, raised.user_id, raised.delivered_seq, raised.read_seq, ())

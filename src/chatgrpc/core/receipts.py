@@ -38,12 +38,12 @@ class Raised:
     read_from_seq: int
 
     @property
-    def from_seq(self) -> int:
-        """Whoever sent an event above this is told: the lower of what the marks that rose had been."""
+    def from_seq(self) -> int | None:
+        """Whoever sent an event above this is told: the lower of what the marks that rose had been; None if neither rose."""
         risen_from = [self.delivered_from_seq] if self.mark.delivered_seq > self.delivered_from_seq else []
         if self.mark.read_seq > self.read_from_seq:
             risen_from.append(self.read_from_seq)
-        return min(risen_from)
+        return min(risen_from, default=None)
 
 
 class ReceiptBook:

@@ -64,22 +64,35 @@ class Watermarks:
     async def _save(self) -> None:
         marks = self._book.take_unsaved()
         cursors, self._unsaved_cursors = self._unsaved_cursors, {}
+        self._failed = {}
+        await self._save_marks(marks)
+        await self._save_cursors(cursors)
+        if (marks or cursors) and not self._failed:
+            self._trouble.worked()
+
+    async def _save_marks(self, marks: list[Mark]) -> None:
+        if not marks:
+            return
         try:
-            if marks:
-                await self._receipts.save(marks)
-                self._marks_saved(marks)
-            if cursors:
-                await self._cursors.save([Cursor(*key, acked_seq) for key, acked_seq in cursors.items()])
+            await self._receipts.save(marks)
         except StoreError as error:
-            self._failed = {"marks": len(marks), "cursors": len(cursors)}
+            self._failed["marks"] = len(marks)
             self._trouble.failed(error)
             self._book.unsave(marks)
+        else:
+            self._marks_saved(marks)
+
+    async def _save_cursors(self, cursors: dict[tuple[str, str, str], int]) -> None:
+        """Apart from the marks: those that were stored and told must not be stored again because the cursors were not."""
+        if not cursors:
+            return
+        try:
+            await self._cursors.save([Cursor(*key, acked_seq) for key, acked_seq in cursors.items()])
+        except StoreError as error:
+            self._failed["cursors"] = len(cursors)
+            self._trouble.failed(error)
             for key, acked_seq in cursors.items():
                 self._unsaved_cursors.setdefault(key, acked_seq)
-            return
-        if marks or cursors:
-            self._failed = {}
-            self._trouble.worked()
 
 
 def _since_ms(sync_token: str, latest_ms: int) -> int:

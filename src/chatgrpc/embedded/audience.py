@@ -48,10 +48,11 @@ class LocalAudience:
 
     def _tell_senders(self, key: tuple[str, str], chat: ActiveChat | None) -> None:
         raised = self._untold.pop(key)
-        if chat is None or len(chat.recipients) > self._small_group_members_max:
+        from_seq = raised.from_seq
+        if from_seq is None or chat is None or len(chat.recipients) > self._small_group_members_max:
             return
         mark = raised.mark
-        senders = [user_id for user_id in chat.senders_above(raised.from_seq) if user_id != mark.user_id]
+        senders = [user_id for user_id in chat.senders_above(from_seq) if user_id != mark.user_id]
         self._show_receipt(senders, mark.receipt())
 
     def _show_receipt(self, user_ids: Iterable[str], receipt: chat_pb2.Receipt) -> None:

@@ -10,7 +10,7 @@ from chatgrpc.cluster.audience import ClusterAudience, RecentReceipts
 from chatgrpc.cluster.presence import PresenceScreens
 from chatgrpc.cluster.sessions import Sessions
 from chatgrpc.core.clock import Now
-from chatgrpc.core.links import EndStream, ShowReceipt, ShowTyping
+from chatgrpc.core.links import EndStream, Message, RaiseMark, ShowReceipt, ShowTyping
 from chatgrpc.core.receipts import Mark, Raised
 from chatgrpc.edge.connection import Connection
 from chatgrpc.ports.lease_clock import lease_clock_ms
@@ -276,3 +276,23 @@ async def test_the_node_that_a_device_has_left_is_told_if_it_lives() -> None:
         await until(lambda: bool(world.two.ended))
         assert world.two.ended == [EndStream("alice", "phone", REPLACED)]
         assert world.one.ended == []
+
+
+async def test_a_mark_that_is_stored_once_more_while_it_rises_is_no_news_of_a_fall() -> None:
+    """What is told then would say that nothing rose; the mark that rose is told when it is stored."""
+    async with small_cluster(1) as cluster:
+        place = Place(cluster, cluster.nodes[0])
+        told: list[Message] = []
+        place.node.edge.tell = lambda chat_id, message: told.append(message)  # type: ignore[method-assign]
+        ten, twelve = (Mark(CHAT, "bob", seq, 0, seq) for seq in (10, 12))
+        place.audience.mark_raised(Raised(ten, 0, 0))
+        place.audience.marks_saved([ten])
+        place.audience.mark_raised(Raised(twelve, 10, 0))
+        place.audience.marks_saved([ten])
+        place.audience.marks_saved([twelve])
+        assert told == [
+            RaiseMark(CHAT, "bob", 10, 0, 0, 0),
+            RaiseMark(CHAT, "bob", 10, 0, 0, 0),
+            RaiseMark(CHAT, "bob", 12, 0, 10, 0),
+            RaiseMark(CHAT, "bob", 12, 0, 10, 0),
+        ]

@@ -288,3 +288,13 @@ def test_a_node_that_is_gone_is_forgotten() -> None:
     desk.route([delivery(5, "alice", "bob")], [], {"alice": ["n1"], "bob": ["n2"]})
     desk.see({"n2", "n3"})
     assert desk.beat() == [("n2", Heads({"c": 5}))]
+
+
+def test_a_mark_that_a_node_says_did_not_rise_is_told_nobody() -> None:
+    """As a node of an earlier version says it, now and then: the owner must not fall over what others say."""
+    owner = Owner()
+    owner.create_group("alice", "bob")
+    for equal in (10, 0, 2**64 - 1):
+        owner.receive(RaiseMark(GROUP, "bob", equal, equal, equal, equal))
+        owner.receive(RaiseMark(GROUP, "bob", equal, equal, 2**64 - 1, 2**64 - 1))
+    assert owner.notices == []

@@ -1,0 +1,84 @@
+"""Marks and cursors are stored apart: what became of the one says nothing of the other."""
+
+import asyncio
+from collections.abc import Sequence
+
+from chatgrpc.adapters.memory import MemoryStore
+from chatgrpc.core.limits import Limits
+from chatgrpc.core.receipts import Mark
+from chatgrpc.edge.watermarks import Watermarks
+from chatgrpc.ports.cursors import Cursor
+from chatgrpc.ports.errors import StoreUnavailableError
+
+CHAT = "g.1"
+
+
+class FailingCursors:
+    """A store of cursors that is away."""
+
+    def __init__(self) -> None:
+        self.tries = 0
+        self.is_away = True
+        self.saved: list[Cursor] = []
+
+    async def save(self, cursors: Sequence[Cursor]) -> None:
+        self.tries += 1
+        if self.is_away:
+            raise StoreUnavailableError("away")
+        self.saved += cursors
+
+    async def of_device(self, user_id: str, device_id: str) -> dict[str, int]:
+        return {}
+
+
+class SlowReceipts:
+    """A store of receipts that takes its time, and notes what it was given."""
+
+    def __init__(self) -> None:
+        self._inner = MemoryStore().receipts
+        self.goes_on = asyncio.Event()
+        self.goes_on.set()
+        self.saved: list[Mark] = []
+
+    async def save(self, marks: Sequence[Mark]) -> None:
+        await self.goes_on.wait()
+        self.saved += marks
+        await self._inner.save(marks)
+
+    async def of_chat(self, chat_id: str) -> list[Mark]:
+        return await self._inner.of_chat(chat_id)
+
+    async def of_user_chats(self, user_id: str, since_ms: int) -> list[Mark]:
+        return await self._inner.of_user_chats(user_id, since_ms)
+
+
+async def test_a_mark_that_was_stored_is_not_stored_and_told_again_because_a_cursor_was_not() -> None:
+    receipts, cursors = SlowReceipts(), FailingCursors()
+    told: list[Mark] = []
+    watermarks = Watermarks(receipts, cursors, Limits(), told.extend)
+    assert watermarks.raise_mark(CHAT, "bob", 10, 0, now_ms=1) is not None
+    watermarks.note_cursor("bob", "phone", CHAT, 10)
+    await watermarks.save()
+    assert [mark.delivered_seq for mark in told] == [10]
+    await watermarks.save()
+    assert (len(receipts.saved), cursors.tries) == (1, 2)
+    assert len(told) == 1
+    cursors.is_away = False
+    await watermarks.save()
+    assert [cursor.acked_seq for cursor in cursors.saved] == [10], "the cursor was kept until it could be stored"
+
+
+async def test_marks_that_cannot_be_stored_do_not_keep_cursors_from_it() -> None:
+    class AwayReceipts(SlowReceipts):
+        async def save(self, marks: Sequence[Mark]) -> None:
+            raise StoreUnavailableError("away")
+
+    cursors = FailingCursors()
+    cursors.is_away = False
+    told: list[Mark] = []
+    watermarks = Watermarks(AwayReceipts(), cursors, Limits(), told.extend)
+    watermarks.raise_mark(CHAT, "bob", 10, 0, now_ms=1)
+    watermarks.note_cursor("bob", "phone", CHAT, 10)
+    await watermarks.save()
+    assert [cursor.acked_seq for cursor in cursors.saved] == [10]
+    assert told == []
