@@ -52,6 +52,19 @@ class Metrics:
         self.frames_in = Bound[str, Counter](frames_in.labels)
 
         self.events_committed = Counter("chatgrpc_events_committed", "Events committed in the log.", registry=registry)
+        self.chats_damaged = Gauge(
+            "chatgrpc_chats_damaged",
+            "Chats refused lately, since what is stored of them cannot be right.",
+            registry=registry,
+        )
+        damage_found = Counter(
+            "chatgrpc_damage_found", "Times that a chat was found damaged, by what is wrong.", ["kind"], registry=registry
+        )
+        self.damage_found = Bound[str, Counter](damage_found.labels)
+        defects = Counter(
+            "chatgrpc_defects", "Mistakes of the program that cost one part of its work, by part.", ["part"], registry=registry
+        )
+        self.defects = Bound[str, Counter](defects.labels)
         self.group_commit_events = Histogram(
             "chatgrpc_group_commit_events", "Events committed together.", buckets=_SIZES, registry=registry
         )

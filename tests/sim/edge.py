@@ -153,7 +153,12 @@ class Edge:
     def head_of(self, chat_id: str) -> Promise[int]:
         """Asks the owner, whoever it is, until it answers; an answer to an earlier question does not do."""
         head: Promise[int] = Promise()
-        self.desk.ask_head(chat_id, head.keep, self._now_ms())
+
+        def stated(seq: int | None) -> None:
+            assert seq is not None, "nothing is damaged here"
+            head.keep(seq)
+
+        self.desk.ask_head(chat_id, stated, self._now_ms())
         self.pump()
         return head
 

@@ -38,8 +38,8 @@ class Owner:
         """Runs what the shards want, and lets out what they have to say."""
         for tenure, request in self.desk.take_requests():
             start(self._run(tenure, request))
-        if self.desk.superseded:
-            raise BrokenError(f"{self.node.node_id} holds a lease, and the store a later epoch of {self.desk.superseded}")
+        if self.desk.damage or self.desk.failed:  # the lease holds, and the store loses nothing: there can be none
+            raise BrokenError(f"{self.node.node_id} gives up {self.desk.damage} and {self.desk.failed}")
         for node_id, message in self.desk.take_messages():
             self.node.send(node_id, message)
         for delivery in self.desk.take_deliveries():
@@ -90,7 +90,7 @@ class Owner:
             at_seq = after_seq
             while at_seq < up_to_seq:
                 page = await self.node.store.read_after(lookup.chat.chat_id, at_seq, up_to_seq, 1_000, wanted)
-                heads += [event_head(stored.event) for stored in page]
+                heads += [event_head(lookup.chat.chat_id, stored.seq, stored.event) for stored in page]
                 at_seq = heads[-1].seq
         return heads
 

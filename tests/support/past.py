@@ -11,6 +11,7 @@ from chatgrpc.core.ids import direct_chat_id
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.sequencer import Sequencer
 from chatgrpc.core.write import Write
+from chatgrpc.damage_book import DamageBook
 from chatgrpc.embedded.node import DATABASE_NAME
 from chatgrpc.embedded.owner import Owner
 from chatgrpc.metrics import Metrics
@@ -24,9 +25,9 @@ async def write_in_the_past(data_dir: Path, writes: Iterable[Write], at_ms: int)
     store = await SqliteStore.open(data_dir / DATABASE_NAME)
     results: list[chat_pb2.SendResult] = []
     try:
-        owner = Owner(
-            Sequencer(await store.epochs.next_epoch(), Limits(), random.SystemRandom()), store.log, Metrics(), _nobody
-        )
+        metrics = Metrics()
+        sequencer = Sequencer(await store.epochs.next_epoch(), Limits(), random.SystemRandom())
+        owner = Owner(sequencer, store.log, DamageBook(metrics), metrics, _nobody)
         remaining = iter(writes)
         while some := list(itertools.islice(remaining, _AT_ONCE)):
             results += await _commit(owner, some, at_ms)

@@ -65,6 +65,9 @@ const (
 	ErrorCode_ERROR_CODE_AFTER_FAILED_SEND ErrorCode = 102
 	// Too often; wait.
 	ErrorCode_ERROR_CODE_RATE_LIMITED ErrorCode = 103
+	// What the server holds of this chat cannot be right, and it is refused until that is mended. Nothing is known of the outcome;
+	// send it again, unchanged, after `retry_after_ms`. Other chats go on.
+	ErrorCode_ERROR_CODE_CHAT_DAMAGED ErrorCode = 104
 )
 
 // Enum value maps for ErrorCode.
@@ -89,6 +92,7 @@ var (
 		101: "ERROR_CODE_TOO_MANY_IN_FLIGHT",
 		102: "ERROR_CODE_AFTER_FAILED_SEND",
 		103: "ERROR_CODE_RATE_LIMITED",
+		104: "ERROR_CODE_CHAT_DAMAGED",
 	}
 	ErrorCode_value = map[string]int32{
 		"ERROR_CODE_UNSPECIFIED":         0,
@@ -110,6 +114,7 @@ var (
 		"ERROR_CODE_TOO_MANY_IN_FLIGHT":  101,
 		"ERROR_CODE_AFTER_FAILED_SEND":   102,
 		"ERROR_CODE_RATE_LIMITED":        103,
+		"ERROR_CODE_CHAT_DAMAGED":        104,
 	}
 )
 
@@ -704,7 +709,7 @@ const file_chatgrpc_v1_chat_proto_rawDesc = "" +
 	"\x05Error\x12*\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x16.chatgrpc.v1.ErrorCodeR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12$\n" +
-	"\x0eretry_after_ms\x18\x03 \x01(\rR\fretryAfterMs*\xc4\x04\n" +
+	"\x0eretry_after_ms\x18\x03 \x01(\rR\fretryAfterMs*\xe1\x04\n" +
 	"\tErrorCode\x12\x1a\n" +
 	"\x16ERROR_CODE_UNSPECIFIED\x10\x00\x12\x1f\n" +
 	"\x1bERROR_CODE_INVALID_ARGUMENT\x10\x01\x12\x1b\n" +
@@ -725,7 +730,8 @@ const file_chatgrpc_v1_chat_proto_rawDesc = "" +
 	"\x16ERROR_CODE_UNAVAILABLE\x10d\x12!\n" +
 	"\x1dERROR_CODE_TOO_MANY_IN_FLIGHT\x10e\x12 \n" +
 	"\x1cERROR_CODE_AFTER_FAILED_SEND\x10f\x12\x1b\n" +
-	"\x17ERROR_CODE_RATE_LIMITED\x10gBO\n" +
+	"\x17ERROR_CODE_RATE_LIMITED\x10g\x12\x1b\n" +
+	"\x17ERROR_CODE_CHAT_DAMAGED\x10hBO\n" +
 	"\x0fdev.chatgrpc.v1P\x01Z:github.com/chatgrpc/chatgrpc/gen/go/chatgrpc/v1;chatgrpcv1b\x06proto3"
 
 var (

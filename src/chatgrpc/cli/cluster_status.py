@@ -35,6 +35,7 @@ _WORDS: Final = 3
 """So many of them hold words, the others figures."""
 _COLUMNS_MIN: Final = 8
 _GAP: Final = 2
+_DAMAGED_CHATS_SHOWN_MAX: Final = 20
 _COLORS: Final = {"live": "green", "draining": "yellow", "unreachable": "red"}
 
 
@@ -133,9 +134,25 @@ def _summary(found: ClusterReport) -> Iterator[Text]:
         who = _short(node.info.node_id)
         if node.said is None:
             yield Text(f"{who} does not answer at {node.info.relay_address}: {node.why_not}", style="red")
-        elif len(node.said.shards) != node.shards:
+            continue
+        if len(node.said.shards) != node.shards:
             # So it is for a moment after a shard was taken or given away.
             yield Text(f"{who} owns {node.shards} shards and has {len(node.said.shards)} in hand", style="yellow")
+    yield from _damaged_chats(found)
+
+
+def _damaged_chats(found: ClusterReport) -> Iterator[Text]:
+    """What an operator must look at. A chat may be named by its owner and by nodes that read it for its members."""
+    said = [node.said for node in found.nodes if node.said is not None]
+    chats = {chat.chat_id: chat.why for each in said for chat in each.damaged_chats}
+    if not chats:
+        return
+    count = max(len(chats), *(each.damaged_chat_count for each in said))
+    yield Text(f"{count} chat{' is' if count == 1 else 's are'} damaged and refused; see docs/operations.md:", style="red")
+    for chat_id, why in list(chats.items())[:_DAMAGED_CHATS_SHOWN_MAX]:
+        yield Text(f"  {chat_id}: {why}", style="red")
+    if count > _DAMAGED_CHATS_SHOWN_MAX:
+        yield Text(f"  and {count - _DAMAGED_CHATS_SHOWN_MAX} more", style="red")
 
 
 def _shards(found: ClusterReport) -> Table:

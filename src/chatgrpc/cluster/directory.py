@@ -7,9 +7,15 @@ from importlib.metadata import version
 from chatgrpc.cluster.router import Router
 from chatgrpc.cluster.store_runner import StoreRunner
 from chatgrpc.core.owner_desk import OwnerDesk
+from chatgrpc.damage_book import DamageBook
 from chatgrpc.internal.v1 import relay_pb2
 from chatgrpc.ports.cluster import NodeInfo
 from chatgrpc.ports.node_directory import NodeStatus
+
+_DAMAGED_CHATS_MAX = 100
+"""In one answer."""
+_STREAMS_MAX = 2**31 - 1
+"""What a device is told of; a node that says more is not right, and must not make the list unreadable."""
 
 
 class ClusterDirectory:
@@ -29,7 +35,7 @@ class ClusterDirectory:
 
     def note_load(self, node_id: str, streams: int) -> None:
         """Another node says how busy it is."""
-        self._streams_of[node_id] = streams
+        self._streams_of[node_id] = min(streams, _STREAMS_MAX)
 
     def nodes(self) -> list[NodeStatus]:
         """See the port. Workers that share a port are nodes of one address, chosen as often as there are workers."""
@@ -50,6 +56,7 @@ class Describer:
         desk: OwnerDesk,
         runner: StoreRunner,
         router: Router,
+        book: DamageBook,
         is_draining: Callable[[], bool],
         streams: Callable[[], int],
         loop_lag_ms: Callable[[], float],
@@ -57,6 +64,7 @@ class Describer:
         self._desk = desk
         self._runner = runner
         self._router = router
+        self._book = book
         self._is_draining = is_draining
         self._streams = streams
         self._loop_lag_ms = loop_lag_ms
@@ -66,6 +74,8 @@ class Describer:
     def describe(self) -> relay_pb2.DescribeResponse:
         """All but what the relay knows itself: the node's id and its links."""
         tenures = sorted(self._desk.tenures.items())
+        damaged = {damage.chat_id: damage for damage in self._book.damaged()}
+        damaged |= {damage.chat_id: damage for _, tenure in tenures for damage in tenure.shard.damaged()}
         return relay_pb2.DescribeResponse(
             version=self._version,
             uptime_ms=int((time.monotonic() - self._started_s) * 1000),
@@ -81,4 +91,9 @@ class Describer:
                 store_writes=self._runner.writes_under_way,
                 loop_lag_ms=self._loop_lag_ms(),
             ),
+            damaged_chats=[
+                relay_pb2.DamagedChat(chat_id=damage.chat_id, why=damage.why)
+                for damage in list(damaged.values())[-_DAMAGED_CHATS_MAX:]
+            ],
+            damaged_chat_count=len(damaged),
         )

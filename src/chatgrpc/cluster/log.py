@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from chatgrpc.core.edge_desk import EdgeDesk
 from chatgrpc.core.entries import Membership, StoredChat, StoredEvent
 from chatgrpc.core.visibility import last_change
-from chatgrpc.ports.errors import StoreUnavailableError
+from chatgrpc.ports.errors import ChatDamagedError, StoreUnavailableError
 from chatgrpc.ports.row_store import CommittedLog
 
 _HEAD_TIMEOUT_S = 8.0
@@ -47,6 +47,8 @@ class ClusterLog:
         """See the port; `head_event` is left empty, since only owners want it."""
         (head_seq,) = await self.heads([chat_id])
         chat = await self._committed.chat_view(chat_id)
+        if head_seq and not chat:
+            raise ChatDamagedError(chat_id, f"it has {head_seq} events, and no state is stored")
         return StoredChat(chat, head_seq, b"") if chat else None
 
     async def read_after(self, chat_id: str, after_seq: int, up_to_seq: int, limit: int, bytes_max: int) -> list[StoredEvent]:
@@ -81,7 +83,7 @@ class ClusterLog:
         They are all that the user had above `after_chat_id`, up to the last one. One that is not there any more was of an event
         that is not committed, and is left out. So is one that is new: whoever is connected is told.
         """
-        heads = dict(zip(chat_ids, await self.heads(chat_ids), strict=True))
+        heads = {chat_id: self._known_head(chat_id, seq) for chat_id, seq in (await self.stated_heads(chat_ids)).items()}
         memberships: list[Membership] = []
         while after_chat_id < chat_ids[-1]:
             page = await self._committed.intervals_of_user(user_id, after_chat_id, len(chat_ids))
@@ -94,6 +96,10 @@ class ClusterLog:
                 break
             after_chat_id = page[-1][0]
         return memberships
+
+    def _known_head(self, chat_id: str, stated_seq: int | None) -> int:
+        """A damaged chat is listed up to where it was known before: it must not keep its members out of their other chats."""
+        return self._desk.stated_seq(chat_id) if stated_seq is None else stated_seq
 
     async def membership(self, user_id: str, chat_id: str) -> Membership | None:
         """See the port. The owner is asked of chats only that the user has been a member of; and then it is read again, since a
@@ -117,12 +123,31 @@ class ClusterLog:
 
         Raises:
             StoreUnavailableError: an owner did not answer in time.
+            ChatDamagedError: the owner of one of them cannot tell.
         """
+        asked = list(chat_ids)
+        stated = await self.stated_heads(asked)
+        heads = []
+        for chat_id in asked:
+            seq = stated[chat_id]
+            if seq is None:
+                raise ChatDamagedError(chat_id, "its owner refuses it")
+            heads.append(seq)
+        return heads
+
+    async def stated_heads(self, chat_ids: Iterable[str]) -> dict[str, int | None]:
+        """Asks the owners for the heads of chats; None for one that is damaged.
+
+        Raises:
+            StoreUnavailableError: an owner did not answer in time.
+        """
+        chat_ids = list(dict.fromkeys(chat_ids))
         questions = [_Question(self._desk, chat_id, self._now_ms()) for chat_id in chat_ids]
         self._wake_up()
         try:
             async with asyncio.timeout(self._head_timeout_s):
-                return await asyncio.gather(*(question.head for question in questions))
+                heads = await asyncio.gather(*(question.head for question in questions))
+                return dict(zip(chat_ids, heads, strict=True))
         except TimeoutError:
             raise StoreUnavailableError(
                 "the owner of a chat does not answer: its shard is on its way to another node"
@@ -136,7 +161,7 @@ class _Question:
     """Waits for the head of a chat."""
 
     def __init__(self, desk: EdgeDesk, chat_id: str, now_ms: int) -> None:
-        self.head: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.head: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
         self._desk = desk
         self._chat_id = chat_id
         self._callback = self._answered
@@ -147,6 +172,6 @@ class _Question:
         if self.head.cancelled():
             self._desk.withdraw_head(self._chat_id, self._callback)
 
-    def _answered(self, seq: int) -> None:
+    def _answered(self, seq: int | None) -> None:
         if not self.head.done():
             self.head.set_result(seq)

@@ -37,6 +37,7 @@ from chatgrpc.core.links import EndStream, Load, Message, ShowReceipt, ShowTypin
 from chatgrpc.core.owner_desk import OwnerDesk
 from chatgrpc.core.shard import Shard
 from chatgrpc.core.tending import Owner
+from chatgrpc.damage_book import DamageBook
 from chatgrpc.edge.audience import Touched
 from chatgrpc.edge.connection import Connections
 from chatgrpc.edge.node import CLOSE_TIMEOUT_S, Node, Stores, crash
@@ -95,16 +96,17 @@ class ClusterNode:
             self.node_id, EdgeLanes(_RESEND_AFTER_MS, _GIVE_UP_AFTER_MS), shard_of, _ASK_AGAIN_AFTER_MS, _STATED_MAX
         )
         session_map = RedisSessionMap(redis)
-        self._runner = StoreRunner(self._desk, store.rows, store.committed, self._wake_up, crash)
+        book = self._book = DamageBook(metrics)
+        self._runner = StoreRunner(self._desk, store.rows, store.committed, book, self._wake_up, crash)
         self._router = Router(self._desk, session_map, self._live_node_ids, self._wake_up, crash)
         self._ordering = ClusterOrdering(
-            self.node_id, self._edge_desk, self._desk, self._runner, self._router, self._send, self._wake_up
+            self.node_id, self._edge_desk, self._desk, self._runner, self._router, book, self._send, self._wake_up
         )
         self._sessions = Sessions(self.node_id, session_map, self._moved_here, self._sessions_rebuilt)
         self._last_seen = RedisLastSeen(redis)
         log = ClusterLog(self._edge_desk, store.committed, lease_clock_ms, self._wake_up)
         stores = Stores(log, store.receipts, store.cursors, store.profiles, store.devices)
-        self.node = Node(settings, stores, self._ordering, self._new_audience, verifier, metrics, limits)
+        self.node = Node(settings, stores, self._ordering, self._new_audience, verifier, book, metrics, limits)
         self._audience: ClusterAudience
         self._presence: PresenceScreens
         edge = self.node.edge
@@ -113,7 +115,7 @@ class ClusterNode:
         )
         self.directory = ClusterDirectory(self.node_id, self._nodes, self._streams)
         describer = Describer(
-            self._desk, self._runner, self._router, self._is_draining, self._streams, lambda: self._loop_lag_ms
+            self._desk, self._runner, self._router, book, self._is_draining, self._streams, lambda: self._loop_lag_ms
         )
         tls = relay_tls(settings.cluster)
         pems = (tls.ca_pem, tls.cert_pem, tls.key_pem) if tls is not None else (None, None, None)
@@ -159,6 +161,7 @@ class ClusterNode:
             self._ordering.finish,
             self._seen,
             self._resync.returned,
+            self._book,
             crash,
         )
         self.node.edge.start()
@@ -245,6 +248,8 @@ class ClusterNode:
         self._resync.suspect_memberships()
 
     async def _end_stream(self, message: EndStream) -> None:
+        if message.code not in session_pb2.DisconnectCode.values():
+            return  # a later version's
         device = (message.user_id, message.device_id)
         if message.code == session_pb2.DISCONNECT_CODE_REPLACED and not await self._sessions.has_moved(*device):
             return

@@ -2,6 +2,8 @@
 
 All messages of a tick are taken in, what can go on goes on, and what is to be said is handed to the links, which send it as one
 batch a node. What a node says to itself takes the same way, without a link.
+
+A message that our own code trips over, whoever sent it, costs that message and nothing else.
 """
 
 import asyncio
@@ -35,6 +37,7 @@ from chatgrpc.core.owner_desk import OwnerDesk, Tenure
 from chatgrpc.core.sequencer import Answer, Delivery
 from chatgrpc.core.tending import Owner
 from chatgrpc.core.write import Write
+from chatgrpc.damage_book import DamageBook
 from chatgrpc.edge.ordering import Progress
 from chatgrpc.ports.lease_clock import now
 
@@ -42,6 +45,7 @@ _TO_EDGE = (Forwarded, Deliver, Heads, HeadIs, MembersAre, ShowReceipt, ShowTypi
 _TO_OWNER = (Forward, HeadsHeard, AskHead, AskMembers, RaiseMark, TellTyping)
 
 _BEAT_INTERVAL_S = 1.0
+_LOOK_AGAIN_INTERVAL_S = 30.0
 
 
 class Listener(Protocol):
@@ -74,15 +78,21 @@ class ClusterOrdering:
         owner: OwnerDesk,
         runner: StoreRunner,
         router: Router,
+        book: DamageBook,
         send: Callable[[str, Message], bool],
         wake_up: Callable[[], None],
         *,
         beat_interval_s: float = _BEAT_INTERVAL_S,
+        look_again_interval_s: float = _LOOK_AGAIN_INTERVAL_S,
     ) -> None:
         """`send` hands a message to the link with a node; False = there is none, and it is lost.
 
-        Owners name unconfirmed pushes, and store committed marks, every `beat_interval_s`.
+        `book` is told of messages that could not be taken. Owners name unconfirmed pushes, and store committed marks, every
+        `beat_interval_s`; they look again at damaged chats every `look_again_interval_s`.
         """
+        self._book = book
+        self._look_again_interval_ms = int(look_again_interval_s * 1000)
+        self._look_again_at_ms = now().monotonic_ms + self._look_again_interval_ms
         self.edge = edge
         self.owner = owner
         self._node_id = node_id
@@ -122,7 +132,10 @@ class ClusterOrdering:
                 self._receive(sender_id, message, at)
         self._hand_out(at)
         for notice in self.edge.take_notices():
-            self._heard_by().show(notice)
+            try:
+                self._heard_by().show(notice)
+            except Exception as defect:
+                self._book.defect("message", defect, kind=type(notice).__name__)
         missed_heads = self.edge.take_missed_heads()
         if missed_heads:
             self._heard_by().missed(missed_heads)
@@ -139,6 +152,9 @@ class ClusterOrdering:
             for node_id, message in self.owner.beat():
                 self._post(node_id, message)
             self._runner.save_marks()
+        if at_ms >= self._look_again_at_ms:
+            self._look_again_at_ms = at_ms + self._look_again_interval_ms
+            self.owner.look_again()
         self._wake_up()
 
     async def settle(self) -> None:
@@ -186,6 +202,12 @@ class ClusterOrdering:
         return self.edge.is_idle and not self._runner.writes_under_way and self._router.is_idle
 
     def _receive(self, sender_id: str, message: Message, at: Now) -> None:
+        try:
+            self._take(sender_id, message, at)
+        except Exception as defect:
+            self._book.defect("message", defect, kind=type(message).__name__, peer=sender_id)
+
+    def _take(self, sender_id: str, message: Message, at: Now) -> None:
         if isinstance(message, _TO_EDGE):
             self.edge.receive(sender_id, message, at.monotonic_ms)
         elif isinstance(message, _TO_OWNER):

@@ -16,7 +16,7 @@ from chatgrpc.core.session import State
 from chatgrpc.core.tending import Owner
 from chatgrpc.core.visibility import last_change
 from chatgrpc.edge.connection import Connection, Connections
-from chatgrpc.ports.errors import StoreError
+from chatgrpc.ports.errors import ChatDamagedError, StoreError
 from chatgrpc.ports.row_store import CommittedLog
 from chatgrpc.trouble import Trouble
 
@@ -190,6 +190,8 @@ class Resync:
             chat_id, connections = item
             try:
                 (seq,) = await self._heads([chat_id])
+            except ChatDamagedError:
+                return  # nothing more can be known of it, and to ask again and again would not mend it
             except StoreError as error:
                 unanswered.append(error)
                 for connection in connections:

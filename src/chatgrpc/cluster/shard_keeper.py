@@ -15,6 +15,7 @@ from chatgrpc.core.lease import Holds, Lease
 from chatgrpc.core.owner_desk import OwnerDesk, Tenure
 from chatgrpc.core.shard import Shard
 from chatgrpc.core.tending import Owner, Tending
+from chatgrpc.damage_book import DamageBook
 from chatgrpc.ports.cluster import Cluster, ClusterUnavailableError, ClusterView, NodeInfo
 from chatgrpc.ports.lease_clock import lease_clock_ms
 from chatgrpc.trouble import Trouble
@@ -38,6 +39,8 @@ class Pace:
     """What the coordinator refused or did not answer is tried again."""
     retry_s: float = 0.3
     """Between two tries to join, to release a shard, to announce something."""
+    failed_pause_s: float = 1.0
+    """Before a shard that failed is given back, so that one which fails each time does not go round and round."""
     finish_timeout_s: float = 5.0
     """What a shard has accepted is given so long before the shard is given away. Edges wait twice as long for an outcome, and
     ask the next owner."""
@@ -56,6 +59,7 @@ class ShardKeeper:
         finish: Callable[[Tenure], Awaitable[None]],
         seen: Seen,
         returned: Callable[[], None],
+        book: DamageBook,
         on_defect: Callable[[BaseException], None],
         *,
         pace: Pace | None = None,
@@ -71,6 +75,7 @@ class ShardKeeper:
             finish: lets a shard accept nothing more; returns when all that it had accepted is done and said.
             seen: told of the cluster, at least whenever it has changed: the owners that live, by shard, and the nodes.
             returned: told when the node has joined again after it had lost its lease: others may have taken it for gone.
+            book: told of shards that a mistake of the program has cost.
             on_defect: told when something that cannot fail has failed.
             pace: how patient it is.
             shard_count: of the cluster.
@@ -87,6 +92,7 @@ class ShardKeeper:
         self._finish = finish
         self._seen = seen
         self._returned = returned
+        self._book = book
         self._on_defect = on_defect
         self._pace = pace or Pace()
         self._tending = Tending(info.node_id, shard_count)
@@ -193,6 +199,7 @@ class ShardKeeper:
         self._seen(owners, nodes)
         if nodes.get(own_id) != self.info and not self._announcing:
             self._start(self._announce())
+        self._give_back_failed()
         may_own = tuple(sorted(node_id for node_id, info in nodes.items() if not info.draining))
         # What we give away must be wanted by another, and others want it once they see us drain; we take nothing before that.
         may_take = tuple(node_id for node_id in may_own if node_id != own_id) if self.info.draining else may_own
@@ -202,6 +209,24 @@ class ShardKeeper:
         for shard in self._tending.to_leave(may_own, self._desk.tenures.keys() - self._leaving):
             self._leaving.add(shard)
             self._start(self._give_away(self._desk.tenures[shard], self._lease))
+
+    def _give_back_failed(self) -> None:
+        """Shards that a mistake of the program has cost: unless the coordinator learns it they are dead until the lease ends.
+
+        Whoever takes them then, perhaps this node, begins from the log, under a new epoch.
+        """
+        failed, self._desk.failed = self._desk.failed, []
+        for tenure, defect in failed:
+            self._book.defect("shard", defect, shard=tenure.number)
+            self._leaving.add(tenure.number)
+            self._start(self._give_back(tenure.number, self._lease))
+
+    async def _give_back(self, shard: int, lease: Lease | None) -> None:
+        try:
+            await asyncio.sleep(self._pace.failed_pause_s)
+            await self._release(shard, lease)
+        finally:
+            self._leaving.discard(shard)
 
     async def _announce(self) -> None:
         """What cannot be said now is said at a later look, or when the node joins again."""

@@ -1,33 +1,40 @@
-"""Runs what shards ask of the store, each until it succeeds, for as long as the shard is in our hands.
+"""Runs what shards ask of the store, each until it succeeds or cannot, for as long as the shard is in our hands.
 
 What the store answered is put by until the tick takes it in, and is judged by a clock that is read then: after the success was
 known, as the lease rule demands (ADR 4).
+
+A store that is away is asked again and again. What it answers and what cannot be read (`ChatDamagedError`, or whatever our own
+code raises over it) is no such case: that chat is damaged, and its owner is told so. A look-up is given up after a time, so
+that a chat whose old rows cannot be had goes on with what is new.
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final
 
-import structlog
-
 from chatgrpc.cluster.row_writer import RETRY_FIRST_S, RETRY_MAX_S, RowWriter
 from chatgrpc.core.clock import Now
+from chatgrpc.core.damage import DamageError
 from chatgrpc.core.door import ReadIntervals
 from chatgrpc.core.owner_desk import OwnerDesk, Tenure
 from chatgrpc.core.row_store import ReadBucket, ReadHead, Write, WriteBoundary, WriteMark, WriteRow, WriteViews
 from chatgrpc.core.sequencer import Lookup
+from chatgrpc.damage_book import DamageBook
 from chatgrpc.edge.look_up import LOOK_UPS_AT_ONCE, look_up
-from chatgrpc.ports.errors import StoreError
+from chatgrpc.ports.errors import ChatDamagedError, StoreError
 from chatgrpc.ports.row_store import CommittedLog, RowStore
 from chatgrpc.trouble import Trouble
 
-_log = structlog.get_logger()
-
 READS_RETRIED_MAX: Final = 64
 """Reads that have failed, tried again at the same time."""
+LOOK_UP_TIMEOUT_S: Final = 5.0
+"""The write that waits for it fails then, retryably; edges give it up after twice as long."""
 
 Finished = Callable[[Now], None]
+_Ended = Callable[[Exception | None], Finished]
+"""Makes what the shard is told of a read that did not succeed: of the exception, or of None if the store was away too long."""
 _Read = Callable[[], Coroutine[Any, Any, None]]
 
 
@@ -39,10 +46,24 @@ class StoreRunner:
         desk: OwnerDesk,
         rows: RowStore,
         committed: CommittedLog,
+        book: DamageBook,
         wake_up: Callable[[], None],
         on_defect: Callable[[BaseException], None],
+        *,
+        look_up_timeout_s: float = LOOK_UP_TIMEOUT_S,
     ) -> None:
-        """`wake_up` is called when the store has answered something; `on_defect` when something that cannot fail has failed."""
+        """
+        Args:
+            desk: the shards.
+            rows: the store.
+            committed: the same, as readers see it.
+            book: told of chats that are damaged.
+            wake_up: called when the store has answered something.
+            on_defect: called when something that cannot fail has failed.
+            look_up_timeout_s: how long a look-up is tried.
+        """
+        self._book = book
+        self._look_up_timeout_s = look_up_timeout_s
         self._desk = desk
         self._rows = rows
         self._committed = committed
@@ -75,26 +96,33 @@ class StoreRunner:
                 case WriteRow() | WriteBoundary() | WriteViews():
                     writes.setdefault(tenure, []).append(request)
                 case ReadHead():
-                    self._keep(self._read(tenure, partial(self._read_head, tenure, request)))
+                    ended = partial(_read_ended, tenure, request.chat_id)
+                    self._keep(self._read(tenure, partial(self._read_head, tenure, request), ended))
                 case ReadBucket():
-                    self._keep(self._read(tenure, partial(self._read_bucket, tenure, request)))
+                    ended = partial(_read_ended, tenure, request.chat_id)
+                    self._keep(self._read(tenure, partial(self._read_bucket, tenure, request), ended))
                 case ReadIntervals():
-                    self._keep(self._read(tenure, partial(self._read_intervals, tenure, request)))
+                    ended = partial(_intervals_ended, tenure, request)
+                    read = partial(self._read_intervals, tenure, request)
+                    self._keep(self._read(tenure, read, ended, self._look_up_timeout_s))
                 case Lookup():
-                    self._keep(self._read(tenure, partial(self._look_up, tenure, request)))
-        for chat_id in self._desk.superseded:
-            _log.error("epoch_fell", chat_id=chat_id, help="the store holds a later epoch: was etcd restored from a backup?")
-        self._desk.superseded.clear()
+                    ended = partial(_look_up_ended, tenure, request)
+                    look_up = partial(self._look_up, tenure, request)
+                    self._keep(self._read(tenure, look_up, ended, self._look_up_timeout_s))
         for tenure, of_tenure in writes.items():
-            self._writer.write(tenure, of_tenure)
+            try:
+                self._writer.write(tenure, of_tenure)
+            except Exception as defect:
+                self._desk.fail(tenure, defect)
+        for damage in self._desk.damage:
+            self._book.note(damage)
+        self._desk.damage.clear()
 
     def take_in(self, now: Now) -> None:
         """Hands the shards what the store has answered; `now` is read after it had."""
         finished, self._finished = self._finished, []
         for tenure, hand_over in finished:
-            if self._desk.holds(tenure):
-                hand_over(now)
-                self._desk.touch(tenure)
+            self._desk.hand_over(tenure, hand_over, now)
 
     def save_marks(self) -> None:
         """Stores the committed marks that rose, beside the ticks; one that is lost only makes the next owner adopt more."""
@@ -147,36 +175,46 @@ class StoreRunner:
 
     # Reads.
 
-    async def _read(self, tenure: Tenure, read: _Read) -> None:
-        """Tries a read until it succeeds, as long as its shard is held."""
-        try:
-            await read()
-        except StoreError as error:
-            self.reads_retried += 1
-            self.trouble.failed(error)
-        else:
-            self.trouble.worked()
+    async def _read(self, tenure: Tenure, read: _Read, ended: _Ended, timeout_s: float | None = None) -> None:
+        """Tries a read until it succeeds, or cannot, as long as its shard is held, or for a time."""
+        deadline_s = math.inf if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
+        if await self._try(tenure, read, ended):
             return
+        self.reads_retried += 1
         try:
-            await self._read_again(tenure, read)
+            await self._read_again(tenure, read, ended, deadline_s)
         finally:
             self.reads_retried -= 1
         if self._desk.holds(tenure):
             self.trouble.worked()
 
-    async def _read_again(self, tenure: Tenure, read: _Read) -> None:
+    async def _try(self, tenure: Tenure, read: _Read, ended: _Ended) -> bool:
+        """Returns whether it has come to an end; False = the store is away."""
+        try:
+            await read()
+        except ChatDamagedError as damaged:
+            self._finish(tenure, ended(DamageError(damaged.why)))
+        except StoreError as error:
+            self.trouble.failed(error)
+            return False
+        except Exception as defect:
+            self._finish(tenure, ended(defect))
+        else:
+            self.trouble.worked()
+        return True
+
+    async def _read_again(self, tenure: Tenure, read: _Read, ended: _Ended, deadline_s: float) -> None:
+        loop = asyncio.get_running_loop()
         retry_s = RETRY_FIRST_S
         while self._desk.holds(tenure):
-            await asyncio.sleep(retry_s)
+            await asyncio.sleep(min(retry_s, max(0.0, deadline_s - loop.time())))
             retry_s = min(2 * retry_s, RETRY_MAX_S)
+            if loop.time() >= deadline_s:
+                self._finish(tenure, ended(None))
+                return
             async with self._read_again_slots:
-                if not self._desk.holds(tenure):
+                if not self._desk.holds(tenure) or await self._try(tenure, read, ended):
                     return
-                try:
-                    await read()
-                    return
-                except StoreError as error:
-                    self.trouble.failed(error)
 
     async def _read_head(self, tenure: Tenure, read: ReadHead) -> None:
         found = await self._rows.read_head(read)
@@ -210,6 +248,19 @@ class StoreRunner:
     def _finish(self, tenure: Tenure, hand_over: Finished) -> None:
         self._finished.append((tenure, hand_over))
         self._wake_up()
+
+
+def _read_ended(tenure: Tenure, chat_id: str, error: Exception | None) -> Finished:
+    assert error is not None, "these reads are tried as long as the shard is held"
+    return lambda now: tenure.shard.read_failed(chat_id, error)
+
+
+def _look_up_ended(tenure: Tenure, lookup: Lookup, error: Exception | None) -> Finished:
+    return lambda now: tenure.shard.look_up_failed(lookup, error, now)
+
+
+def _intervals_ended(tenure: Tenure, read: ReadIntervals, _: Exception | None) -> Finished:
+    return lambda now: tenure.shard.intervals_failed(read)
 
 
 def _stored(tenure: Tenure, writes: Sequence[Write], now: Now) -> None:

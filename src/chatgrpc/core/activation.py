@@ -10,11 +10,14 @@
 The order of 2 and 3 matters both ways. Boundary first: an owner that dies in between has voided committed rows. Adopted under
 the old epoch: the boundary of an owner that died earlier may still land, and void them.
 
+What it reads is looked at before anything is written: a chat whose store contradicts itself is damaged (`core.damage`).
+
 Without a tail there is nothing to protect: the chat is ready after the reads, and the boundary is written before the first row
 (`AppendPipeline`). So asking for a head costs two reads, and asking for a chat that nobody made leaves no trace.
 """
 
 from chatgrpc.core.active_chat import ActiveChat
+from chatgrpc.core.damage import DamageError, stored_chat, stored_event
 from chatgrpc.core.entries import ChatView, Entry, StoredChat
 from chatgrpc.core.epochs import BUCKET_SEQS, Row, adopted_tail, bucket_of
 from chatgrpc.core.events import event_chunk
@@ -57,6 +60,8 @@ class Activation:
         self._bucket_seqs = bucket_seqs
         self._reads: list[Read] = [ReadHead(chat_id)]
         self._writes: list[Write] = []
+        self.writes = False
+        """It has begun to write: what it wrote may still be on its way when it is given up."""
         self._head = StoredHead()
         self._chat = b""
         self._rows: list[Row] = []
@@ -76,13 +81,23 @@ class Activation:
         return writes
 
     def head_read(self, head: StoredHead) -> None:
-        """The outcome of `ReadHead`."""
+        """The outcome of `ReadHead`.
+
+        Raises:
+            DamageError: it cannot be right.
+        """
+        if head.mark_seq < 0:
+            raise DamageError(f"its mark is {head.mark_seq}")
         self._head = head
         self._chat = head.chat
         self._want_bucket(bucket_of(head.mark_seq, self._bucket_seqs))
 
     def bucket_read(self, read: ReadBucket, found: StoredBucket) -> None:
-        """The outcome of a `ReadBucket`."""
+        """The outcome of a `ReadBucket`.
+
+        Raises:
+            DamageError: with the head and what was read before, it cannot be right. Nothing was written.
+        """
         if max((row.epoch for row in found.rows), default=0) > self._epoch or max(found.boundaries, default=0) > self._epoch:
             self.superseded = True
             return
@@ -115,7 +130,23 @@ class Activation:
         self.head_seq = self._head.mark_seq + len(tail)
         self.first_seq = self._first_ruled_seq()
         self._steps = self._plan()
+        self._check()
         self._next_step()
+
+    def _check(self) -> None:
+        """Whether the chat can be worked with as it was found, and as what was adopted makes it."""
+        if self.head_seq:
+            stored_event(self.chat_id, self.head_seq, self._head_row().event)
+        if self.head_seq or self._chat:
+            stored_chat(self.chat_id, self._chat, self.head_seq)
+
+    def _head_row(self) -> Row:
+        if self._tail:
+            return self._tail[-1]
+        at_head = [row for row in self._rows if row.seq == self.head_seq]
+        if not at_head:
+            raise DamageError(f"all up to seq {self.head_seq} was committed, and there is no row at that seq")
+        return max(at_head, key=lambda row: row.epoch)
 
     def _first_ruled_seq(self) -> int:
         return self._head.mark_seq + 1
@@ -144,11 +175,11 @@ class Activation:
         """What follows from the adopted events; it was stored before any of them was acknowledged, or it is not stored yet."""
         chat = ActiveChat(self.chat_id, 1, 1)
         if self._head.chat:
-            chat.restore(self._head.chat)
+            chat.restore(stored_chat(self.chat_id, self._head.chat, self.head_seq))
         as_of_seq = chat.chat.as_of_seq if chat.chat is not None else 0
         writes: list[WriteViews] = []
         for row in self._tail:
-            event = chat_pb2.ChatEvent.FromString(row.event)
+            event = stored_event(self.chat_id, row.seq, row.event)
             arm = event.content.WhichOneof("body") or ""
             view = None
             if arm in CHANGES_CHAT and row.seq >= as_of_seq:  # what the view has is perhaps on one replica only: again
@@ -186,6 +217,7 @@ class Activation:
             step = self._steps.pop(0)
             self._unstored = {_key(write): write for write in step}
             self._writes += step
+            self.writes = True
             self.bounded |= {write.bucket for write in step if isinstance(write, WriteBoundary)}
 
     def _finish(self) -> None:
@@ -194,9 +226,7 @@ class Activation:
         self.ready = True
         if not self.head_seq:
             return
-        at_head = [row for row in self._rows if row.seq == self.head_seq]
-        head = self._tail[-1] if self._tail else max(at_head, key=lambda row: row.epoch)
-        self.stored_chat = StoredChat(self._chat, self.head_seq, head.event)
+        self.stored_chat = StoredChat(self._chat, self.head_seq, self._head_row().event)
 
 
 def _key(write: Write) -> tuple[type[Write], int]:

@@ -3,6 +3,7 @@
 from collections import deque
 from dataclasses import dataclass, field
 
+from chatgrpc.core.damage import stored_chat, stored_event
 from chatgrpc.core.entries import MemberView, StoredChat
 from chatgrpc.core.fold import apply_event
 from chatgrpc.core.rules import EventHead
@@ -14,9 +15,13 @@ Ticket = object
 """Names who waits for an answer; the sequencer hands it back as it was."""
 
 
-def event_head(event: bytes) -> EventHead:
-    """The head of a serialized ChatEvent."""
-    parsed = chat_pb2.ChatEvent.FromString(event)
+def event_head(chat_id: str, seq: int, event: bytes) -> EventHead:
+    """The head of the event that is stored at a place.
+
+    Raises:
+        DamageError: it is none.
+    """
+    parsed = stored_event(chat_id, seq, event)
     return EventHead(
         parsed.seq,
         parsed.message_id,
@@ -113,20 +118,26 @@ class ActiveChat:
         return not self.waiting and not self.in_flight
 
     def load(self, stored: StoredChat | None) -> None:
-        """Takes what the store holds of the chat; None = it does not exist."""
-        self.loaded = True
+        """Takes what the store holds of the chat; None = it does not exist.
+
+        Raises:
+            DamageError: it cannot be right; nothing was taken.
+        """
         if stored is None:
+            self.loaded = True
             return
-        head = event_head(stored.head_event)
+        head = event_head(self.chat_id, stored.head_seq, stored.head_event)
+        state = stored_chat(self.chat_id, stored.chat, stored.head_seq)
+        self.loaded = True
         self.recent.append(head)
         self._remember(head)
         self.head_seq = self.committed_seq = head.seq
         self.sent_at_ms = head.sent_at_ms
-        self.restore(stored.chat)
+        self.restore(state)
 
-    def restore(self, chat: bytes) -> None:
-        """Takes a serialized Chat as the state that later events are applied to."""
-        self._set_chat(chat_pb2.Chat.FromString(chat))
+    def restore(self, chat: chat_pb2.Chat) -> None:
+        """Takes the state that later events are applied to."""
+        self._set_chat(chat)
 
     def find(self, sender_user_id: str, client_message_id: bytes) -> EventHead | None:
         """The event, among those in memory, that the sender sent under this id."""

@@ -50,7 +50,7 @@ class EdgeDesk:
         self._now_ms = 0  # when the latest head was stated
         self._keyless = KeylessWrites(lanes.give_up_after_ms, self._submit_keyless)
         self._stated: OrderedDict[str, int] = OrderedDict()
-        self._heads_asked: Questions[int] = Questions(ask_again_after_ms)
+        self._heads_asked: Questions[int | None] = Questions(ask_again_after_ms)
         self._members_asked: Questions[tuple[str, ...]] = Questions(ask_again_after_ms)
         self._messages: list[tuple[str, Message]] = []
         self._answers: list[Answered] = []
@@ -106,11 +106,11 @@ class EdgeDesk:
         for chat_id, callback in self._keyless.close(session_id):
             self.withdraw_head(chat_id, callback)
 
-    def ask_head(self, chat_id: str, callback: Callable[[int], None], now_ms: int) -> None:
-        """Calls back with a head of the chat that the owner stated after this call."""
+    def ask_head(self, chat_id: str, callback: Callable[[int | None], None], now_ms: int) -> None:
+        """Calls back with a head of the chat that the owner stated after this call; None if the chat is damaged."""
         self._send(chat_id, AskHead(chat_id, self._heads_asked.ask(chat_id, callback, now_ms)))
 
-    def withdraw_head(self, chat_id: str, callback: Callable[[int], None]) -> None:
+    def withdraw_head(self, chat_id: str, callback: Callable[[int | None], None]) -> None:
         """Whoever asked for the head has gone, or waits no more."""
         self._heads_asked.withdraw(chat_id, callback)
 
@@ -149,10 +149,11 @@ class EdgeDesk:
                 self._messages.append((sender_id, HeadsHeard(heads)))
                 for chat_id, seq in heads.items():
                     self._hear_of(sender_id, chat_id, seq)
-            case HeadIs(chat_id=chat_id, number=number, seq=seq):
-                self._state(chat_id, seq)
+            case HeadIs(chat_id=chat_id, number=number, seq=seq, damaged=damaged):
+                if not damaged:
+                    self._state(chat_id, seq)
                 self._now_ms = now_ms
-                self._heads_asked.answered(chat_id, number, seq)
+                self._heads_asked.answered(chat_id, number, None if damaged else seq)
             case MembersAre(chat_id=chat_id, number=number, user_ids=user_ids):
                 self._members_asked.answered(chat_id, number, user_ids)
             case ShowReceipt() | ShowTyping():

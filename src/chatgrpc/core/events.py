@@ -5,6 +5,8 @@ frames and pages without being parsed, since on the wire a repeated field is a c
 One Wins" and "Packed repeated fields" do not apply to embedded messages: each element carries its own tag and length).
 """
 
+from google.protobuf.message import DecodeError
+
 from chatgrpc.v1 import chat_pb2, content_pb2, session_pb2
 
 _FRAMES = session_pb2.ConnectResponse.FRAMES_FIELD_NUMBER
@@ -80,7 +82,13 @@ def _answer_chunk(request_id: int, tag: bytes, body: bytes) -> bytes:
 
 
 def erased(event: bytes) -> bytes:
-    """The same event with its content erased: who, when and where stay, what was said goes."""
-    parsed = chat_pb2.ChatEvent.FromString(event)
+    """The same event with its content erased: who, when and where stay, what was said goes.
+
+    Of bytes that are no event nothing stays.
+    """
+    try:
+        parsed = chat_pb2.ChatEvent.FromString(event)
+    except DecodeError:
+        parsed = chat_pb2.ChatEvent()
     parsed.content.CopyFrom(content_pb2.Content(erased=content_pb2.ErasedContent()))
     return parsed.SerializeToString()

@@ -25,7 +25,7 @@ class _Held:
     ticket: Ticket
     write: Write
     since_ms: int
-    callback: Callable[[int], None]
+    callback: Callable[[int | None], None]
 
 
 class KeylessWrites:
@@ -41,20 +41,23 @@ class KeylessWrites:
     def __len__(self) -> int:
         return len(self._held)
 
-    def hold(self, session_id: str, ticket: Ticket, write: Write, now_ms: int) -> Callable[[int], None]:
-        """Keeps the write; returns what is to be called with a head that the chat's owner states after this."""
+    def hold(self, session_id: str, ticket: Ticket, write: Write, now_ms: int) -> Callable[[int | None], None]:
+        """Keeps the write; returns what is to be called with a head that the chat's owner states after this.
+
+        None = the chat is damaged, which the owner says of the write too.
+        """
         number = self._next_number = self._next_number + 1
 
-        def stated(head_seq: int) -> None:
+        def stated(head_seq: int | None) -> None:
             held = self._pop(number)
             if held is not None:
-                self._submit(session_id, ticket, replace(write, seen_seq=head_seq))
+                self._submit(session_id, ticket, replace(write, seen_seq=head_seq or 0))
 
         self._held[number] = _Held(session_id, ticket, write, now_ms, stated)
         self._numbers.setdefault(session_id, {})[number] = None
         return stated
 
-    def give_up(self, now_ms: int) -> list[tuple[Callable[[int], None], Ticket, Write, chat_pb2.Error]]:
+    def give_up(self, now_ms: int) -> list[tuple[Callable[[int | None], None], Ticket, Write, chat_pb2.Error]]:
         """Writes whose owner has not stated a head for too long, each with its question."""
         failed = []
         while self._held:
@@ -65,7 +68,7 @@ class KeylessWrites:
             failed.append((held.callback, held.ticket, held.write, unavailable()))
         return failed
 
-    def close(self, session_id: str) -> list[tuple[str, Callable[[int], None]]]:
+    def close(self, session_id: str) -> list[tuple[str, Callable[[int | None], None]]]:
         """Nobody waits for the session's writes any more; returns the questions to withdraw, by chat id."""
         closed = [self._pop(number) for number in list(self._numbers.get(session_id, ()))]
         return [(held.write.chat_id, held.callback) for held in closed if held is not None]

@@ -62,6 +62,8 @@ class HeadIs:
     number: int
     """Of the question."""
     seq: int
+    damaged: bool = False
+    """The owner cannot tell, nor will it soon: what is stored of the chat cannot be right."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,8 @@
 """The owner's desk: the shards in one node's hands, what edges ask of them, and what goes back (design §4, §5).
 
+Nothing that a node says, and nothing that the store answers, makes the desk raise: what goes wrong beyond one chat costs its
+shard, which is given up (`failed`), so that the next owner begins from the log.
+
 What a shard has committed leaves in two steps. The shell takes the `Delivery`s and `Notice`s, looks up which nodes hold the
 members' devices, once for all of them, and hands both back to `route`, which makes one message a node.
 """
@@ -10,6 +13,7 @@ from typing import TypeAlias, cast
 
 from chatgrpc.core.active_chat import ActiveChat
 from chatgrpc.core.clock import Now
+from chatgrpc.core.damage import Damage
 from chatgrpc.core.lanes import Forward, Forwarded, HeadBook, Lane, OwnerLanes
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.links import (
@@ -72,8 +76,10 @@ class OwnerDesk:
         self._books: dict[str, HeadBook] = {}
         self._touched: dict[Tenure, None] = {}
         self._messages: list[tuple[str, Message]] = []
-        self.superseded: list[str] = []
-        """Chats that the store knows a later epoch of, to be reported; whoever does clears it."""
+        self.damage: list[Damage] = []
+        """What was found wrong with chats, to be reported; whoever does clears it."""
+        self.failed: list[tuple[Tenure, Exception]] = []
+        """Shards that a mistake of the program has cost, and by which: to be told, and given back; whoever does clears it."""
         self.events_committed = 0
         """Events that shards of this node have counted as committed, since it began; those adopted that let users in, again."""
         self._deliveries: list[Delivery] = []
@@ -123,22 +129,50 @@ class OwnerDesk:
         tenure = self.tenures.get(self._shard_of(message.chat_id))
         if tenure is None:
             return
-        asker = _asker(sender_id, message)
-        if isinstance(message, RaiseMark):
-            message = _since_earlier(cast("_Asked | None", tenure.shard.asked(message.chat_id, asker)), message)
-        if tenure.shard.ask_head(_Asked(sender_id, message), message.chat_id, now, asker):
-            self.touch(tenure)
+        try:
+            asker = _asker(sender_id, message)
+            if isinstance(message, RaiseMark):
+                message = _since_earlier(cast("_Asked | None", tenure.shard.asked(message.chat_id, asker)), message)
+            if tenure.shard.ask_head(_Asked(sender_id, message), message.chat_id, now, asker):
+                self.touch(tenure)
+        except Exception as defect:
+            self.fail(tenure, defect)
 
     def _receive_forward(self, forward: Forward, now: Now) -> None:
         tenure = self.tenures.get(self._shard_of(forward.lane.chat_id))
         if tenure is None:
             return
-        verdict = tenure.lanes.receive(forward)
-        if isinstance(verdict, Forwarded):
-            self._messages.append((forward.lane.edge_id, verdict))
-        elif verdict and tenure.shard.submit((forward.lane, forward.number), forward.write, now):
-            tenure.lanes.accepted(forward)
+        try:
+            verdict = tenure.lanes.receive(forward)
+            if isinstance(verdict, Forwarded):
+                self._messages.append((forward.lane.edge_id, verdict))
+            elif verdict and tenure.shard.submit((forward.lane, forward.number), forward.write, now):
+                tenure.lanes.accepted(forward)
+                self.touch(tenure)
+        except Exception as defect:
+            self.fail(tenure, defect)
+
+    def hand_over(self, tenure: Tenure, what: Callable[[Now], None], now: Now) -> None:
+        """Hands a shard what the store answered, if it is still in our hands."""
+        if not self.holds(tenure):
+            return
+        try:
+            what(now)
+        except Exception as defect:
+            self.fail(tenure, defect)
+        else:
             self.touch(tenure)
+
+    def look_again(self) -> None:
+        """Chats that were damaged may have been mended."""
+        for tenure in self.tenures.values():
+            tenure.shard.look_again()
+
+    def fail(self, tenure: Tenure, defect: Exception) -> None:
+        """A shard is not what it should be, by a mistake of ours: it is dropped as if the lease were over."""
+        if self.holds(tenure):
+            self.drop(tenure)
+            self.failed.append((tenure, defect))
 
     def touch(self, tenure: Tenure) -> None:
         """Something happened to the shard: the shell handed it what the store answered."""
@@ -154,19 +188,25 @@ class OwnerDesk:
         touched, self._touched = self._touched, {}
         requests: list[tuple[Tenure, Request]] = []
         for tenure in touched:
-            shard = tenure.shard
-            deliveries = shard.take_deliveries()
-            self.events_committed += len(deliveries)
-            self._deliveries += deliveries
-            for answer in shard.take_answers():
-                lane, number = cast("tuple[Lane, int]", answer.ticket)
-                self._messages.append((lane.edge_id, tenure.lanes.answered(lane, number, answer.outcome)))
-            for head in shard.take_heads():
-                asked = cast("_Asked", head.ticket)
-                self._answer(asked.sender_id, asked.question, head.seq, shard.chat(head.chat_id))
-            self.superseded += shard.take_superseded()
-            requests += [(tenure, request) for request in shard.take_requests()]
+            try:
+                self._sort_out(tenure)
+                requests += [(tenure, request) for request in tenure.shard.take_requests()]
+            except Exception as defect:
+                self.fail(tenure, defect)
         return requests
+
+    def _sort_out(self, tenure: Tenure) -> None:
+        shard = tenure.shard
+        deliveries = shard.take_deliveries()
+        self.events_committed += len(deliveries)
+        self._deliveries += deliveries
+        for answer in shard.take_answers():
+            lane, number = cast("tuple[Lane, int]", answer.ticket)
+            self._messages.append((lane.edge_id, tenure.lanes.answered(lane, number, answer.outcome)))
+        for head in shard.take_heads():
+            asked = cast("_Asked", head.ticket)
+            self._answer(asked.sender_id, asked.question, head.seq, shard.chat(head.chat_id))
+        self.damage += shard.take_damage()
 
     def take_messages(self) -> list[tuple[str, Message]]:
         """Messages and the nodes they are for."""
@@ -211,11 +251,11 @@ class OwnerDesk:
             for node_id, user_ids in _by_node(notice.user_ids, nodes_of_user).items():
                 self._messages.append((node_id, replace(notice.message, to_user_ids=user_ids)))
 
-    def _answer(self, sender_id: str, question: Question, head_seq: int, chat: ActiveChat | None) -> None:
-        """The chat is ready, or there is none."""
+    def _answer(self, sender_id: str, question: Question, head_seq: int | None, chat: ActiveChat | None) -> None:
+        """The chat is ready, or there is none, or it is damaged."""
         match question:
             case AskHead(chat_id=chat_id, number=number):
-                self._messages.append((sender_id, HeadIs(chat_id, number, head_seq)))
+                self._messages.append((sender_id, HeadIs(chat_id, number, head_seq or 0, damaged=head_seq is None)))
             case AskMembers(chat_id=chat_id, number=number):
                 user_ids = chat.recipients if chat is not None and self._is_small(chat) else ()
                 self._messages.append((sender_id, MembersAre(chat_id, number, user_ids)))

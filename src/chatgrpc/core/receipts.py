@@ -25,7 +25,10 @@ class Mark:
     def receipt(self) -> chat_pb2.Receipt:
         """The mark as devices see it."""
         return chat_pb2.Receipt(
-            chat_id=self.chat_id, user_id=self.user_id, delivered_seq=self.delivered_seq, read_seq=self.read_seq
+            chat_id=self.chat_id,
+            user_id=self.user_id,
+            delivered_seq=max(self.delivered_seq, 0),  # what a store may hold is not what a receipt can say
+            read_seq=max(self.read_seq, 0),
         )
 
 

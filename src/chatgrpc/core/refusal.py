@@ -7,6 +7,9 @@ from chatgrpc.v1 import chat_pb2
 RETRY_FROM = chat_pb2.ERROR_CODE_UNAVAILABLE
 """From this code on the same request may succeed later."""
 
+_DAMAGED_RETRY_AFTER_MS = 30_000
+"""Owners look again about as often."""
+
 Code: TypeAlias = chat_pb2.ErrorCode.ValueType
 
 
@@ -21,6 +24,15 @@ class RefusedError(Exception):
 def is_retryable(error: chat_pb2.Error) -> bool:
     """Whether the same request, unchanged, may succeed later."""
     return error.code >= RETRY_FROM
+
+
+def chat_damaged() -> chat_pb2.Error:
+    """What the store holds of the chat cannot be right; until somebody mends it, nothing can be done with it."""
+    return chat_pb2.Error(
+        code=chat_pb2.ERROR_CODE_CHAT_DAMAGED,
+        message="This chat cannot be used until the operator of the server has looked at it. Your other chats go on.",
+        retry_after_ms=_DAMAGED_RETRY_AFTER_MS,
+    )
 
 
 def unavailable(retry_after_ms: int = 500) -> chat_pb2.Error:

@@ -5,7 +5,8 @@ be appended to the log. Answers and deliveries leave only after the group is com
 was committed before, or is on its way, is not committed again (G3): the sender's `seen_seq` says from where to look.
 
 No I/O: what must be read from the store is asked for (`take_loads`, `take_lookups`), and the writes of that chat wait, in their
-order, until the answer comes back (`loaded`, `looked_up`). A chat whose append failed is forgotten with all its waiting writes,
+order, until the answer comes back (`loaded`, `looked_up`). Of a chat of which the store holds what cannot be, they are refused
+until it is looked at again (`core.damage`). A chat whose append failed is forgotten with all its waiting writes,
 which are answered with a retryable error; the log says, at the next load, what became of them.
 """
 
@@ -14,13 +15,14 @@ from dataclasses import dataclass
 
 from chatgrpc.core.active_chat import ActiveChat, LookedUp, Pending, Ticket
 from chatgrpc.core.budget import Budget
+from chatgrpc.core.damage import Damage, DamageError, damage_of
 from chatgrpc.core.door import Door, ReadIntervals, is_their_own, left_seq_of, may_open, says_who_may
 from chatgrpc.core.entries import ChatView, Entry, StoredChat
 from chatgrpc.core.events import event_chunk
 from chatgrpc.core.fold import CHANGES_CHAT
 from chatgrpc.core.ids import RandomBits, direct_chat_id, message_id, self_chat_id
 from chatgrpc.core.limits import Limits
-from chatgrpc.core.refusal import RefusedError, overloaded, unavailable
+from chatgrpc.core.refusal import RefusedError, chat_damaged, overloaded, unavailable
 from chatgrpc.core.rules import (
     MESSAGES,
     Circumstances,
@@ -105,6 +107,8 @@ class Sequencer:
         self._answers: list[Answer] = []
         self._entries: list[Entry] = []
         self._pending: list[tuple[ActiveChat, Pending]] = []
+        self._damaged: dict[str, Damage] = {}
+        self._found: list[Damage] = []
 
     # What the shell puts in.
 
@@ -156,6 +160,9 @@ class Sequencer:
 
     def _enter(self, ticket: Ticket, write: Write, left_seq: int, now_ms: int) -> None:
         """Puts a write into its chat's queue; `left_seq`: where its sender left, for a former member."""
+        if write.chat_id in self._damaged:
+            self._answers.append(Answer(ticket, chat_damaged()))
+            return
         chat = self._activate(write.chat_id)
         size_bytes = write.content.ByteSize()
         if (
@@ -175,12 +182,18 @@ class Sequencer:
         self._budget.give(size_bytes)
 
     def activate(self, chat_id: str) -> bool:
-        """Loads a chat without writing to it; returns whether it is loaded already."""
+        """Loads a chat that is not damaged without writing to it; returns whether it is loaded already."""
         return self._activate(chat_id).loaded
 
     def loaded(self, chat: ActiveChat, stored: StoredChat | None, now_ms: int) -> None:
         """Hands over what `take_loads` asked for; None = there is no such chat."""
-        chat.load(stored)
+        if self._chats.get(chat.chat_id) is not chat:
+            return  # given up meanwhile; its writes have their answers
+        try:
+            chat.load(stored)
+        except DamageError as error:
+            self.damage(damage_of(chat.chat_id, error))
+            return
         self._advance(chat, now_ms)
 
     def looked_up(self, lookup: Lookup, found: list[EventHead], chat_counts: dict[str, int], now_ms: int) -> None:
@@ -199,6 +212,37 @@ class Sequencer:
         if older:
             chat.widen(older[::-1], now_ms)
         self._advance(chat, now_ms)
+
+    def look_up_failed(self, lookup: Lookup, error: BaseException | None, now_ms: int) -> None:
+        """What a lookup asked for could not be read: its write fails, retryably, and those behind it have their turn.
+
+        `error` says why not, if that is the chat's own fault; None = the store does not answer.
+        """
+        chat = lookup.chat
+        if self._chats.get(chat.chat_id) is not chat or not chat.waiting:
+            return  # given up meanwhile; its writes have their answers
+        if error is not None:
+            self._found.append(damage_of(chat.chat_id, error))
+        ticket, _, size_bytes, _ = chat.waiting.popleft()
+        self._release(chat, size_bytes)
+        self._answers.append(Answer(ticket, unavailable() if error is None else chat_damaged()))
+        chat.looked_up = None
+        self._advance(chat, now_ms)
+
+    def damage(self, damage: Damage) -> None:
+        """Gives a chat up: what waits in it is refused, and what comes from now on, until `look_again`.
+
+        What has its seq may be committed or not; it is answered in the same way, and a repetition finds it.
+        """
+        self._found.append(damage)
+        self._damaged[damage.chat_id] = damage
+        chat = self._chats.get(damage.chat_id)
+        if chat is not None:
+            self._drop(chat, chat_damaged())
+
+    def look_again(self) -> None:
+        """Forgets which chats were damaged, unless for good: who asks for one has it read again."""
+        self._damaged = {chat_id: damage for chat_id, damage in self._damaged.items() if damage.for_good}
 
     def read_failed(self, chat: ActiveChat) -> None:
         """What `take_loads` or `take_lookups` asked for could not be read: the chat's waiting writes fail, retryably.
@@ -220,11 +264,11 @@ class Sequencer:
         for chat, pending in group.pending:
             head = pending.head
             chat.committed_seq = head.seq
-            del chat.in_flight[head.seq]
-            self._release(chat, len(pending.event))
-            for ticket, again in pending.tickets:
-                self._answers.append(Answer(ticket, _result(chat.chat_id, head, again)))
-            self._answers += [Answer(ticket, error) for ticket, error in pending.refusals]
+            if chat.in_flight.pop(head.seq, None) is not None:  # else it was given up, and who waited has an answer
+                self._release(chat, len(pending.event))
+                for ticket, again in pending.tickets:
+                    self._answers.append(Answer(ticket, _result(chat.chat_id, head, again)))
+                self._answers += [Answer(ticket, error) for ticket, error in pending.refusals]
             chunk = event_chunk(pending.event)
             deliveries.append(
                 Delivery(chat.chat_id, head.seq, chunk, pending.recipients, pending.left_user_id, pending.changes_members)
@@ -234,7 +278,8 @@ class Sequencer:
     def failed(self, group: Group) -> None:
         """The group's append raised: its chats are forgotten, and everything that waited in them fails, retryably."""
         for chat in dict.fromkeys(chat for chat, _ in group.pending):
-            self._forget(chat)
+            if self._chats.get(chat.chat_id) is chat:
+                self._drop(chat, unavailable())
 
     def drop(self) -> None:
         """The chats are not ours any more: what waits is held no more, and nobody is answered."""
@@ -263,6 +308,11 @@ class Sequencer:
         answers, self._answers = self._answers, []
         return answers
 
+    def take_damage(self) -> list[Damage]:
+        """What was found wrong with chats since the last call, to be told to operators."""
+        found, self._found = self._found, []
+        return found
+
     def take_group(self) -> Group | None:
         """What is ready to be appended, oldest first; None if nothing is. The next group may be taken when this one is done."""
         if not self._entries:
@@ -283,6 +333,14 @@ class Sequencer:
     def asks(self) -> bool:
         """Whether writes wait whose senders are not known to be members."""
         return len(self._door) > 0
+
+    def is_damaged(self, chat_id: str) -> bool:
+        """Whether the chat is refused because of what is stored of it."""
+        return chat_id in self._damaged
+
+    def damaged(self) -> list[Damage]:
+        """The chats that are refused now."""
+        return list(self._damaged.values())
 
     def holds(self, chat_id: str) -> bool:
         """Whether the chat is in memory, loaded or about to be; else nothing of it waits for anything."""
@@ -312,6 +370,7 @@ class Sequencer:
         """Decides the waiting writes, in order, until one needs something from the store."""
         while chat.waiting:
             ticket, write, size_bytes, left_seq = chat.waiting[0]
+            head_seq = chat.head_seq
             try:
                 earlier = self._earlier_try(chat, write)
                 if earlier is not None:
@@ -325,6 +384,11 @@ class Sequencer:
                     self._decide(chat, ticket, write, arm, now_ms)
             except RefusedError as refused:
                 self._refuse(chat, ticket, refused.error)
+            except Exception as defect:
+                if chat.head_seq != head_seq:
+                    raise  # it has its seq: the chat in memory is not what it was, nor what it should be
+                self._found.append(damage_of(chat.chat_id, defect))
+                self._refuse(chat, ticket, _not_taken())
             chat.waiting.popleft()
             chat.looked_up = None
             self._release(chat, size_bytes)
@@ -514,21 +578,31 @@ class Sequencer:
         self._pending.append((chat, pending))
         chat.in_flight[seq] = pending
 
-    def _forget(self, chat: ActiveChat) -> None:
-        """Drops a chat whose append failed: what it holds in memory is no longer what the log holds."""
+    def _drop(self, chat: ActiveChat, error: chat_pb2.Error) -> None:
+        """Drops a chat whose memory is no longer what the log holds; all who wait in it get this answer."""
         del self._chats[chat.chat_id]
         kept = [other is not chat for other, _ in self._pending]
         self._entries = [entry for entry, keep in zip(self._entries, kept, strict=True) if keep]
         self._pending = [pair for pair, keep in zip(self._pending, kept, strict=True) if keep]
         self._budget.give(chat.held_bytes)
         for pending in chat.in_flight.values():
-            self._answers += [Answer(ticket, unavailable()) for ticket, _ in (*pending.tickets, *pending.refusals)]
-        self._answers += [Answer(ticket, unavailable()) for ticket, *_ in chat.waiting]
+            self._answers += [Answer(ticket, error) for ticket, _ in (*pending.tickets, *pending.refusals)]
+        self._answers += [Answer(ticket, error) for ticket, *_ in chat.waiting]
+        chat.in_flight.clear()
+        chat.waiting.clear()
+        chat.held_bytes = 0
 
 
 def _result(chat_id: str, head: EventHead, again: bool) -> chat_pb2.SendResult:
     return chat_pb2.SendResult(
         chat_id=chat_id, seq=head.seq, message_id=head.message_id, sent_at_ms=head.sent_at_ms, duplicate=again
+    )
+
+
+def _not_taken() -> chat_pb2.Error:
+    """The program has a mistake that this write brings to light; another try would do so again."""
+    return chat_pb2.Error(
+        code=chat_pb2.ERROR_CODE_INVALID_ARGUMENT, message="The server made a mistake over this; it was not taken."
     )
 
 

@@ -2,6 +2,10 @@
 
 What comes from outside is handed in with the time at which it *had* happened; what the lease does not cover any more is dropped
 without a trace. Nobody is told: who waits for an answer asks the next owner.
+
+What goes wrong with one chat, by what the store holds of it or by a mistake of ours, costs that chat and no other: it is given
+up, and refused until it is looked at again (`core.damage`). If rows of it may be on their way, that is not before the next
+owner: a row of this epoch that lands late would stand where another one is written.
 """
 
 from collections.abc import Hashable
@@ -15,6 +19,7 @@ from chatgrpc.core.active_chat import ActiveChat, Pending, Ticket
 from chatgrpc.core.append_pipeline import AppendPipeline
 from chatgrpc.core.budget import Budget
 from chatgrpc.core.clock import Now
+from chatgrpc.core.damage import Damage, Kind, damage_of
 from chatgrpc.core.door import ReadIntervals
 from chatgrpc.core.entries import Entry
 from chatgrpc.core.epochs import BUCKET_SEQS
@@ -35,11 +40,11 @@ Request: TypeAlias = row_store.Read | row_store.Write | Lookup | ReadIntervals
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The answer to `ask_head`: a committed seq, stated by the owner."""
+    """The answer to `ask_head`: a committed seq, stated by the owner; None if the chat is damaged."""
 
     ticket: Ticket
     chat_id: str
-    seq: int
+    seq: int | None
 
 
 class Shard:
@@ -69,8 +74,6 @@ class Shard:
         self._head_tickets: dict[str, dict[Hashable, Ticket]] = {}  # by chat and asker
         self._heads: list[Head] = []
         self._unmarked: dict[str, int] = {}
-        self._superseded: list[str] = []
-        self._silent: set[str] = set()  # chats that were superseded
         self._lookups_under_way = 0
         self._accepting = True
 
@@ -80,8 +83,11 @@ class Shard:
         """Takes a write; False if this shard takes none any more, and the next owner is to be asked."""
         if not self._accepting or not self._lease.holds(now.monotonic_ms):
             return False
-        self._sequencer.submit(ticket, write, now.wall_ms)
-        self._work()
+        try:
+            self._sequencer.submit(ticket, write, now.wall_ms)
+            self._work()
+        except Exception as defect:
+            self._give_up(write.chat_id, defect)
         return True
 
     def ask_head(self, ticket: Ticket, chat_id: str, now: Now, asker: Hashable = None) -> bool:
@@ -92,18 +98,22 @@ class Shard:
         """
         if not self._accepting or not self._lease.holds(now.monotonic_ms):
             return False
+        if self._sequencer.is_damaged(chat_id):
+            self._heads.append(Head(ticket, chat_id, None))
+            return True
         pipeline = self._pipelines.get(chat_id)
         if pipeline is not None and self._sequencer.holds(chat_id):
             self._heads.append(Head(ticket, chat_id, pipeline.committed_seq))
-            return True
-        if chat_id in self._silent:
             return True
         tickets = self._head_tickets.setdefault(chat_id, {})
         asker = ticket if asker is None else asker
         if asker in tickets or len(tickets) < self._limits.questions_waiting_per_chat_max:
             tickets[asker] = ticket
-        self._sequencer.activate(chat_id)
-        self._work()
+        try:
+            self._sequencer.activate(chat_id)
+            self._work()
+        except Exception as defect:
+            self._give_up(chat_id, defect)
         return True
 
     def head_read(self, read: ReadHead, found: StoredHead, now: Now) -> None:
@@ -111,38 +121,79 @@ class Shard:
         activation = self._activations.get(read.chat_id)
         if activation is None or not self._lease.holds(now.monotonic_ms):
             return
-        activation.head_read(found)
-        self._go_on(activation, now)
+        try:
+            activation.head_read(found)
+            self._go_on(activation, now)
+        except Exception as error:
+            self._give_up(read.chat_id, error)
 
     def bucket_read(self, read: ReadBucket, found: StoredBucket, now: Now) -> None:
         """A `ReadBucket` succeeded."""
         activation = self._activations.get(read.chat_id)
         if activation is None or not self._lease.holds(now.monotonic_ms):
             return
-        activation.bucket_read(read, found)
-        self._go_on(activation, now)
+        try:
+            activation.bucket_read(read, found)
+            self._go_on(activation, now)
+        except Exception as error:
+            self._give_up(read.chat_id, error)
+
+    def read_failed(self, chat_id: str, error: Exception) -> None:
+        """A `ReadHead` or `ReadBucket` came to an end that is not the store's being away: the chat cannot be read."""
+        if chat_id in self._activations:
+            self._give_up(chat_id, error)
 
     def intervals_read(self, read: ReadIntervals, intervals: tuple[Interval, ...], now: Now) -> None:
         """A `ReadIntervals` succeeded."""
         if not self._lease.holds(now.monotonic_ms):
             return
-        self._sequencer.intervals_read(read, intervals, now.wall_ms)
-        self._work()
+        try:
+            self._sequencer.intervals_read(read, intervals, now.wall_ms)
+            self._work()
+        except Exception as defect:
+            self._give_up(read.chat_id, defect)
+
+    def intervals_failed(self, read: ReadIntervals) -> None:
+        """A `ReadIntervals` was not answered in its time: the writes that wait for it fail, retryably."""
+        self._sequencer.intervals_failed(read)
 
     def looked_up(self, lookup: Lookup, heads: list[EventHead], chat_counts: dict[str, int], now: Now) -> None:
         """A `Lookup` succeeded."""
         if not self._lease.holds(now.monotonic_ms):
             return
         self._lookups_under_way -= 1
-        self._sequencer.looked_up(lookup, heads, chat_counts, now.wall_ms)
-        self._work()
-        self._forget(lookup.chat.chat_id)
+        chat_id = lookup.chat.chat_id
+        try:
+            self._sequencer.looked_up(lookup, heads, chat_counts, now.wall_ms)
+            self._work()
+        except Exception as defect:
+            self._give_up(chat_id, defect)
+        self._forget(chat_id)
+
+    def look_up_failed(self, lookup: Lookup, error: Exception | None, now: Now) -> None:
+        """A `Lookup` was not answered in its time, or came to another end, which `error` says: its write fails, retryably."""
+        if not self._lease.holds(now.monotonic_ms):
+            return
+        self._lookups_under_way -= 1
+        chat_id = lookup.chat.chat_id
+        try:
+            self._sequencer.look_up_failed(lookup, error, now.wall_ms)
+            self._work()
+        except Exception as defect:
+            self._give_up(chat_id, defect)
+        self._forget(chat_id)
 
     def stored(self, write: row_store.Write, now: Now) -> None:
         """A write succeeded. `now` was read after the success was known: past the deadline it counts for nothing."""
         if not self._lease.holds(now.monotonic_ms):
             return
         chat_id = write.entry.chat_id if isinstance(write, row_store.WriteViews) else write.chat_id
+        try:
+            self._stored(chat_id, write, now)
+        except Exception as defect:
+            self._give_up(chat_id, defect)
+
+    def _stored(self, chat_id: str, write: row_store.Write, now: Now) -> None:
         activation = self._activations.get(chat_id)
         if activation is not None:
             activation.stored(write)
@@ -157,6 +208,10 @@ class Shard:
             self._unmarked[chat_id] = seq
         self._requests += pipeline.take_writes()
         self._work()
+
+    def look_again(self) -> None:
+        """Chats that were damaged may have been mended: who asks for one has it read again."""
+        self._sequencer.look_again()
 
     def stop_accepting(self) -> None:
         """The shard is to be given away: what was taken is finished, nothing more is taken."""
@@ -219,10 +274,13 @@ class Shard:
         heads, self._heads = self._heads, []
         return heads
 
-    def take_superseded(self) -> list[str]:
-        """Chats that this owner must not order, as the store knows a later epoch of them; they stay silent for its tenure."""
-        chat_ids, self._superseded = self._superseded, []
-        return chat_ids
+    def take_damage(self) -> list[Damage]:
+        """What was found wrong with chats, to be told to operators."""
+        return self._sequencer.take_damage()
+
+    def damaged(self) -> list[Damage]:
+        """Chats that are refused now."""
+        return self._sequencer.damaged()
 
     def take_marks(self) -> list[WriteMark]:
         """Committed marks that rose since the last call; to be written when there is time, and when the shard is given away."""
@@ -275,10 +333,8 @@ class Shard:
         chat_id = activation.chat_id
         if activation.superseded:
             # The lease says that nobody else can be there: epochs have fallen back. To go on would be to order the chat anew.
-            del self._activations[chat_id]
-            self._superseded.append(chat_id)
-            self._silent.add(chat_id)
-            self._head_tickets.pop(chat_id, None)
+            why = "the store holds a later epoch of it than this owner's"
+            self._refuse(Damage(chat_id, Kind.EPOCH_FELL, why, for_good=True))
             return
         if not activation.ready:
             return
@@ -292,6 +348,23 @@ class Shard:
         self._sequencer.loaded(self._loading.pop(chat_id), activation.stored_chat, now.wall_ms)
         self._work()
         self._forget(chat_id)
+
+    def _give_up(self, chat_id: str, error: Exception) -> None:
+        """Something is wrong with the chat: what it has in memory is dropped, half changed as it may be."""
+        activation = self._activations.get(chat_id)
+        may_land = any(of_chat == chat_id for of_chat, _ in self._uncommitted) or (activation is not None and activation.writes)
+        self._refuse(damage_of(chat_id, error, for_good=may_land))
+
+    def _refuse(self, damage: Damage) -> None:
+        chat_id = damage.chat_id
+        self._activations.pop(chat_id, None)
+        self._loading.pop(chat_id, None)
+        self._pipelines.pop(chat_id, None)
+        self._unmarked.pop(chat_id, None)
+        for key in [key for key in self._uncommitted if key[0] == chat_id]:
+            del self._uncommitted[key]
+        self._heads += [Head(ticket, chat_id, None) for ticket in self._head_tickets.pop(chat_id, {}).values()]
+        self._sequencer.damage(damage)
 
     def _forget(self, chat_id: str) -> None:
         """Drops what the sequencer has dropped: a name that nobody made a chat of."""

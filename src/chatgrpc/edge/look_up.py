@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from chatgrpc.core.active_chat import event_head
+from chatgrpc.core.damage import DamageError
 from chatgrpc.core.entries import StoredEvent
 from chatgrpc.core.rules import EventHead
 from chatgrpc.core.sequencer import Lookup
@@ -34,6 +35,7 @@ async def look_up(log: Log, wanted: Lookup) -> tuple[list[EventHead], dict[str, 
 
     Raises:
         StoreError: something cannot be read.
+        DamageError: what is stored there is no event.
     """
     heads: list[EventHead] = []
     for after_seq, up_to_seq in wanted.ranges:
@@ -41,7 +43,8 @@ async def look_up(log: Log, wanted: Lookup) -> tuple[list[EventHead], dict[str, 
         while at_seq < up_to_seq:
             page = await log.read_after(wanted.chat.chat_id, at_seq, up_to_seq, _PAGE_EVENTS, _PAGE_BYTES)
             if not page:
-                break
-            heads += [event_head(stored.event) for stored in page]
-            at_seq = page[-1].seq
+                raise DamageError(f"there is no row at seq {at_seq + 1}, which was committed")
+            for stored in page:
+                at_seq += 1
+                heads.append(event_head(wanted.chat.chat_id, at_seq, stored.event))
     return heads, await log.count_chats(wanted.user_ids) if wanted.user_ids else {}

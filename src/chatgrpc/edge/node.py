@@ -4,7 +4,7 @@ import asyncio
 import os
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -18,8 +18,10 @@ from chatgrpc.core.rules import not_a_member
 from chatgrpc.core.session import Timings
 from chatgrpc.core.visibility import is_member
 from chatgrpc.core.write import Write
+from chatgrpc.damage_book import DamageBook
 from chatgrpc.edge.admission import Admissions
 from chatgrpc.edge.audience import Audience, Touched
+from chatgrpc.edge.checked_log import CheckedLog
 from chatgrpc.edge.connection import Connections
 from chatgrpc.edge.flood_watch import Delivered, FloodWatch
 from chatgrpc.edge.grpc_transport import GrpcTransport
@@ -83,11 +85,12 @@ class Node:
         ordering: Ordering,
         audience: Callable[[Connections, Touched], Audience],
         verifier: TokenVerifier,
+        book: DamageBook,
         metrics: Metrics,
         limits: Limits,
     ) -> None:
         self._settings = settings
-        self._stores = stores
+        self._stores = stores = replace(stores, log=CheckedLog(stores.log, book))
         self._ordering = ordering
         self._verifier = verifier
         self._metrics = metrics

@@ -12,6 +12,7 @@ from chatgrpc.adapters.sqlite import SqliteStore
 from chatgrpc.config import Settings, StartError
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.sequencer import Sequencer
+from chatgrpc.damage_book import DamageBook
 from chatgrpc.edge.audience import Touched
 from chatgrpc.edge.connection import Connections
 from chatgrpc.edge.node import CLOSE_TIMEOUT_S, Node, Stores
@@ -51,13 +52,14 @@ async def serving_alone(settings: Settings, verifier: TokenVerifier, metrics: Me
         def wake_up() -> None:
             node.edge.wake_up()
 
-        owner = Owner(sequencer, store.log, metrics, wake_up)
+        book = DamageBook(metrics)
+        owner = Owner(sequencer, store.log, book, metrics, wake_up)
 
         def audience(connections: Connections, touched: Touched) -> LocalAudience:
             return LocalAudience(connections, owner, limits, touched)
 
         stores = Stores(store.log, store.receipts, store.cursors, store.profiles, store.devices)
-        node = Node(settings, stores, owner, audience, verifier, metrics, limits)
+        node = Node(settings, stores, owner, audience, verifier, book, metrics, limits)
         directory = SoleNode(settings.server.host, lambda: len(node.edge.connections))
         server = node.server(directory)
         port = directory.port = await server.start()

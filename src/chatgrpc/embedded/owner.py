@@ -2,22 +2,29 @@
 
 While one group is being committed the next one fills up: that is the group commit. Everything here runs on the event loop's
 thread; the store's answers wake the tick loop, which then calls `pump`.
+
+What goes wrong with one chat, by what the store holds of it or by a mistake of ours, costs that chat (`core.damage`). Nothing
+of it can be on its way when it is read again: SQLite takes each seq once.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Hashable
+import time
+from collections.abc import Callable, Coroutine, Hashable, Iterator
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
 import structlog
 
 from chatgrpc.core.active_chat import ActiveChat, Ticket
+from chatgrpc.core.damage import DamageError, damage_of
 from chatgrpc.core.door import ReadIntervals
 from chatgrpc.core.entries import StoredChat
 from chatgrpc.core.rules import EventHead
 from chatgrpc.core.sequencer import Delivery, Group, Lookup, Sequencer
 from chatgrpc.core.visibility import Interval
 from chatgrpc.core.write import Write
+from chatgrpc.damage_book import DamageBook
 from chatgrpc.edge.look_up import LOOK_UPS_AT_ONCE, look_up
 from chatgrpc.edge.ordering import Progress
 from chatgrpc.metrics import Metrics
@@ -26,13 +33,28 @@ from chatgrpc.ports.errors import StoreError
 
 _log = structlog.get_logger()
 
+_LOOK_AGAIN_INTERVAL_S = 30.0
+
 ChatCallback = Callable[[ActiveChat | None], None]
 
 
 class Owner:
     """`edge.ordering.Ordering`: owns all chats of this process."""
 
-    def __init__(self, sequencer: Sequencer, log: ChatLog, metrics: Metrics, wake_up: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        sequencer: Sequencer,
+        log: ChatLog,
+        book: DamageBook,
+        metrics: Metrics,
+        wake_up: Callable[[], None],
+        *,
+        look_again_interval_s: float = _LOOK_AGAIN_INTERVAL_S,
+    ) -> None:
+        """`book` is told of chats that are damaged, which are looked at again every `look_again_interval_s`."""
+        self._book = book
+        self._look_again_interval_s = look_again_interval_s
+        self._look_again_at_s = time.monotonic() + look_again_interval_s
         self._sequencer = sequencer
         self._log = log
         self._metrics = metrics
@@ -44,7 +66,7 @@ class Owner:
         self._looked_up: list[tuple[Lookup, list[EventHead], dict[str, int]]] = []
         self._look_up_slots = asyncio.Semaphore(LOOK_UPS_AT_ONCE)
         self._intervals_read: list[tuple[ReadIntervals, tuple[Interval, ...] | None]] = []  # None: could not be read
-        self._failed_reads: list[ActiveChat] = []
+        self._failed_reads: list[tuple[ActiveChat, Lookup | None, Exception]] = []
         self._waiting_for_chat: dict[str, dict[Hashable, ChatCallback]] = {}
 
     async def settle(self) -> None:
@@ -54,19 +76,26 @@ class Owner:
 
     def submit(self, ticket: Ticket, session_id: str, write: Write, now_ms: int) -> None:
         """See the protocol; the sequencer orders as it is called."""
-        self._sequencer.submit(ticket, write, now_ms)
+        with self._fence(write.chat_id):
+            self._sequencer.submit(ticket, write, now_ms)
 
     def session_closed(self, session_id: str) -> None:
         """See the protocol; the write under way has its answer, and nobody looks at it."""
 
     def pass_time(self, now_ms: int) -> None:
         """See the protocol; nothing waits here but for the store, which answers."""
+        if time.monotonic() >= self._look_again_at_s:
+            self._look_again_at_s = time.monotonic() + self._look_again_interval_s
+            self._sequencer.look_again()
 
     def with_chat(self, chat_id: str, asker: Hashable, callback: ChatCallback) -> None:
         """Calls back with the chat, now if it is loaded, else when it is; with None if there is none, or it cannot be read.
 
         Of each `asker` only the last callback waits.
         """
+        if self._sequencer.is_damaged(chat_id):
+            callback(None)
+            return
         if self._sequencer.activate(chat_id):
             callback(self._sequencer.chat(chat_id))
             return
@@ -83,6 +112,8 @@ class Owner:
             else:
                 self._sequencer.failed(group)
         self._take_reads(now_ms)
+        for damage in self._sequencer.take_damage():
+            self._book.note(damage)
         for read in self._sequencer.take_intervals():
             self._start(self._read_intervals(read))
         for chat in self._sequencer.take_loads():
@@ -99,21 +130,42 @@ class Owner:
     def _take_reads(self, now_ms: int) -> None:
         loaded, self._loaded = self._loaded, []
         for chat, stored in loaded:
-            self._sequencer.loaded(chat, stored, now_ms)
+            with self._fence(chat.chat_id):
+                self._sequencer.loaded(chat, stored, now_ms)
             self._call_back(chat.chat_id)
         looked_up, self._looked_up = self._looked_up, []
         for lookup, heads, chat_counts in looked_up:
-            self._sequencer.looked_up(lookup, heads, chat_counts, now_ms)
+            with self._fence(lookup.chat.chat_id):
+                self._sequencer.looked_up(lookup, heads, chat_counts, now_ms)
         intervals_read, self._intervals_read = self._intervals_read, []
         for read, intervals in intervals_read:
-            if intervals is None:
-                self._sequencer.intervals_failed(read)
-            else:
-                self._sequencer.intervals_read(read, intervals, now_ms)
+            with self._fence(read.chat_id):
+                if intervals is None:
+                    self._sequencer.intervals_failed(read)
+                else:
+                    self._sequencer.intervals_read(read, intervals, now_ms)
         failed, self._failed_reads = self._failed_reads, []
-        for chat in failed:
-            self._sequencer.read_failed(chat)
+        for chat, failed_lookup, error in failed:
+            with self._fence(chat.chat_id):
+                self._read_failed(chat, failed_lookup, error, now_ms)
             self._call_back(chat.chat_id)
+
+    def _read_failed(self, chat: ActiveChat, lookup: Lookup | None, error: Exception, now_ms: int) -> None:
+        its_own = None if isinstance(error, StoreError) else error  # else the store is away
+        if lookup is not None:
+            self._sequencer.look_up_failed(lookup, its_own, now_ms)
+        elif its_own is not None:
+            self._sequencer.damage(damage_of(chat.chat_id, its_own))
+        else:
+            self._sequencer.read_failed(chat)
+
+    @contextmanager
+    def _fence(self, chat_id: str) -> Iterator[None]:
+        """A mistake over one chat costs that chat; it is read again from what is committed."""
+        try:
+            yield
+        except Exception as defect:
+            self._sequencer.damage(damage_of(chat_id, defect))
 
     def _call_back(self, chat_id: str) -> None:
         for callback in self._waiting_for_chat.pop(chat_id, {}).values():
@@ -146,7 +198,7 @@ class Owner:
             self._loaded.append((chat, stored))  # the list of now: `pump` puts a new one in its place while this waits
         except Exception as error:
             _report("load_failed", error, chat_id=chat.chat_id)
-            self._failed_reads.append(chat)
+            self._failed_reads.append((chat, None, error))
         self._wake_up()
 
     async def _look_up(self, lookup: Lookup) -> None:
@@ -156,7 +208,7 @@ class Owner:
             self._looked_up.append((lookup, heads, chat_counts))
         except Exception as error:
             _report("look_up_failed", error, chat_id=lookup.chat.chat_id)
-            self._failed_reads.append(lookup.chat)
+            self._failed_reads.append((lookup.chat, lookup, error))
         self._wake_up()
 
     async def _read_intervals(self, read: ReadIntervals) -> None:
@@ -172,4 +224,5 @@ class Owner:
 
 def _report(event: str, error: Exception, **context: object) -> None:
     """Logs why the store did not answer; what is not the store's own error is a defect, and its traceback is wanted."""
-    _log.error(event, error=str(error), exc_info=None if isinstance(error, StoreError) else error, **context)
+    known = isinstance(error, StoreError | DamageError)
+    _log.error(event, error=str(error), exc_info=None if known else error, **context)

@@ -13,6 +13,16 @@ class OutcomeUnknownError(StoreError):
     """A write was sent and nobody knows whether it was stored. Reading tells, later."""
 
 
+class ChatDamagedError(StoreError):
+    """What is stored of a chat cannot be right, so it cannot be read until that is mended; other chats can."""
+
+    def __init__(self, chat_id: str, why: str) -> None:
+        """`why` quotes nothing of what is stored."""
+        super().__init__(f"chat {chat_id} is damaged: {why}")
+        self.chat_id = chat_id
+        self.why = why
+
+
 class StaleOwnerError(StoreError):
     """An entry at this seq exists already: another owner wrote it, or this one forgot that it did. Nothing of the write was
     stored; whoever asked for it must read the chat again before going on."""

@@ -227,6 +227,8 @@ def _put_head_is(frame: relay_pb2.LinkFrame, message: HeadIs) -> None:
     frame.head_is.chat_id = message.chat_id
     frame.head_is.number = message.number
     frame.head_is.seq = message.seq
+    if message.damaged:
+        frame.head_is.damaged = True
 
 
 def _put_ask_members(frame: relay_pb2.LinkFrame, message: AskMembers) -> None:
@@ -340,7 +342,7 @@ _TAKE: dict[str, Callable[[Any], Message]] = {
     "heads": lambda body: Heads(dict(body.heads)),
     "heads_heard": lambda body: HeadsHeard(dict(body.heads)),
     "ask_head": lambda body: AskHead(body.chat_id, body.number),
-    "head_is": lambda body: HeadIs(body.chat_id, body.number, body.seq),
+    "head_is": lambda body: HeadIs(body.chat_id, body.number, body.seq, body.damaged),
     "ask_members": lambda body: AskMembers(body.chat_id, body.number),
     "members_are": lambda body: MembersAre(body.chat_id, body.number, tuple(body.user_ids)),
     "raise_mark": lambda body: RaiseMark(

@@ -64,6 +64,10 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     """An earlier send to this chat failed; send that one again first, so that the order stays."""
     ERROR_CODE_RATE_LIMITED: _ErrorCode.ValueType  # 103
     """Too often; wait."""
+    ERROR_CODE_CHAT_DAMAGED: _ErrorCode.ValueType  # 104
+    """What the server holds of this chat cannot be right, and it is refused until that is mended. Nothing is known of the outcome;
+    send it again, unchanged, after `retry_after_ms`. Other chats go on.
+    """
 
 class ErrorCode(_ErrorCode, metaclass=_ErrorCodeEnumTypeWrapper):
     """Why a request failed. Below 100: it would fail again. From 100: the same request may succeed later."""
@@ -106,6 +110,10 @@ ERROR_CODE_AFTER_FAILED_SEND: ErrorCode.ValueType  # 102
 """An earlier send to this chat failed; send that one again first, so that the order stays."""
 ERROR_CODE_RATE_LIMITED: ErrorCode.ValueType  # 103
 """Too often; wait."""
+ERROR_CODE_CHAT_DAMAGED: ErrorCode.ValueType  # 104
+"""What the server holds of this chat cannot be right, and it is refused until that is mended. Nothing is known of the outcome;
+send it again, unchanged, after `retry_after_ms`. Other chats go on.
+"""
 Global___ErrorCode: _TypeAlias = ErrorCode  # noqa: Y015
 
 @_typing.final

@@ -3,7 +3,7 @@
 import pytest
 
 from chatgrpc.core.row_store import WriteBoundary
-from chatgrpc.ports.errors import StoreError, StoreUnavailableError
+from chatgrpc.ports.errors import ChatDamagedError, StoreError
 from chatgrpc.ports.row_store import Interval, StoredEvent
 from tests.contract.rows.writes import BYTES_MAX, Rows, log, row, views
 from tests.contract.stores.entries import event, view
@@ -109,7 +109,7 @@ class TestEpochs:
 class TestHoles:
     async def test_a_row_that_must_be_there_and_is_not_is_an_error_until_it_is(self, rows: Rows, chat: str) -> None:
         await rows.write(*log(chat, [1, 2, 4, 5]))
-        with pytest.raises(StoreUnavailableError, match="seq 3"):
+        with pytest.raises(ChatDamagedError, match="seq 3"):
             await rows.committed.read_after(chat, 0, 5, 100, BYTES_MAX)
         with pytest.raises(StoreError):
             await rows.committed.read_before(chat, 6, 2, 100, BYTES_MAX)
@@ -119,7 +119,7 @@ class TestHoles:
 
     async def test_a_log_that_ends_before_what_was_stated_has_one(self, rows: Rows, chat: str) -> None:
         await rows.write(*log(chat, [1, 2]))
-        with pytest.raises(StoreUnavailableError):
+        with pytest.raises(ChatDamagedError):
             await rows.committed.read_after(chat, 0, 3, 100, BYTES_MAX)
 
     async def test_what_no_page_needs_is_not_missed(self, rows: Rows, chat: str) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from chatgrpc.adapters.memory import MemoryRowStore
 from chatgrpc.core.epochs import Row
 from chatgrpc.core.row_store import ReadBucket, ReadHead, Write, WriteBoundary, WriteMark
-from chatgrpc.ports.errors import StoreUnavailableError
+from chatgrpc.ports.errors import ChatDamagedError
 from tests.contract.rows.writes import BYTES_MAX, Rows, row, views
 from tests.contract.stores.entries import view
 
@@ -65,7 +65,7 @@ async def pages_without_a_hole(rows: Rows, chat_id: str) -> list[tuple[int, int]
     pages = [(0, 3), (9_998, 10_000), *((seq - 1, seq) for seq in SEQS)]
     whole = []
     for page in pages:
-        with suppress(StoreUnavailableError):
+        with suppress(ChatDamagedError):
             await rows.committed.read_after(chat_id, *page, 10, BYTES_MAX)
             whole.append(page)
     return whole

@@ -145,3 +145,27 @@ def test_a_time_is_told_by_its_largest_units(seconds: int, text: str) -> None:
 @pytest.mark.parametrize(("numbers", "text"), [([], ""), ([3], "3"), ([1, 2], "1-2"), ([0, 2, 3, 4, 9], "0, 2-4, 9")])
 def test_runs_of_numbers_are_drawn_together(numbers: list[int], text: str) -> None:
     assert ranges(numbers) == text
+
+
+def test_damaged_chats_are_named_once_whoever_met_them() -> None:
+    nodes = []
+    for node_id in (FIRST, SECOND):
+        answer = said(node_id, [])
+        answer.damaged_chats.add(chat_id="g.sick", why="there is no row at seq 6")
+        answer.damaged_chat_count = 1
+        nodes.append(NodeReport(info(node_id), 0, answer))
+    text = text_of(ClusterReport(nodes, owners(range(SHARD_COUNT))))
+    assert "1 chat is damaged and refused" in text
+    assert text.count("g.sick: there is no row at seq 6") == 1
+    (chat,) = ClusterReport(nodes, {}).to_json()["nodes"][0]["said"]["damaged_chats"]
+    assert chat == {"chat_id": "g.sick", "why": "there is no row at seq 6"}
+
+
+def test_of_many_damaged_chats_some_are_named_and_all_are_counted() -> None:
+    answer = said(FIRST, [])
+    for number in range(100):
+        answer.damaged_chats.add(chat_id=f"g.{number}", why="garbage")
+    answer.damaged_chat_count = 250
+    text = text_of(ClusterReport([NodeReport(info(FIRST), 0, answer)], owners(range(SHARD_COUNT))))
+    assert "250 chats are damaged" in text
+    assert "and 230 more" in text

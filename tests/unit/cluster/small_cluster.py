@@ -25,6 +25,8 @@ from chatgrpc.core.sequencer import Delivery
 from chatgrpc.core.shard import Shard
 from chatgrpc.core.tending import Owner, wanted_owner
 from chatgrpc.core.write import Write
+from chatgrpc.damage_book import DamageBook
+from chatgrpc.metrics import Metrics
 from chatgrpc.ports.cluster import NodeInfo
 from chatgrpc.ports.lease_clock import lease_clock_ms, lease_clock_s
 from chatgrpc.ports.session_map import SessionEntry
@@ -36,6 +38,7 @@ from tests.unit.cluster.stubborn_rows import StubbornRows
 SHARDS = 16
 GIVE_UP_S = 60.0
 _TICK_S = 0.005
+_LOOK_AGAIN_S = 0.2
 _BEAT_S = 0.02
 _RESEND_MS = 30
 _PACE = Pace(tend_interval_s=0.001, look_again_s=0.02, retry_s=0.005, finish_timeout_s=GIVE_UP_S)
@@ -70,10 +73,20 @@ class SmallNode:
         limits = cluster.limits
         self.desk = OwnerDesk(limits, shard_of)
         self.edge = EdgeDesk(node_id, EdgeLanes(_RESEND_MS, give_up_ms), shard_of, _RESEND_MS, 1_000)
-        self.runner = StoreRunner(self.desk, cluster.rows, cluster.rows, self.wake_up, self.defects.append)
+        self.book = DamageBook(Metrics())
+        self.runner = StoreRunner(self.desk, cluster.rows, cluster.rows, self.book, self.wake_up, self.defects.append)
         self.router = Router(self.desk, cluster.session_map, lambda: self.seen_nodes, self.wake_up, self.defects.append)
         self.ordering = ClusterOrdering(
-            node_id, self.edge, self.desk, self.runner, self.router, self._send, self.wake_up, beat_interval_s=_BEAT_S
+            node_id,
+            self.edge,
+            self.desk,
+            self.runner,
+            self.router,
+            self.book,
+            self._send,
+            self.wake_up,
+            beat_interval_s=_BEAT_S,
+            look_again_interval_s=_LOOK_AGAIN_S,
         )
         self.ordering.tell(self)
         self.keeper = ShardKeeper(
@@ -85,6 +98,7 @@ class SmallNode:
             self.ordering.finish,
             self._seen,
             self._returned,
+            self.book,
             self.defects.append,
             pace=pace,
             shard_count=SHARDS,
@@ -172,10 +186,11 @@ class SmallNode:
 
     async def head_of(self, chat_id: str) -> int:
         """A head that an owner states after this call."""
-        heads: list[int] = []
+        heads: list[int | None] = []
         self.edge.ask_head(chat_id, heads.append, lease_clock_ms())
         self.wake_up()
         await until(lambda: bool(heads))
+        assert heads[0] is not None, "the chat is damaged"
         return heads[0]
 
     def seqs(self, chat_id: str) -> list[int]:

@@ -39,7 +39,7 @@ def test_a_node_that_has_not_joined_knows_nobody() -> None:
 async def test_a_node_describes_its_shards_and_what_waits() -> None:
     async with small_cluster(nodes=1) as cluster:
         (node,) = cluster.nodes
-        describer = Describer(node.desk, node.runner, node.router, lambda: True, lambda: 3, lambda: 1.5)
+        describer = Describer(node.desk, node.runner, node.router, node.book, lambda: True, lambda: 3, lambda: 1.5)
         await node.send(group_creation("g.1", "alice"))
         async with cluster.rows.silent(), cluster.session_map.held("of_users"):
             node.submit("late", text("g.1", "alice", 1, 1))

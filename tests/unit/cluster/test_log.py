@@ -107,7 +107,7 @@ async def test_a_membership_is_read_after_the_head_that_it_is_said_to_hold_up_to
 
         # Between its first read and the owner's answer.
         ask_head = node.edge.ask_head
-        asked: list[tuple[str, Callable[[int], None], int]] = []
+        asked: list[tuple[str, Callable[[int | None], None], int]] = []
         node.edge.ask_head = lambda *question: asked.append(question)  # type: ignore[method-assign]
         reading = asyncio.create_task(membership_of_bob())
         await until(lambda: bool(asked))
@@ -220,15 +220,15 @@ async def test_a_membership_that_is_not_there_at_the_second_read_is_left_out_and
 
 def _between_reads(log: ClusterLog, work: Callable[[], Awaitable[None]]) -> None:
     """Does something before heads are asked for, the first time: after the first read, and before the second."""
-    ask = log.heads
+    ask = log.stated_heads
     pending = [work]
 
-    async def heads(chat_ids: list[str]) -> list[int]:
+    async def heads(chat_ids: list[str]) -> dict[str, int | None]:
         if pending:
             await pending.pop()()
         return await ask(chat_ids)
 
-    log.heads = heads  # type: ignore[method-assign,assignment]
+    log.stated_heads = heads  # type: ignore[method-assign,assignment]
 
 
 def _removal(chat_id: str, user_id: str) -> Write:

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from structlog.testing import capture_logs
 
 from chatgrpc.cluster.row_writer import RETRY_FIRST_S
-from chatgrpc.cluster.store_runner import READS_RETRIED_MAX, StoreRunner
+from chatgrpc.cluster.store_runner import LOOK_UP_TIMEOUT_S, READS_RETRIED_MAX, StoreRunner
 from chatgrpc.core.clock import Now
+from chatgrpc.core.damage import Kind
+from chatgrpc.core.entries import StoredEvent
 from chatgrpc.core.lanes import Forward, Forwarded, Lane, OwnerLanes
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.links import AskHead, HeadIs, Message
@@ -17,12 +19,16 @@ from chatgrpc.core.row_store import ReadHead, StoredHead, WriteMark, WriteRow
 from chatgrpc.core.sequencer import Delivery
 from chatgrpc.core.shard import Shard
 from chatgrpc.core.write import Write
+from chatgrpc.damage_book import DamageBook
+from chatgrpc.metrics import Metrics
+from chatgrpc.ports.errors import ChatDamagedError, StoreUnavailableError
 from chatgrpc.v1 import chat_pb2
 from tests.unit.cluster.small_cluster import group_creation, text, until
 from tests.unit.cluster.stubborn_rows import StubbornRows
 
 CHAT = "g.1"
 LANE = Lane("edge", "session", CHAT)
+SOON_S = 0.2
 SOON = Now(1_000, 1_000)
 LATE = Now(9_000, 9_000)
 LIMITS = Limits(recent_events_per_chat=4)
@@ -40,14 +46,23 @@ class Lease:
 class World:
     """One shard, its way to the store, and what it said."""
 
-    def __init__(self) -> None:
+    def __init__(self, look_up_timeout_s: float = LOOK_UP_TIMEOUT_S) -> None:
         self.rows = StubbornRows()
         self.defects: list[BaseException] = []
         self.wake_ups = 0
         self.messages: list[Message] = []
         self.deliveries: list[Delivery] = []
         self.desk = OwnerDesk(LIMITS, lambda chat_id: 1)
-        self.runner = StoreRunner(self.desk, self.rows, self.rows, self._wake_up, self.defects.append)
+        self.book = DamageBook(Metrics())
+        self.runner = StoreRunner(
+            self.desk,
+            self.rows,
+            self.rows,
+            self.book,
+            self._wake_up,
+            self.defects.append,
+            look_up_timeout_s=look_up_timeout_s,
+        )
         self._random = random.Random(1)
         self._number = 0
         self.tenure = self.take(epoch=1)
@@ -340,7 +355,7 @@ async def test_the_marks_of_a_shard_that_goes_are_stored_or_given_up() -> None:
 # The end.
 
 
-async def test_a_defect_is_told() -> None:
+async def test_a_defect_of_a_read_costs_the_chat_and_is_told() -> None:
     world = World()
 
     async def fail(read: ReadHead) -> StoredHead:
@@ -348,8 +363,70 @@ async def test_a_defect_is_told() -> None:
 
     world.rows.read_head = fail  # type: ignore[method-assign]
     world.ask_head()
-    await until(lambda: bool(world.defects))
-    assert isinstance(world.defects[0], KeyError)
+    assert await world.answered(1) == [HeadIs(CHAT, 1, 0, damaged=True)]
+    (damage,) = world.book.damaged()
+    assert (damage.kind, type(damage.defect)) == (Kind.DEFECT, KeyError)
+    assert world.defects == []
+
+
+async def test_a_page_that_is_damaged_fails_the_write_that_looks_into_it_and_no_other() -> None:
+    world = World()
+    await world.create_chat(texts=10)
+
+    async def read_after(chat_id: str, after_seq: int, stated_seq: int, limit: int, bytes_max: int) -> list[StoredEvent]:
+        raise ChatDamagedError(chat_id, "a row is missing")
+
+    world.rows.read_after = read_after  # type: ignore[method-assign]
+    world.say(text(CHAT, "alice", 200, 1))
+    world.say(text(CHAT, "alice", 201, 11))
+    refused, taken = await world.answered(2)
+    assert isinstance(refused, Forwarded)
+    assert isinstance(refused.outcome, chat_pb2.Error)
+    assert refused.outcome.code == chat_pb2.ERROR_CODE_CHAT_DAMAGED
+    assert isinstance(taken, Forwarded)
+    assert isinstance(taken.outcome, chat_pb2.SendResult)
+    assert taken.outcome.seq == 12
+    assert [damage.why for damage in world.book.damaged()] == ["a row is missing"]
+
+
+async def test_a_look_up_that_is_not_answered_gives_its_write_an_outcome_in_time() -> None:
+    """The writes behind it go on: a chat whose old rows cannot be had takes what is new."""
+    world = World(look_up_timeout_s=SOON_S)
+    await world.create_chat(texts=10)
+
+    async def read_after(chat_id: str, after_seq: int, stated_seq: int, limit: int, bytes_max: int) -> list[StoredEvent]:
+        raise StoreUnavailableError("away")
+
+    world.rows.read_after = read_after  # type: ignore[method-assign]
+    world.say(text(CHAT, "alice", 200, 1))
+    world.say(text(CHAT, "alice", 201, 11))
+    refused, taken = await world.answered(2)
+    assert isinstance(refused, Forwarded)
+    assert isinstance(refused.outcome, chat_pb2.Error)
+    assert refused.outcome.code == chat_pb2.ERROR_CODE_UNAVAILABLE
+    assert isinstance(taken, Forwarded)
+    assert isinstance(taken.outcome, chat_pb2.SendResult)
+    await until(lambda: world.runner.reads_retried == 0)
+    assert world.book.damaged() == [], "the store was away, and the chat is as it was"
+
+
+async def test_writes_that_the_store_cannot_even_be_asked_for_cost_their_shard() -> None:
+    world = World()
+
+    def write(writes: Sequence[object], written: object) -> None:
+        raise TypeError("not to be bound")
+
+    world.rows.write = write  # type: ignore[method-assign]
+    world.say(group_creation(CHAT, "alice"))
+
+    def has_failed() -> bool:
+        world.tick()
+        return bool(world.desk.failed)
+
+    await until(has_failed)
+    assert [(tenure, type(defect)) for tenure, defect in world.desk.failed] == [(world.tenure, TypeError)]
+    assert not world.desk.holds(world.tenure)
+    assert world.defects == []
 
 
 async def test_to_stop_ends_what_is_still_tried() -> None:

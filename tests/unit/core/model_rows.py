@@ -2,6 +2,7 @@
 
 from chatgrpc.core.active_chat import event_head
 from chatgrpc.core.clock import Now
+from chatgrpc.core.damage import DamageError
 from chatgrpc.core.door import ReadIntervals
 from chatgrpc.core.entries import Entry, StoredEvent
 from chatgrpc.core.epochs import BUCKET_SEQS, Row, committed_run
@@ -43,7 +44,12 @@ class ModelRows:
             case Lookup(chat=chat, ranges=ranges, user_ids=user_ids):
                 events = [event for after_seq, up_to_seq in ranges for event in self._run(chat.chat_id, after_seq, up_to_seq)]
                 counts = {user_id: self.chat_counts.get(user_id, 0) for user_id in user_ids}
-                shard.looked_up(request, [event_head(event.event) for event in events], counts, now)
+                try:
+                    heads = [event_head(chat.chat_id, event.seq, event.event) for event in events]
+                except DamageError as error:
+                    shard.look_up_failed(request, error, now)
+                else:
+                    shard.looked_up(request, heads, counts, now)
             case ReadIntervals(user_id=user_id, chat_id=chat_id):
                 shard.intervals_read(request, self.intervals(user_id, chat_id), now)
             case WriteRow() | WriteBoundary() | WriteViews():

@@ -19,6 +19,9 @@ from chatgrpc.v1 import chat_pb2, content_pb2
 TEXT = content_pb2.Content(text=content_pb2.TextContent(text="hi"))
 
 
+STATE = chat_pb2.Chat(chat_id="c", as_of_seq=1).SerializeToString()
+
+
 def event(seq: int, content: content_pb2.Content = TEXT) -> bytes:
     return chat_pb2.ChatEvent(chat_id="c", seq=seq, sender_user_id="alice", content=content).SerializeToString()
 
@@ -94,18 +97,18 @@ def test_a_chat_of_which_the_store_knows_a_later_epoch_is_never_ready(found: Sto
 
 def test_the_row_at_the_mark_is_the_head_when_nothing_is_above() -> None:
     activation = Activation("c", 9)
-    activation.head_read(StoredHead(12, b""))
+    activation.head_read(StoredHead(12, STATE))
     activation.take_reads()
     activation.bucket_read(ReadBucket("c", 0, 12), StoredBucket([row(12, 3), row(12, 4)], {4: 12}))
     assert activation.ready
-    assert activation.stored_chat == StoredChat(b"", 12, event(12))
+    assert activation.stored_chat == StoredChat(STATE, 12, event(12))
     assert activation.first_seq == 13
 
 
 def test_a_boundary_in_the_marks_bucket_voids_rows_of_the_next_one() -> None:
     """Epoch 4 filled bucket 0 and wrote nothing into bucket 1, where a late row of epoch 3 stands."""
     activation = Activation("c", 9, bucket_seqs=10)
-    activation.head_read(StoredHead(9, b""))
+    activation.head_read(StoredHead(9, STATE))
     assert activation.take_reads()[-1] == ReadBucket("c", 0, 9)
     activation.bucket_read(ReadBucket("c", 0, 9), StoredBucket([row(9, 4)], {3: 1, 4: 8}))
     assert not activation.ready
@@ -119,7 +122,7 @@ def test_a_tail_over_several_buckets_is_bounded_in_each() -> None:
     activation = Activation("c", 9, bucket_seqs=2)
     activation.take_reads()
     activation.head_read(StoredHead())
-    for bucket, rows in enumerate(([row(1, 3)], [row(2, 3), row(3, 3)], [row(4, 3)])):
+    for bucket, rows in enumerate(([row(1, 3, created())], [row(2, 3), row(3, 3)], [row(4, 3)])):
         (read,) = activation.take_reads()
         assert isinstance(read, ReadBucket)
         assert read.bucket == bucket

@@ -83,7 +83,7 @@ def memory_that_stays() -> Iterator[list[int]]:
 
 def test_questions_wait_once_for_each_who_asks_however_long_the_store_is_away() -> None:
     cluster = Cluster()
-    heads: list[int] = []
+    heads: list[int | None] = []
     members: list[tuple[str, ...]] = []
     for edge in cluster.edges.values():
         for chat_id in CHATS:
@@ -164,7 +164,7 @@ def test_a_chat_that_is_not_ours_keeps_no_questions() -> None:
     cluster.rows.answer(cluster.shard, read, now)
     (bucket_read,) = cluster.shard.take_requests()
     cluster.rows.answer(cluster.shard, bucket_read, now)
-    assert cluster.shard.take_superseded() == [CHATS[0]]
+    assert [damage.chat_id for damage in cluster.shard.take_damage()] == [CHATS[0]]
     for number in range(2, 1_000):
         cluster.ask("edge", AskHead(CHATS[0], number))
     assert cluster.shard.questions_waiting == 0

@@ -130,7 +130,7 @@ def test_a_closed_session_is_sent_for_no_more() -> None:
 
 def test_a_head_is_told_to_who_asked_and_remembered() -> None:
     edge = desk()
-    heard: list[int] = []
+    heard: list[int | None] = []
     edge.ask_head("c", heard.append, 0)
     ((_, asked),) = edge.take_messages(0)
     assert edge.questions_waiting == 1
@@ -143,8 +143,8 @@ def test_a_head_is_told_to_who_asked_and_remembered() -> None:
 
 def test_an_answer_to_an_earlier_question_states_a_head_and_answers_nobody() -> None:
     edge = desk()
-    first: list[int] = []
-    second: list[int] = []
+    first: list[int | None] = []
+    second: list[int | None] = []
     edge.ask_head("c", first.append, 0)
     edge.ask_head("c", second.append, 1)
     (_, early), (_, late) = edge.take_messages(1)

@@ -57,7 +57,9 @@ class Owner:
     def answer(self, lookup: Lookup) -> None:
         events = [event for after, up_to in lookup.ranges for event in self.log.read_after(lookup.chat.chat_id, after, up_to)]
         counts = self.log.count_chats(lookup.user_ids) if lookup.user_ids else {}
-        self.sequencer.looked_up(lookup, [event_head(event.event) for event in events], counts, self.now_ms)
+        self.sequencer.looked_up(
+            lookup, [event_head(lookup.chat.chat_id, event.seq, event.event) for event in events], counts, self.now_ms
+        )
         self.take_answers()
 
     def take_group(self) -> Group:
@@ -506,7 +508,7 @@ def test_a_deleted_message_cannot_be_edited_while_the_deletion_is_on_its_way() -
     [of_delete] = owner.sequencer.take_lookups()
     owner.answer(of_delete)
     [of_edit] = owner.sequencer.take_lookups()
-    stale = [event_head(event.event) for event in owner.log.read_after(chat_id, 1, 2)]
+    stale = [event_head(chat_id, event.seq, event.event) for event in owner.log.read_after(chat_id, 1, 2)]
     owner.commit()
     owner.sequencer.looked_up(of_edit, stale, {}, owner.now_ms)
     owner.settle()

@@ -407,7 +407,7 @@ class Schedules(RuleBasedStateMachine):
         ]
         assert [e.seq for e in events] == sorted({e.seq for e in events}), "ranges overlap, or stand in the wrong order"
         assert not lookup.ranges or self.was_member(lookup), "nothing is looked up for who never was a member"
-        heads = [event_head(event.event) for event in events]
+        heads = [event_head(chat_id, event.seq, event.event) for event in events]
         return heads, self.log.count_chats(lookup.user_ids) if lookup.user_ids else {}
 
     def was_member(self, lookup: Lookup) -> bool:

@@ -42,7 +42,7 @@ class Owner:
     lease: Lease = field(default_factory=Lease)
     outcomes: dict[object, chat_pb2.SendResult | chat_pb2.Error] = field(default_factory=dict)
     deliveries: list[Delivery] = field(default_factory=list)
-    heads: dict[object, int] = field(default_factory=dict)
+    heads: dict[object, int | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.shard = Shard(self.epoch, self.lease, self.limits, random.Random(self.epoch), self.rows.bucket_seqs)

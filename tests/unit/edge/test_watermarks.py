@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from chatgrpc.adapters.memory import MemoryStore
+from chatgrpc.core.clock import Now
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.receipts import Mark
 from chatgrpc.edge.watermarks import Watermarks
@@ -56,7 +57,7 @@ async def test_a_mark_that_was_stored_is_not_stored_and_told_again_because_a_cur
     receipts, cursors = SlowReceipts(), FailingCursors()
     told: list[Mark] = []
     watermarks = Watermarks(receipts, cursors, Limits(), told.extend)
-    assert watermarks.raise_mark(CHAT, "bob", 10, 0, now_ms=1) is not None
+    assert watermarks.raise_mark(CHAT, "bob", 10, 0, now=Now(1, 1)) is not None
     watermarks.note_cursor("bob", "phone", CHAT, 10)
     await watermarks.save()
     assert [mark.delivered_seq for mark in told] == [10]
@@ -77,7 +78,7 @@ async def test_marks_that_cannot_be_stored_do_not_keep_cursors_from_it() -> None
     cursors.is_away = False
     told: list[Mark] = []
     watermarks = Watermarks(AwayReceipts(), cursors, Limits(), told.extend)
-    watermarks.raise_mark(CHAT, "bob", 10, 0, now_ms=1)
+    watermarks.raise_mark(CHAT, "bob", 10, 0, now=Now(1, 1))
     watermarks.note_cursor("bob", "phone", CHAT, 10)
     await watermarks.save()
     assert [cursor.acked_seq for cursor in cursors.saved] == [10]

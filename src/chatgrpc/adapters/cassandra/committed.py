@@ -7,7 +7,7 @@ from typing import Final
 from chatgrpc.adapters.cassandra.client import CassandraClient
 from chatgrpc.core.epochs import BUCKET_SEQS, Row, bucket_of, committed_run
 from chatgrpc.core.visibility import Interval
-from chatgrpc.ports.errors import StoreUnavailableError
+from chatgrpc.ports.errors import ChatDamagedError
 from chatgrpc.ports.row_store import StoredEvent
 
 _FIRST_SEQS: Final = 20
@@ -75,7 +75,7 @@ class CassandraCommittedLog:
         found: dict[str, list[Interval]] = {}
         async for page in self._client.pages(self._chats_of_user.bind((user_id, after_chat_id))):
             for chat_id, joined_seq, left_seq in page:
-                found.setdefault(chat_id, []).append(Interval(joined_seq, left_seq))
+                found.setdefault(chat_id, []).append(_interval(joined_seq, left_seq))
             if len(found) > limit:  # so those before the last are complete
                 break
         return [(chat_id, tuple(intervals)) for chat_id, intervals in list(found.items())[:limit]]
@@ -83,7 +83,7 @@ class CassandraCommittedLog:
     async def intervals(self, user_id: str, chat_id: str) -> tuple[Interval, ...]:
         """See the port."""
         rows = await self._client.read(self._intervals.bind((user_id, chat_id)))
-        return tuple(Interval(joined_seq, left_seq) for joined_seq, left_seq in rows)
+        return tuple(_interval(joined_seq, left_seq) for joined_seq, left_seq in rows)
 
     async def count_chats(self, user_ids: Sequence[str]) -> dict[str, int]:
         """See the port."""
@@ -100,7 +100,7 @@ class CassandraCommittedLog:
                 return run
             if wait_s is not None:
                 await asyncio.sleep(wait_s)
-        raise StoreUnavailableError(f"chat {chat_id} has no row at seq {first_seq + len(run)}, which was stated as committed")
+        raise ChatDamagedError(chat_id, f"there is no row at seq {first_seq + len(run)}, which was stated as committed")
 
 
 class _Page:
@@ -130,6 +130,11 @@ class _Page:
 
     def _has_room(self) -> bool:
         return len(self.events) < self._limit and self._bytes <= self._bytes_max
+
+
+def _interval(joined_seq: int, left_seq: int | None) -> Interval:
+    """A row that has lost its end is not taken for a present membership: it shows no more than the joining."""
+    return Interval(joined_seq, joined_seq if left_seq is None else left_seq)
 
 
 def _first_of_bucket(seq: int) -> int:

@@ -33,4 +33,4 @@ class CassandraCursorStore:
     async def of_device(self, user_id: str, device_id: str) -> dict[str, int]:
         """See the port."""
         rows = await self._client.read(self._of_device.bind((user_id, device_id)))
-        return dict(rows)
+        return {chat_id: max(acked_seq or 0, 0) for chat_id, acked_seq in rows}

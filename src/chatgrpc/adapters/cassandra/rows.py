@@ -112,4 +112,6 @@ class CassandraRowStore:
             await self._views.write(write.entry)
         except StoreError as error:
             failure = error
+        except Exception as defect:  # whoever waits for it must have an answer; it is tried again, and said so in the log
+            failure = StoreUnavailableError(f"views of chat {write.entry.chat_id}: {type(defect).__name__}: {defect}")
         written([write], failure)

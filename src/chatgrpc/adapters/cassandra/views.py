@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
 from chatgrpc.adapters.cassandra.batches import Batches
 from chatgrpc.adapters.cassandra.client import CassandraClient
 from chatgrpc.adapters.cassandra.timestamps import erased_timestamp, erasure_timestamp
@@ -100,4 +102,7 @@ class ViewWriter:
 
 
 def _is_erased(event: bytes) -> bool:
-    return chat_pb2.ChatEvent.FromString(event).content.WhichOneof("body") == "erased"
+    try:
+        return chat_pb2.ChatEvent.FromString(event).content.WhichOneof("body") == "erased"
+    except DecodeError:
+        return False

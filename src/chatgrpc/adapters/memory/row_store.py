@@ -19,7 +19,7 @@ from chatgrpc.core.row_store import (
     WriteViews,
 )
 from chatgrpc.core.visibility import Interval, is_member
-from chatgrpc.ports.errors import StoreError, StoreUnavailableError
+from chatgrpc.ports.errors import ChatDamagedError, StoreError, StoreUnavailableError
 from chatgrpc.ports.row_store import StoredEvent, Written
 from chatgrpc.v1 import chat_pb2
 
@@ -146,9 +146,7 @@ class MemoryRowStore:
         rows = (Row(seq, *row) for seq in range(first_seq, last_seq + 1) for row in stored.get(seq, {}).items())
         run = committed_run(rows, first_seq - 1, last_seq)
         if len(run) < last_seq - first_seq + 1:
-            raise StoreUnavailableError(
-                f"chat {chat_id} has no row at seq {first_seq + len(run)}, which was stated as committed"
-            )
+            raise ChatDamagedError(chat_id, f"there is no row at seq {first_seq + len(run)}, which was stated as committed")
         return run
 
 

@@ -7,6 +7,7 @@ from chatgrpc.core.rules import not_a_member
 from chatgrpc.core.visibility import first_visible, is_member
 from chatgrpc.edge.backend import Backend
 from chatgrpc.ports.chat_log import Membership
+from chatgrpc.ports.errors import ChatDamagedError
 from chatgrpc.v1 import chat_pb2, chat_service_pb2
 
 _SUMMARIES_AT_ONCE = 10
@@ -48,7 +49,7 @@ async def page_of_summaries(
 
     Returns them and the chat id after which the next page begins; empty = this is the last one. A page may be short of
     `page_size`, even empty, before the last: it ends early past `limits.page_bytes_max`, and one call looks at a bounded number
-    of chats that the user has left.
+    of chats that the user has left. A damaged chat is left out.
 
     Raises:
         StoreError: the log cannot be read.
@@ -58,7 +59,7 @@ async def page_of_summaries(
     taken = size_bytes = 0
     while taken < min(page_size, len(present)) and size_bytes <= backend.limits.page_bytes_max:
         some = present[taken : min(taken + _SUMMARIES_AT_ONCE, page_size)]
-        for summary in await asyncio.gather(*(_summarize(backend, user_id, membership) for membership in some)):
+        for summary in await asyncio.gather(*(_summarize_if_sound(backend, user_id, membership) for membership in some)):
             if summary is not None:
                 summaries.append(summary)
                 size_bytes += summary.ByteSize()
@@ -81,6 +82,14 @@ async def _present_memberships(
         if len(present) > page_size:
             break
     return present, after_chat_id
+
+
+async def _summarize_if_sound(backend: Backend, user_id: str, membership: Membership) -> chat_service_pb2.ChatSummary | None:
+    """None also for a damaged chat, which must not hide the others."""
+    try:
+        return await _summarize(backend, user_id, membership)
+    except ChatDamagedError:
+        return None
 
 
 async def _summarize(backend: Backend, user_id: str, membership: Membership) -> chat_service_pb2.ChatSummary | None:

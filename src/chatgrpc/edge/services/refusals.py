@@ -6,9 +6,9 @@ from typing import Protocol, TypeVar
 
 import grpc
 
-from chatgrpc.core.refusal import RefusedError, is_retryable
+from chatgrpc.core.refusal import RefusedError, chat_damaged, is_retryable
 from chatgrpc.edge.errors import StatusError
-from chatgrpc.ports.errors import StoreError
+from chatgrpc.ports.errors import ChatDamagedError, StoreError
 from chatgrpc.v1 import chat_pb2
 
 _STORE_RETRY_AFTER_MS = 500
@@ -69,6 +69,8 @@ def refused_by_status(method: Method[Service, Request, Reply]) -> Method[Service
 def _error_of(failed: RefusedError | StoreError) -> chat_pb2.Error:
     if isinstance(failed, RefusedError):
         return failed.error
+    if isinstance(failed, ChatDamagedError):
+        return chat_damaged()
     return chat_pb2.Error(
         code=chat_pb2.ERROR_CODE_UNAVAILABLE,
         message="The store did not answer. Send the request again, unchanged.",

@@ -545,22 +545,26 @@ class HeadIs(_message.Message):
     CHAT_ID_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
     SEQ_FIELD_NUMBER: _builtins.int
+    DAMAGED_FIELD_NUMBER: _builtins.int
     chat_id: _builtins.str
     """The chat."""
     number: _builtins.int
     """Of the question."""
     seq: _builtins.int
     """Up to where the chat is committed."""
+    damaged: _builtins.bool
+    """The owner cannot tell: what is stored of the chat cannot be right."""
     def __init__(
         self,
         *,
         chat_id: _builtins.str = ...,
         number: _builtins.int = ...,
         seq: _builtins.int = ...,
+        damaged: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat_id", b"chat_id", "number", b"number", "seq", b"seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat_id", b"chat_id", "damaged", b"damaged", "number", b"number", "seq", b"seq"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -855,6 +859,8 @@ class DescribeResponse(_message.Message):
     SHARDS_FIELD_NUMBER: _builtins.int
     LINKS_FIELD_NUMBER: _builtins.int
     LAG_FIELD_NUMBER: _builtins.int
+    DAMAGED_CHATS_FIELD_NUMBER: _builtins.int
+    DAMAGED_CHAT_COUNT_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     """Its incarnation."""
     version: _builtins.str
@@ -865,6 +871,8 @@ class DescribeResponse(_message.Message):
     """It takes no new devices and gives its shards away."""
     streams: _builtins.int
     """Device streams that are open."""
+    damaged_chat_count: _builtins.int
+    """How many there are."""
     @_builtins.property
     def shards(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldShard]:
         """The shards in its hands, by rising number."""
@@ -877,6 +885,10 @@ class DescribeResponse(_message.Message):
     def lag(self) -> Global___Lag:
         """What waits."""
 
+    @_builtins.property
+    def damaged_chats(self) -> _containers.RepeatedCompositeFieldContainer[Global___DamagedChat]:
+        """Chats that are refused, since what is stored of them cannot be right; the latest hundred."""
+
     def __init__(
         self,
         *,
@@ -888,14 +900,42 @@ class DescribeResponse(_message.Message):
         shards: _abc.Iterable[Global___HeldShard] | None = ...,
         links: _abc.Iterable[Global___LinkState] | None = ...,
         lag: Global___Lag | None = ...,
+        damaged_chats: _abc.Iterable[Global___DamagedChat] | None = ...,
+        damaged_chat_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lag", b"lag"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "lag", b"lag", "links", b"links", "node_id", b"node_id", "shards", b"shards", "streams", b"streams", "uptime_ms", b"uptime_ms", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["damaged_chat_count", b"damaged_chat_count", "damaged_chats", b"damaged_chats", "draining", b"draining", "lag", b"lag", "links", b"links", "node_id", b"node_id", "shards", b"shards", "streams", b"streams", "uptime_ms", b"uptime_ms", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DescribeResponse: _TypeAlias = DescribeResponse  # noqa: Y015
+
+@_typing.final
+class DamagedChat(_message.Message):
+    """A chat that is refused."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHAT_ID_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    chat_id: _builtins.str
+    """The chat."""
+    why: _builtins.str
+    """What is wrong with it."""
+    def __init__(
+        self,
+        *,
+        chat_id: _builtins.str = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat_id", b"chat_id", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DamagedChat: _TypeAlias = DamagedChat  # noqa: Y015
 
 @_typing.final
 class HeldShard(_message.Message):

@@ -1,0 +1,89 @@
+"""Damage: what the store holds of a chat cannot be what was stored there.
+
+A row is missing that must be there, bytes do not parse, or they speak of another place. Nobody may guess what stood there, so
+the chat takes no writes and answers nothing but that, by a typed error, and all other chats go on. An owner looks at it again
+now and then, since it may have been mended, unless rows of its own may still be on their way: under the same epoch they would
+stand beside what it writes next. A mistake of ours costs a chat in the same way.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from chatgrpc.v1 import chat_pb2
+
+
+class DamageError(Exception):
+    """What is stored of a chat cannot be right. The message says what, and quotes nothing of it."""
+
+
+class Kind(Enum):
+    """Why a chat is refused."""
+
+    STORED = "stored"
+    """By what the store holds of it."""
+    EPOCH_FELL = "epoch_fell"
+    """The store knows a later epoch of it than its owner has."""
+    DEFECT = "defect"
+    """By a mistake of the program."""
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """What is wrong with a chat, to be told to operators."""
+
+    chat_id: str
+    kind: Kind
+    why: str
+    for_good: bool = False
+    """For as long as this owner has the chat; else it looks again."""
+    defect: BaseException | None = None
+    """Of a defect: what was raised."""
+
+
+def damage_of(chat_id: str, error: BaseException, *, for_good: bool = False) -> Damage:
+    """Says what an exception tells of a chat."""
+    if isinstance(error, DamageError):
+        return Damage(chat_id, Kind.STORED, str(error), for_good)
+    return Damage(chat_id, Kind.DEFECT, f"{type(error).__name__} while it was worked on", for_good, error)
+
+
+def stored_event(chat_id: str, seq: int, event: bytes) -> chat_pb2.ChatEvent:
+    """Parses the event that is stored at a place.
+
+    Raises:
+        DamageError: it is none, or one of another place.
+    """
+    parsed = _parsed(chat_pb2.ChatEvent.FromString, event, f"what is stored at seq {seq} is no event")
+    if parsed.seq != seq or parsed.chat_id != chat_id:
+        raise DamageError(f"what is stored at seq {seq} is an event of another place")
+    return parsed
+
+
+def stored_chat(chat_id: str, chat: bytes, head_seq: int) -> chat_pb2.Chat:
+    """Parses the stored state of a chat whose last event is `head_seq`.
+
+    Raises:
+        DamageError: it is none, one of another chat, or later than the log.
+    """
+    if not chat:
+        raise DamageError(f"it has {head_seq} events, and no state is stored")
+    parsed = _parsed(chat_pb2.Chat.FromString, chat, "what is stored as its state is none")
+    if parsed.chat_id != chat_id:
+        raise DamageError("what is stored as its state is that of another chat")
+    if parsed.as_of_seq > head_seq:
+        raise DamageError(f"its state is as of seq {parsed.as_of_seq}, and its log ends at {head_seq}")
+    return parsed
+
+
+_Parsed = TypeVar("_Parsed", bound=Message)
+
+
+def _parsed(parse: Callable[[bytes], _Parsed], data: bytes, if_not: str) -> _Parsed:
+    try:
+        return parse(data)
+    except (DecodeError, TypeError):  # TypeError: the cell is empty
+        raise DamageError(if_not) from None
