@@ -110,7 +110,9 @@ class World:
             case 0:
                 await alice.UpdateGroup(UpdateGroupRequest(chat_id=group, title=f"{self.rng.getrandbits(16)}"))
             case 1:
-                await alice.UpdateGroup(UpdateGroupRequest(chat_id=group, picture_url=f"{self.rng.getrandbits(16)}"))
+                await alice.UpdateGroup(
+                    UpdateGroupRequest(chat_id=group, picture_url=f"https://p.example/{self.rng.getrandbits(16)}")
+                )
             case 2 | 3:
                 await alice.AddMembers(AddMembersRequest(chat_id=group, user_ids=[who]))
             case 4:

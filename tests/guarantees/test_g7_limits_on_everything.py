@@ -325,11 +325,13 @@ FIELDS: dict[str, tuple[int, Callable[[Caller, str, int], Awaitable[Any]]]] = {
     ),
     "picture_url_bytes_max, of a group": (
         LIMITS.picture_url_bytes_max,
-        lambda it, chat_id, size: it.chats.UpdateGroup(UpdateGroupRequest(chat_id=chat_id, picture_url="x" * size)),
+        lambda it, chat_id, size: it.chats.UpdateGroup(
+            UpdateGroupRequest(chat_id=chat_id, picture_url="https://p.example/".ljust(size, "x"))
+        ),
     ),
     "picture_url_bytes_max, of a user": (
         LIMITS.picture_url_bytes_max,
-        lambda it, _, size: it.users.UpdateProfile(UpdateProfileRequest(picture_url="x" * size)),
+        lambda it, _, size: it.users.UpdateProfile(UpdateProfileRequest(picture_url="https://p.example/".ljust(size, "x"))),
     ),
     "display_name_chars_max": (
         LIMITS.display_name_chars_max,

@@ -28,7 +28,7 @@ type CreateGroupRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 1 to 100 characters.
 	Title string `protobuf:"bytes,1,opt,name=title,proto3" json:"title,omitempty"`
-	// Who else is in it from the start.
+	// Who else is in it from the start; at most limits.group_members_max.
 	MemberUserIds []string `protobuf:"bytes,2,rep,name=member_user_ids,json=memberUserIds,proto3" json:"member_user_ids,omitempty"`
 	// Makes it exact: the group's id follows from the caller and key.client_message_id. Optional.
 	Key           *WriteKey `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
@@ -497,7 +497,7 @@ type UpdateGroupRequest struct {
 	ChatId string `protobuf:"bytes,1,opt,name=chat_id,json=chatId,proto3" json:"chat_id,omitempty"`
 	// The title from now on; not set = as it is.
 	Title *string `protobuf:"bytes,2,opt,name=title,proto3,oneof" json:"title,omitempty"`
-	// Where clients find the picture from now on, at most 2,048 bytes; not set = as it is.
+	// Where clients find the picture from now on, an https URL of at most 2,048 bytes; empty = none; not set = as it is.
 	PictureUrl *string `protobuf:"bytes,3,opt,name=picture_url,json=pictureUrl,proto3,oneof" json:"picture_url,omitempty"`
 	// Makes it exact. Optional.
 	Key           *WriteKey `protobuf:"bytes,4,opt,name=key,proto3" json:"key,omitempty"`
@@ -655,7 +655,7 @@ type AddMembersRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The group.
 	ChatId string `protobuf:"bytes,1,opt,name=chat_id,json=chatId,proto3" json:"chat_id,omitempty"`
-	// Whom; those who are members already are passed over.
+	// Whom, at most limits.group_members_max; those who are members already are passed over.
 	UserIds []string `protobuf:"bytes,2,rep,name=user_ids,json=userIds,proto3" json:"user_ids,omitempty"`
 	// Makes it exact. Optional.
 	Key           *WriteKey `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
@@ -1261,7 +1261,7 @@ type MuteMemberRequest struct {
 	ChatId string `protobuf:"bytes,1,opt,name=chat_id,json=chatId,proto3" json:"chat_id,omitempty"`
 	// Whom.
 	UserId string `protobuf:"bytes,2,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
-	// Until when, milliseconds since the Unix epoch; 0 = may write again.
+	// Until when, milliseconds since the Unix epoch, at most ten years ahead; 0 = may write again.
 	MutedUntilMs int64 `protobuf:"varint,3,opt,name=muted_until_ms,json=mutedUntilMs,proto3" json:"muted_until_ms,omitempty"`
 	// Makes it exact. Optional.
 	Key           *WriteKey `protobuf:"bytes,4,opt,name=key,proto3" json:"key,omitempty"`

@@ -137,7 +137,7 @@ func (MemberRole) EnumDescriptor() ([]byte, []int) {
 	return file_chatgrpc_v1_content_proto_rawDescGZIP(), []int{1}
 }
 
-// What an event says. Fields 1 to 6 are sent by people; 16 and up are written by the server when a chat changes.
+// What an event says. Fields 1 to 7 are sent by people; 16 and up are written by the server when a chat changes.
 type Content struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Exactly one is set. A client that does not know the arm it receives shows "unsupported" and still counts the event.
@@ -164,7 +164,7 @@ type Content struct {
 	Body isContent_Body `protobuf_oneof:"body"`
 	// Seq of the message that this one answers; 0 = none.
 	ReplyToSeq uint64 `protobuf:"varint,50,opt,name=reply_to_seq,json=replyToSeq,proto3" json:"reply_to_seq,omitempty"`
-	// How often this content was forwarded on its way here; 0 = it was written here.
+	// How often this content was forwarded on its way here; 0 = it was written here. Counts to 1,000 and no further.
 	ForwardCount  uint32 `protobuf:"varint,51,opt,name=forward_count,json=forwardCount,proto3" json:"forward_count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -548,7 +548,8 @@ type ReactionContent struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Seq of the message reacted to.
 	TargetSeq uint64 `protobuf:"varint,1,opt,name=target_seq,json=targetSeq,proto3" json:"target_seq,omitempty"`
-	// One emoji, at most 64 bytes; empty takes the reaction back.
+	// One emoji as people count them (UTS #51: also a flag, a family, with a skin tone), at most 64 bytes; empty takes the
+	// reaction back.
 	Emoji         string `protobuf:"bytes,2,opt,name=emoji,proto3" json:"emoji,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -702,7 +703,7 @@ func (x *DeleteContent) GetTargetSeq() uint64 {
 // End-to-end encrypted content; the server knows nothing of it but its size.
 type EncryptedContent struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Names the scheme that made `ciphertext`.
+	// Names the scheme that made `ciphertext`; at most 64 bytes.
 	Scheme string `protobuf:"bytes,1,opt,name=scheme,proto3" json:"scheme,omitempty"`
 	// The sealed message, at most limits.text_bytes_max bytes.
 	Ciphertext    []byte `protobuf:"bytes,2,opt,name=ciphertext,proto3" json:"ciphertext,omitempty"`
@@ -814,7 +815,7 @@ type ChatSettingsContent struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The chat that is set.
 	ChatId string `protobuf:"bytes,1,opt,name=chat_id,json=chatId,proto3" json:"chat_id,omitempty"`
-	// No notifications before this time, milliseconds since the Unix epoch; 0 = not muted.
+	// No notifications before this time, milliseconds since the Unix epoch, at most the end of the year 9999; 0 = not muted.
 	MutedUntilMs int64 `protobuf:"varint,2,opt,name=muted_until_ms,json=mutedUntilMs,proto3" json:"muted_until_ms,omitempty"`
 	// Kept out of the main list of chats.
 	Archived      bool `protobuf:"varint,3,opt,name=archived,proto3" json:"archived,omitempty"`
@@ -1098,7 +1099,7 @@ type ChatInfoChangedContent struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The title from now on; not set = as it was.
 	Title *string `protobuf:"bytes,1,opt,name=title,proto3,oneof" json:"title,omitempty"`
-	// Where clients find the picture from now on, empty = none; not set = as it was.
+	// Where clients find the picture from now on: an https URL; empty = none; not set = as it was.
 	PictureUrl    *string `protobuf:"bytes,2,opt,name=picture_url,json=pictureUrl,proto3,oneof" json:"picture_url,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1153,7 +1154,7 @@ type MemberMutedContent struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Whose.
 	UserId string `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
-	// Until when, milliseconds since the Unix epoch; 0 = may write again.
+	// Until when, milliseconds since the Unix epoch, at most ten years ahead; 0 = may write again.
 	MutedUntilMs  int64 `protobuf:"varint,2,opt,name=muted_until_ms,json=mutedUntilMs,proto3" json:"muted_until_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -32,7 +32,7 @@ type User struct {
 	DisplayName string `protobuf:"bytes,2,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
 	// A line about themself; at most 500 characters.
 	About string `protobuf:"bytes,3,opt,name=about,proto3" json:"about,omitempty"`
-	// Where clients find their picture; at most 2,048 bytes; empty = none.
+	// Where clients find their picture: an https URL of at most 2,048 bytes; empty = none.
 	PictureUrl    string `protobuf:"bytes,4,opt,name=picture_url,json=pictureUrl,proto3" json:"picture_url,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -236,7 +236,7 @@ type UpdateProfileRequest struct {
 	DisplayName *string `protobuf:"bytes,1,opt,name=display_name,json=displayName,proto3,oneof" json:"display_name,omitempty"`
 	// The line from now on; not set = as it is.
 	About *string `protobuf:"bytes,2,opt,name=about,proto3,oneof" json:"about,omitempty"`
-	// Where clients find the picture from now on; not set = as it is.
+	// Where clients find the picture from now on, an https URL; empty = none; not set = as it is.
 	PictureUrl    *string `protobuf:"bytes,3,opt,name=picture_url,json=pictureUrl,proto3,oneof" json:"picture_url,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -26,7 +26,7 @@ from chatgrpc.core.links import (
 )
 from chatgrpc.core.questions import Questions
 from chatgrpc.core.refusal import RefusedError
-from chatgrpc.core.rules import check_depth
+from chatgrpc.core.shape import check_depth
 from chatgrpc.core.tending import Owner
 from chatgrpc.core.write import Write
 

@@ -30,6 +30,12 @@ class Limits:
     """Content of an event with all its fields, also those that this version does not know; ERROR_CODE_TOO_LARGE."""
     reaction_bytes_max: int = 64
     """A reaction's emoji; ERROR_CODE_TOO_LARGE."""
+    scheme_bytes_max: int = 64
+    """Name of an encryption scheme; ERROR_CODE_TOO_LARGE."""
+    forward_count_max: int = 1_000
+    """How often a message was forwarded; ERROR_CODE_INVALID_ARGUMENT."""
+    mute_ms_max: int = 10 * 366 * 24 * 60 * 60 * 1000
+    """How far ahead a member may be muted; ERROR_CODE_INVALID_ARGUMENT."""
     hide_seqs_max: int = 100
     """Messages hidden by one event; ERROR_CODE_TOO_LARGE."""
     unacknowledged_events_max: int = 1_000

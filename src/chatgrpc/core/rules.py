@@ -1,18 +1,13 @@
 """Who may put what into a chat's log.
 
-`check_shape` needs nothing but the content; `complete` needs the chat's state, and returns the content as it will stand in the
-log. Both raise `RefusedError`, whose message says what to do next.
+`complete` needs the chat's state, and returns the content as it will stand in the log; what can be told without the chat is
+checked before (core/shape.py). Both raise `RefusedError`, whose message says what to do next.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from google.protobuf.message import Message
-from google.protobuf.unknown_fields import UnknownFieldSet
-
 from chatgrpc.core.fold import CHANGES_CHAT
-from chatgrpc.core.ids import is_chat_id, is_user_id
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.refusal import RefusedError
 from chatgrpc.core.write import Write
@@ -25,8 +20,6 @@ OWNER = content_pb2.MEMBER_ROLE_OWNER
 MESSAGES = frozenset({"text", "reaction", "edit", "delete", "encrypted", "hide", "chat_settings"})
 """Arms that a user sends as a message; all others are written on their behalf by ChatService."""
 
-_GROUP = 3
-"""The wire type that begins a group (protobuf's encoding guide)."""
 _SELF_ONLY = frozenset({"hide", "chat_settings"})
 _GROUP_ONLY = CHANGES_CHAT - {"chat_created"}
 _ADMINS_ONLY = frozenset({"members_added", "chat_info_changed", "member_muted", "join_link_changed", "join_declined"})
@@ -77,69 +70,6 @@ def new_members(content: content_pb2.Content, arm: str) -> list[str]:
     return []
 
 
-def check_depth(content: content_pb2.Content) -> None:
-    """Refuses groups among the fields that this version does not know.
-
-    They may be nested so deep that what is taken does not parse any more inside an answer, which wraps it once more than a send
-    did: parsers stop at a hundred levels. Fields of other kinds are not looked into by whoever does not know them. No version
-    of this API has groups, and of contents that users write only the arm has fields beside the content's own.
-
-    Raises:
-        RefusedError: there is one.
-    """
-    arm = content.WhichOneof("body")
-    if _has_group(content) or (arm is not None and _has_group(getattr(content, arm))):
-        raise RefusedError(chat_pb2.ERROR_CODE_INVALID_ARGUMENT, "content holds a group, an old kind of field. Leave it out.")
-
-
-def _has_group(message: Message) -> bool:
-    unknown = UnknownFieldSet(message)
-    return any(unknown[index].wire_type == _GROUP for index in range(len(unknown)))
-
-
-def check_shape(content: content_pb2.Content, limits: Limits) -> None:
-    """Checks what can be checked without knowing the chat: presence, kind and size of fields."""
-    check_depth(content)
-    _limit(content.ByteSize(), limits.content_bytes_max, "the content")  # with fields that this version does not know
-    match content.WhichOneof("body"):
-        case "text":
-            _require_text(content.text.text, limits)
-        case "edit":
-            _require_text(content.edit.text, limits)
-            _require(content.edit.target_seq > 0, "edit.target_seq is missing: set it to the seq of the message to edit.")
-        case "encrypted":
-            _require(bool(content.encrypted.scheme), "encrypted.scheme is missing.")
-            _limit(len(content.encrypted.scheme) + len(content.encrypted.ciphertext), limits.text_bytes_max, "the ciphertext")
-        case "reaction":
-            _require(content.reaction.target_seq > 0, "reaction.target_seq is missing: set it to a message's seq.")
-            _limit(len(content.reaction.emoji.encode()), limits.reaction_bytes_max, "the reaction")
-        case "delete":
-            _require(content.delete.target_seq > 0, "delete.target_seq is missing: set it to the message's seq.")
-        case "hide":
-            _require(is_chat_id(content.hide.chat_id), "hide.chat_id is not a chat id.")
-            _require(len(content.hide.seqs) > 0, "hide.seqs is empty: name the messages to hide.")
-            _limit(len(content.hide.seqs), limits.hide_seqs_max, "hide.seqs", "entries")
-        case "chat_settings":
-            _require(is_chat_id(content.chat_settings.chat_id), "chat_settings.chat_id is not a chat id.")
-        case "chat_created":
-            _check_group(content.chat_created, limits)
-        case "members_added":
-            _require(len(content.members_added.user_ids) > 0, "user_ids is empty: name the users to add.")
-            _check_member_count(len(content.members_added.user_ids), limits)
-            _check_user_ids(content.members_added.user_ids)
-        case "chat_info_changed":
-            changed = content.chat_info_changed
-            changes = changed.HasField("title") or changed.HasField("picture_url")
-            _require(changes, "Nothing to change: set title or picture_url.")
-            if changed.HasField("title"):
-                _check_title(changed.title, limits)
-            _limit(len(changed.picture_url.encode()), limits.picture_url_bytes_max, "picture_url")
-        case None:
-            raise RefusedError(chat_pb2.ERROR_CODE_INVALID_ARGUMENT, "content.body is missing: set one of its arms.")
-        case "erased":
-            raise RefusedError(chat_pb2.ERROR_CODE_UNSUPPORTED_CONTENT, "Erased content cannot be sent; send a delete.")
-
-
 def complete(write: Write, circumstances: Circumstances, limits: Limits) -> content_pb2.Content:
     """Checks whether the sender may put this content into the chat, and completes it.
 
@@ -159,7 +89,7 @@ def complete(write: Write, circumstances: Circumstances, limits: Limits) -> cont
     if sender.muted_until_ms > circumstances.now_ms and arm not in _WHILE_MUTED:
         raise RefusedError(
             chat_pb2.ERROR_CODE_MUTED,
-            f"You are muted in this chat until {sender.muted_until_ms} (milliseconds since the Unix epoch).",
+            f"You are muted in this chat for {_duration(sender.muted_until_ms - circumstances.now_ms)} more.",
         )
     if content.reply_to_seq:
         _check_reference(content.reply_to_seq, sender, circumstances.head_seq)
@@ -177,7 +107,7 @@ def complete(write: Write, circumstances: Circumstances, limits: Limits) -> cont
         case "role_changed":
             _check_role_change(content.role_changed, circumstances)
         case "member_muted":
-            _check_mute(content.member_muted, circumstances)
+            _check_mute(content.member_muted, circumstances, limits)
         case "join_declined" if content.join_declined.user_id not in chat.join_request_user_ids:
             raise RefusedError(chat_pb2.ERROR_CODE_NOT_FOUND, "This user does not wait to be let in.")
     return content
@@ -219,7 +149,7 @@ def _check_edit(write: Write, circumstances: Circumstances, limits: Limits) -> N
     if circumstances.now_ms - target.sent_at_ms > limits.edit_window_ms:
         raise RefusedError(
             chat_pb2.ERROR_CODE_WINDOW_PASSED,
-            f"A message can be edited for {limits.edit_window_ms // 1000} s after it was sent.",
+            f"A message can be edited for {_duration(limits.edit_window_ms)} after it was sent.",
         )
 
 
@@ -236,7 +166,7 @@ def _check_delete(write: Write, circumstances: Circumstances, limits: Limits) ->
     if circumstances.now_ms - target.sent_at_ms > limits.delete_window_ms:
         raise RefusedError(
             chat_pb2.ERROR_CODE_WINDOW_PASSED,
-            f"A message can be deleted for everyone for {limits.delete_window_ms // 1000} s; you can hide it.",
+            f"A message can be deleted for everyone for {_duration(limits.delete_window_ms)}; you can hide it.",
         )
 
 
@@ -288,13 +218,17 @@ def _check_role_change(change: content_pb2.RoleChangedContent, circumstances: Ci
         raise RefusedError(chat_pb2.ERROR_CODE_FORBIDDEN, "A group keeps an owner: make someone else owner first.")
 
 
-def _check_mute(mute: content_pb2.MemberMutedContent, circumstances: Circumstances) -> None:
+def _check_mute(mute: content_pb2.MemberMutedContent, circumstances: Circumstances, limits: Limits) -> None:
     member = _require_member(circumstances.chat, mute.user_id)
     if circumstances.sender is None or circumstances.sender.role <= member.role:
         raise RefusedError(
             chat_pb2.ERROR_CODE_FORBIDDEN, "A member is muted by an admin, an admin by an owner, an owner by nobody."
         )
-    _require(mute.muted_until_ms >= 0, "muted_until_ms is negative.")
+    if mute.muted_until_ms > circumstances.now_ms + limits.mute_ms_max:
+        raise RefusedError(
+            chat_pb2.ERROR_CODE_INVALID_ARGUMENT,
+            f"muted_until_ms lies too far ahead: a member can be muted for {limits.mute_ms_max // 86_400_000} days at a time.",
+        )
 
 
 def _complete_join(write: Write, circumstances: Circumstances, limits: Limits) -> content_pb2.Content:
@@ -321,41 +255,10 @@ def _require_member(chat: chat_pb2.Chat, user_id: str) -> content_pb2.Member:
     raise RefusedError(chat_pb2.ERROR_CODE_NOT_FOUND, "This user is not a member of the group.")
 
 
-def _check_group(created: content_pb2.ChatCreatedContent, limits: Limits) -> None:
-    if created.kind != content_pb2.CHAT_KIND_GROUP:
-        raise RefusedError(chat_pb2.ERROR_CODE_UNSUPPORTED_CONTENT, "Other chats come to be with their first message.")
-    _check_title(created.title, limits)
-    _check_member_count(len(created.members), limits)
-    user_ids = [member.user_id for member in created.members]
-    _check_user_ids(user_ids)
-    _require(len(set(user_ids)) == len(user_ids), "A user is named twice among the members.")
-
-
-def _check_member_count(count: int, limits: Limits) -> None:
-    if count > limits.group_members_max:
-        raise RefusedError(chat_pb2.ERROR_CODE_LIMIT_EXCEEDED, f"A group has at most {limits.group_members_max} members.")
-
-
-def _check_title(title: str, limits: Limits) -> None:
-    _require(bool(title.strip()), "title is empty: give the group a name.")
-    _limit(len(title), limits.title_chars_max, "title", "characters")
-
-
-def _check_user_ids(user_ids: Iterable[str]) -> None:
-    for user_id in user_ids:
-        _require(is_user_id(user_id), f"{user_id!r} is not a user id: 1 to 64 letters, digits and _ . @ + -")
-
-
-def _require_text(text: str, limits: Limits) -> None:
-    _require(bool(text), "The text is empty.")
-    _limit(len(text.encode()), limits.text_bytes_max, "the text")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise RefusedError(chat_pb2.ERROR_CODE_INVALID_ARGUMENT, message)
-
-
-def _limit(size: int, size_max: int, what: str, unit: str = "bytes") -> None:
-    if size > size_max:
-        raise RefusedError(chat_pb2.ERROR_CODE_TOO_LARGE, f"{what} has {size} {unit}; at most {size_max} are allowed.")
+def _duration(ms: int) -> str:
+    """For people: in the largest unit of which there are two or more."""
+    seconds = -(-ms // 1000)
+    for unit, unit_s in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if seconds >= 2 * unit_s:
+            return f"{-(-seconds // unit_s)} {unit}"
+    return f"{seconds} s"

@@ -28,13 +28,13 @@ from chatgrpc.core.rules import (
     Circumstances,
     EventHead,
     check_kind,
-    check_shape,
     complete,
     link_invalid,
     new_members,
     not_a_member,
     target_seq,
 )
+from chatgrpc.core.shape import check_shape
 from chatgrpc.core.visibility import Interval
 from chatgrpc.core.write import Write
 from chatgrpc.v1 import chat_pb2, content_pb2

@@ -33,7 +33,7 @@ class CreateGroupRequest(_message.Message):
     """1 to 100 characters."""
     @_builtins.property
     def member_user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Who else is in it from the start."""
+        """Who else is in it from the start; at most limits.group_members_max."""
 
     @_builtins.property
     def key(self) -> _chat_pb2.WriteKey:
@@ -247,7 +247,7 @@ class UpdateGroupRequest(_message.Message):
     title: _builtins.str
     """The title from now on; not set = as it is."""
     picture_url: _builtins.str
-    """Where clients find the picture from now on, at most 2,048 bytes; not set = as it is."""
+    """Where clients find the picture from now on, an https URL of at most 2,048 bytes; empty = none; not set = as it is."""
     @_builtins.property
     def key(self) -> _chat_pb2.WriteKey:
         """Makes it exact. Optional."""
@@ -320,7 +320,7 @@ class AddMembersRequest(_message.Message):
     """The group."""
     @_builtins.property
     def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Whom; those who are members already are passed over."""
+        """Whom, at most limits.group_members_max; those who are members already are passed over."""
 
     @_builtins.property
     def key(self) -> _chat_pb2.WriteKey:
@@ -580,7 +580,7 @@ class MuteMemberRequest(_message.Message):
     user_id: _builtins.str
     """Whom."""
     muted_until_ms: _builtins.int
-    """Until when, milliseconds since the Unix epoch; 0 = may write again."""
+    """Until when, milliseconds since the Unix epoch, at most ten years ahead; 0 = may write again."""
     @_builtins.property
     def key(self) -> _chat_pb2.WriteKey:
         """Makes it exact. Optional."""

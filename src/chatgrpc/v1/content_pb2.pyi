@@ -77,7 +77,7 @@ Global___MemberRole: _TypeAlias = MemberRole  # noqa: Y015
 
 @_typing.final
 class Content(_message.Message):
-    """What an event says. Fields 1 to 6 are sent by people; 16 and up are written by the server when a chat changes."""
+    """What an event says. Fields 1 to 7 are sent by people; 16 and up are written by the server when a chat changes."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -103,7 +103,7 @@ class Content(_message.Message):
     reply_to_seq: _builtins.int
     """Seq of the message that this one answers; 0 = none."""
     forward_count: _builtins.int
-    """How often this content was forwarded on its way here; 0 = it was written here."""
+    """How often this content was forwarded on its way here; 0 = it was written here. Counts to 1,000 and no further."""
     @_builtins.property
     def text(self) -> Global___TextContent:
         """A text message."""
@@ -238,7 +238,9 @@ class ReactionContent(_message.Message):
     target_seq: _builtins.int
     """Seq of the message reacted to."""
     emoji: _builtins.str
-    """One emoji, at most 64 bytes; empty takes the reaction back."""
+    """One emoji as people count them (UTS #51: also a flag, a family, with a skin tone), at most 64 bytes; empty takes the
+    reaction back.
+    """
     def __init__(
         self,
         *,
@@ -310,7 +312,7 @@ class EncryptedContent(_message.Message):
     SCHEME_FIELD_NUMBER: _builtins.int
     CIPHERTEXT_FIELD_NUMBER: _builtins.int
     scheme: _builtins.str
-    """Names the scheme that made `ciphertext`."""
+    """Names the scheme that made `ciphertext`; at most 64 bytes."""
     ciphertext: _builtins.bytes
     """The sealed message, at most limits.text_bytes_max bytes."""
     def __init__(
@@ -367,7 +369,7 @@ class ChatSettingsContent(_message.Message):
     chat_id: _builtins.str
     """The chat that is set."""
     muted_until_ms: _builtins.int
-    """No notifications before this time, milliseconds since the Unix epoch; 0 = not muted."""
+    """No notifications before this time, milliseconds since the Unix epoch, at most the end of the year 9999; 0 = not muted."""
     archived: _builtins.bool
     """Kept out of the main list of chats."""
     def __init__(
@@ -504,7 +506,7 @@ class ChatInfoChangedContent(_message.Message):
     title: _builtins.str
     """The title from now on; not set = as it was."""
     picture_url: _builtins.str
-    """Where clients find the picture from now on, empty = none; not set = as it was."""
+    """Where clients find the picture from now on: an https URL; empty = none; not set = as it was."""
     def __init__(
         self,
         *,
@@ -537,7 +539,7 @@ class MemberMutedContent(_message.Message):
     user_id: _builtins.str
     """Whose."""
     muted_until_ms: _builtins.int
-    """Until when, milliseconds since the Unix epoch; 0 = may write again."""
+    """Until when, milliseconds since the Unix epoch, at most ten years ahead; 0 = may write again."""
     def __init__(
         self,
         *,

@@ -34,7 +34,7 @@ class User(_message.Message):
     about: _builtins.str
     """A line about themself; at most 500 characters."""
     picture_url: _builtins.str
-    """Where clients find their picture; at most 2,048 bytes; empty = none."""
+    """Where clients find their picture: an https URL of at most 2,048 bytes; empty = none."""
     def __init__(
         self,
         *,
@@ -119,7 +119,7 @@ class UpdateProfileRequest(_message.Message):
     about: _builtins.str
     """The line from now on; not set = as it is."""
     picture_url: _builtins.str
-    """Where clients find the picture from now on; not set = as it is."""
+    """Where clients find the picture from now on, an https URL; empty = none; not set = as it is."""
     def __init__(
         self,
         *,

@@ -15,11 +15,11 @@ from chatgrpc.core.rules import (
     Circumstances,
     EventHead,
     check_kind,
-    check_shape,
     complete,
     new_members,
     target_seq,
 )
+from chatgrpc.core.shape import check_shape
 from chatgrpc.core.tending import Owner
 from chatgrpc.core.write import Write
 from chatgrpc.v1 import chat_pb2, content_pb2, message_service_pb2, session_pb2
@@ -104,7 +104,8 @@ def shape(wanted: content_pb2.Content) -> str:
 
 # Roles.
 
-OK, NO, OUT, NONE = "OK", "FORBIDDEN", "NOT_A_MEMBER", "NOT_FOUND"
+OK, NO, OUT, NONE, BAD = "OK", "FORBIDDEN", "NOT_A_MEMBER", "NOT_FOUND", "INVALID_ARGUMENT"
+LATEST_MUTE_MS = NOW_MS + LIMITS.mute_ms_max
 
 
 @pytest.mark.parametrize(
@@ -128,7 +129,8 @@ OK, NO, OUT, NONE = "OK", "FORBIDDEN", "NOT_A_MEMBER", "NOT_FOUND"
         (content("member_muted", user_id="admin2", muted_until_ms=NOW_MS + 1), OK, NO, NO),
         (content("member_muted", user_id="owner2", muted_until_ms=NOW_MS + 1), NO, NO, NO),
         (content("member_muted", user_id="nobody"), NONE, NONE, NO),
-        (content("member_muted", user_id="member2", muted_until_ms=-1), "INVALID_ARGUMENT", "INVALID_ARGUMENT", NO),
+        (content("member_muted", user_id="member2", muted_until_ms=LATEST_MUTE_MS), OK, OK, NO),
+        (content("member_muted", user_id="member2", muted_until_ms=LATEST_MUTE_MS + 1), BAD, BAD, NO),
         (content("join_link_changed"), OK, OK, NO),
         (content("join_declined", user_id="asker"), OK, OK, NO),
         (content("join_declined", user_id="nobody"), NONE, NONE, NO),
@@ -357,6 +359,9 @@ CHAT_ID = self_chat_id("alice")
         (content("encrypted", scheme="s", ciphertext=b"x" * 10), "TOO_LARGE"),
         (content("reaction", emoji="+"), "INVALID_ARGUMENT"),
         (content("reaction", target_seq=1), OK),
+        (content("reaction", target_seq=1, emoji="👍"), OK),
+        (content("reaction", target_seq=1, emoji="+"), "INVALID_ARGUMENT"),
+        (content("reaction", target_seq=1, emoji="👍👍"), "INVALID_ARGUMENT"),
         (content("reaction", target_seq=1, emoji="x" * 9), "TOO_LARGE"),
         (content("delete"), "INVALID_ARGUMENT"),
         (content("delete", target_seq=1), OK),
@@ -381,8 +386,9 @@ CHAT_ID = self_chat_id("alice")
         (content("members_added", user_ids=list("abcdefgh")), OK),
         (content("members_added", user_ids=list("abcdefghi")), "LIMIT_EXCEEDED"),
         (content("chat_info_changed"), "INVALID_ARGUMENT"),
-        (content("chat_info_changed", title="t", picture_url="x" * 20), OK),
-        (content("chat_info_changed", title="t", picture_url="x" * 21), "TOO_LARGE"),
+        (content("chat_info_changed", title="t", picture_url="https://p.example/12"), OK),
+        (content("chat_info_changed", title="t", picture_url="https://p.example/123"), "TOO_LARGE"),
+        (content("chat_info_changed", picture_url="http://p.example"), "INVALID_ARGUMENT"),
         (content("member_removed"), OK),
         (content("role_changed"), OK),
         (content("member_muted"), OK),

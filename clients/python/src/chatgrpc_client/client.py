@@ -33,6 +33,7 @@ from .wording import messages
 CONTENT_BYTES_MAX = 512 * 1024
 """Larger content would not fit into a batch; the server's limit of a text is lower."""
 HISTORY_REQUESTS_MAX = 2
+_FORWARD_COUNT_MAX = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +226,7 @@ class Client:
         content = content_pb2.Content()
         content.CopyFrom(event.content)
         content.reply_to_seq = 0
-        content.forward_count = event.content.forward_count + 1
+        content.forward_count = min(event.content.forward_count + 1, _FORWARD_COUNT_MAX)
         return await self.send(content, chat_id=chat_id, user_id=user_id)
 
     async def waiting_messages(self) -> list[QueuedMessage]:

@@ -1,6 +1,7 @@
 """ChatService: chats and their members."""
 
 import secrets
+from collections.abc import Sized
 from typing import Protocol
 
 from chatgrpc.core.fold import member_of
@@ -66,6 +67,7 @@ class ChatService(ChatServiceServicer):
     async def CreateGroup(self, request: CreateGroupRequest, context: object) -> CreateGroupResponse:
         """Creates a group; the caller is its owner."""
         caller = current_claims().user_id
+        self._check_member_count(request.member_user_ids)
         others = dict.fromkeys(checked_user_id(user_id) for user_id in request.member_user_ids)
         others.pop(caller, None)
         created = content_pb2.ChatCreatedContent(kind=content_pb2.CHAT_KIND_GROUP, title=request.title)
@@ -107,6 +109,7 @@ class ChatService(ChatServiceServicer):
     @refused_by(AddMembersResponse)
     async def AddMembers(self, request: AddMembersRequest, context: object) -> AddMembersResponse:
         """Adds members."""
+        self._check_member_count(request.user_ids)
         added = content_pb2.MembersAddedContent(user_ids=request.user_ids)
         return AddMembersResponse(committed=await self._change(request, content_pb2.Content(members_added=added)))
 
@@ -191,6 +194,14 @@ class ChatService(ChatServiceServicer):
             raise RefusedError(chat_pb2.ERROR_CODE_NOT_FOUND, "This user does not wait to be let in. AddMembers adds anyone.")
         approved = content_pb2.Content(members_added=content_pb2.MembersAddedContent(user_ids=[user_id]))
         return AnswerJoinRequestResponse(committed=await self._change(request, approved))
+
+    def _check_member_count(self, user_ids: Sized) -> None:
+        """Before anything is done for each of them."""
+        members_max = self._backend.limits.group_members_max
+        if len(user_ids) > members_max:
+            raise RefusedError(
+                chat_pb2.ERROR_CODE_LIMIT_EXCEEDED, f"A group has at most {members_max} members. Name no more than that."
+            )
 
     async def _change(self, request: "_GroupRequest", content: content_pb2.Content) -> chat_pb2.SendResult:
         client_message_id, seen_seq = write_key(request)

@@ -12,6 +12,8 @@ from chatgrpc.core.refusal import RefusedError
 from chatgrpc.v1 import chat_pb2
 
 _DIGEST_BYTES = 10
+_TOKEN_CHARS_MAX = 256
+"""More than the longest position takes; what is longer is not decoded."""
 
 
 def issue_page_token(position: str, *belongs_to: str) -> str:
@@ -26,6 +28,8 @@ def redeem_page_token(token: str, *belongs_to: str) -> str:
     Raises:
         RefusedError: INVALID_ARGUMENT; `issue_page_token` never made it for this list.
     """
+    if len(token) > _TOKEN_CHARS_MAX:
+        raise _not_issued()
     try:
         position = urlsafe_b64decode(token + "=" * (-len(token) % 4))[_DIGEST_BYTES:].decode()
     except ValueError:

@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 
+from chatgrpc.core.shape import check_picture_url
 from chatgrpc.edge.backend import Backend
 from chatgrpc.edge.interceptors import current_claims
 from chatgrpc.edge.services.refusals import refused_by
@@ -32,7 +33,7 @@ class UserService(UserServiceServicer):
         limits = self._backend.limits
         require_at_most(len(request.display_name), limits.display_name_chars_max, "Characters of display_name")
         require_at_most(len(request.about), limits.about_chars_max, "Characters of about")
-        require_at_most(len(request.picture_url.encode()), limits.picture_url_bytes_max, "Bytes of picture_url")
+        check_picture_url(request.picture_url, limits)
         changed = {field.name: value for field, value in request.ListFields()}
         async with self._updating:  # of two updates of different fields at the same moment, neither may undo the other
             profile = replace(await self._profile(current_claims().user_id), **changed)

@@ -1,6 +1,7 @@
 """ChatService."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -305,9 +306,10 @@ async def test_set_member_role_refuses(alice: Caller, bob: Caller, carol: Caller
 
 async def test_mute_member(alice: Caller, bob: Caller) -> None:
     chat_id = await alice.create_group("bob")
-    reply = await alice.chats.MuteMember(MuteMemberRequest(chat_id=chat_id, user_id="bob", muted_until_ms=2**53))
+    until_ms = time.time_ns() // 1_000_000 + 3_600_000
+    reply = await alice.chats.MuteMember(MuteMemberRequest(chat_id=chat_id, user_id="bob", muted_until_ms=until_ms))
     muted = (await committed_content(bob, reply)).member_muted
-    assert (muted.user_id, muted.muted_until_ms) == ("bob", 2**53)
+    assert (muted.user_id, muted.muted_until_ms) == ("bob", until_ms)
     send = SendMessageRequest(chat_id=chat_id, content=text_content("x"))
     assert code_of(await bob.messages.SendMessage(send)) == "MUTED"
     await alice.chats.MuteMember(MuteMemberRequest(chat_id=chat_id, user_id="bob"))
@@ -319,7 +321,10 @@ async def test_mute_member_refuses(alice: Caller, bob: Caller, carol: Caller) ->
     for request, code in (
         (MuteMemberRequest(chat_id="x", user_id="bob"), "INVALID_ARGUMENT"),
         (MuteMemberRequest(chat_id=chat_id), "INVALID_ARGUMENT"),
-        (MuteMemberRequest(chat_id=chat_id, user_id="bob", muted_until_ms=-1), "INVALID_ARGUMENT"),
+        *(
+            (MuteMemberRequest(chat_id=chat_id, user_id="bob", muted_until_ms=until_ms), "INVALID_ARGUMENT")
+            for until_ms in (-1, -(2**63), 5_000_000_000_000, 2**53, 253_402_300_800_000, 2**63 - 1)
+        ),
         (MuteMemberRequest(chat_id=chat_id, user_id="bob", key=BAD_KEY), "INVALID_ARGUMENT"),
         (MuteMemberRequest(chat_id=chat_id, user_id="carol"), "NOT_FOUND"),
     ):

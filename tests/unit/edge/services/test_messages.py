@@ -1,6 +1,7 @@
 """MessageService."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -109,7 +110,9 @@ async def test_send_hands_on_what_the_owner_refuses(alice: Caller, bob: Caller, 
     reaction = content_pb2.Content(reaction=content_pb2.ReactionContent(target_seq=99, emoji="👍"))
     nothing = SendMessageRequest(chat_id=chat_id, content=reaction)
     assert code_of(await alice.messages.SendMessage(nothing)) == "TARGET_NOT_FOUND"
-    await alice.chats.MuteMember(MuteMemberRequest(chat_id=chat_id, user_id="bob", muted_until_ms=2**53))
+    await alice.chats.MuteMember(
+        MuteMemberRequest(chat_id=chat_id, user_id="bob", muted_until_ms=time.time_ns() // 1_000_000 + 3_600_000)
+    )
     assert code_of(await bob.messages.SendMessage(send)) == "MUTED"
 
 

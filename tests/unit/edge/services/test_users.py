@@ -51,7 +51,10 @@ async def test_get_user_refuses_what_is_no_user_id(alice: Caller, user_id: str) 
     [
         (UpdateProfileRequest(display_name="é" * 100), UpdateProfileRequest(display_name="é" * 101)),
         (UpdateProfileRequest(about="é" * 500), UpdateProfileRequest(about="é" * 501)),
-        (UpdateProfileRequest(picture_url="é" * 1024), UpdateProfileRequest(picture_url="é" * 1024 + "x")),
+        (
+            UpdateProfileRequest(picture_url="https://p.example/".ljust(2_048, "x")),
+            UpdateProfileRequest(picture_url="https://p.example/".ljust(2_049, "x")),
+        ),
     ],
 )
 async def test_update_profile_has_limits(alice: Caller, largest: UpdateProfileRequest, too_large: UpdateProfileRequest) -> None:
