@@ -69,13 +69,13 @@ async def test_thousands_of_users_are_noted_and_found(last_seen: LastSeen) -> No
 async def test_the_script_keeps_a_time_for_a_while_and_starts_anew_with_a_later_one(client: RedisClient) -> None:
     script = Script("put_last_seen.lua")
     async with client.bounded() as redis:
-        await client.run(script, [(("seen:alice",), ("100", "1000"))])
+        await client.run(script, [(("seen:alice",), ("100", "1000", "9999"))])
         assert await redis.get("seen:alice") == "100"
         assert 0 < await redis.ttl("seen:alice") <= 1000
-        await client.run(script, [(("seen:alice",), ("100", "5000")), (("seen:alice",), ("99", "5000"))])
+        await client.run(script, [(("seen:alice",), ("100", "5000", "9999")), (("seen:alice",), ("99", "5000", "9999"))])
         assert await redis.get("seen:alice") == "100"
         assert 0 < await redis.ttl("seen:alice") <= 1000
-        await client.run(script, [(("seen:alice",), ("101", "5000"))])
+        await client.run(script, [(("seen:alice",), ("101", "5000", "9999"))])
         assert await redis.get("seen:alice") == "101"
         assert 1000 < await redis.ttl("seen:alice") <= 5000
 
@@ -109,3 +109,19 @@ async def _all_fail(last_seen: LastSeen) -> None:
         await asyncio.wait_for(last_seen.put({"bob": NOW_MS}), GIVE_UP_S)
     with pytest.raises(LastSeenUnavailableError):
         await asyncio.wait_for(last_seen.of_users(["alice"]), GIVE_UP_S)
+
+
+@pytest.mark.parametrize("value", ["garbage", "", "-5", "1e9", "9" * 5_000, "999999999999999", "١٢٣"])
+async def test_what_is_no_time_is_passed_over_and_written_over(own_redis: RedisServer, value: str) -> None:
+    client = RedisClient(own_redis.url, "chat")
+    try:
+        last_seen = RedisLastSeen(client)
+        await last_seen.put({"bob": 5})
+        async with client.bounded() as redis:
+            await redis.set("chat:seen:alice", value)
+            await redis.rpush("chat:seen:carol", "of another type")
+        assert await last_seen.of_users(["alice", "bob", "carol"]) == {"bob": 5}
+        await last_seen.put({"alice": 7, "carol": 8})
+        assert await last_seen.of_users(["alice", "bob", "carol"]) == {"alice": 7, "bob": 5, "carol": 8}
+    finally:
+        await client.close()

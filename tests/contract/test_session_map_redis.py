@@ -9,6 +9,7 @@ import pytest
 
 from chatgrpc.adapters.redis import RedisClient, RedisSessionMap
 from chatgrpc.adapters.redis.client import CONNECTIONS_MAX, REPLY_TIMEOUT_S
+from chatgrpc.adapters.redis.session_map import KEPT_S
 from chatgrpc.ports.session_map import SessionEntry, SessionMapUnavailableError
 from tests.support.services import RedisServer
 
@@ -34,7 +35,7 @@ async def test_a_session_without_devices_leaves_no_key(session_map: RedisSession
     await session_map.put([PHONE, WEB])
     async with client.bounded() as redis:
         assert json.loads(str(await redis.get("chat:session:alice"))) == {"phone": ["node-1"], "web": ["node-2"]}
-        assert await redis.ttl("chat:session:alice") == -1
+        assert 0 < await redis.ttl("chat:session:alice") <= KEPT_S
         await session_map.remove([WEB, PHONE])
         assert await redis.dbsize() == 0
 
@@ -149,3 +150,73 @@ async def _all_fail(session_map: RedisSessionMap) -> None:
         await asyncio.wait_for(session_map.remove([PHONE]), GIVE_UP_S)
     with pytest.raises(SessionMapUnavailableError):
         await asyncio.wait_for(session_map.of_users(["alice"]), GIVE_UP_S)
+
+
+# What others may have written.
+
+POISON = [
+    b"garbage",
+    b"",
+    b"\xff\xfe\xfd",
+    b"[]",
+    b"17",
+    b"null",
+    b'"text"',
+    b'{"phone": "node-1"}',
+    b'{"phone": {"a": 1}, "web": 5, "tablet": null}',
+    b'{"phone": [1, null, {}, ["node"]]}',
+    b"[" * 100_000,
+    b'{"phone": ["' + b"x" * 1_000_000 + b'"]}',
+]
+
+
+@pytest.mark.parametrize("value", POISON, ids=lambda value: repr(value[:20]))
+async def test_what_is_no_entry_is_passed_over_and_written_over(
+    session_map: RedisSessionMap, client: RedisClient, value: bytes
+) -> None:
+    bob = SessionEntry("bob", "phone", "node-1")
+    await session_map.put([bob])
+    async with client.bounded() as redis:
+        await redis.set("chat:session:alice", value)
+    assert await session_map.of_users(["alice", "bob"]) == {"bob": [bob]}
+    await session_map.remove([PHONE])
+    assert await session_map.put([PHONE, bob]) == []
+    assert await session_map.of_users(["alice", "bob"]) == {"alice": [PHONE], "bob": [bob]}
+
+
+async def test_a_key_of_another_type_is_passed_over_and_written_over(session_map: RedisSessionMap, client: RedisClient) -> None:
+    async with client.bounded() as redis:
+        await redis.rpush("chat:session:alice", "garbage")
+    assert await session_map.of_users(["alice"]) == {}
+    await session_map.remove([PHONE])
+    await session_map.put([PHONE])
+    assert await session_map.of_users(["alice"]) == {"alice": [PHONE]}
+
+
+async def test_a_master_that_became_a_copy_is_left(session_map: RedisSessionMap, own_redis: RedisServer) -> None:
+    """The name leads to the new master by then; connections that are kept would lead to the old one for ever."""
+    await session_map.put([PHONE])
+    assert await session_map.stands("alice")
+    assert not await session_map.stands("bob")
+    admin = RedisClient(own_redis.url, "chat")
+    try:
+        async with admin.bounded() as redis:
+            connected = {each["id"] for each in await redis.client_list()}
+            await redis.replicaof("127.0.0.1", "1")
+        for trip in (session_map.stands("alice"), session_map.put([WEB])):
+            with pytest.raises(SessionMapUnavailableError, match="ReadOnly"):
+                await trip
+        assert await session_map.of_users(["alice"]) == {"alice": [PHONE]}, "by a new connection"
+        async with admin.bounded() as redis:
+            own_id = await redis.client_id()
+            left = {each["id"] for each in await redis.client_list()} & connected
+            assert left <= {str(own_id)}
+            await redis.replicaof("NO", "ONE")
+        await session_map.put([WEB])
+    finally:
+        await admin.close()
+
+
+def test_another_format_stands_at_another_key(client: RedisClient) -> None:
+    assert client.key("session", "alice") == client.key("session", "alice", version=1)
+    assert client.key("session", "alice", version=2) != client.key("session", "alice")

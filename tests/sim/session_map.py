@@ -90,6 +90,10 @@ class NodeMap:
         found: dict[str, list[SessionEntry]] = await self._ask(of_users)
         return found
 
+    async def stands(self, user_id: str) -> bool:
+        """See the port."""
+        return bool(await self._ask(lambda: bool(self._engine.entries.get(user_id))))
+
     async def _ask(self, request: Callable[[], Any]) -> Any:
         promise: Promise[Any] = Promise()
 

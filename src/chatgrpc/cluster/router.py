@@ -1,16 +1,24 @@
 """Finds the nodes that an owner's news is for: one read of the session map at a time, for all that came since the last one."""
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+import contextlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from chatgrpc.core.owner_desk import Notice, OwnerDesk
 from chatgrpc.core.sequencer import Delivery
-from chatgrpc.ports.session_map import SessionMap, SessionMapUnavailableError
+from chatgrpc.ports.session_map import SessionEntry, SessionMap, SessionMapUnavailableError
 from chatgrpc.trouble import Trouble
 
 _BLIND_S = 1.0
 """After the map failed it is looked for this often."""
+_REMEMBERED_S = 60.0
+_PLACES_MAX = 200_000
+_CHATS_BY_MEMORY_MAX = 10_000
+_STALE_S = 600.0
+_STALE_MAX = 10_000
 _NOBODY = "!"
 """Asked for to see whether the map answers; no user id begins like this."""
 
@@ -25,9 +33,15 @@ class _Batch:
 class Router:
     """The way of an owner's news to the nodes.
 
-    Without the session map everything goes to every live node, each of which finds its own users in it: a lost Redis makes the
-    links busier. News is late once, by the time that it takes to find out that the map does not answer; when it answers again
-    is found out beside the news.
+    Without the session map news goes for a while to where its users were last found; to users whose place is not known, and
+    after that while to all, by way of every live node, each of which finds its own users in it: a lost Redis makes the links
+    busier. News is late once, by the time that it takes to find out that the map does not answer; that it answers again is
+    found out beside the news.
+
+    Users may have moved while only their last places were known. So when that is over, the other nodes are told of the heads of
+    all chats whose events went by those, and find by them who was left out (G4).
+
+    Entries of nodes that are gone for long are taken out where they are met: nobody else does, if their device never returns.
     """
 
     def __init__(
@@ -39,11 +53,27 @@ class Router:
         on_defect: Callable[[BaseException], None],
         *,
         blind_s: float = _BLIND_S,
+        remembered_s: float = _REMEMBERED_S,
+        stale_s: float = _STALE_S,
     ) -> None:
-        """`wake_up` is called when nodes were found; `on_defect` when something that cannot fail has failed.
-
-        After the map failed it is looked for every `blind_s`.
         """
+        Args:
+            desk: whose news is routed.
+            session_map: where users are.
+            live_node_ids: the nodes that live.
+            wake_up: called when nodes were found.
+            on_defect: called when something that cannot fail has failed.
+            blind_s: after the map failed it is looked for this often.
+            remembered_s: how long places that were found before are used after the map failed.
+            stale_s: how long a node must have been gone before its entries are taken out.
+        """
+        self._remembered_s = remembered_s
+        self._stale_s = stale_s
+        self._places: OrderedDict[str, tuple[str, ...]] = OrderedDict()  # of users, the one found longest ago first
+        self._blind_since_s = 0.0
+        self._by_memory: dict[str, int] = {}  # heads of chats whose news went by remembered places, while that lasts
+        self._stale: dict[SessionEntry, float] = {}  # entries of nodes that are gone, and since when that is known
+        self._sweep_at_s = 0.0
         self._desk = desk
         self._session_map = session_map
         self._live_node_ids = live_node_ids
@@ -102,6 +132,8 @@ class Router:
         user_ids = dict.fromkeys(user_id for delivery in deliveries for user_id in delivery.recipients)
         user_ids |= dict.fromkeys(user_id for notice in notices for user_id in notice.user_ids)
         nodes_of_user = await self._nodes_of(list(user_ids))
+        if self.is_blind:
+            self._note_by_memory(deliveries)
         self._found.append(_Batch(deliveries, notices, nodes_of_user))
 
     def _done(self, task: asyncio.Task[None]) -> None:
@@ -119,17 +151,75 @@ class Router:
         if self._looking is None:
             try:
                 found = await self._session_map.of_users(user_ids)
-            except SessionMapUnavailableError as error:
+            except Exception as error:  # whatever it is that cannot be read: the news must go on
                 self._trouble.failed(error)
+                self._blind_since_s = time.monotonic()
                 self._looking = asyncio.get_running_loop().create_task(self._look_for_map())
                 self._looking.add_done_callback(self._found_map)
             else:
                 self._trouble.worked()
-                return {
-                    user_id: dict.fromkeys(entry.node_id for entry in entries if entry.node_id in live)
-                    for user_id, entries in found.items()
-                }
+                return await self._placed(user_ids, found, live)
+        if self._remembers():
+            places = self._places
+            return {user_id: live.intersection(places[user_id]) if user_id in places else live for user_id in user_ids}
         return dict.fromkeys(user_ids, live)
+
+    async def _placed(
+        self, user_ids: list[str], found: Mapping[str, Sequence[SessionEntry]], live: frozenset[str]
+    ) -> dict[str, Collection[str]]:
+        """Where the map says that users are; remembers it."""
+        placed: dict[str, Collection[str]] = {}
+        for user_id in user_ids:
+            entries = found.get(user_id, ())
+            node_ids = tuple(dict.fromkeys(entry.node_id for entry in entries if entry.node_id in live))
+            if node_ids:
+                placed[user_id] = node_ids
+            if any(entry.node_id not in live for entry in entries):
+                self._note_stale(entry for entry in entries if entry.node_id not in live)
+            self._places[user_id] = node_ids
+            self._places.move_to_end(user_id)
+        while len(self._places) > _PLACES_MAX:
+            self._places.popitem(last=False)
+        await self._sweep(live)
+        return placed
+
+    def _remembers(self) -> bool:
+        """Whether last places still count."""
+        return time.monotonic() - self._blind_since_s < self._remembered_s
+
+    def _note_by_memory(self, deliveries: Sequence[Delivery]) -> None:
+        if not self._remembers():
+            self._tell_of_memory()
+            return
+        if len(self._by_memory) > _CHATS_BY_MEMORY_MAX:
+            self._tell_of_memory()
+        for delivery in deliveries:
+            self._by_memory[delivery.chat_id] = max(delivery.seq, self._by_memory.get(delivery.chat_id, 0))
+
+    def _tell_of_memory(self) -> None:
+        heads, self._by_memory = self._by_memory, {}
+        if heads:
+            self._desk.doubt(heads, self._live_node_ids())
+
+    def _note_stale(self, entries: Iterable[SessionEntry]) -> None:
+        now_s = time.monotonic()
+        for entry in entries:
+            if len(self._stale) < _STALE_MAX:
+                self._stale.setdefault(entry, now_s)
+
+    async def _sweep(self, live: Collection[str]) -> None:
+        """Takes out entries of nodes that have been gone for long; a node is not taken for gone because it has just come."""
+        now_s = time.monotonic()
+        if not self._stale or now_s < self._sweep_at_s:
+            return
+        self._sweep_at_s = now_s + self._stale_s / 2
+        self._stale = {entry: since_s for entry, since_s in self._stale.items() if entry.node_id not in live}
+        gone = [entry for entry, since_s in self._stale.items() if now_s - since_s >= self._stale_s]
+        for entry in gone:
+            del self._stale[entry]
+        if gone:
+            with contextlib.suppress(SessionMapUnavailableError):  # they are met again
+                await self._session_map.remove(gone)
 
     async def _look_for_map(self) -> None:
         """Returns when the map answers again."""
@@ -137,7 +227,7 @@ class Router:
             await asyncio.sleep(self._blind_s)
             try:
                 await self._session_map.of_users([_NOBODY])
-            except SessionMapUnavailableError as error:
+            except Exception as error:
                 self._trouble.failed(error)
             else:
                 self._trouble.worked()
@@ -145,5 +235,6 @@ class Router:
 
     def _found_map(self, task: asyncio.Task[None]) -> None:
         self._looking = None
+        self._tell_of_memory()
         if not task.cancelled() and (defect := task.exception()) is not None:
             self._on_defect(defect)

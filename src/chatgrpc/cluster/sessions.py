@@ -171,7 +171,7 @@ class Sessions:
         self._trouble.stop()
 
     async def _check(self) -> None:
-        stands = bool(await self._map.of_users([self._canary.user_id]))
+        stands = await self._map.stands(self._canary.user_id)
         now_s = asyncio.get_running_loop().time()
         if stands and not self._in_doubt and now_s < self._audit_at_s:
             return

@@ -251,6 +251,13 @@ class OwnerDesk:
             for node_id, user_ids in _by_node(notice.user_ids, nodes_of_user).items():
                 self._messages.append((node_id, replace(notice.message, to_user_ids=user_ids)))
 
+    def doubt(self, heads: Mapping[str, int], node_ids: Collection[str]) -> None:
+        """These nodes may have users of these chats who were not told: the next heartbeats name the heads, until confirmed."""
+        for node_id in node_ids:
+            book = self._books.setdefault(node_id, HeadBook())
+            for chat_id, seq in heads.items():
+                book.note(chat_id, seq)
+
     def _answer(self, sender_id: str, question: Question, head_seq: int | None, chat: ActiveChat | None) -> None:
         """The chat is ready, or there is none, or it is damaged."""
         match question:

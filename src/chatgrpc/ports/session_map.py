@@ -21,9 +21,10 @@ class SessionEntry:
 class SessionMap(Protocol):
     """Which devices are connected, and where.
 
-    Entries carry no timers (design §5): an entry counts only while its node's incarnation is live in the cluster, which the
-    reader checks. So a crash leaves entries behind that nobody believes, and ten million devices cost no refresh. The map may
-    lose everything; then each node writes its own sessions back. Nothing of the guarantees rests on it but the speed of a push.
+    Entries carry no timers that would have to be refreshed (design §5): an entry counts only while its node's incarnation is
+    live in the cluster, which the reader checks. So a crash leaves entries behind that nobody believes, and ten million devices
+    cost no refresh. The map may lose everything; then each node writes its own sessions back. No guarantee rests on it but the
+    speed of a push.
 
     A device may have entries at several nodes, as one may not have noticed yet that its stream is dead; only who wrote an entry
     removes it. With one entry a device, the node with the dead stream could take the place of the one with the live stream when
@@ -48,8 +49,12 @@ class SessionMap(Protocol):
     async def of_users(self, user_ids: Sequence[str]) -> dict[str, list[SessionEntry]]:
         """Reads the entries of many users with one trip, a device's in the order in which they were written last.
 
-        Users without any are left out.
+        Users without any are left out, and so is what stands there and is no entry.
         """
+        ...
+
+    async def stands(self, user_id: str) -> bool:
+        """Whether the user has entries; fails if the map does not take writes just now, whatever it would answer to a read."""
         ...
 
 

@@ -60,6 +60,11 @@ class StubbornMap(MemorySessionMap):
         await self._trip("of_users")
         return await super().of_users(user_ids)
 
+    async def stands(self, user_id: str) -> bool:
+        self.read.append([user_id])
+        await self._trip("of_users")
+        return await super().stands(user_id)
+
     async def _trip(self, name: str) -> None:
         self._waiting[name] += 1
         await self._open[name].wait()

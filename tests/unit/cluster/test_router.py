@@ -10,7 +10,7 @@ from chatgrpc.adapters.redis import RedisClient, RedisSessionMap
 from chatgrpc.cluster.router import Router
 from chatgrpc.core.ids import shard_of
 from chatgrpc.core.limits import Limits
-from chatgrpc.core.links import Deliver, Message, ShowReceipt, ShowTyping
+from chatgrpc.core.links import Deliver, Heads, Message, ShowReceipt, ShowTyping
 from chatgrpc.core.owner_desk import Notice, OwnerDesk
 from chatgrpc.core.sequencer import Delivery
 from chatgrpc.ports.session_map import SessionEntry, SessionMap
@@ -29,12 +29,23 @@ RECEIPT = ShowReceipt(CHAT, "alice", 7, 7, ())
 class World:
     """A router with its desk."""
 
-    def __init__(self, session_map: SessionMap, blind_s: float = 0.0) -> None:
+    def __init__(
+        self, session_map: SessionMap, blind_s: float = 0.0, remembered_s: float = 60.0, stale_s: float = 600.0
+    ) -> None:
         self.live = {"node-1", "node-2", "node-3"}
         self.defects: list[BaseException] = []
         self.wake_ups = 0
         self.desk = OwnerDesk(Limits(), shard_of)
-        self.router = Router(self.desk, session_map, lambda: self.live, self._wake_up, self.defects.append, blind_s=blind_s)
+        self.router = Router(
+            self.desk,
+            session_map,
+            lambda: self.live,
+            self._wake_up,
+            self.defects.append,
+            blind_s=blind_s,
+            remembered_s=remembered_s,
+            stale_s=stale_s,
+        )
 
     async def routed(self) -> list[tuple[str, Message]]:
         """What was to be said when nothing waits any more."""
@@ -146,7 +157,7 @@ async def test_nothing_to_route_asks_nothing(stubborn_map: StubbornMap) -> None:
 
 
 async def test_without_the_map_every_live_node_is_told_in_order(stubborn_map: StubbornMap) -> None:
-    world = World(stubborn_map)
+    world = World(stubborn_map, remembered_s=0.0)
     world.router.start([_delivery(1, ["alice", "dave"])], [])
     said = await world.routed()
     stubborn_map.away = True
@@ -166,6 +177,84 @@ async def test_without_the_map_every_live_node_is_told_in_order(stubborn_map: St
     assert all(
         message.user_ids == ("alice", "dave") for _, message in said if isinstance(message, Deliver) and message.seq == 2
     )
+
+
+async def test_without_the_map_users_are_told_where_they_were_found_last(stubborn_map: StubbornMap) -> None:
+    """Links are not flooded. Users may have moved meanwhile: when it is over, all nodes hear of the heads (G4)."""
+    world = World(stubborn_map)
+    world.router.start([_delivery(1, ["alice", "bob", "dave"])], [])
+    await world.routed()
+    world.desk.beat()
+    stubborn_map.away = True
+    world.router.start([_delivery(2, ["alice", "dave"]), _delivery(3, ["alice"])], [])
+    said = await world.routed()
+    assert [(node_id, message.seq) for node_id, message in said if isinstance(message, Deliver)] == [
+        ("node-1", 2),
+        ("node-1", 3),
+    ]
+    world.router.start([_delivery(4, ["erin"])], [])
+    assert {node_id for node_id, _ in await world.routed()} == world.live, "of her nothing is known"
+    stubborn_map.away = False
+    await world.sees_again()
+    named = {node_id: message.heads for node_id, message in world.desk.beat() if isinstance(message, Heads)}
+    assert named == {node_id: {CHAT: 4} for node_id in world.live}
+
+
+async def test_last_places_count_for_a_while_only(stubborn_map: StubbornMap) -> None:
+    world = World(stubborn_map, blind_s=1e6, remembered_s=0.05)
+    world.router.start([_delivery(1, ["alice"])], [])
+    await world.routed()
+    stubborn_map.away = True
+    world.router.start([_delivery(2, ["alice"])], [])
+    assert [node_id for node_id, _ in await world.routed()] == ["node-1"]
+
+    async def told_all() -> bool:
+        world.router.start([_delivery(3, ["alice"])], [])
+        return {node_id for node_id, _ in await world.routed()} == world.live
+
+    async with asyncio.timeout(GIVE_UP_S):
+        while not await told_all():
+            await asyncio.sleep(0.01)
+    await world.router.stop()
+
+
+async def test_a_map_that_cannot_be_understood_is_a_map_that_is_away(stubborn_map: StubbornMap) -> None:
+    async def of_users(user_ids: Sequence[str]) -> dict[str, list[SessionEntry]]:
+        raise UnicodeDecodeError("utf-8", b"", 0, 1, "garbage")
+
+    world = World(stubborn_map, blind_s=1e6)
+    stubborn_map.of_users = of_users  # type: ignore[method-assign]
+    world.router.start([_delivery(1, ["alice"])], [])
+    assert {node_id for node_id, _ in await world.routed()} == world.live
+    assert world.defects == []
+    await world.router.stop()
+
+
+async def test_entries_of_nodes_that_are_gone_for_long_are_taken_out(stubborn_map: StubbornMap) -> None:
+    """Their devices may never come back, and nobody else does it."""
+    world = World(stubborn_map, stale_s=0.0)
+    world.router.start([_delivery(1, ["bob"])], [])
+    await world.routed()
+    assert stubborn_map.removed == [BOB_ON_DEAD]
+    assert await stubborn_map.of_users(["bob"]) == {"bob": [BOB]}
+
+
+async def test_a_node_that_is_seen_again_keeps_its_entries(stubborn_map: StubbornMap) -> None:
+    world = World(stubborn_map, stale_s=0.01)
+    world.live -= {"node-2"}
+    world.router.start([_delivery(1, ["bob"])], [])
+    await world.routed()
+    world.live |= {"node-2"}
+
+    async def swept() -> bool:
+        world.router.start([_delivery(2, ["bob"])], [])
+        await world.routed()
+        return bool(stubborn_map.removed)
+
+    async with asyncio.timeout(GIVE_UP_S):
+        while not await swept():
+            await asyncio.sleep(0.005)
+    assert stubborn_map.removed == [BOB_ON_DEAD]
 
 
 async def test_a_map_that_failed_is_left_alone_for_a_while(stubborn_map: StubbornMap) -> None:
@@ -198,7 +287,7 @@ async def test_a_map_that_is_away_is_told_of_in_a_few_lines(stubborn_map: Stubbo
 async def test_a_redis_that_hangs_or_is_gone_or_empty_loses_no_order(
     redis_map: RedisSessionMap, own_redis: RedisServer
 ) -> None:
-    world = World(redis_map)
+    world = World(redis_map, remembered_s=0.0)
     await redis_map.put([ALICE])
     world.router.start([_delivery(1, ["alice"])], [])
     said = await world.routed()

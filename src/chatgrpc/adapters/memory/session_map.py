@@ -41,6 +41,10 @@ class MemorySessionMap:
             if user_id in self._entries
         }
 
+    async def stands(self, user_id: str) -> bool:
+        """See the port."""
+        return user_id in self._entries
+
     def lose(self) -> None:
         """Forgets everything, as Redis may."""
         self._entries.clear()

@@ -12,7 +12,7 @@ from redis.asyncio.client import Pipeline
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import ReadOnlyError, RedisError
 
 CONNECTIONS_MAX: Final = 4
 REPLY_TIMEOUT_S: Final = 1.0
@@ -50,14 +50,20 @@ class RedisClient:
                 socket_timeout=REPLY_TIMEOUT_S,
                 socket_connect_timeout=REPLY_TIMEOUT_S,
                 decode_responses=True,
+                encoding_errors="replace",  # one value that is no text must not cost the others of its trip
                 # Of a connection that a restart of Redis broke, one learns by using it. All that is asked may be asked twice.
                 retry=Retry(NoBackoff(), 1, (RedisConnectionError,)),
             )
         )
 
-    def key(self, kind: str, owner_id: str) -> str:
-        """The key of what is kept of this kind for a user."""
-        return f"{self._cluster}:{kind}:{owner_id}"
+    def key(self, kind: str, owner_id: str, version: int = 1) -> str:
+        """The key of what is kept of this kind for a user.
+
+        `version` is that of the format: another one stands at another key, so that nodes of two versions, as in a rolling
+        upgrade, do not read each other's. Version 1 goes unnamed, as it did before there was another.
+        """
+        kind_and_version = kind if version == 1 else f"{kind}.v{version}"
+        return f"{self._cluster}:{kind_and_version}:{owner_id}"
 
     @asynccontextmanager
     async def bounded(self) -> AsyncIterator[Redis]:
@@ -72,7 +78,17 @@ class RedisClient:
         except TimeoutError as error:
             raise RedisUnavailableError(f"Redis did not answer within {REPLY_TIMEOUT_S:g} s") from error
         except (RedisError, OSError) as error:
+            if isinstance(error, ReadOnlyError) or "READONLY" in str(error):  # the latter from within a script
+                await self._leave_copy()
             raise RedisUnavailableError(f"Redis: {type(error).__name__}: {error}") from error
+
+    async def _leave_copy(self) -> None:
+        """What we are connected with is not the master any more: the name is looked up anew, for reads too.
+
+        To redis-py it is an answer like others, and the connection a good one, on which reads would go on to be answered from
+        what nobody writes to.
+        """
+        await self._redis.connection_pool.disconnect(inuse_connections=True)
 
     async def run(self, script: Script, calls: Sequence[tuple[Sequence[str], Sequence[str]]]) -> list[Any]:
         """Runs a script many times, by (keys, arguments), in one trip; returns what each run returned.

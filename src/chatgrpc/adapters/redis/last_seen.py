@@ -18,6 +18,9 @@ USERS_PER_WRITE_MAX: Final = 1_000
 _CLOCKS_DIFFER_MS: Final = 60_000
 """A time further ahead than this is a wrong clock's."""
 USERS_PER_READ_MAX: Final = 10_000
+_MS_MAX: Final = 253_402_300_799_000
+"""The end of the year 9999: whatever is later is no time."""
+_DIGITS_MAX: Final = 15
 
 
 class RedisLastSeen:
@@ -46,11 +49,21 @@ class RedisLastSeen:
             asked = user_ids[start : start + USERS_PER_READ_MAX]
             async with _mapped_errors(), self._client.bounded() as redis:
                 answers = await redis.mget([self._key(user_id) for user_id in asked])
-            found |= {user_id: int(answer) for user_id, answer in zip(asked, answers, strict=True) if answer is not None}
+            for user_id, answer in zip(asked, answers, strict=True):
+                at_ms = _time_ms(answer)
+                if at_ms is not None:
+                    found[user_id] = at_ms
         return found
 
     def _key(self, user_id: str) -> str:
         return self._client.key("seen", user_id)
+
+
+def _time_ms(answer: str | bytes | None) -> int | None:
+    """None also for what is no time: the user is shown without one, and gets a new one when they leave."""
+    if not isinstance(answer, str) or len(answer) > _DIGITS_MAX or not answer.isascii() or not answer.isdecimal():
+        return None
+    return int(answer) if int(answer) <= _MS_MAX else None
 
 
 @asynccontextmanager

@@ -1,12 +1,15 @@
 -- KEYS[1]: the user's sessions, a JSON object of device id to node ids, the last one written last; or absent.
 -- ARGV[1]: device id.  ARGV[2]: node id.
 -- Forgets that the node holds the device's stream; a key without a session does not stay, nor a device without a node.
-local stored = redis.call('GET', KEYS[1])
-if not stored then
+local stored = redis.pcall('GET', KEYS[1])
+if type(stored) ~= 'string' then
     return 0
 end
-local sessions = cjson.decode(stored)
-local node_ids = sessions[ARGV[1]] or {}
+local is_json, sessions = pcall(cjson.decode, stored)
+local node_ids = is_json and type(sessions) == 'table' and sessions[ARGV[1]]
+if type(node_ids) ~= 'table' then
+    return 0
+end
 for place, node_id in ipairs(node_ids) do
     if node_id == ARGV[2] then
         table.remove(node_ids, place)
@@ -16,7 +19,7 @@ for place, node_id in ipairs(node_ids) do
         if next(sessions) == nil then
             redis.call('DEL', KEYS[1])
         else
-            redis.call('SET', KEYS[1], cjson.encode(sessions))
+            redis.call('SET', KEYS[1], cjson.encode(sessions), 'KEEPTTL')
         end
         return 1
     end

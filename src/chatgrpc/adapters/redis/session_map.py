@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from chatgrpc.adapters.redis.client import RedisClient, RedisUnavailableError, Script
 from chatgrpc.ports.session_map import NODES_PER_DEVICE_MAX, SessionEntry, SessionMapUnavailableError
+from chatgrpc.trouble import Trouble
 
 _PUT = Script("put_session.lua")
 _REMOVE = Script("remove_session.lua")
@@ -14,6 +15,10 @@ _REMOVE = Script("remove_session.lua")
 ENTRIES_PER_TRIP_MAX: Final = 1_000
 """Node after node writes all its entries back when Redis lost them; others must not wait for that."""
 USERS_PER_TRIP_MAX: Final = 10_000
+KEPT_S: Final = 7 * 24 * 3600
+"""Longer than any stream lasts: a device that never comes back after its node crashed leaves nothing for ever."""
+VALUE_BYTES_MAX: Final = 256 * 1024
+"""Of one user; what is longer is nothing that we wrote."""
 
 
 class RedisSessionMap:
@@ -21,15 +26,17 @@ class RedisSessionMap:
 
     One string a user, since reading is what counts: one MGET finds the devices of thousands of users, a hash each would be a
     command each. A write that was given up may still be done a moment later, after a newer one of the same node: it looks
-    again.
+    again. What stands at a key and is not what we write is passed over, and written over in time: it must not cost others their
+    pushes.
     """
 
     def __init__(self, client: RedisClient) -> None:
         self._client = client
+        self._malformed = Trouble("session_map_malformed")
 
     async def put(self, entries: Sequence[SessionEntry]) -> list[SessionEntry]:
         """See the port."""
-        returned = await self._run(_PUT, entries, str(NODES_PER_DEVICE_MAX))
+        returned = await self._run(_PUT, entries, str(NODES_PER_DEVICE_MAX), str(KEPT_S), str(VALUE_BYTES_MAX))
         return [
             SessionEntry(entry.user_id, entry.device_id, node_id)
             for entry, node_ids in zip(entries, returned, strict=True)
@@ -48,14 +55,31 @@ class RedisSessionMap:
             async with _mapped_errors(), self._client.bounded() as redis:
                 answers = await redis.mget([self._key(user_id) for user_id in asked])
             for user_id, answer in zip(asked, answers, strict=True):
-                if answer is not None:
-                    sessions: dict[str, list[str]] = json.loads(answer)
-                    found[user_id] = [
-                        SessionEntry(user_id, device_id, node_id)
-                        for device_id, node_ids in sessions.items()
-                        for node_id in node_ids
-                    ]
+                entries = self._entries(user_id, answer) if answer is not None else []
+                if entries:
+                    found[user_id] = entries
         return found
+
+    async def stands(self, user_id: str) -> bool:
+        """See the port. It is a write, so that a Redis that has become a copy of another one refuses it."""
+        async with _mapped_errors(), self._client.bounded() as redis:
+            return bool(await redis.expire(self._key(user_id), KEPT_S))
+
+    def _entries(self, user_id: str, answer: str | bytes) -> list[SessionEntry]:
+        try:
+            sessions = json.loads(answer) if len(answer) <= VALUE_BYTES_MAX else None
+        except (ValueError, RecursionError):
+            sessions = None
+        if not isinstance(sessions, dict):
+            self._malformed.failed(ValueError("what stands at a user's key is no session of ours; it is passed over"))
+            return []
+        return [
+            SessionEntry(user_id, device_id, node_id)
+            for device_id, node_ids in sessions.items()
+            if isinstance(node_ids, list)
+            for node_id in node_ids
+            if isinstance(node_id, str)
+        ]
 
     def _key(self, user_id: str) -> str:
         return self._client.key("session", user_id)
