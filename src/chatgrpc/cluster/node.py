@@ -5,7 +5,6 @@ import contextlib
 import random
 import secrets
 from collections.abc import AsyncIterator, Collection, Coroutine, Mapping
-from dataclasses import replace
 from typing import Any, cast
 
 import structlog
@@ -27,9 +26,10 @@ from chatgrpc.cluster.sessions import Sessions
 from chatgrpc.cluster.shard_keeper import ShardKeeper
 from chatgrpc.cluster.store_runner import StoreRunner
 from chatgrpc.config import Settings, StartError
+from chatgrpc.core.budget import Budget
 from chatgrpc.core.disconnect import Code, Ended
 from chatgrpc.core.edge_desk import EdgeDesk
-from chatgrpc.core.ids import SHARD_COUNT, shard_of
+from chatgrpc.core.ids import shard_of
 from chatgrpc.core.lanes import EdgeLanes
 from chatgrpc.core.lease import Holds
 from chatgrpc.core.limits import Limits
@@ -61,8 +61,6 @@ _STATED_MAX = 200_000
 """Heads that are remembered."""
 _JOIN_TIMEOUT_S = 10.0
 _WATCH_INTERVAL_S = 1.0
-_BUSY_SHARE = 8
-"""A shard may have so many times the active chats that it would have if a node held all shards, each equally busy."""
 _CONFIRMATIONS_TIMEOUT_S = 2.5
 """Two heartbeats of the links: how long a node that leaves waits until others have confirmed its pushes."""
 _DRAIN_SPARE_S = 1.0
@@ -87,8 +85,8 @@ class ClusterNode:
         self._settings = settings
         self._random = random.Random(secrets.randbits(256))  # noqa: S311  message ids must be unique, not secret
         self._metrics = metrics
-        # A node may hold all shards or few, and what a shard keeps in memory must have its end either way.
-        self._shard_limits = replace(limits, chats_active_max=limits.chats_active_max * _BUSY_SHARE // SHARD_COUNT)
+        self._limits = limits
+        self._budget = Budget(limits)
         self._loop_lag_ms = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         self._desk = OwnerDesk(limits, shard_of)
@@ -264,7 +262,7 @@ class ClusterNode:
         return self._relay.send(node_id, message)
 
     def _new_shard(self, epoch: int, lease: Holds) -> Shard:
-        return Shard(epoch, lease, self._shard_limits, self._random)
+        return Shard(epoch, lease, self._limits, self._random, budget=self._budget)
 
     def _new_audience(self, connections: Connections, touched: Touched) -> ClusterAudience:
         self._presence = PresenceScreens(

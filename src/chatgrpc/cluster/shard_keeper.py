@@ -22,7 +22,7 @@ from chatgrpc.trouble import Trouble
 
 _log = structlog.get_logger()
 
-_LANES_PER_SHARD_MAX = 1_000
+_LANES_PER_SHARD_MAX = 128
 _CALLS_MAX = 32
 """Of the coordinator at the same time."""
 

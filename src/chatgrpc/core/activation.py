@@ -70,6 +70,11 @@ class Activation:
         self._steps: list[list[Write]] = []
         self._unstored: dict[tuple[type[Write], int], Write] = {}  # of this step, those that have not succeeded
 
+    @property
+    def mark_seq(self) -> int:
+        """The committed mark that was read."""
+        return self._head.mark_seq
+
     def take_reads(self) -> list[Read]:
         """Reads to run."""
         reads, self._reads = self._reads, []

@@ -11,6 +11,10 @@ from chatgrpc.core.visibility import Interval
 from chatgrpc.core.write import Write
 from chatgrpc.v1 import chat_pb2, content_pb2
 
+_CHAT_BYTES = 2_000
+_HEAD_BYTES = 500
+_MEMBER_BYTES = 500
+
 Ticket = object
 """Names who waits for an answer; the sequencer hands it back as it was."""
 
@@ -84,6 +88,7 @@ class ActiveChat:
         "recipients",
         "sent_at_ms",
         "waiting",
+        "was_written_to",
     )
 
     def __init__(self, chat_id: str, recent_max: int, span_max: int) -> None:
@@ -91,6 +96,8 @@ class ActiveChat:
         self.chat_id = chat_id
         self.chat: chat_pb2.Chat | None = None
         self.loaded = False
+        self.was_written_to = False
+        """Else it was loaded for a question."""
         self.members: dict[str, content_pb2.Member] = {}
         self.recipients: tuple[str, ...] = ()
         self.head_seq = 0
@@ -111,6 +118,11 @@ class ActiveChat:
     def floor_seq(self) -> int:
         """The lowest seq whose head is in memory."""
         return self.head_seq - len(self.recent) + 1
+
+    @property
+    def size_bytes(self) -> int:
+        """About what it takes in memory, besides what it holds of writes."""
+        return _CHAT_BYTES + _HEAD_BYTES * len(self.recent) + _MEMBER_BYTES * len(self.members)
 
     @property
     def is_idle(self) -> bool:

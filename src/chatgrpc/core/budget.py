@@ -1,19 +1,44 @@
 """The budget of a node: what all its shards together may hold, however many they are."""
 
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from chatgrpc.core.active_chat import ActiveChat
 from chatgrpc.core.limits import Limits
+
+_BUSY_SCAN_MAX = 64
+
+Drop = Callable[[ActiveChat], bool]
+"""Forgets a chat that is idle; False if it is not."""
+
+
+@dataclass(slots=True)
+class _Loaded:
+    drop: Drop
+    size_bytes: int
 
 
 class Budget:
-    """Counts what the shards of one node hold."""
+    """Counts what the shards of one node hold, and drops chats that nobody writes to for those that somebody does.
+
+    The longest idle chat goes first. One that was loaded for a question only goes before all others, and makes no other go.
+    """
 
     def __init__(self, limits: Limits) -> None:
-        self._bytes_max = limits.writes_waiting_bytes_max
+        self._limits = limits
         self.held_bytes = 0
         """Contents that wait to be decided, and events that are not committed yet."""
+        self.chats_bytes = 0
+        """About what the loaded chats take."""
+        self._chats: OrderedDict[ActiveChat, _Loaded] = OrderedDict()  # the first to go first
+        self._heads: OrderedDict[str, tuple[object, int]] = OrderedDict()
+
+    # Writes.
 
     def take(self, size_bytes: int) -> bool:
         """Counts what is to be held; False if there is no room for it."""
-        if self.held_bytes + size_bytes > self._bytes_max:
+        if self.held_bytes + size_bytes > self._limits.writes_waiting_bytes_max:
             return False
         self.held_bytes += size_bytes
         return True
@@ -25,3 +50,56 @@ class Budget:
     def give(self, size_bytes: int) -> None:
         """It is held no more."""
         self.held_bytes -= size_bytes
+
+    # Chats.
+
+    @property
+    def chats(self) -> int:
+        """How many chats are loaded, or about to be."""
+        return len(self._chats)
+
+    def add(self, chat: ActiveChat, drop: Drop) -> None:
+        """A chat is to be loaded. Until it is written to it is the first to go."""
+        self._heads.pop(chat.chat_id, None)
+        self._chats[chat] = _Loaded(drop, chat.size_bytes)
+        self._chats.move_to_end(chat, last=False)
+        self.chats_bytes += chat.size_bytes
+
+    def written_to(self, chat: ActiveChat) -> None:
+        """It is the last to go now, and others go for it, if there are too many."""
+        loaded = self._chats[chat]
+        size_bytes = chat.size_bytes
+        self.chats_bytes += size_bytes - loaded.size_bytes
+        loaded.size_bytes = size_bytes
+        self._chats.move_to_end(chat)
+        for _ in range(_BUSY_SCAN_MAX):
+            if self.has_room:
+                return
+            first = next(iter(self._chats))
+            if first is chat:
+                return
+            if not self._chats[first].drop(first):
+                self._chats.move_to_end(first)  # so that the next scan begins behind it
+
+    @property
+    def has_room(self) -> bool:
+        """Whether all chats that are loaded may stay."""
+        return len(self._chats) <= self._limits.chats_active_max and self.chats_bytes <= self._limits.chats_active_bytes_max
+
+    def remove(self, chat: ActiveChat) -> None:
+        """The chat is not loaded any more."""
+        self.chats_bytes -= self._chats.pop(chat).size_bytes
+
+    # Heads of chats that are not loaded.
+
+    def remember_head(self, owner: object, chat_id: str, seq: int) -> None:
+        """Nobody but this owner commits anything to the chat, so this stays its head until it is loaded again."""
+        self._heads[chat_id] = (owner, seq)
+        self._heads.move_to_end(chat_id)
+        if len(self._heads) > self._limits.heads_remembered_max:
+            self._heads.popitem(last=False)
+
+    def head_of(self, owner: object, chat_id: str) -> int:
+        """The head that this owner remembers of a chat that is not loaded; 0 for none."""
+        remembered_by, seq = self._heads.get(chat_id, (None, 0))
+        return seq if remembered_by is owner else 0

@@ -88,8 +88,12 @@ class Limits:
     """Events of the log looked through for a duplicate; ERROR_CODE_SEEN_SEQ_TOO_OLD."""
     recent_events_per_chat: int = 128
     """Events of an active chat that the owner keeps the heads of in memory, so that most checks read nothing."""
-    chats_active_max: int = 10_000
-    """Chats that the owner keeps loaded; the longest idle ones are dropped."""
+    chats_active_max: int = 100_000
+    """Chats that a node keeps loaded, of all that it orders; the longest idle ones are dropped."""
+    chats_active_bytes_max: int = 256 * 1024 * 1024
+    """About the bytes that these take."""
+    heads_remembered_max: int = 200_000
+    """Chats that a node has dropped and of which it remembers where they end, so that a question reads nothing."""
     appends_in_flight_per_chat_max: int = 256
     """Rows of one chat on their way to the cluster's store at once; what is more waits its turn."""
     group_entries_max: int = 1_024

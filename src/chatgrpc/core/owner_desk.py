@@ -133,7 +133,8 @@ class OwnerDesk:
             asker = _asker(sender_id, message)
             if isinstance(message, RaiseMark):
                 message = _since_earlier(cast("_Asked | None", tenure.shard.asked(message.chat_id, asker)), message)
-            if tenure.shard.ask_head(_Asked(sender_id, message), message.chat_id, now, asker):
+            with_chat = not isinstance(message, AskHead)
+            if tenure.shard.ask_head(_Asked(sender_id, message), message.chat_id, now, asker, with_chat=with_chat):
                 self.touch(tenure)
         except Exception as defect:
             self.fail(tenure, defect)
@@ -205,7 +206,7 @@ class OwnerDesk:
             self._messages.append((lane.edge_id, tenure.lanes.answered(lane, number, answer.outcome)))
         for head in shard.take_heads():
             asked = cast("_Asked", head.ticket)
-            self._answer(asked.sender_id, asked.question, head.seq, shard.chat(head.chat_id))
+            self._answer(asked.sender_id, asked.question, head.seq, head.chat)
         self.damage += shard.take_damage()
 
     def take_messages(self) -> list[tuple[str, Message]]:

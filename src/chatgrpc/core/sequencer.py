@@ -10,7 +10,7 @@ until it is looked at again (`core.damage`). A chat whose append failed is forgo
 which are answered with a retryable error; the log says, at the next load, what became of them.
 """
 
-from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from chatgrpc.core.active_chat import ActiveChat, LookedUp, Pending, Ticket
@@ -40,7 +40,6 @@ from chatgrpc.core.write import Write
 from chatgrpc.v1 import chat_pb2, content_pb2
 
 _REFERS_TO_MESSAGE = frozenset({"reaction", "edit", "delete"})
-_IDLE_SCAN_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +93,25 @@ _CLOCKS_DIFFER_MS = 1_000
 class Sequencer:
     """The owner of all chats that are submitted to it, for one epoch."""
 
-    def __init__(self, epoch: int, limits: Limits, random_bits: RandomBits, budget: Budget | None = None) -> None:
-        """`budget` is shared with the node's other sequencers; none = this is the only one."""
+    def __init__(
+        self,
+        epoch: int,
+        limits: Limits,
+        random_bits: RandomBits,
+        budget: Budget | None = None,
+        dropped: Callable[[str], None] = lambda chat_id: None,
+    ) -> None:
+        """`budget` is shared with the node's other sequencers; none = this is the only one.
+
+        `dropped` is called with the id of each chat that was idle and is forgotten.
+        """
+        self._dropped = dropped
         self._epoch = epoch
         self._budget = budget or Budget(limits)
         self._door = Door()
         self._limits = limits
         self._random_bits = random_bits
-        self._chats: OrderedDict[str, ActiveChat] = OrderedDict()
+        self._chats: dict[str, ActiveChat] = {}
         self._loads: list[ActiveChat] = []
         self._lookups: list[Lookup] = []
         self._answers: list[Answer] = []
@@ -164,6 +174,8 @@ class Sequencer:
             self._answers.append(Answer(ticket, chat_damaged()))
             return
         chat = self._activate(write.chat_id)
+        chat.was_written_to = True
+        self._budget.written_to(chat)
         size_bytes = write.content.ByteSize()
         if (
             len(chat.waiting) + len(chat.in_flight) >= self._limits.writes_waiting_per_chat_max
@@ -182,8 +194,15 @@ class Sequencer:
         self._budget.give(size_bytes)
 
     def activate(self, chat_id: str) -> bool:
-        """Loads a chat that is not damaged without writing to it; returns whether it is loaded already."""
+        """Loads a chat that is not damaged without writing to it; returns whether it is loaded already. See `answered`."""
         return self._activate(chat_id).loaded
+
+    def answered(self, chat_id: str, *, keep: bool) -> None:
+        """What the chat was loaded for is done: it stays if it was written to meanwhile, or if it is to be kept and there is
+        room for it without dropping another."""
+        chat = self._chats.get(chat_id)
+        if chat is not None and not chat.was_written_to and not (keep and self._budget.has_room):
+            self._drop_idle(chat)
 
     def loaded(self, chat: ActiveChat, stored: StoredChat | None, now_ms: int) -> None:
         """Hands over what `take_loads` asked for; None = there is no such chat."""
@@ -256,7 +275,7 @@ class Sequencer:
             self._answers.append(Answer(ticket, unavailable()))
         chat.waiting.clear()
         if chat.chat is None:
-            del self._chats[chat.chat_id]
+            self._remove(chat)
 
     def committed(self, group: Group) -> list[Delivery]:
         """The group's append returned: its answers may leave, and so may its deliveries, which are returned."""
@@ -285,7 +304,8 @@ class Sequencer:
         """The chats are not ours any more: what waits is held no more, and nobody is answered."""
         self._budget.give(self._door.held_bytes + sum(chat.held_bytes for chat in self._chats.values()))
         self._door = Door()
-        self._chats.clear()
+        for chat in list(self._chats.values()):
+            self._remove(chat)
 
     # What the shell takes out.
 
@@ -351,20 +371,22 @@ class Sequencer:
     def _activate(self, chat_id: str) -> ActiveChat:
         chat = self._chats.get(chat_id)
         if chat is not None:
-            self._chats.move_to_end(chat_id)
             return chat
-        self._forget_idle()
         chat = self._chats[chat_id] = ActiveChat(chat_id, self._limits.recent_events_per_chat, self._limits.dedupe_span_max)
+        self._budget.add(chat, self._drop_idle)
         self._loads.append(chat)
         return chat
 
-    def _forget_idle(self) -> None:
-        for _ in range(_IDLE_SCAN_MAX):  # a busy one goes to the end, so that the next scan begins behind it
-            if len(self._chats) < self._limits.chats_active_max:
-                return
-            chat_id, oldest = self._chats.popitem(last=False)
-            if not (oldest.loaded and oldest.is_idle):
-                self._chats[chat_id] = oldest
+    def _drop_idle(self, chat: ActiveChat) -> bool:
+        if not (chat.loaded and chat.is_idle):
+            return False
+        self._remove(chat)
+        self._dropped(chat.chat_id)
+        return True
+
+    def _remove(self, chat: ActiveChat) -> None:
+        del self._chats[chat.chat_id]
+        self._budget.remove(chat)
 
     def _advance(self, chat: ActiveChat, now_ms: int) -> None:
         """Decides the waiting writes, in order, until one needs something from the store."""
@@ -393,7 +415,7 @@ class Sequencer:
             chat.looked_up = None
             self._release(chat, size_bytes)
         if chat.chat is None:
-            del self._chats[chat.chat_id]  # a name that nobody made a chat of must not take a place
+            self._remove(chat)  # a name that nobody made a chat of must not take a place
 
     def _refuse(self, chat: ActiveChat, ticket: Ticket, error: chat_pb2.Error) -> None:
         """Answers at once, or once the events on their way are committed: the refusal may rest on them."""
@@ -580,7 +602,7 @@ class Sequencer:
 
     def _drop(self, chat: ActiveChat, error: chat_pb2.Error) -> None:
         """Drops a chat whose memory is no longer what the log holds; all who wait in it get this answer."""
-        del self._chats[chat.chat_id]
+        self._remove(chat)
         kept = [other is not chat for other, _ in self._pending]
         self._entries = [entry for entry, keep in zip(self._entries, kept, strict=True) if keep]
         self._pending = [pair for pair, keep in zip(self._pending, kept, strict=True) if keep]

@@ -10,7 +10,6 @@ owner: a row of this epoch that lands late would stand where another one is writ
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from itertools import islice
 from typing import TypeAlias
 
 from chatgrpc.core import row_store
@@ -32,8 +31,6 @@ from chatgrpc.core.sequencer import Answer, Delivery, Group, Lookup, Sequencer
 from chatgrpc.core.visibility import Interval
 from chatgrpc.core.write import Write
 
-_IDLE_SCAN_MAX = 64
-
 Request: TypeAlias = row_store.Read | row_store.Write | Lookup | ReadIntervals
 """What the shell runs, each until it succeeds; then it calls the method named for it."""
 
@@ -45,6 +42,8 @@ class Head:
     ticket: Ticket
     chat_id: str
     seq: int | None
+    chat: ActiveChat | None
+    """The chat, if it was asked for with it, and exists."""
 
 
 class Shard:
@@ -64,7 +63,9 @@ class Shard:
         self._lease = lease
         self._limits = limits
         self._bucket_seqs = bucket_seqs
-        self._sequencer = Sequencer(epoch, limits, random_bits, budget)
+        self._budget = budget or Budget(limits)
+        self._tenure = object()  # whose heads the budget remembers
+        self._sequencer = Sequencer(epoch, limits, random_bits, self._budget, self._dropped)
         self._loading: dict[str, ActiveChat] = {}
         self._activations: dict[str, Activation] = {}
         self._pipelines: dict[str, AppendPipeline] = {}
@@ -74,6 +75,7 @@ class Shard:
         self._head_tickets: dict[str, dict[Hashable, Ticket]] = {}  # by chat and asker
         self._heads: list[Head] = []
         self._unmarked: dict[str, int] = {}
+        self._kept: set[str] = set()  # chats that are wanted themselves, by questions that wait
         self._lookups_under_way = 0
         self._accepting = True
 
@@ -90,8 +92,11 @@ class Shard:
             self._give_up(write.chat_id, defect)
         return True
 
-    def ask_head(self, ticket: Ticket, chat_id: str, now: Now, asker: Hashable = None) -> bool:
+    def ask_head(self, ticket: Ticket, chat_id: str, now: Now, asker: Hashable = None, *, with_chat: bool = False) -> bool:
         """Asks for the committed head of a chat; 0 if it has no event. False as for `submit`.
+
+        A chat that is read for this is not kept, and none is dropped for it. If the chat itself is wanted, `with_chat`, it is
+        kept as long as there is room.
 
         While the chat is not ready, of each `asker` (the ticket itself, if none is named) the last ticket waits, and no more
         than `Limits.questions_waiting_per_chat_max` in all: whoever asked asks again.
@@ -99,12 +104,17 @@ class Shard:
         if not self._accepting or not self._lease.holds(now.monotonic_ms):
             return False
         if self._sequencer.is_damaged(chat_id):
-            self._heads.append(Head(ticket, chat_id, None))
+            self._heads.append(Head(ticket, chat_id, None, None))
             return True
         pipeline = self._pipelines.get(chat_id)
         if pipeline is not None and self._sequencer.holds(chat_id):
-            self._heads.append(Head(ticket, chat_id, pipeline.committed_seq))
+            self._heads.append(Head(ticket, chat_id, pipeline.committed_seq, self.chat(chat_id)))
             return True
+        if not with_chat and (seq := self._budget.head_of(self._tenure, chat_id)):
+            self._heads.append(Head(ticket, chat_id, seq, None))
+            return True
+        if with_chat:
+            self._kept.add(chat_id)
         tickets = self._head_tickets.setdefault(chat_id, {})
         asker = ticket if asker is None else asker
         if asker in tickets or len(tickets) < self._limits.questions_waiting_per_chat_max:
@@ -307,7 +317,6 @@ class Shard:
 
     def _activate(self, chat: ActiveChat) -> None:
         """Takes a chat over: also one that the sequencer had forgotten, being idle, within the same epoch."""
-        self._forget_idle()
         self._pipelines.pop(chat.chat_id, None)
         self._loading[chat.chat_id] = chat
         activation = self._activations[chat.chat_id] = self._new_activation(chat.chat_id)
@@ -340,13 +349,17 @@ class Shard:
             return
         del self._activations[chat_id]
         pipeline = self._pipelines[chat_id] = self._new_pipeline(activation)
-        if activation.head_seq:
+        if activation.head_seq > activation.mark_seq:
             self._unmarked[chat_id] = activation.head_seq
         self._deliveries += activation.untold
-        tickets = self._head_tickets.pop(chat_id, {})
-        self._heads += [Head(ticket, chat_id, pipeline.committed_seq) for ticket in tickets.values()]
         self._sequencer.loaded(self._loading.pop(chat_id), activation.stored_chat, now.wall_ms)
+        tickets = self._head_tickets.pop(chat_id, {})
+        chat = self.chat(chat_id)
+        seq = None if self._sequencer.is_damaged(chat_id) else pipeline.committed_seq
+        self._heads += [Head(ticket, chat_id, seq, chat) for ticket in tickets.values()]
         self._work()
+        self._sequencer.answered(chat_id, keep=chat_id in self._kept)
+        self._kept.discard(chat_id)
         self._forget(chat_id)
 
     def _give_up(self, chat_id: str, error: Exception) -> None:
@@ -363,7 +376,8 @@ class Shard:
         self._unmarked.pop(chat_id, None)
         for key in [key for key in self._uncommitted if key[0] == chat_id]:
             del self._uncommitted[key]
-        self._heads += [Head(ticket, chat_id, None) for ticket in self._head_tickets.pop(chat_id, {}).values()]
+        self._heads += [Head(ticket, chat_id, None, None) for ticket in self._head_tickets.pop(chat_id, {}).values()]
+        self._kept.discard(chat_id)
         self._sequencer.damage(damage)
 
     def _forget(self, chat_id: str) -> None:
@@ -371,11 +385,8 @@ class Shard:
         if not self._sequencer.holds(chat_id):
             self._pipelines.pop(chat_id, None)
 
-    def _forget_idle(self) -> None:
-        """Drops chats that the sequencer forgot because they were idle; a few at a time, oldest first."""
-        if len(self._pipelines) <= self._limits.chats_active_max:
-            return
-        for chat_id in list(islice(self._pipelines, _IDLE_SCAN_MAX)):
-            pipeline = self._pipelines.pop(chat_id)
-            if self._sequencer.holds(chat_id) or not pipeline.is_idle:
-                self._pipelines[chat_id] = pipeline
+    def _dropped(self, chat_id: str) -> None:
+        """The chat was idle, and made room."""
+        pipeline = self._pipelines.pop(chat_id, None)
+        if pipeline is not None and pipeline.committed_seq:
+            self._budget.remember_head(self._tenure, chat_id, pipeline.committed_seq)

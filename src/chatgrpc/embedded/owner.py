@@ -170,6 +170,7 @@ class Owner:
     def _call_back(self, chat_id: str) -> None:
         for callback in self._waiting_for_chat.pop(chat_id, {}).values():
             callback(self._sequencer.chat(chat_id))
+        self._sequencer.answered(chat_id, keep=True)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

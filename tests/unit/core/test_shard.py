@@ -93,6 +93,10 @@ class Owner:
                 else:
                     self.answer(request)
 
+    def answer_only(self, requests: list[Request]) -> None:
+        for request in requests:
+            self.rows.answer(self.shard, request, self.now)
+
     def answer(self, *requests: Request) -> None:
         for request in requests:
             self.rows.answer(self.shard, request, self.now)
@@ -452,12 +456,14 @@ def test_who_is_in_a_forgotten_chat_is_known_once_its_head_was_asked_for() -> No
     owner.run()
     owner.submit("group", create_group())
     owner.run()
-    owner.ask_head("head")
-    owner.run()
-    assert owner.heads == {"head": 2}
-    chat = owner.shard.chat(CHAT)
-    assert chat is not None
-    assert chat.recipients == ("alice", "bob")
+    assert owner.shard.ask_head("head", CHAT, owner.now, with_chat=True)
+    while requests := owner.shard.take_requests():
+        owner.answer_only(requests)
+    (head,) = owner.shard.take_heads()
+    assert (head.ticket, head.seq) == ("head", 2)
+    assert head.chat is not None
+    assert head.chat.recipients == ("alice", "bob")
+    assert owner.shard.chat(CHAT) is None, "there is no room for it"
 
 
 # Owners one after the other.
