@@ -13,12 +13,12 @@ SEEDS = range(50)
 
 
 def node(name: str, streams: int = 0, *, draining: bool = False) -> Node:
-    return Node(node_id=name, address=f"{name}:50551", draining=draining, streams=streams)
+    return Node(node_id=name, address=f"{name}:15551", draining=draining, streams=streams)
 
 
 def connected(seed: int, *configured: str) -> Nodes:
     """A client that is live at one of these nodes."""
-    nodes = Nodes([f"{name}:50551" for name in configured], random.Random(seed))
+    nodes = Nodes([f"{name}:15551" for name in configured], random.Random(seed))
     nodes.live()
     return nodes
 
@@ -28,7 +28,7 @@ def visited(nodes: Nodes, count: int) -> list[str]:
     hosts = []
     for _ in range(count):
         nodes.leave()
-        hosts.append(nodes.address.removesuffix(":50551"))
+        hosts.append(nodes.address.removesuffix(":15551"))
     return hosts
 
 
@@ -39,14 +39,14 @@ def test_the_only_address_is_tried_again_and_again() -> None:
 
 def test_clients_begin_all_over_the_configured_addresses() -> None:
     begun = Counter(connected(seed, "a", "b", "c").address for seed in range(300))
-    assert set(begun) == {"a:50551", "b:50551", "c:50551"}
+    assert set(begun) == {"a:15551", "b:15551", "c:15551"}
     assert min(begun.values()) > 60
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_without_a_list_each_configured_address_has_its_turn_before_one_comes_again(seed: int) -> None:
     nodes = connected(seed, "a", "b", "c")
-    first = nodes.address.removesuffix(":50551")
+    first = nodes.address.removesuffix(":15551")
     hosts = [first, *visited(nodes, 30)]
     assert set(hosts[:3]) == {"a", "b", "c"}
     assert all(here != there for here, there in pairwise(hosts)), "never the one that just failed"
@@ -121,18 +121,18 @@ def test_the_last_node_of_a_cluster_is_not_forgotten() -> None:
 
 def test_processes_behind_one_address_are_one_place_to_go() -> None:
     nodes = connected(0, "a")
-    nodes.listed([Node(node_id=f"n{n}", address="a:50551", draining=n == 0) for n in range(4)])
+    nodes.listed([Node(node_id=f"n{n}", address="a:15551", draining=n == 0) for n in range(4)])
     assert visited(nodes, 2) == ["a", "a"]
 
 
-@pytest.mark.parametrize("address", ["", "nowhere", "unix:/tmp/evil", "dns:///b:50551", "a b:1", "b:50551/x", "b:123456"])
+@pytest.mark.parametrize("address", ["", "nowhere", "unix:/tmp/evil", "dns:///b:15551", "a b:1", "b:15551/x", "b:123456"])
 def test_what_is_no_address_is_passed_over(address: str) -> None:
     nodes = connected(0, "a")
     nodes.listed([node("b"), node("c"), Node(node_id="odd", address=address)])
     assert set(visited(nodes, 20)) == {"a", "b", "c"}
 
 
-@pytest.mark.parametrize("address", ["[::1]:50551", "10.0.0.1:50551", "chat-0.chat.svc:50551"])
+@pytest.mark.parametrize("address", ["[::1]:15551", "10.0.0.1:15551", "chat-0.chat.svc:15551"])
 def test_what_is_an_address_is_gone_to(address: str) -> None:
     nodes = connected(0, "a")
     nodes.listed([node("a", 5), Node(node_id="new", address=address)])
@@ -153,8 +153,8 @@ def test_another_node_is_named_and_not_gone_to() -> None:
     nodes.listed([node("a"), node("b", draining=True)])
     assert nodes.another() is None, "one that drains is none"
     nodes.listed([node("a"), node("b"), node("c")])
-    assert nodes.another() in {"b:50551", "c:50551"}
-    assert nodes.address == "a:50551"
+    assert nodes.another() in {"b:15551", "c:15551"}
+    assert nodes.address == "a:15551"
 
 
 def test_nodes_that_were_passed_over_are_named_when_all_were() -> None:
@@ -166,6 +166,6 @@ def test_nodes_that_were_passed_over_are_named_when_all_were() -> None:
         assert address is not None
         named.append(address)
         nodes.pass_over(address)
-    assert set(named[:2]) == set(named[2:]) == {"b:50551", "c:50551"}
+    assert set(named[:2]) == set(named[2:]) == {"b:15551", "c:15551"}
     nodes.go_to(named[0])
     assert nodes.address == named[0]

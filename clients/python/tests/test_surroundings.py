@@ -18,6 +18,7 @@ from chatgrpc_client.datadir import DataDir
 from chatgrpc_client.exceptions import DiskError
 from chatgrpc_client.store import QueuedMessage, Store
 from chatgrpc_client.store_thread import StoreThread
+from tests.support.ports import accepts
 from tests.support.server import ServerProcess
 
 from .conftest import Home
@@ -220,7 +221,7 @@ async def test_a_server_serves_though_its_output_takes_nothing(tmp_path: Path, r
         process = subprocess.Popen(["/bin/sh", "-c", line], env={**shell.environment, "C": CHATGRPC}, stderr=stderr)
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            while not server._accepts():
+            while not accepts(server.port):
                 assert process.poll() is None
                 await asyncio.sleep(0.05)
         code, lines = await shell.run("send", "--as", "alice", "--to", "bob", "hello")
@@ -240,7 +241,7 @@ async def test_a_server_serves_though_nobody_reads_its_greeting_to_the_end(tmp_p
     process = subprocess.Popen(["/bin/sh", "-c", line], env={**shell.environment, "C": CHATGRPC}, start_new_session=True)
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            while not server._accepts():
+            while not accepts(server.port):
                 await asyncio.sleep(0.05)
         code, lines = await shell.run("send", "--as", "alice", "--to", "bob", "hello")
         assert code == 0, lines

@@ -1,7 +1,7 @@
 """The public face of a device: send, receive, look back.
 
 ```python
-async with Client(ClientConfig(address="127.0.0.1:50551", user_id="alice", data_dir=Path("alice")), token) as client:
+async with Client(ClientConfig(address="127.0.0.1:15551", user_id="alice", data_dir=Path("alice")), token) as client:
     outgoing = await client.send("hello", user_id="bob")   # on disk: it goes out, whatever happens
     result = await outgoing.sent                           # committed, at result.seq
     async for event in client.events():

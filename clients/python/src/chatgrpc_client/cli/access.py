@@ -25,7 +25,7 @@ from . import tokens
 from .ending import complain
 from .rendering import safe
 
-DEFAULT_ADDRESS = "127.0.0.1:50551"
+DEFAULT_ADDRESS = "127.0.0.1:15551"
 _SERVER = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]{1,240}):(?P<port>[0-9]{1,5})")
 
 AsOption = Annotated[str, typer.Option("--as", metavar="USER", help="Who you are.")]

@@ -320,9 +320,12 @@ class Room:
             self.client.typing(self.chat_id, session_pb2.TYPING_KIND_STOPPED)
 
     async def newest_seq(self) -> int:
-        """The highest number in the chat, as far as this device knows."""
+        """The highest number that a message of the chat may have, those on their way counted, as far as this device knows."""
+        on_their_way = sum(chat_id == self.chat_id for chat_id, _ in self._pending.values())
         state = await self.client.chat(self.chat_id)
-        return max(self._shown_seq, self._committed_seq, state.seq if state is not None else 0)
+        newest = max(self._shown_seq, self._committed_seq, state.seq if state is not None else 0)
+        begins = bool(on_their_way and not newest)  # with an event that says so
+        return newest + on_their_way + begins
 
     def note(self, text: str) -> None:
         """Says something that nobody in the chat said."""
