@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from statistics import median
 from typing import Protocol, Self
 
 from chatgrpc.adapters.jwt.dev_keys import DevIssuer
+from tests.support.ports import accepts, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 LOADGEN_DIR = ROOT / "benchmarks" / "loadgen"
@@ -97,7 +97,7 @@ class Server:
             process = subprocess.Popen(command, cwd=log.parent, env=env, stdout=output, stderr=output)
         server = cls(name, process, port, log)
         give_up = time.monotonic() + _START_TIMEOUT_S
-        while not _listens(port):
+        while not accepts(port):
             if process.poll() is not None or time.monotonic() > give_up:
                 server.__exit__()
                 raise BenchError(f"{name} does not listen on port {port}:\n{server.log_tail()}")
@@ -259,16 +259,3 @@ def pinned(cpu: int | None) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, usual)
-
-
-def free_port() -> int:
-    """A port that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0

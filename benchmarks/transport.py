@@ -21,7 +21,8 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.processes import ROOT, Cpus, Loadgen, Server, free_port
+from benchmarks.processes import ROOT, Cpus, Loadgen, Server
+from tests.support.ports import free_port
 
 ENGINES = {"default": "", "polling": "-event_engine_listener"}
 LOADS = {"echo window 1": ("50", "1"), "echo window 8": ("50", "8")}

@@ -16,15 +16,14 @@ from pathlib import Path
 
 from chatgrpc.core.ids import SHARD_COUNT
 from tests.support.cluster import ClusterNode, RunningCluster, running_cluster
-from tests.support.server import free_port
+from tests.support.ports import accepts, free_port
 from tests.support.services.cassandra import CassandraCluster
 from tests.support.services.etcd import EtcdCluster
 from tests.support.services.folder import ServiceError
-from tests.support.services.process import accepts
 from tests.support.services.redis import RedisServer
 
 FOLDER = Path("data") / "cluster"
-PORTS = (50_551, 50_552, 50_553)
+PORTS = (15_551, 15_552, 15_553)
 NAME = "chatgrpc"
 _LOG_POLL_INTERVAL_S = 0.2
 

@@ -12,7 +12,6 @@ import os
 import re
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,9 +20,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tests.support.ports import accepts, free_port
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "grpcurl.md"
-ADDRESS = "localhost:50551"
+ADDRESS = "localhost:15551"
 """The server's address in the page: the default."""
 START_TIMEOUT_S = 60.0
 
@@ -134,14 +135,12 @@ def listens_on(address: str) -> str:
 @contextlib.contextmanager
 def serving(data_dir: Path) -> Iterator[str]:
     """A server on its defaults, but for the port; gives its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     options = ("--port", str(port), "--metrics-port", "0", "--data-dir", str(data_dir), "--log-level", "error")
     server = subprocess.Popen([ROOT / ".venv" / "bin" / "chatgrpc", "serve", *options], stdout=subprocess.DEVNULL)
     try:
         give_up_at = time.monotonic() + START_TIMEOUT_S
-        while not _accepts(port):
+        while not accepts(port):
             if server.poll() is not None or time.monotonic() > give_up_at:
                 raise RuntimeError("grpcurl-docs: the server did not start")
             time.sleep(0.05)
@@ -149,12 +148,6 @@ def serving(data_dir: Path) -> Iterator[str]:
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait()
-
-
-def _accepts(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-        return True
-    return False
 
 
 if __name__ == "__main__":

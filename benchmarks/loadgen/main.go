@@ -39,7 +39,7 @@ func execute(arguments []string) error {
 		flags.PrintDefaults()
 	}
 	var (
-		targets  = flags.String("targets", "127.0.0.1:50551", "addresses of the servers, with commas between them")
+		targets  = flags.String("targets", "127.0.0.1:15551", "addresses of the servers, with commas between them")
 		pids     pidsFlag
 		services servicesFlag
 		tokens   = flags.String("tokens", "", "file with a user id, a space and their token on each line")

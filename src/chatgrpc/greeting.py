@@ -12,7 +12,7 @@ from chatgrpc.addresses import is_wildcard, join_address
 from chatgrpc.config import Settings
 from chatgrpc.supervisor_line import supervisor_line
 
-DEFAULT_ADDRESS = "127.0.0.1:50551"
+DEFAULT_ADDRESS = "127.0.0.1:15551"
 """Where the commands of the client look for a server that is not named."""
 COMMANDS_GROUP = "chatgrpc.commands"
 """Entry points of this group are functions `register(app: typer.Typer) -> None` that add commands; the client has one."""

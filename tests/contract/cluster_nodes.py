@@ -16,7 +16,7 @@ class Node:
 
     def __init__(self, cluster: Cluster, node_id: str = "") -> None:
         self.cluster = cluster
-        self.info = NodeInfo(node_id or uuid.uuid4().hex, "192.0.2.1:50551", "192.0.2.1:50552")
+        self.info = NodeInfo(node_id or uuid.uuid4().hex, "192.0.2.1:15551", "192.0.2.1:15552")
         self.views: list[ClusterView] = []
         self.losses = 0
         self._heard = asyncio.Event()

@@ -22,7 +22,7 @@ from chatgrpc.ports.lease_clock import lease_clock_s
 from tests.contract.cluster_nodes import Node, assert_views_are_in_order, eventually
 from tests.support.certificate import write_certificate
 from tests.support.link import Link, link_to
-from tests.support.server import free_port
+from tests.support.ports import free_port
 from tests.support.services.etcd import EtcdCluster as EtcdServers
 
 TTL_S = 3

@@ -18,7 +18,7 @@ import pytest_asyncio
 
 from chatgrpc.adapters.etcd import EtcdSettings
 from chatgrpc.adapters.etcd.client import EtcdClient
-from tests.support.server import free_port
+from tests.support.ports import free_port
 from tests.support.services.cassandra import CassandraCluster
 from tests.support.services.etcd import EtcdCluster
 from tests.support.services.redis import RedisServer

@@ -21,7 +21,7 @@ from chatgrpc.metrics import Metrics
 from chatgrpc.ports.cluster import ClusterView, NodeInfo
 from chatgrpc.relay import Relay, RelayOptions
 from tests.support.certificate import write_certificate
-from tests.support.server import free_port
+from tests.support.ports import free_port
 from tests.support.services.etcd import EtcdCluster as EtcdServers
 
 CHATGRPC = Path(sys.executable).parent / "chatgrpc"
@@ -50,7 +50,7 @@ class Member:
         options = RelayOptions(self.node_id, ca_pem=cert, cert_pem=cert, key_pem=key)
         self._relay = Relay(options, lambda _id, _messages: None, lambda _id, _up: None, self._describe, Metrics())
         port = await self._relay.start()
-        info = NodeInfo(self.node_id, f"{host}:50551", f"localhost:{port}")
+        info = NodeInfo(self.node_id, f"{host}:15551", f"localhost:{port}")
         await self.cluster.join(info, self._see, lambda: None)
 
     async def take(self, *shards: int) -> None:
@@ -156,7 +156,7 @@ async def test_a_script_can_wait_until_the_cluster_is_whole(scene: Scene) -> Non
     for member, host, shards, line in zip((first, second), "12", ("1023", "1"), whole.stdout.splitlines()[1:3], strict=True):
         queued = 6  # Beats come and go.
         cells = line.split()
-        assert cells[:queued] == [member.node_id[:8], f"10.0.0.{host}:50551", "live", "5", shards, "1/1"]
+        assert cells[:queued] == [member.node_id[:8], f"10.0.0.{host}:15551", "live", "5", shards, "1/1"]
         assert cells[queued + 1 :] == ["0", "1m", "1s", "0.0", "ms", "1.2.3"]
     assert "2 nodes, 10 streams, 1024 of 1024 shards owned, epochs " in whole.stdout
 
@@ -194,7 +194,7 @@ async def test_watching_goes_on_until_it_is_interrupted(scene: Scene) -> None:
 async def test_another_node_at_the_address_is_not_taken_for_it(scene: Scene) -> None:
     left, other = await scene.node("10.0.0.1"), await scene.node("10.0.0.2")
     there = next(info for info in (await _nodes(scene)) if info["node_id"] == other.node_id)["relay_address"]
-    await left.cluster.update(NodeInfo(left.node_id, "10.0.0.1:50551", there))
+    await left.cluster.update(NodeInfo(left.node_id, "10.0.0.1:15551", there))
     by_id = {info["node_id"]: info for info in await _nodes(scene)}
     assert by_id[left.node_id]["state"] == "unreachable"
     assert other.node_id in by_id[left.node_id]["why_unreachable"]

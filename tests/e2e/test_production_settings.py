@@ -15,7 +15,8 @@ from joserfc.jwk import Key
 
 from tests.contract.jwt_issuer import AUDIENCE, ISSUER, jwks, new_key, sign
 from tests.support.certificate import write_certificate
-from tests.support.server import ServerProcess, free_port, running_server
+from tests.support.ports import free_port
+from tests.support.server import ServerProcess, running_server
 
 CHATGRPC = Path(sys.executable).parent / "chatgrpc"
 SECRET_TEXT = "the-quarterly-figures"

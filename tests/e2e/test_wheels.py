@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.server import free_port
+from tests.support.ports import free_port
 
 _ROOT = Path(__file__).parents[2]
 _UV = _ROOT / ".tools" / "bin" / "uv"

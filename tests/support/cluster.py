@@ -14,10 +14,11 @@ from chatgrpc.adapters.jwt import DevIssuer
 from chatgrpc.core.ids import SHARD_COUNT, shard_of
 from chatgrpc.ports.cluster import ClusterView
 from tests.support.link import Link
-from tests.support.server import free_port
+from tests.support.ports import accepts, free_port
 from tests.support.services.cassandra import CassandraCluster
 from tests.support.services.etcd import EtcdCluster
-from tests.support.services.process import ServiceProcess, accepts
+from tests.support.services.folder import ServiceError
+from tests.support.services.process import ServiceProcess
 from tests.support.services.redis import RedisServer
 
 NODE_START_TIMEOUT_S = 60.0
@@ -278,7 +279,12 @@ async def running_cluster(
     try:
         prepared = [await cluster.prepare(port) for port in ports or [0] * nodes]
         await asyncio.gather(*(node.start() for node in prepared))
-        await cluster.settled()
+        try:
+            await cluster.settled()
+        except AssertionError as error:
+            raise ServiceError(str(error)) from error
+        for node in prepared:  # those that run have settled, and all of them shall
+            node.process.wait_until(lambda: True, 0)
         yield cluster
     finally:
         await cluster.close()

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,15 +14,9 @@ import grpc
 import psutil
 
 from chatgrpc.adapters.jwt import DevIssuer
+from tests.support.ports import accepts, free_port
 
 START_TIMEOUT_S = 30.0
-
-
-def free_port() -> int:
-    """A TCP port of the loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class ServerProcess:
@@ -79,7 +72,7 @@ class ServerProcess:
                 env=environment,
             )
         give_up_at = time.monotonic() + START_TIMEOUT_S
-        while not self._accepts():
+        while not accepts(self.port):
             if self._process.poll() is not None or time.monotonic() > give_up_at:
                 raise RuntimeError(f"the server did not start:\n{self.log_path.read_text()}")
             await asyncio.sleep(0.02)
@@ -103,11 +96,6 @@ class ServerProcess:
         """Kills the server if it still runs."""
         if self._process is not None and self._process.poll() is None:
             self.kill()
-
-    def _accepts(self) -> bool:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
-            return True
-        return False
 
 
 @contextlib.asynccontextmanager

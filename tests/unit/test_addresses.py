@@ -10,7 +10,7 @@ from chatgrpc.addresses import join_address, split_address, split_addresses
     [
         ("127.0.0.1:1", "127.0.0.1", 1),
         ("chat-1.example_x:65535", "chat-1.example_x", 65_535),
-        ("[::1]:50551", "::1", 50_551),
+        ("[::1]:15551", "::1", 15_551),
         (" [fe80::1]:7 ", "fe80::1", 7),
     ],
 )

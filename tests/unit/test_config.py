@@ -172,13 +172,13 @@ def test_unknown_names_in_the_environment_are_found(monkeypatch: pytest.MonkeyPa
 
 
 def test_names_that_are_not_ours_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("CHATGRPC_SERVICE_HOST", "CHATGRPC_PORT_50551_TCP", "CHATGRPC_TOKEN"):
-        monkeypatch.setenv(name, "tcp://10.0.0.1:50551")
+    for name in ("CHATGRPC_SERVICE_HOST", "CHATGRPC_PORT_15551_TCP", "CHATGRPC_TOKEN"):
+        monkeypatch.setenv(name, "tcp://10.0.0.1:15551")
     assert load_settings({}).settings == Settings()
 
 
 def test_a_group_in_the_environment_must_be_json(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CHATGRPC_SERVER", "localhost:50551")
+    monkeypatch.setenv("CHATGRPC_SERVER", "localhost:15551")
     assert '"server"' in refused()[0]
     assert "JSON" in refused()[0]
     monkeypatch.setenv("CHATGRPC_SERVER", '{"port": 9}')
@@ -391,7 +391,7 @@ def test_settings_built_in_code_read_nothing_else_and_do_not_change(monkeypatch:
     monkeypatch.setenv("CHATGRPC_SERVER__PORT", "2")
     monkeypatch.setenv("CHATGRPC_CONFIG", "/nowhere")
     settings = Settings()
-    assert settings.server.port == 50_551
+    assert settings.server.port == 15_551
     changes: list[tuple[Any, str]] = [(settings, "data_dir"), (settings.server, "port")]
     for owner, name in changes:
         with pytest.raises(ValidationError):

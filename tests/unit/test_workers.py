@@ -16,7 +16,7 @@ import pytest
 
 from chatgrpc.config import ClusterSettings, ServerSettings, Settings
 from chatgrpc.workers import settings_of_worker
-from tests.support.server import free_port
+from tests.support.ports import free_port
 
 WAIT_S = 60.0
 """Far above any bound; without one, a test that fails would hang."""
@@ -200,11 +200,11 @@ def test_a_port_that_is_shared_on_purpose_is(started: Callable[..., Supervised])
 def test_each_worker_has_ports_of_its_own() -> None:
     cluster = ClusterSettings(etcd="e:1", relay_port=7000, relay_advertise="[fd00::7]:8000", advertise="chat.example:443")
     settings = Settings(server=ServerSettings(workers=3, metrics_port=9000), cluster=cluster)
-    second = settings_of_worker(settings, 2, 50_551)
-    assert (second.server.port, second.server.metrics_port, second.server.workers) == (50_551, 9002, 1)
+    second = settings_of_worker(settings, 2, 15_551)
+    assert (second.server.port, second.server.metrics_port, second.server.workers) == (15_551, 9002, 1)
     assert second.server.reuse_port
     assert (second.cluster.relay_port, second.cluster.relay_advertise) == (7002, "[fd00::7]:8002")
     assert second.cluster.advertise == "chat.example:443"
     plain = Settings(server=ServerSettings(workers=3, metrics_port=0), cluster=ClusterSettings(etcd="e:1"))
-    second = settings_of_worker(plain, 2, 50_551)
+    second = settings_of_worker(plain, 2, 15_551)
     assert (second.server.metrics_port, second.cluster.relay_port, second.cluster.relay_advertise) == (0, 0, None)

@@ -36,7 +36,7 @@ _EPILOG = """\
 **Many nodes** serve as one over etcd, Redis and Cassandra: `chatgrpc serve --help` shows how, `chatgrpc cluster status` how \
 they are.
 
-**Settings** come from flags, the environment (`CHATGRPC_SERVER__PORT=50552`) and a file (`--config chatgrpc.toml`); \
+**Settings** come from flags, the environment (`CHATGRPC_SERVER__PORT=15552`) and a file (`--config chatgrpc.toml`); \
 `chatgrpc config` shows which holds.
 """
 
@@ -44,17 +44,17 @@ they are.
 _SERVE_EPILOG = """\
 **By itself:**
 
-    chatgrpc serve --port 50552 --data-dir /var/lib/chatgrpc --metrics-port 0
+    chatgrpc serve --port 15552 --data-dir /var/lib/chatgrpc --metrics-port 0
 
 **A cluster of three on one machine,** where etcd, Redis and one Cassandra listen on their usual ports, in a terminal each:
 
     export CHATGRPC_CLUSTER__ETCD=127.0.0.1:2379 CHATGRPC_CLUSTER__REPLICATION_FACTOR=1
 
-    chatgrpc serve --port 50551 --metrics-port 9464
+    chatgrpc serve --port 15551 --metrics-port 9464
 
-    chatgrpc serve --port 50552 --metrics-port 9465
+    chatgrpc serve --port 15552 --metrics-port 9465
 
-    chatgrpc serve --port 50553 --metrics-port 9466
+    chatgrpc serve --port 15553 --metrics-port 9466
 
 **The same three on one port,** by one command: `chatgrpc serve --workers 3`. `chatgrpc cluster status` shows them.
 
@@ -84,7 +84,7 @@ def build_app() -> typer.Typer:
     app.command(epilog=_SERVE_EPILOG)(serve)
     app.command(epilog='Example: `grpcurl -H "authorization: Bearer $(chatgrpc token alice)" …`')(token)
     app.command("user-id", epilog="Example: `chatgrpc user-id 'auth0|64b7'`")(user_id)
-    app.command(epilog="Example: `CHATGRPC_LOG__LEVEL=debug chatgrpc config --port 50552 > chatgrpc.toml`")(config)
+    app.command(epilog="Example: `CHATGRPC_LOG__LEVEL=debug chatgrpc config --port 15552 > chatgrpc.toml`")(config)
     app.add_typer(_cluster_app(), name="cluster")
     for entry_point in added:
         try:

@@ -17,7 +17,8 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.robustness.bad_input.support_pair import CANARY, Pair
-from tests.support.server import ServerProcess, free_port, running_server
+from tests.support.ports import free_port
+from tests.support.server import ServerProcess, running_server
 
 MIB = 1024 * 1024
 

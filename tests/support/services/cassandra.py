@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.support.ports import met_itself
 from tests.support.services.folder import ServiceError, fetched, say
 from tests.support.services.process import ServiceProcess
 
@@ -130,6 +131,8 @@ class CassandraNode:
     def _answers(self) -> bool:
         """Whether it says which options it supports (CQL protocol, version 4)."""
         with contextlib.suppress(OSError), socket.create_connection((self.host, self.port), timeout=1) as connection:
+            if met_itself(connection):
+                return False
             connection.sendall(bytes((4, 0, 0, 0, 5, 0, 0, 0, 0)))
             header = connection.recv(9)
             return len(header) == 9 and header[4] == 6

@@ -5,7 +5,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from tests.support.server import free_port
+from tests.support.ports import free_port
 from tests.support.services.debian import Program, find_program
 from tests.support.services.process import ServiceProcess
 

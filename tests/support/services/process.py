@@ -15,7 +15,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -98,9 +97,11 @@ class ServiceProcess:
             ServiceError: it ended, or did not answer in time; with the end of its log.
         """
         give_up_at = time.monotonic() + timeout_s
-        while not ready():
-            if not self.running:
+        while True:
+            if not self.running:  # asked first: what is ready may be somebody else
                 raise ServiceError(f"{self.name} ended as it started; its log ends with:\n{self.log_tail()}")
+            if ready():
+                return
             if time.monotonic() > give_up_at:
                 raise ServiceError(f"{self.name} did not answer within {timeout_s:g} s; its log ends with:\n{self.log_tail()}")
             time.sleep(0.02)
@@ -144,13 +145,6 @@ class ServiceProcess:
         self._process = None
         (self.folder / _NOTE).unlink(missing_ok=True)
         return status
-
-
-def accepts(port: int, host: str = "127.0.0.1") -> bool:
-    """Whether anybody listens on a TCP port."""
-    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
-        return True
-    return False
 
 
 def end_orphans() -> None:

@@ -3,7 +3,7 @@
 import contextlib
 import socket
 
-from tests.support.server import free_port
+from tests.support.ports import free_port, met_itself
 from tests.support.services.debian import find_program
 from tests.support.services.process import ServiceProcess
 
@@ -70,5 +70,7 @@ class RedisServer:
     def _ask(self, command: bytes) -> bytes:
         """Its answer of one line."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+            if met_itself(connection):
+                raise ConnectionRefusedError("nobody listens")
             connection.sendall(command + b"\r\n")
             return connection.makefile("rb").readline().rstrip()

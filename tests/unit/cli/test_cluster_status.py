@@ -17,7 +17,7 @@ FIRST, SECOND = "1" * 32, "2" * 32
 
 
 def info(node_id: str, draining: bool = False) -> NodeInfo:
-    return NodeInfo(node_id, f"10.0.0.{node_id[0]}:50551", f"10.0.0.{node_id[0]}:7000", draining)
+    return NodeInfo(node_id, f"10.0.0.{node_id[0]}:15551", f"10.0.0.{node_id[0]}:7000", draining)
 
 
 def said(node_id: str, shards: Iterable[int]) -> relay_pb2.DescribeResponse:
@@ -59,7 +59,7 @@ def test_a_whole_cluster_is_healthy() -> None:
     assert cells(text, "NODE") == [
         *("NODE", "ADDRESS", "STATE", "STREAMS", "SHARDS", "LINKS", "QUEUED", "APPENDS", "UPTIME", "LOOP LAG", "VERSION")
     ]
-    assert cells(text, "111") == [*("1" * 8, "10.0.0.1:50551", "live", "17", "1024", "1/0", "9", "6", "1h 2m", "1.2 ms", "0.9")]
+    assert cells(text, "111") == [*("1" * 8, "10.0.0.1:15551", "live", "17", "1024", "1/0", "9", "6", "1h 2m", "1.2 ms", "0.9")]
     assert "1 node, 17 streams, 1024 of 1024 shards owned, epochs 100 to 1123" in text
     assert "no owner" not in text
 
@@ -82,7 +82,7 @@ def test_a_narrow_terminal_shows_what_matters_whole() -> None:
     found = ClusterReport([NodeReport(info(FIRST), 0, said(FIRST, [])), NodeReport(info(SECOND), 0, None, "")], {})
     text = text_of(found, width=80)
     assert cells(text, "NODE")[-2:] == ["QUEUED", "APPENDS"]
-    assert cells(text, "11111111  ")[:3] == ["1" * 8, "10.0.0.1:50551", "live"]
+    assert cells(text, "11111111  ")[:3] == ["1" * 8, "10.0.0.1:15551", "live"]
     assert cells(text_of(found, width=88), "NODE")[-1] == "UPTIME"
 
 

@@ -281,11 +281,11 @@ def test_what_stops_a_node_from_starting_is_told_without_a_traceback(
     no_clients: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(_: Settings) -> None:
-        raise StartError("port 50551 is taken")
+        raise StartError("port 15551 is taken")
 
     _fake_node(monkeypatch, fail)
     assert run_main(monkeypatch, "serve") == 2
-    assert capsys.readouterr().err == "chatgrpc: port 50551 is taken\n"
+    assert capsys.readouterr().err == "chatgrpc: port 15551 is taken\n"
 
 
 def test_an_unexpected_error_is_not_hidden(no_clients: None, monkeypatch: pytest.MonkeyPatch) -> None:

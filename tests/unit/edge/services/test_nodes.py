@@ -21,7 +21,7 @@ class ManyNodes:
     """A directory of as many nodes as the test says."""
 
     def __init__(self, count: int) -> None:
-        self._nodes = [NodeStatus(f"n{n}", f"10.0.0.{n}:50551", n == 1, n * 10) for n in range(count)]
+        self._nodes = [NodeStatus(f"n{n}", f"10.0.0.{n}:15551", n == 1, n * 10) for n in range(count)]
 
     def nodes(self) -> list[NodeStatus]:
         """See the port."""
@@ -60,9 +60,9 @@ async def test_the_other_services_still_demand_a_token(address: str) -> None:
 async def test_the_nodes_of_the_directory_are_told_as_they_are() -> None:
     reply = await NodeService(ManyNodes(3), nodes_max=3).ListNodes(ListNodesRequest(), None)
     assert [(node.node_id, node.address, node.draining, node.streams) for node in reply.nodes] == [
-        ("n0", "10.0.0.0:50551", False, 0),
-        ("n1", "10.0.0.1:50551", True, 10),
-        ("n2", "10.0.0.2:50551", False, 20),
+        ("n0", "10.0.0.0:15551", False, 0),
+        ("n1", "10.0.0.1:15551", True, 10),
+        ("n2", "10.0.0.2:15551", False, 20),
     ]
 
 
