@@ -254,3 +254,18 @@ async def test_a_user_whose_id_is_a_number_can_be_opened_as_the_client_says(shel
             for _ in range(4):
                 await alice.until(lambda line: "there is no #99 yet" in line)
             assert await alice.end() == 0
+
+
+def test_send_needs_no_device_where_the_user_has_as_many_as_allowed(shell: Shell, names: Names, tmp_path: Path) -> None:
+    """A job whose home is not kept is a new device each time, and went on until there were ten."""
+    alice, bob, _ = names
+    for number in range(13):
+        shell.environment["XDG_DATA_HOME"] = str(tmp_path / f"home{number}")
+        code, lines = shell.call("send", "--as", alice, "--to", bob, f"build {number} is green")
+        assert (code, len(lines)) == (0, 1), lines
+        assert lines[0].startswith(f"✓ sent to {bob} as #{number + 2} ")
+    assert shell.call("queue", "--as", alice) == (0, ["nothing waits"])
+    code, lines = shell.call("send", "--as", alice, "--chat", f"d.{'x' * 22}", "to nobody")
+    assert (code, lines[0].startswith("chatgrpc: refused: there is no such chat")) == (3, True), lines
+    _, lines = shell.call("history", "--as", bob, "--with", alice, "--json")
+    assert [event["text"] for event in parsed(lines)[1:]] == [f"build {number} is green" for number in range(13)]

@@ -11,7 +11,7 @@ async with Client(ClientConfig(address="127.0.0.1:15551", user_id="alice", data_
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -26,6 +26,7 @@ from .events import ConnectionChanged, ConnectionState, LogEvent
 from .exceptions import ClientClosedError, DataDirError, OutboxFullError, RequestTimeoutError, TooLargeError
 from .feed import EventStream
 from .node_channel import NodeChannel
+from .one_by_one import Outcome, send_one_by_one
 from .store import ChatState, HistoryPage, QueuedMessage, Store, now_ms
 from .unary import Caller, Devices, Groups, Profiles
 from .wording import messages
@@ -101,7 +102,7 @@ class Client:
             data_dir.close()
             raise
         engine = Engine(config, self._token, store, node)
-        caller = Caller(node, config, self._token)
+        caller = self._caller = Caller(node, config, self._token)
         self.device_id = store.device_id
         self.groups = Groups(caller, engine.cursors.get, engine.own_write)
         self.devices = Devices(caller)
@@ -256,6 +257,16 @@ class Client:
         except TimeoutError:
             reason = engine.hub.connection.message or "no answer"
             raise RequestTimeoutError(f"{messages(engine.unsettled)} not sent within {timeout_s:g} s: {reason}") from None
+
+    async def send_without_session(self) -> AsyncIterator[Outcome]:
+        """Sends what waits by one call each, in order, and yields what became of each. For a client that stopped.
+
+        Raises:
+            ChatError: one got no answer; it and those behind it wait.
+        """
+        assert self._engine.hub.stopped is not None, "a session sends what waits"
+        async for outcome in send_one_by_one(self._caller, self._engine.store):
+            yield outcome
 
     async def mark_read(self, chat_id: str, seq: int) -> None:
         """The user has read the chat up to here; sent now, or with the next session."""

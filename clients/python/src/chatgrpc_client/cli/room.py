@@ -359,10 +359,12 @@ class Room:
         )
 
     def presence_text(self, user_id: str) -> str:
-        """`online`, `last seen …` or `offline`; without a connection nobody can tell."""
+        """`online`, `last seen …` or `offline`; without a connection, or before the first message, nobody can tell."""
         if self.client.connection.state is not ConnectionState.LIVE:
             return "not known while not connected"
         presence = self.presences.get(user_id)
+        if presence is None and not self.chat.members:
+            return "is told after the first message"  # the server shows it to members of a chat, and there is none yet
         if presence is None or (not presence.online and not presence.last_seen_ms):
             return "offline"
         return "online" if presence.online else f"last seen {clock(presence.last_seen_ms)}"
@@ -400,6 +402,8 @@ class Room:
             return [("", "you are not in this group any more: /open goes to another chat")]
         if self.peer_user_id:
             text = self.presence_text(self.peer_user_id)
+            if text.startswith("is told"):
+                return [("", f"whether {safe(self.peer_user_id)} is online {text}")]
             return [("class:good" if text == "online" else "", f"{safe(self.peer_user_id)} {text}")]
         others = [member.user_id for member in self.chat.members if member.user_id != self.client.user_id]
         online = [user_id for user_id in others if self.presence_text(user_id) == "online"]

@@ -7,8 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
+from chatgrpc.v1 import chat_pb2
+
 from ..client import Client, Outgoing
-from ..exceptions import ChatError, DataDirLockedError, DiskError, RequestError, RequestTimeoutError, request_error
+from ..exceptions import (
+    ChatError,
+    DataDirLockedError,
+    DiskError,
+    RequestError,
+    RequestTimeoutError,
+    TooManyDevicesError,
+    request_error,
+)
 from ..store import QueuedMessage
 from ..wording import messages
 from .access import Access, DeviceOption, check_chat, check_user, takes_access
@@ -82,10 +92,26 @@ class _Sender:
         except DiskError as error:
             complain(f"not sent: {advice(error)}")
             return NOT_SENT
+        except TooManyDevicesError:
+            return await self._send_without_device()
         except ChatError as error:
             return await self._waits(advice(error, self._token_hint))
         finally:
             await client.__aexit__(None, None, None)
+        return REFUSED if self._refused else 0
+
+    async def _send_without_device(self) -> int:
+        """The user has as many devices as allowed, and a home that is not kept needs none: what waits goes out by itself."""
+        try:
+            async for message, outcome in self._client.send_without_session():
+                if isinstance(outcome, RequestError):
+                    facts = {"chat_id": message.chat_id, "client_message_id": message.client_message_id.hex()}
+                    self._refused = True
+                    self._say_refused(facts, outcome, "refused")
+                else:
+                    self._say_sent(message.chat_id, message.client_message_id, outcome)
+        except ChatError as error:
+            return await self._waits(advice(error, self._token_hint))
         return REFUSED if self._refused else 0
 
     async def _open(self) -> None:
@@ -155,10 +181,14 @@ class _Sender:
         except (ChatError, TimeoutError):
             self._unsettled.append(outgoing)  # it waits on disk; `run` says so for all that do
             return
+        self._say_sent(outgoing.chat_id, outgoing.client_message_id, result)
+
+    def _say_sent(self, chat_id: str, client_message_id: bytes, result: chat_pb2.SendResult) -> None:
+        facts = {"chat_id": chat_id, "client_message_id": client_message_id.hex()}
         if self._as_json:
             self._say(dump(facts | {"status": "sent", "seq": result.seq, "sent_at_ms": result.sent_at_ms}))
         else:
-            self._say(f"✓ sent to {safe(self._to or self._chat)} as #{result.seq} (chat {outgoing.chat_id})")
+            self._say(f"✓ sent to {safe(self._to or self._chat)} as #{result.seq} (chat {chat_id})")
 
     async def _waits(self, reason: str) -> int:
         waiting = await self._client.waiting_messages()
