@@ -20,6 +20,7 @@ ON_BOTH = {
     "test_history",
     "test_marks",
     "test_presence_and_typing",
+    "test_repeated_keys",
     "test_revocation",
     "test_sessions",
 }

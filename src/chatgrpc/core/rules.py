@@ -4,6 +4,7 @@
 checked before (core/shape.py). Both raise `RefusedError`, whose message says what to do next.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -101,15 +102,15 @@ def complete(write: Write, circumstances: Circumstances, limits: Limits) -> cont
         case "delete":
             _check_delete(write, circumstances, limits)
         case "members_added":
-            return _complete_addition(content, chat, limits)
+            return _complete_addition(write, chat, limits)
         case "member_removed":
             return _complete_removal(write, circumstances)
         case "role_changed":
             _check_role_change(content.role_changed, circumstances)
         case "member_muted":
             _check_mute(content.member_muted, circumstances, limits)
-        case "join_declined" if content.join_declined.user_id not in chat.join_request_user_ids:
-            raise RefusedError(chat_pb2.ERROR_CODE_NOT_FOUND, "This user does not wait to be let in.")
+        case "join_declined":
+            _require_request(chat, [content.join_declined.user_id])
     return content
 
 
@@ -170,9 +171,16 @@ def _check_delete(write: Write, circumstances: Circumstances, limits: Limits) ->
         )
 
 
-def _complete_addition(content: content_pb2.Content, chat: chat_pb2.Chat, limits: Limits) -> content_pb2.Content:
+def _complete_addition(write: Write, chat: chat_pb2.Chat, limits: Limits) -> content_pb2.Content:
+    user_ids = write.content.members_added.user_ids
+    if write.answers_request:
+        _require_request(chat, user_ids)
+    return _addition(user_ids, chat, limits)
+
+
+def _addition(user_ids: Iterable[str], chat: chat_pb2.Chat, limits: Limits) -> content_pb2.Content:
     present = {member.user_id for member in chat.members}
-    added = [user_id for user_id in dict.fromkeys(content.members_added.user_ids) if user_id not in present]
+    added = [user_id for user_id in dict.fromkeys(user_ids) if user_id not in present]
     if not added:
         raise RefusedError(chat_pb2.ERROR_CODE_INVALID_ARGUMENT, "All of these users are members already.")
     if len(present) + len(added) > limits.group_members_max:
@@ -239,13 +247,17 @@ def _complete_join(write: Write, circumstances: Circumstances, limits: Limits) -
         raise RefusedError(chat_pb2.ERROR_CODE_INVALID_ARGUMENT, "You are a member already.")
     user_id = write.sender_user_id
     if not chat.join_link.approval_required:
-        wanted = content_pb2.Content(members_added=content_pb2.MembersAddedContent(user_ids=[user_id]))
-        return _complete_addition(wanted, chat, limits)
+        return _addition([user_id], chat, limits)
     if user_id in chat.join_request_user_ids:
         raise RefusedError(chat_pb2.ERROR_CODE_INVALID_ARGUMENT, "You have asked already; an admin must let you in.")
     if len(chat.join_request_user_ids) >= limits.join_requests_max:
         raise RefusedError(chat_pb2.ERROR_CODE_LIMIT_EXCEEDED, "Too many wait to be let in. Ask an admin to answer them.")
     return content_pb2.Content(join_requested=content_pb2.JoinRequestedContent())
+
+
+def _require_request(chat: chat_pb2.Chat, user_ids: Iterable[str]) -> None:
+    if any(user_id not in chat.join_request_user_ids for user_id in user_ids):
+        raise RefusedError(chat_pb2.ERROR_CODE_NOT_FOUND, "This user does not wait to be let in. AddMembers adds anyone.")
 
 
 def _require_member(chat: chat_pb2.Chat, user_id: str) -> content_pb2.Member:

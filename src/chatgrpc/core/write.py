@@ -28,3 +28,6 @@ class Write:
     """The other user, where the write may create the direct chat with them; empty otherwise."""
     join_token: str = ""
     """`JoinLink.token`, with content `join_requested`."""
+    answers_request: bool = False
+    """With content `members_added`: only if the user waits to be let in. The owner judges it, after earlier tries were looked
+    for, so that a repetition gets its first result whatever has happened since."""

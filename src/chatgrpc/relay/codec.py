@@ -196,6 +196,8 @@ def _put_forward(frame: relay_pb2.LinkFrame, message: Forward) -> None:
         forward.peer_user_id = write.peer_user_id
     if write.join_token:
         forward.join_token = write.join_token
+    if write.answers_request:
+        forward.answers_request = True
 
 
 def _put_forwarded(frame: relay_pb2.LinkFrame, message: Forwarded) -> None:
@@ -321,6 +323,7 @@ def _take_forward(body: relay_pb2.Forward) -> Forward:
         body.sender_device_id,
         body.peer_user_id,
         body.join_token,
+        body.answers_request,
     )
     return Forward(Lane(body.edge_id, body.session_id, chat_id), body.number, body.base, write)
 

@@ -452,7 +452,7 @@ def test_a_self_chat_opens_with_what_is_put_into_it() -> None:
     [
         (edit(1), "TARGET_NOT_FOUND"),
         (delete(1), "TARGET_NOT_FOUND"),
-        (content_pb2.Content(reaction=content_pb2.ReactionContent(target_seq=1, emoji="+")), "TARGET_NOT_FOUND"),
+        (content_pb2.Content(reaction=content_pb2.ReactionContent(target_seq=1, emoji="👍")), "TARGET_NOT_FOUND"),
         (text(reply_to_seq=1), "TARGET_NOT_FOUND"),
         (add("bob"), "NOT_A_MEMBER"),
         (content_pb2.Content(join_requested=content_pb2.JoinRequestedContent()), "LINK_INVALID"),

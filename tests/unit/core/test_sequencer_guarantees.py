@@ -3,6 +3,7 @@
 import random
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -118,7 +119,7 @@ class Schedules(RuleBasedStateMachine):
 
     # Writes.
 
-    def compose(self, device: Device, chat_id: str, content: content_pb2.Content, **fields: str) -> Message:
+    def compose(self, device: Device, chat_id: str, content: content_pb2.Content, **fields: Any) -> Message:
         number = next(self.numbers)
         seen_seq = device.held.get(chat_id, 0)
         key = number.to_bytes(16)

@@ -14,20 +14,6 @@ _SUMMARIES_AT_ONCE = 10
 _READS_PER_PAGE_MAX = 20
 
 
-async def chat_of_member(backend: Backend, user_id: str, chat_id: str) -> chat_pb2.Chat:
-    """Reads the state of a chat for one of its members.
-
-    Raises:
-        RefusedError: NOT_A_MEMBER; there is no such chat, or the user is not a member now.
-        StoreError: the log cannot be read.
-    """
-    stored = await backend.log.load(chat_id) if await backend.log.has_been_member(user_id, chat_id) else None
-    chat = chat_pb2.Chat.FromString(stored.chat) if stored is not None else chat_pb2.Chat()
-    if member_of(chat, user_id) is None:
-        raise not_a_member()
-    return chat
-
-
 async def summary_of(backend: Backend, user_id: str, chat_id: str) -> chat_service_pb2.ChatSummary:
     """Reads a chat's summary for one of its members.
 

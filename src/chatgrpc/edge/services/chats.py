@@ -4,14 +4,14 @@ import secrets
 from collections.abc import Sized
 from typing import Protocol
 
-from chatgrpc.core.fold import member_of
+from chatgrpc.core.fold import apply_event, member_of
 from chatgrpc.core.ids import group_chat_id, is_group_id
 from chatgrpc.core.refusal import RefusedError
 from chatgrpc.core.rules import link_invalid
 from chatgrpc.core.write import Write
 from chatgrpc.edge.backend import Backend
 from chatgrpc.edge.interceptors import current_claims
-from chatgrpc.edge.services.chat_views import chat_of_member, page_of_summaries, summary_of
+from chatgrpc.edge.services.chat_views import page_of_summaries, summary_of
 from chatgrpc.edge.services.page_tokens import issue_page_token, redeem_page_token
 from chatgrpc.edge.services.refusals import refused_by, refused_by_status
 from chatgrpc.edge.services.requests import (
@@ -20,6 +20,7 @@ from chatgrpc.edge.services.requests import (
     checked_page_size,
     checked_user_id,
     new_client_message_id,
+    require,
     write_key,
 )
 from chatgrpc.v1 import chat_pb2, content_pb2
@@ -77,8 +78,10 @@ class ChatService(ChatServiceServicer):
         client_message_id, seen_seq = write_key(request)
         chat_id = group_chat_id(caller, client_message_id)
         content = content_pb2.Content(chat_created=created)
-        await self._submit(Write(chat_id, caller, content, client_message_id, seen_seq))
-        return CreateGroupResponse(chat=await chat_of_member(self._backend, caller, chat_id))
+        committed = await self._submit(Write(chat_id, caller, content, client_message_id, seen_seq))
+        chat = chat_pb2.Chat()
+        apply_event(chat, await self._event_of(committed, "chat_created"))  # as it was created, whatever has become of it since
+        return CreateGroupResponse(chat=chat)
 
     @refused_by(GetChatResponse)
     async def GetChat(self, request: GetChatRequest, context: object) -> GetChatResponse:
@@ -144,14 +147,9 @@ class ChatService(ChatServiceServicer):
         token = f"{request.chat_id}.{secrets.token_urlsafe(_JOIN_SECRET_BYTES)}"
         link = content_pb2.JoinLink(token=token, approval_required=request.approval_required)
         content = content_pb2.Content(join_link_changed=content_pb2.JoinLinkChangedContent(join_link=link))
-        await self._change(request, content)
-        # Read back, since of a repeated request the first try's link counts, and for a member only: it is a secret.
-        chat = await chat_of_member(self._backend, current_claims().user_id, request.chat_id)
-        if not chat.HasField("join_link"):
-            raise RefusedError(
-                chat_pb2.ERROR_CODE_NOT_FOUND, "The link that this made was revoked since. Make another with a new key."
-            )
-        return CreateJoinLinkResponse(join_link=chat.join_link)
+        made = await self._event_of(await self._change(request, content), "join_link_changed")
+        # Of a repeated request the first try's link counts, which its caller had, though it may be dead by now.
+        return CreateJoinLinkResponse(join_link=made.content.join_link_changed.join_link)
 
     @refused_by(RevokeJoinLinkResponse)
     async def RevokeJoinLink(self, request: RevokeJoinLinkRequest, context: object) -> RevokeJoinLinkResponse:
@@ -189,11 +187,8 @@ class ChatService(ChatServiceServicer):
         if not request.approve:
             declined = content_pb2.Content(join_declined=content_pb2.JoinDeclinedContent(user_id=user_id))
             return AnswerJoinRequestResponse(committed=await self._change(request, declined))
-        chat = await chat_of_member(self._backend, current_claims().user_id, checked_chat_id(request.chat_id))
-        if user_id not in chat.join_request_user_ids and member_of(chat, user_id) is None:  # an earlier try makes a member
-            raise RefusedError(chat_pb2.ERROR_CODE_NOT_FOUND, "This user does not wait to be let in. AddMembers adds anyone.")
         approved = content_pb2.Content(members_added=content_pb2.MembersAddedContent(user_ids=[user_id]))
-        return AnswerJoinRequestResponse(committed=await self._change(request, approved))
+        return AnswerJoinRequestResponse(committed=await self._change(request, approved, answers_request=True))
 
     def _check_member_count(self, user_ids: Sized) -> None:
         """Before anything is done for each of them."""
@@ -203,10 +198,23 @@ class ChatService(ChatServiceServicer):
                 chat_pb2.ERROR_CODE_LIMIT_EXCEEDED, f"A group has at most {members_max} members. Name no more than that."
             )
 
-    async def _change(self, request: "_GroupRequest", content: content_pb2.Content) -> chat_pb2.SendResult:
+    async def _change(
+        self, request: "_GroupRequest", content: content_pb2.Content, *, answers_request: bool = False
+    ) -> chat_pb2.SendResult:
+        """Nothing that rests on the chat's state is looked at before: only the owner knows whether this was done already."""
         client_message_id, seen_seq = write_key(request)
         chat_id = checked_chat_id(request.chat_id)
-        return await self._submit(Write(chat_id, current_claims().user_id, content, client_message_id, seen_seq))
+        caller = current_claims().user_id
+        write = Write(chat_id, caller, content, client_message_id, seen_seq, answers_request=answers_request)
+        return await self._submit(write)
+
+    async def _event_of(self, committed: chat_pb2.SendResult, arm: str) -> chat_pb2.ChatEvent:
+        """The event that a write of this call became, at its first try."""
+        seq = committed.seq
+        [stored] = await self._backend.log.read_after(committed.chat_id, seq - 1, seq, limit=1, bytes_max=1)
+        event = chat_pb2.ChatEvent.FromString(stored.event)
+        require(event.content.WhichOneof("body") == arm, "This key was used for another call. Make a new one for each.")
+        return event
 
     async def _submit(self, write: Write) -> chat_pb2.SendResult:
         outcome = await self._backend.submit(write)

@@ -328,6 +328,7 @@ class Forward(_message.Message):
     SENDER_DEVICE_ID_FIELD_NUMBER: _builtins.int
     PEER_USER_ID_FIELD_NUMBER: _builtins.int
     JOIN_TOKEN_FIELD_NUMBER: _builtins.int
+    ANSWERS_REQUEST_FIELD_NUMBER: _builtins.int
     edge_id: _builtins.str
     """The incarnation of the node at which the device is."""
     session_id: _builtins.str
@@ -352,6 +353,8 @@ class Forward(_message.Message):
     """The other user, if the write may create the direct chat with them; else empty."""
     join_token: _builtins.str
     """With content `join_requested`: by which link; else empty."""
+    answers_request: _builtins.bool
+    """With content `members_added`: only if the user waits to be let in."""
     def __init__(
         self,
         *,
@@ -367,10 +370,11 @@ class Forward(_message.Message):
         sender_device_id: _builtins.str = ...,
         peer_user_id: _builtins.str = ...,
         join_token: _builtins.str = ...,
+        answers_request: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_seen_seq", b"_seen_seq", "seen_seq", b"seen_seq"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seen_seq", b"_seen_seq", "base", b"base", "chat_id", b"chat_id", "client_message_id", b"client_message_id", "content", b"content", "edge_id", b"edge_id", "join_token", b"join_token", "number", b"number", "peer_user_id", b"peer_user_id", "seen_seq", b"seen_seq", "sender_device_id", b"sender_device_id", "sender_user_id", b"sender_user_id", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seen_seq", b"_seen_seq", "answers_request", b"answers_request", "base", b"base", "chat_id", b"chat_id", "client_message_id", b"client_message_id", "content", b"content", "edge_id", b"edge_id", "join_token", b"join_token", "number", b"number", "peer_user_id", b"peer_user_id", "seen_seq", b"seen_seq", "sender_device_id", b"sender_device_id", "sender_user_id", b"sender_user_id", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seen_seq: _TypeAlias = _typing.Literal["seen_seq"]  # noqa: Y015
     _WhichOneofArgType__seen_seq: _TypeAlias = _typing.Literal["_seen_seq", b"_seen_seq"]  # noqa: Y015
