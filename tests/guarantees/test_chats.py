@@ -210,3 +210,40 @@ async def test_with_approval_an_admin_lets_people_in_or_declines(group: Group, c
     assert (await group.seen((await group.chats.AnswerJoinRequest(no)).committed)).join_declined.user_id == cast.user("erin")
     assert not group.devices[0].held.chats[group.chat_id].join_request_user_ids
     assert code_of(await group.chats.AnswerJoinRequest(no)) == "NOT_FOUND"
+
+
+async def test_whoever_was_removed_does_not_come_back_by_the_link(group: Group, cast: Cast) -> None:
+    """Neither by the link they had, nor by a new one; by an admin they do, and may then leave and come back as others do."""
+    dave = cast.caller("dave")
+    made = await group.chats.CreateJoinLink(CreateJoinLinkRequest(chat_id=group.chat_id))
+    assert await dave.join(made.join_link.token) == "joined"
+    await group.chats.RemoveMember(RemoveMemberRequest(chat_id=group.chat_id, user_id=dave.user_id))
+    newer = await group.chats.CreateJoinLink(CreateJoinLinkRequest(chat_id=group.chat_id))
+    for token in (made.join_link.token, newer.join_link.token, newer.join_link.token):
+        assert code_of(await dave.chats.JoinByLink(JoinByLinkRequest(token=token))) in {"LINK_INVALID", "FORBIDDEN"}
+    approved = await group.chats.CreateJoinLink(CreateJoinLinkRequest(chat_id=group.chat_id, approval_required=True))
+    assert await dave.join(approved.join_link.token) == "pending"
+    answer = AnswerJoinRequestRequest(chat_id=group.chat_id, user_id=dave.user_id, approve=True)
+    await group.seen((await group.chats.AnswerJoinRequest(answer)).committed)
+    await dave.chats.LeaveGroup(LeaveGroupRequest(chat_id=group.chat_id))
+    free = await group.chats.CreateJoinLink(CreateJoinLinkRequest(chat_id=group.chat_id))
+    assert await dave.join(free.join_link.token) == "joined"
+
+
+async def test_a_mute_is_not_shaken_off_by_leaving(group: Group, cast: Cast) -> None:
+    dave = cast.caller("dave")
+    made = await group.chats.CreateJoinLink(CreateJoinLinkRequest(chat_id=group.chat_id))
+    assert await dave.join(made.join_link.token) == "joined"
+    until_ms = time.time_ns() // 1_000_000 + 3_600_000
+    await group.chats.MuteMember(MuteMemberRequest(chat_id=group.chat_id, user_id=dave.user_id, muted_until_ms=until_ms))
+    for _ in range(2):
+        await dave.chats.LeaveGroup(LeaveGroupRequest(chat_id=group.chat_id))
+        assert await dave.join(made.join_link.token) == "joined"
+        send = SendMessageRequest(chat_id=group.chat_id, content=text_content("here again"))
+        assert code_of(await dave.messages.SendMessage(send)) == "MUTED"
+    await group.chats.MuteMember(MuteMemberRequest(chat_id=group.chat_id, user_id=dave.user_id))
+    await dave.send(group.chat_id, "thanks")
+    state = (await dave.summary(group.chat_id)).chat
+    for device in group.devices:
+        await device.until_held(group.chat_id, state.as_of_seq)
+        assert device.held.chats[group.chat_id] == state

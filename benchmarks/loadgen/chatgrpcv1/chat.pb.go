@@ -279,7 +279,10 @@ type Chat struct {
 	// Who created it.
 	CreatorUserId string `protobuf:"bytes,9,opt,name=creator_user_id,json=creatorUserId,proto3" json:"creator_user_id,omitempty"`
 	// The event that this state reflects.
-	AsOfSeq       uint64 `protobuf:"varint,10,opt,name=as_of_seq,json=asOfSeq,proto3" json:"as_of_seq,omitempty"`
+	AsOfSeq uint64 `protobuf:"varint,10,opt,name=as_of_seq,json=asOfSeq,proto3" json:"as_of_seq,omitempty"`
+	// Users who are members no more, by when they went, at most 512. Of more the oldest is forgotten first who was neither removed
+	// nor muted, then the oldest who was not removed, then the oldest.
+	FormerMembers []*FormerMember `protobuf:"bytes,11,rep,name=former_members,json=formerMembers,proto3" json:"former_members,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -382,6 +385,13 @@ func (x *Chat) GetAsOfSeq() uint64 {
 		return x.AsOfSeq
 	}
 	return 0
+}
+
+func (x *Chat) GetFormerMembers() []*FormerMember {
+	if x != nil {
+		return x.FormerMembers
+	}
+	return nil
 }
 
 // How far a user is in a chat. Both marks only rise; a repeated or older receipt changes nothing.
@@ -675,7 +685,7 @@ const file_chatgrpc_v1_chat_proto_rawDesc = "" +
 	"\x10sender_device_id\x18\x06 \x01(\tR\x0esenderDeviceId\x12\x1c\n" +
 	"\n" +
 	"sent_at_ms\x18\a \x01(\x03R\bsentAtMs\x12.\n" +
-	"\acontent\x18\b \x01(\v2\x14.chatgrpc.v1.ContentR\acontent\"\xff\x02\n" +
+	"\acontent\x18\b \x01(\v2\x14.chatgrpc.v1.ContentR\acontent\"\xc1\x03\n" +
 	"\x04Chat\x12\x17\n" +
 	"\achat_id\x18\x01 \x01(\tR\x06chatId\x12)\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x15.chatgrpc.v1.ChatKindR\x04kind\x12\x14\n" +
@@ -688,7 +698,8 @@ const file_chatgrpc_v1_chat_proto_rawDesc = "" +
 	"\rcreated_at_ms\x18\b \x01(\x03R\vcreatedAtMs\x12&\n" +
 	"\x0fcreator_user_id\x18\t \x01(\tR\rcreatorUserId\x12\x1a\n" +
 	"\tas_of_seq\x18\n" +
-	" \x01(\x04R\aasOfSeq\"{\n" +
+	" \x01(\x04R\aasOfSeq\x12@\n" +
+	"\x0eformer_members\x18\v \x03(\v2\x19.chatgrpc.v1.FormerMemberR\rformerMembers\"{\n" +
 	"\aReceipt\x12\x17\n" +
 	"\achat_id\x18\x01 \x01(\tR\x06chatId\x12\x17\n" +
 	"\auser_id\x18\x02 \x01(\tR\x06userId\x12#\n" +
@@ -749,29 +760,31 @@ func file_chatgrpc_v1_chat_proto_rawDescGZIP() []byte {
 var file_chatgrpc_v1_chat_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
 var file_chatgrpc_v1_chat_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_chatgrpc_v1_chat_proto_goTypes = []any{
-	(ErrorCode)(0),     // 0: chatgrpc.v1.ErrorCode
-	(*ChatEvent)(nil),  // 1: chatgrpc.v1.ChatEvent
-	(*Chat)(nil),       // 2: chatgrpc.v1.Chat
-	(*Receipt)(nil),    // 3: chatgrpc.v1.Receipt
-	(*SendResult)(nil), // 4: chatgrpc.v1.SendResult
-	(*WriteKey)(nil),   // 5: chatgrpc.v1.WriteKey
-	(*Error)(nil),      // 6: chatgrpc.v1.Error
-	(*Content)(nil),    // 7: chatgrpc.v1.Content
-	(ChatKind)(0),      // 8: chatgrpc.v1.ChatKind
-	(*Member)(nil),     // 9: chatgrpc.v1.Member
-	(*JoinLink)(nil),   // 10: chatgrpc.v1.JoinLink
+	(ErrorCode)(0),       // 0: chatgrpc.v1.ErrorCode
+	(*ChatEvent)(nil),    // 1: chatgrpc.v1.ChatEvent
+	(*Chat)(nil),         // 2: chatgrpc.v1.Chat
+	(*Receipt)(nil),      // 3: chatgrpc.v1.Receipt
+	(*SendResult)(nil),   // 4: chatgrpc.v1.SendResult
+	(*WriteKey)(nil),     // 5: chatgrpc.v1.WriteKey
+	(*Error)(nil),        // 6: chatgrpc.v1.Error
+	(*Content)(nil),      // 7: chatgrpc.v1.Content
+	(ChatKind)(0),        // 8: chatgrpc.v1.ChatKind
+	(*Member)(nil),       // 9: chatgrpc.v1.Member
+	(*JoinLink)(nil),     // 10: chatgrpc.v1.JoinLink
+	(*FormerMember)(nil), // 11: chatgrpc.v1.FormerMember
 }
 var file_chatgrpc_v1_chat_proto_depIdxs = []int32{
 	7,  // 0: chatgrpc.v1.ChatEvent.content:type_name -> chatgrpc.v1.Content
 	8,  // 1: chatgrpc.v1.Chat.kind:type_name -> chatgrpc.v1.ChatKind
 	9,  // 2: chatgrpc.v1.Chat.members:type_name -> chatgrpc.v1.Member
 	10, // 3: chatgrpc.v1.Chat.join_link:type_name -> chatgrpc.v1.JoinLink
-	0,  // 4: chatgrpc.v1.Error.code:type_name -> chatgrpc.v1.ErrorCode
-	5,  // [5:5] is the sub-list for method output_type
-	5,  // [5:5] is the sub-list for method input_type
-	5,  // [5:5] is the sub-list for extension type_name
-	5,  // [5:5] is the sub-list for extension extendee
-	0,  // [0:5] is the sub-list for field type_name
+	11, // 4: chatgrpc.v1.Chat.former_members:type_name -> chatgrpc.v1.FormerMember
+	0,  // 5: chatgrpc.v1.Error.code:type_name -> chatgrpc.v1.ErrorCode
+	6,  // [6:6] is the sub-list for method output_type
+	6,  // [6:6] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_chatgrpc_v1_chat_proto_init() }

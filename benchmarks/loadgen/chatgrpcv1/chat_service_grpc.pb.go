@@ -52,7 +52,8 @@ type ChatServiceClient interface {
 	UpdateGroup(ctx context.Context, in *UpdateGroupRequest, opts ...grpc.CallOption) (*UpdateGroupResponse, error)
 	// Adds members. Admins.
 	AddMembers(ctx context.Context, in *AddMembersRequest, opts ...grpc.CallOption) (*AddMembersResponse, error)
-	// Removes a member. Admins; an admin is removed by an owner only.
+	// Removes a member. Admins; an admin is removed by an owner only. Whoever was removed comes back only by an admin: by AddMembers
+	// or AnswerJoinRequest, not by the link.
 	RemoveMember(ctx context.Context, in *RemoveMemberRequest, opts ...grpc.CallOption) (*RemoveMemberResponse, error)
 	// Leaves a group. If the last owner leaves, the longest-standing admin, else member, becomes owner.
 	LeaveGroup(ctx context.Context, in *LeaveGroupRequest, opts ...grpc.CallOption) (*LeaveGroupResponse, error)
@@ -64,7 +65,8 @@ type ChatServiceClient interface {
 	CreateJoinLink(ctx context.Context, in *CreateJoinLinkRequest, opts ...grpc.CallOption) (*CreateJoinLinkResponse, error)
 	// Revokes the join link. Admins.
 	RevokeJoinLink(ctx context.Context, in *RevokeJoinLinkRequest, opts ...grpc.CallOption) (*RevokeJoinLinkResponse, error)
-	// Joins a group by its link, or asks to be let in. Repeated, it changes nothing more, so it needs no key.
+	// Joins a group by its link, or asks to be let in. Repeated, it changes nothing more, so it needs no key. Whoever was removed
+	// may ask by a link that needs approval, and is refused by one that does not.
 	JoinByLink(ctx context.Context, in *JoinByLinkRequest, opts ...grpc.CallOption) (*JoinByLinkResponse, error)
 	// Lets someone in who asked, or declines. Admins.
 	AnswerJoinRequest(ctx context.Context, in *AnswerJoinRequestRequest, opts ...grpc.CallOption) (*AnswerJoinRequestResponse, error)
@@ -224,7 +226,8 @@ type ChatServiceServer interface {
 	UpdateGroup(context.Context, *UpdateGroupRequest) (*UpdateGroupResponse, error)
 	// Adds members. Admins.
 	AddMembers(context.Context, *AddMembersRequest) (*AddMembersResponse, error)
-	// Removes a member. Admins; an admin is removed by an owner only.
+	// Removes a member. Admins; an admin is removed by an owner only. Whoever was removed comes back only by an admin: by AddMembers
+	// or AnswerJoinRequest, not by the link.
 	RemoveMember(context.Context, *RemoveMemberRequest) (*RemoveMemberResponse, error)
 	// Leaves a group. If the last owner leaves, the longest-standing admin, else member, becomes owner.
 	LeaveGroup(context.Context, *LeaveGroupRequest) (*LeaveGroupResponse, error)
@@ -236,7 +239,8 @@ type ChatServiceServer interface {
 	CreateJoinLink(context.Context, *CreateJoinLinkRequest) (*CreateJoinLinkResponse, error)
 	// Revokes the join link. Admins.
 	RevokeJoinLink(context.Context, *RevokeJoinLinkRequest) (*RevokeJoinLinkResponse, error)
-	// Joins a group by its link, or asks to be let in. Repeated, it changes nothing more, so it needs no key.
+	// Joins a group by its link, or asks to be let in. Repeated, it changes nothing more, so it needs no key. Whoever was removed
+	// may ask by a link that needs approval, and is refused by one that does not.
 	JoinByLink(context.Context, *JoinByLinkRequest) (*JoinByLinkResponse, error)
 	// Lets someone in who asked, or declines. Admins.
 	AnswerJoinRequest(context.Context, *AnswerJoinRequestRequest) (*AnswerJoinRequestResponse, error)

@@ -1380,9 +1380,11 @@ type Member struct {
 	// Seq of the event that let them in: the first event of the chat that they may see.
 	JoinedSeq uint64 `protobuf:"varint,3,opt,name=joined_seq,json=joinedSeq,proto3" json:"joined_seq,omitempty"`
 	// May not write before this time, milliseconds since the Unix epoch; 0 = may write.
-	MutedUntilMs  int64 `protobuf:"varint,4,opt,name=muted_until_ms,json=mutedUntilMs,proto3" json:"muted_until_ms,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	MutedUntilMs int64 `protobuf:"varint,4,opt,name=muted_until_ms,json=mutedUntilMs,proto3" json:"muted_until_ms,omitempty"`
+	// How many times they had been a member before, as far as the chat remembers (Chat.former_members).
+	EarlierMemberships uint32 `protobuf:"varint,5,opt,name=earlier_memberships,json=earlierMemberships,proto3" json:"earlier_memberships,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Member) Reset() {
@@ -1443,6 +1445,86 @@ func (x *Member) GetMutedUntilMs() int64 {
 	return 0
 }
 
+func (x *Member) GetEarlierMemberships() uint32 {
+	if x != nil {
+		return x.EarlierMemberships
+	}
+	return 0
+}
+
+// What a chat remembers of a user who was a member, so that nothing is shaken off by leaving and coming back.
+type FormerMember struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Who.
+	UserId string `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	// Someone else took them out: the join link does not let them in again. An admin may, by AddMembers or AnswerJoinRequest.
+	Removed bool `protobuf:"varint,2,opt,name=removed,proto3" json:"removed,omitempty"`
+	// The mute that they left with, milliseconds since the Unix epoch; in force again when they come back before. 0 = none.
+	MutedUntilMs int64 `protobuf:"varint,3,opt,name=muted_until_ms,json=mutedUntilMs,proto3" json:"muted_until_ms,omitempty"`
+	// How many times they have been a member.
+	Memberships   uint32 `protobuf:"varint,4,opt,name=memberships,proto3" json:"memberships,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FormerMember) Reset() {
+	*x = FormerMember{}
+	mi := &file_chatgrpc_v1_content_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FormerMember) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FormerMember) ProtoMessage() {}
+
+func (x *FormerMember) ProtoReflect() protoreflect.Message {
+	mi := &file_chatgrpc_v1_content_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FormerMember.ProtoReflect.Descriptor instead.
+func (*FormerMember) Descriptor() ([]byte, []int) {
+	return file_chatgrpc_v1_content_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *FormerMember) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *FormerMember) GetRemoved() bool {
+	if x != nil {
+		return x.Removed
+	}
+	return false
+}
+
+func (x *FormerMember) GetMutedUntilMs() int64 {
+	if x != nil {
+		return x.MutedUntilMs
+	}
+	return 0
+}
+
+func (x *FormerMember) GetMemberships() uint32 {
+	if x != nil {
+		return x.Memberships
+	}
+	return 0
+}
+
 // A secret that lets people in.
 type JoinLink struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1456,7 +1538,7 @@ type JoinLink struct {
 
 func (x *JoinLink) Reset() {
 	*x = JoinLink{}
-	mi := &file_chatgrpc_v1_content_proto_msgTypes[19]
+	mi := &file_chatgrpc_v1_content_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1468,7 +1550,7 @@ func (x *JoinLink) String() string {
 func (*JoinLink) ProtoMessage() {}
 
 func (x *JoinLink) ProtoReflect() protoreflect.Message {
-	mi := &file_chatgrpc_v1_content_proto_msgTypes[19]
+	mi := &file_chatgrpc_v1_content_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1481,7 +1563,7 @@ func (x *JoinLink) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinLink.ProtoReflect.Descriptor instead.
 func (*JoinLink) Descriptor() ([]byte, []int) {
-	return file_chatgrpc_v1_content_proto_rawDescGZIP(), []int{19}
+	return file_chatgrpc_v1_content_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *JoinLink) GetToken() string {
@@ -1576,13 +1658,19 @@ const file_chatgrpc_v1_content_proto_rawDesc = "" +
 	"\x14JoinRequestedContent\".\n" +
 	"\x13JoinDeclinedContent\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\"\x0f\n" +
-	"\rErasedContent\"\x93\x01\n" +
+	"\rErasedContent\"\xc4\x01\n" +
 	"\x06Member\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\x12+\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x17.chatgrpc.v1.MemberRoleR\x04role\x12\x1d\n" +
 	"\n" +
 	"joined_seq\x18\x03 \x01(\x04R\tjoinedSeq\x12$\n" +
-	"\x0emuted_until_ms\x18\x04 \x01(\x03R\fmutedUntilMs\"M\n" +
+	"\x0emuted_until_ms\x18\x04 \x01(\x03R\fmutedUntilMs\x12/\n" +
+	"\x13earlier_memberships\x18\x05 \x01(\rR\x12earlierMemberships\"\x89\x01\n" +
+	"\fFormerMember\x12\x17\n" +
+	"\auser_id\x18\x01 \x01(\tR\x06userId\x12\x18\n" +
+	"\aremoved\x18\x02 \x01(\bR\aremoved\x12$\n" +
+	"\x0emuted_until_ms\x18\x03 \x01(\x03R\fmutedUntilMs\x12 \n" +
+	"\vmemberships\x18\x04 \x01(\rR\vmemberships\"M\n" +
 	"\bJoinLink\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12+\n" +
 	"\x11approval_required\x18\x02 \x01(\bR\x10approvalRequired*d\n" +
@@ -1612,7 +1700,7 @@ func file_chatgrpc_v1_content_proto_rawDescGZIP() []byte {
 }
 
 var file_chatgrpc_v1_content_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_chatgrpc_v1_content_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_chatgrpc_v1_content_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_chatgrpc_v1_content_proto_goTypes = []any{
 	(ChatKind)(0),                  // 0: chatgrpc.v1.ChatKind
 	(MemberRole)(0),                // 1: chatgrpc.v1.MemberRole
@@ -1635,7 +1723,8 @@ var file_chatgrpc_v1_content_proto_goTypes = []any{
 	(*JoinDeclinedContent)(nil),    // 18: chatgrpc.v1.JoinDeclinedContent
 	(*ErasedContent)(nil),          // 19: chatgrpc.v1.ErasedContent
 	(*Member)(nil),                 // 20: chatgrpc.v1.Member
-	(*JoinLink)(nil),               // 21: chatgrpc.v1.JoinLink
+	(*FormerMember)(nil),           // 21: chatgrpc.v1.FormerMember
+	(*JoinLink)(nil),               // 22: chatgrpc.v1.JoinLink
 }
 var file_chatgrpc_v1_content_proto_depIdxs = []int32{
 	3,  // 0: chatgrpc.v1.Content.text:type_name -> chatgrpc.v1.TextContent
@@ -1658,7 +1747,7 @@ var file_chatgrpc_v1_content_proto_depIdxs = []int32{
 	0,  // 17: chatgrpc.v1.ChatCreatedContent.kind:type_name -> chatgrpc.v1.ChatKind
 	20, // 18: chatgrpc.v1.ChatCreatedContent.members:type_name -> chatgrpc.v1.Member
 	1,  // 19: chatgrpc.v1.RoleChangedContent.role:type_name -> chatgrpc.v1.MemberRole
-	21, // 20: chatgrpc.v1.JoinLinkChangedContent.join_link:type_name -> chatgrpc.v1.JoinLink
+	22, // 20: chatgrpc.v1.JoinLinkChangedContent.join_link:type_name -> chatgrpc.v1.JoinLink
 	1,  // 21: chatgrpc.v1.Member.role:type_name -> chatgrpc.v1.MemberRole
 	22, // [22:22] is the sub-list for method output_type
 	22, // [22:22] is the sub-list for method input_type
@@ -1698,7 +1787,7 @@ func file_chatgrpc_v1_content_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chatgrpc_v1_content_proto_rawDesc), len(file_chatgrpc_v1_content_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   20,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

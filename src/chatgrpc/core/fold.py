@@ -21,6 +21,9 @@ CHANGES_CHAT = frozenset(
 )
 """Arms of `Content.body` that change the state of their chat; all others are messages."""
 
+FORMER_MEMBERS_MAX = 512
+"""Former members that a chat remembers. A part of the fold, and so no setting: every copy of the state must be the same."""
+
 
 def apply_event(chat: chat_pb2.Chat, event: chat_pb2.ChatEvent) -> bool:
     """Applies an event to a chat's state, in place; returns whether it changed anything.
@@ -36,9 +39,9 @@ def apply_event(chat: chat_pb2.Chat, event: chat_pb2.ChatEvent) -> bool:
         case "chat_created":
             _create(chat, event, content.chat_created)
         case "members_added":
-            _add(chat, event.seq, content.members_added)
+            _add(chat, event, content.members_added)
         case "member_removed":
-            _remove(chat, content.member_removed)
+            _remove(chat, event, content.member_removed)
         case "role_changed":
             _member_changed(chat, content.role_changed.user_id, role=content.role_changed.role)
         case "chat_info_changed":
@@ -66,6 +69,14 @@ def member_of(chat: chat_pb2.Chat, user_id: str) -> content_pb2.Member | None:
     return None
 
 
+def former_member_of(chat: chat_pb2.Chat, user_id: str) -> content_pb2.FormerMember | None:
+    """What the chat remembers of a user who is a member no more; None if nothing."""
+    for former in chat.former_members:
+        if former.user_id == user_id:
+            return former
+    return None
+
+
 def _create(chat: chat_pb2.Chat, event: chat_pb2.ChatEvent, created: content_pb2.ChatCreatedContent) -> None:
     chat.chat_id = event.chat_id
     chat.kind = created.kind
@@ -75,16 +86,32 @@ def _create(chat: chat_pb2.Chat, event: chat_pb2.ChatEvent, created: content_pb2
     chat.creator_user_id = event.sender_user_id
 
 
-def _add(chat: chat_pb2.Chat, seq: int, added: content_pb2.MembersAddedContent) -> None:
+def _add(chat: chat_pb2.Chat, event: chat_pb2.ChatEvent, added: content_pb2.MembersAddedContent) -> None:
     for user_id in added.user_ids:
-        chat.members.add(user_id=user_id, role=content_pb2.MEMBER_ROLE_MEMBER, joined_seq=seq)
+        member = chat.members.add(user_id=user_id, role=content_pb2.MEMBER_ROLE_MEMBER, joined_seq=event.seq)
+        former = former_member_of(chat, user_id)
+        if former is not None:
+            member.earlier_memberships = former.memberships
+            if former.muted_until_ms > event.sent_at_ms:
+                member.muted_until_ms = former.muted_until_ms
+            chat.former_members.remove(former)
         _forget_request(chat, user_id)
 
 
-def _remove(chat: chat_pb2.Chat, removed: content_pb2.MemberRemovedContent) -> None:
-    kept = [member for member in chat.members if member.user_id != removed.user_id]
-    del chat.members[:]
-    chat.members.extend(kept)
+def _remove(chat: chat_pb2.Chat, event: chat_pb2.ChatEvent, removed: content_pb2.MemberRemovedContent) -> None:
+    for member in chat.members:
+        if member.user_id == removed.user_id:
+            chat.former_members.add(
+                user_id=member.user_id,
+                removed=event.sender_user_id != member.user_id,
+                muted_until_ms=member.muted_until_ms if member.muted_until_ms > event.sent_at_ms else 0,
+                memberships=member.earlier_memberships + 1,
+            )
+            chat.members.remove(member)
+            break
+    if len(chat.former_members) > FORMER_MEMBERS_MAX:
+        least = min(chat.former_members, key=lambda former: (former.removed, former.muted_until_ms > event.sent_at_ms))
+        chat.former_members.remove(least)  # the oldest of its kind: `min` takes the first
     if removed.new_owner_user_id:
         _member_changed(chat, removed.new_owner_user_id, role=content_pb2.MEMBER_ROLE_OWNER)
 

@@ -58,6 +58,8 @@ class Limits:
     """A page, of events or of chats, ends early past this size."""
     group_members_max: int = 256
     """Members of a group; ERROR_CODE_LIMIT_EXCEEDED."""
+    memberships_per_chat_max: int = 100
+    """How often a user may come into the same group; ERROR_CODE_LIMIT_EXCEEDED."""
     join_requests_max: int = 256
     """Users waiting to be let into a group; ERROR_CODE_LIMIT_EXCEEDED."""
     small_group_members_max: int = 32

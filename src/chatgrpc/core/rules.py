@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from chatgrpc.core.fold import CHANGES_CHAT
+from chatgrpc.core.fold import CHANGES_CHAT, former_member_of
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.refusal import RefusedError
 from chatgrpc.core.write import Write
@@ -188,6 +188,12 @@ def _addition(user_ids: Iterable[str], chat: chat_pb2.Chat, limits: Limits) -> c
             chat_pb2.ERROR_CODE_LIMIT_EXCEEDED,
             f"A group has at most {limits.group_members_max} members; this has {len(present)}.",
         )
+    for user_id in added:
+        former = former_member_of(chat, user_id)
+        if former is not None and former.memberships >= limits.memberships_per_chat_max:
+            raise RefusedError(
+                chat_pb2.ERROR_CODE_LIMIT_EXCEEDED, f"{user_id} came and went too often, and cannot be let in here any more."
+            )
     return content_pb2.Content(members_added=content_pb2.MembersAddedContent(user_ids=added))
 
 
@@ -247,6 +253,11 @@ def _complete_join(write: Write, circumstances: Circumstances, limits: Limits) -
         raise RefusedError(chat_pb2.ERROR_CODE_INVALID_ARGUMENT, "You are a member already.")
     user_id = write.sender_user_id
     if not chat.join_link.approval_required:
+        former = former_member_of(chat, user_id)
+        if former is not None and former.removed:
+            raise RefusedError(
+                chat_pb2.ERROR_CODE_FORBIDDEN, "You were removed from this group. Ask one of its admins to add you again."
+            )
         return _addition([user_id], chat, limits)
     if user_id in chat.join_request_user_ids:
         raise RefusedError(chat_pb2.ERROR_CODE_INVALID_ARGUMENT, "You have asked already; an admin must let you in.")

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from chatgrpc.v1 import content_pb2 as chatgrpc_dot_v1_dot_content__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63hatgrpc/v1/chat.proto\x12\x0b\x63hatgrpc.v1\x1a\x19\x63hatgrpc/v1/content.proto\"\xc5\x01\n\tChatEvent\x12\x0f\n\x07\x63hat_id\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12\x12\n\nmessage_id\x18\x03 \x01(\x0c\x12\x19\n\x11\x63lient_message_id\x18\x04 \x01(\x0c\x12\x16\n\x0esender_user_id\x18\x05 \x01(\t\x12\x18\n\x10sender_device_id\x18\x06 \x01(\t\x12\x12\n\nsent_at_ms\x18\x07 \x01(\x03\x12%\n\x07\x63ontent\x18\x08 \x01(\x0b\x32\x14.chatgrpc.v1.Content\"\x92\x02\n\x04\x43hat\x12\x0f\n\x07\x63hat_id\x18\x01 \x01(\t\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.chatgrpc.v1.ChatKind\x12\r\n\x05title\x18\x03 \x01(\t\x12\x13\n\x0bpicture_url\x18\x04 \x01(\t\x12$\n\x07members\x18\x05 \x03(\x0b\x32\x13.chatgrpc.v1.Member\x12(\n\tjoin_link\x18\x06 \x01(\x0b\x32\x15.chatgrpc.v1.JoinLink\x12\x1d\n\x15join_request_user_ids\x18\x07 \x03(\t\x12\x15\n\rcreated_at_ms\x18\x08 \x01(\x03\x12\x17\n\x0f\x63reator_user_id\x18\t \x01(\t\x12\x11\n\tas_of_seq\x18\n \x01(\x04\"T\n\x07Receipt\x12\x0f\n\x07\x63hat_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x15\n\rdelivered_seq\x18\x03 \x01(\x04\x12\x10\n\x08read_seq\x18\x04 \x01(\x04\"e\n\nSendResult\x12\x0f\n\x07\x63hat_id\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12\x12\n\nmessage_id\x18\x03 \x01(\x0c\x12\x12\n\nsent_at_ms\x18\x04 \x01(\x03\x12\x11\n\tduplicate\x18\x05 \x01(\x08\"7\n\x08WriteKey\x12\x19\n\x11\x63lient_message_id\x18\x01 \x01(\x0c\x12\x10\n\x08seen_seq\x18\x02 \x01(\x04\"V\n\x05\x45rror\x12$\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x16.chatgrpc.v1.ErrorCode\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x03 \x01(\r*\xe1\x04\n\tErrorCode\x12\x1a\n\x16\x45RROR_CODE_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x45RROR_CODE_INVALID_ARGUMENT\x10\x01\x12\x1b\n\x17\x45RROR_CODE_NOT_A_MEMBER\x10\x02\x12\x18\n\x14\x45RROR_CODE_FORBIDDEN\x10\x03\x12\x14\n\x10\x45RROR_CODE_MUTED\x10\x04\x12\x18\n\x14\x45RROR_CODE_TOO_LARGE\x10\x05\x12\x1d\n\x19\x45RROR_CODE_LIMIT_EXCEEDED\x10\x06\x12\x1f\n\x1b\x45RROR_CODE_TARGET_NOT_FOUND\x10\x07\x12\x1c\n\x18\x45RROR_CODE_WINDOW_PASSED\x10\x08\x12\x1f\n\x1b\x45RROR_CODE_SEEN_SEQ_TOO_OLD\x10\t\x12\x1d\n\x19\x45RROR_CODE_SEEN_SEQ_AHEAD\x10\n\x12\"\n\x1e\x45RROR_CODE_UNSUPPORTED_CONTENT\x10\x0b\x12\x1b\n\x17\x45RROR_CODE_LINK_INVALID\x10\x0c\x12\x1c\n\x18\x45RROR_CODE_TOKEN_INVALID\x10\r\x12\x18\n\x14\x45RROR_CODE_NOT_FOUND\x10\x0e\x12\x1a\n\x16\x45RROR_CODE_UNAVAILABLE\x10\x64\x12!\n\x1d\x45RROR_CODE_TOO_MANY_IN_FLIGHT\x10\x65\x12 \n\x1c\x45RROR_CODE_AFTER_FAILED_SEND\x10\x66\x12\x1b\n\x17\x45RROR_CODE_RATE_LIMITED\x10g\x12\x1b\n\x17\x45RROR_CODE_CHAT_DAMAGED\x10hBO\n\x0f\x64\x65v.chatgrpc.v1P\x01Z:github.com/chatgrpc/chatgrpc/gen/go/chatgrpc/v1;chatgrpcv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63hatgrpc/v1/chat.proto\x12\x0b\x63hatgrpc.v1\x1a\x19\x63hatgrpc/v1/content.proto\"\xc5\x01\n\tChatEvent\x12\x0f\n\x07\x63hat_id\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12\x12\n\nmessage_id\x18\x03 \x01(\x0c\x12\x19\n\x11\x63lient_message_id\x18\x04 \x01(\x0c\x12\x16\n\x0esender_user_id\x18\x05 \x01(\t\x12\x18\n\x10sender_device_id\x18\x06 \x01(\t\x12\x12\n\nsent_at_ms\x18\x07 \x01(\x03\x12%\n\x07\x63ontent\x18\x08 \x01(\x0b\x32\x14.chatgrpc.v1.Content\"\xc5\x02\n\x04\x43hat\x12\x0f\n\x07\x63hat_id\x18\x01 \x01(\t\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.chatgrpc.v1.ChatKind\x12\r\n\x05title\x18\x03 \x01(\t\x12\x13\n\x0bpicture_url\x18\x04 \x01(\t\x12$\n\x07members\x18\x05 \x03(\x0b\x32\x13.chatgrpc.v1.Member\x12(\n\tjoin_link\x18\x06 \x01(\x0b\x32\x15.chatgrpc.v1.JoinLink\x12\x1d\n\x15join_request_user_ids\x18\x07 \x03(\t\x12\x15\n\rcreated_at_ms\x18\x08 \x01(\x03\x12\x17\n\x0f\x63reator_user_id\x18\t \x01(\t\x12\x11\n\tas_of_seq\x18\n \x01(\x04\x12\x31\n\x0e\x66ormer_members\x18\x0b \x03(\x0b\x32\x19.chatgrpc.v1.FormerMember\"T\n\x07Receipt\x12\x0f\n\x07\x63hat_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x15\n\rdelivered_seq\x18\x03 \x01(\x04\x12\x10\n\x08read_seq\x18\x04 \x01(\x04\"e\n\nSendResult\x12\x0f\n\x07\x63hat_id\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12\x12\n\nmessage_id\x18\x03 \x01(\x0c\x12\x12\n\nsent_at_ms\x18\x04 \x01(\x03\x12\x11\n\tduplicate\x18\x05 \x01(\x08\"7\n\x08WriteKey\x12\x19\n\x11\x63lient_message_id\x18\x01 \x01(\x0c\x12\x10\n\x08seen_seq\x18\x02 \x01(\x04\"V\n\x05\x45rror\x12$\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x16.chatgrpc.v1.ErrorCode\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x03 \x01(\r*\xe1\x04\n\tErrorCode\x12\x1a\n\x16\x45RROR_CODE_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x45RROR_CODE_INVALID_ARGUMENT\x10\x01\x12\x1b\n\x17\x45RROR_CODE_NOT_A_MEMBER\x10\x02\x12\x18\n\x14\x45RROR_CODE_FORBIDDEN\x10\x03\x12\x14\n\x10\x45RROR_CODE_MUTED\x10\x04\x12\x18\n\x14\x45RROR_CODE_TOO_LARGE\x10\x05\x12\x1d\n\x19\x45RROR_CODE_LIMIT_EXCEEDED\x10\x06\x12\x1f\n\x1b\x45RROR_CODE_TARGET_NOT_FOUND\x10\x07\x12\x1c\n\x18\x45RROR_CODE_WINDOW_PASSED\x10\x08\x12\x1f\n\x1b\x45RROR_CODE_SEEN_SEQ_TOO_OLD\x10\t\x12\x1d\n\x19\x45RROR_CODE_SEEN_SEQ_AHEAD\x10\n\x12\"\n\x1e\x45RROR_CODE_UNSUPPORTED_CONTENT\x10\x0b\x12\x1b\n\x17\x45RROR_CODE_LINK_INVALID\x10\x0c\x12\x1c\n\x18\x45RROR_CODE_TOKEN_INVALID\x10\r\x12\x18\n\x14\x45RROR_CODE_NOT_FOUND\x10\x0e\x12\x1a\n\x16\x45RROR_CODE_UNAVAILABLE\x10\x64\x12!\n\x1d\x45RROR_CODE_TOO_MANY_IN_FLIGHT\x10\x65\x12 \n\x1c\x45RROR_CODE_AFTER_FAILED_SEND\x10\x66\x12\x1b\n\x17\x45RROR_CODE_RATE_LIMITED\x10g\x12\x1b\n\x17\x45RROR_CODE_CHAT_DAMAGED\x10hBO\n\x0f\x64\x65v.chatgrpc.v1P\x01Z:github.com/chatgrpc/chatgrpc/gen/go/chatgrpc/v1;chatgrpcv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,18 +33,18 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'chatgrpc.v1.chat_pb2', _glo
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.chatgrpc.v1P\001Z:github.com/chatgrpc/chatgrpc/gen/go/chatgrpc/v1;chatgrpcv1'
-  _globals['_ERRORCODE']._serialized_start=878
-  _globals['_ERRORCODE']._serialized_end=1487
+  _globals['_ERRORCODE']._serialized_start=929
+  _globals['_ERRORCODE']._serialized_end=1538
   _globals['_CHATEVENT']._serialized_start=67
   _globals['_CHATEVENT']._serialized_end=264
   _globals['_CHAT']._serialized_start=267
-  _globals['_CHAT']._serialized_end=541
-  _globals['_RECEIPT']._serialized_start=543
-  _globals['_RECEIPT']._serialized_end=627
-  _globals['_SENDRESULT']._serialized_start=629
-  _globals['_SENDRESULT']._serialized_end=730
-  _globals['_WRITEKEY']._serialized_start=732
-  _globals['_WRITEKEY']._serialized_end=787
-  _globals['_ERROR']._serialized_start=789
-  _globals['_ERROR']._serialized_end=875
+  _globals['_CHAT']._serialized_end=592
+  _globals['_RECEIPT']._serialized_start=594
+  _globals['_RECEIPT']._serialized_end=678
+  _globals['_SENDRESULT']._serialized_start=680
+  _globals['_SENDRESULT']._serialized_end=781
+  _globals['_WRITEKEY']._serialized_start=783
+  _globals['_WRITEKEY']._serialized_end=838
+  _globals['_ERROR']._serialized_start=840
+  _globals['_ERROR']._serialized_end=926
 # @@protoc_insertion_point(module_scope)

@@ -190,6 +190,7 @@ class Chat(_message.Message):
     CREATED_AT_MS_FIELD_NUMBER: _builtins.int
     CREATOR_USER_ID_FIELD_NUMBER: _builtins.int
     AS_OF_SEQ_FIELD_NUMBER: _builtins.int
+    FORMER_MEMBERS_FIELD_NUMBER: _builtins.int
     chat_id: _builtins.str
     """The chat."""
     kind: _content_pb2.ChatKind.ValueType
@@ -216,6 +217,12 @@ class Chat(_message.Message):
     def join_request_user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Users who wait to be let in, oldest first."""
 
+    @_builtins.property
+    def former_members(self) -> _containers.RepeatedCompositeFieldContainer[_content_pb2.FormerMember]:
+        """Users who are members no more, by when they went, at most 512. Of more the oldest is forgotten first who was neither removed
+        nor muted, then the oldest who was not removed, then the oldest.
+        """
+
     def __init__(
         self,
         *,
@@ -229,10 +236,11 @@ class Chat(_message.Message):
         created_at_ms: _builtins.int = ...,
         creator_user_id: _builtins.str = ...,
         as_of_seq: _builtins.int = ...,
+        former_members: _abc.Iterable[_content_pb2.FormerMember] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["join_link", b"join_link"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_seq", b"as_of_seq", "chat_id", b"chat_id", "created_at_ms", b"created_at_ms", "creator_user_id", b"creator_user_id", "join_link", b"join_link", "join_request_user_ids", b"join_request_user_ids", "kind", b"kind", "members", b"members", "picture_url", b"picture_url", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_seq", b"as_of_seq", "chat_id", b"chat_id", "created_at_ms", b"created_at_ms", "creator_user_id", b"creator_user_id", "former_members", b"former_members", "join_link", b"join_link", "join_request_user_ids", b"join_request_user_ids", "kind", b"kind", "members", b"members", "picture_url", b"picture_url", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

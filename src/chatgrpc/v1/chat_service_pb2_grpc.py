@@ -142,7 +142,8 @@ class ChatServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RemoveMember(self, request, context):
-        """Removes a member. Admins; an admin is removed by an owner only.
+        """Removes a member. Admins; an admin is removed by an owner only. Whoever was removed comes back only by an admin: by AddMembers
+        or AnswerJoinRequest, not by the link.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -184,7 +185,8 @@ class ChatServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def JoinByLink(self, request, context):
-        """Joins a group by its link, or asks to be let in. Repeated, it changes nothing more, so it needs no key.
+        """Joins a group by its link, or asks to be let in. Repeated, it changes nothing more, so it needs no key. Whoever was removed
+        may ask by a link that needs approval, and is refused by one that does not.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

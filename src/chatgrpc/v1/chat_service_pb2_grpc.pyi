@@ -44,7 +44,9 @@ class ChatServiceStub:
     AddMembers: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.AddMembersRequest, _chat_service_pb2.AddMembersResponse]
     """Adds members. Admins."""
     RemoveMember: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.RemoveMemberRequest, _chat_service_pb2.RemoveMemberResponse]
-    """Removes a member. Admins; an admin is removed by an owner only."""
+    """Removes a member. Admins; an admin is removed by an owner only. Whoever was removed comes back only by an admin: by AddMembers
+    or AnswerJoinRequest, not by the link.
+    """
     LeaveGroup: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.LeaveGroupRequest, _chat_service_pb2.LeaveGroupResponse]
     """Leaves a group. If the last owner leaves, the longest-standing admin, else member, becomes owner."""
     SetMemberRole: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.SetMemberRoleRequest, _chat_service_pb2.SetMemberRoleResponse]
@@ -56,7 +58,9 @@ class ChatServiceStub:
     RevokeJoinLink: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.RevokeJoinLinkRequest, _chat_service_pb2.RevokeJoinLinkResponse]
     """Revokes the join link. Admins."""
     JoinByLink: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.JoinByLinkRequest, _chat_service_pb2.JoinByLinkResponse]
-    """Joins a group by its link, or asks to be let in. Repeated, it changes nothing more, so it needs no key."""
+    """Joins a group by its link, or asks to be let in. Repeated, it changes nothing more, so it needs no key. Whoever was removed
+    may ask by a link that needs approval, and is refused by one that does not.
+    """
     AnswerJoinRequest: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.AnswerJoinRequestRequest, _chat_service_pb2.AnswerJoinRequestResponse]
     """Lets someone in who asked, or declines. Admins."""
 
@@ -76,7 +80,9 @@ class ChatServiceAsyncStub(ChatServiceStub):
     AddMembers: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.AddMembersRequest, _chat_service_pb2.AddMembersResponse]  # type: ignore[assignment]
     """Adds members. Admins."""
     RemoveMember: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.RemoveMemberRequest, _chat_service_pb2.RemoveMemberResponse]  # type: ignore[assignment]
-    """Removes a member. Admins; an admin is removed by an owner only."""
+    """Removes a member. Admins; an admin is removed by an owner only. Whoever was removed comes back only by an admin: by AddMembers
+    or AnswerJoinRequest, not by the link.
+    """
     LeaveGroup: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.LeaveGroupRequest, _chat_service_pb2.LeaveGroupResponse]  # type: ignore[assignment]
     """Leaves a group. If the last owner leaves, the longest-standing admin, else member, becomes owner."""
     SetMemberRole: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.SetMemberRoleRequest, _chat_service_pb2.SetMemberRoleResponse]  # type: ignore[assignment]
@@ -88,7 +94,9 @@ class ChatServiceAsyncStub(ChatServiceStub):
     RevokeJoinLink: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.RevokeJoinLinkRequest, _chat_service_pb2.RevokeJoinLinkResponse]  # type: ignore[assignment]
     """Revokes the join link. Admins."""
     JoinByLink: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.JoinByLinkRequest, _chat_service_pb2.JoinByLinkResponse]  # type: ignore[assignment]
-    """Joins a group by its link, or asks to be let in. Repeated, it changes nothing more, so it needs no key."""
+    """Joins a group by its link, or asks to be let in. Repeated, it changes nothing more, so it needs no key. Whoever was removed
+    may ask by a link that needs approval, and is refused by one that does not.
+    """
     AnswerJoinRequest: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.AnswerJoinRequestRequest, _chat_service_pb2.AnswerJoinRequestResponse]  # type: ignore[assignment]
     """Lets someone in who asked, or declines. Admins."""
 
@@ -141,7 +149,9 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_service_pb2.RemoveMemberRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_service_pb2.RemoveMemberResponse, _abc.Awaitable[_chat_service_pb2.RemoveMemberResponse]]:
-        """Removes a member. Admins; an admin is removed by an owner only."""
+        """Removes a member. Admins; an admin is removed by an owner only. Whoever was removed comes back only by an admin: by AddMembers
+        or AnswerJoinRequest, not by the link.
+        """
 
     @_abc_1.abstractmethod
     def LeaveGroup(
@@ -189,7 +199,9 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_service_pb2.JoinByLinkRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_service_pb2.JoinByLinkResponse, _abc.Awaitable[_chat_service_pb2.JoinByLinkResponse]]:
-        """Joins a group by its link, or asks to be let in. Repeated, it changes nothing more, so it needs no key."""
+        """Joins a group by its link, or asks to be let in. Repeated, it changes nothing more, so it needs no key. Whoever was removed
+        may ask by a link that needs approval, and is refused by one that does not.
+        """
 
     @_abc_1.abstractmethod
     def AnswerJoinRequest(

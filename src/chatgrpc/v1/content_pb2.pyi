@@ -644,6 +644,7 @@ class Member(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     JOINED_SEQ_FIELD_NUMBER: _builtins.int
     MUTED_UNTIL_MS_FIELD_NUMBER: _builtins.int
+    EARLIER_MEMBERSHIPS_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """Who."""
     role: Global___MemberRole.ValueType
@@ -652,6 +653,8 @@ class Member(_message.Message):
     """Seq of the event that let them in: the first event of the chat that they may see."""
     muted_until_ms: _builtins.int
     """May not write before this time, milliseconds since the Unix epoch; 0 = may write."""
+    earlier_memberships: _builtins.int
+    """How many times they had been a member before, as far as the chat remembers (Chat.former_members)."""
     def __init__(
         self,
         *,
@@ -659,14 +662,49 @@ class Member(_message.Message):
         role: Global___MemberRole.ValueType = ...,
         joined_seq: _builtins.int = ...,
         muted_until_ms: _builtins.int = ...,
+        earlier_memberships: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["joined_seq", b"joined_seq", "muted_until_ms", b"muted_until_ms", "role", b"role", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["earlier_memberships", b"earlier_memberships", "joined_seq", b"joined_seq", "muted_until_ms", b"muted_until_ms", "role", b"role", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Member: _TypeAlias = Member  # noqa: Y015
+
+@_typing.final
+class FormerMember(_message.Message):
+    """What a chat remembers of a user who was a member, so that nothing is shaken off by leaving and coming back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
+    MUTED_UNTIL_MS_FIELD_NUMBER: _builtins.int
+    MEMBERSHIPS_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """Who."""
+    removed: _builtins.bool
+    """Someone else took them out: the join link does not let them in again. An admin may, by AddMembers or AnswerJoinRequest."""
+    muted_until_ms: _builtins.int
+    """The mute that they left with, milliseconds since the Unix epoch; in force again when they come back before. 0 = none."""
+    memberships: _builtins.int
+    """How many times they have been a member."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        removed: _builtins.bool = ...,
+        muted_until_ms: _builtins.int = ...,
+        memberships: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["memberships", b"memberships", "muted_until_ms", b"muted_until_ms", "removed", b"removed", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FormerMember: _TypeAlias = FormerMember  # noqa: Y015
 
 @_typing.final
 class JoinLink(_message.Message):

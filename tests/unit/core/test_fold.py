@@ -1,9 +1,10 @@
 """apply(events, stale snapshot) == fresh snapshot, and what each event makes of a chat."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatgrpc.core.fold import CHANGES_CHAT, apply_event, member_of
+from chatgrpc.core.fold import CHANGES_CHAT, FORMER_MEMBERS_MAX, apply_event, member_of
 from chatgrpc.v1 import chat_pb2, content_pb2
 
 USERS = ["alice", "bob", "carol", "dave"]
@@ -118,15 +119,63 @@ def test_members_stand_in_the_order_they_joined() -> None:
     ]
 
 
-def test_who_comes_back_comes_back_without_role_and_mute() -> None:
-    chat = group(
-        content(role_changed=content_pb2.RoleChangedContent(user_id="bob", role=ADMIN)),
-        content(member_muted=content_pb2.MemberMutedContent(user_id="bob", muted_until_ms=9)),
-        content(member_removed=content_pb2.MemberRemovedContent(user_id="bob")),
-        content(members_added=content_pb2.MembersAddedContent(user_ids=["bob"])),
-    )
-    bob = member_of(chat, "bob")
-    assert bob == content_pb2.Member(user_id="bob", role=MEMBER, joined_seq=5)
+GO = content(member_removed=content_pb2.MemberRemovedContent(user_id="bob"))
+COME = content(members_added=content_pb2.MembersAddedContent(user_ids=["bob"]))
+
+
+def mute(until_ms: int) -> content_pb2.Content:
+    return content(member_muted=content_pb2.MemberMutedContent(user_id="bob", muted_until_ms=until_ms))
+
+
+@pytest.mark.parametrize("sender", ["alice", "bob"])
+def test_who_comes_back_comes_back_without_role_and_with_the_mute(sender: str) -> None:
+    promoted = content(role_changed=content_pb2.RoleChangedContent(user_id="bob", role=ADMIN))
+    chat = group(promoted, mute(10_000), GO, COME, sender=sender)
+    expected = content_pb2.Member(user_id="bob", role=MEMBER, joined_seq=5, muted_until_ms=10_000, earlier_memberships=1)
+    assert member_of(chat, "bob") == expected
+    assert not chat.former_members
+
+
+def test_a_mute_that_is_over_is_not_remembered() -> None:
+    chat = group(mute(399), GO)  # the removal stands at 300 ms
+    assert [former.muted_until_ms for former in chat.former_members] == [399]
+    bob = member_of(group(mute(399), GO, COME), "bob")  # and the return at 400
+    assert bob is not None
+    assert bob.muted_until_ms == 0
+    assert [former.muted_until_ms for former in group(mute(300), GO).former_members] == [0]
+
+
+@pytest.mark.parametrize(("sender", "removed"), [("alice", True), ("bob", False)])
+def test_who_was_removed_is_told_from_who_left(sender: str, removed: bool) -> None:
+    chat = group(GO, COME, GO, sender=sender)
+    assert list(chat.former_members) == [content_pb2.FormerMember(user_id="bob", removed=removed, memberships=2)]
+
+
+def test_former_members_are_bounded_and_those_who_just_left_are_forgotten_first() -> None:
+    """Otherwise whoever was removed would have it forgotten by others who come and go."""
+    first = chat_pb2.ChatEvent(seq=1, sender_user_id="alice", content=created("alice"))
+    chat = fold([first])
+    seq = 1
+
+    def come_and_go(user_id: str, *, by: str, until_ms: int = 0) -> None:
+        nonlocal seq
+        for arm in (
+            content(members_added=content_pb2.MembersAddedContent(user_ids=[user_id])),
+            content(member_muted=content_pb2.MemberMutedContent(user_id=user_id, muted_until_ms=until_ms)),
+            content(member_removed=content_pb2.MemberRemovedContent(user_id=user_id)),
+        ):
+            seq += 1
+            apply_event(chat, chat_pb2.ChatEvent(seq=seq, sender_user_id=by, content=arm))
+
+    come_and_go("removed", by="alice")
+    come_and_go("muted", by="muted", until_ms=5_000)
+    for number in range(2 * FORMER_MEMBERS_MAX):
+        come_and_go(f"passer-by{number}", by=f"passer-by{number}")
+    assert len(chat.former_members) == FORMER_MEMBERS_MAX
+    assert [former.user_id for former in chat.former_members[:2]] == ["removed", "muted"]
+    for number in range(FORMER_MEMBERS_MAX):
+        come_and_go(f"spammer{number}", by="alice")
+    assert [chat.former_members[0].user_id, chat.former_members[-1].user_id] == ["spammer0", f"spammer{FORMER_MEMBERS_MAX - 1}"]
 
 
 def test_an_heir_becomes_owner() -> None:

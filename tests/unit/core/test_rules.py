@@ -412,6 +412,30 @@ def test_g7_fields_of_the_future_count_too() -> None:
     assert shape(small) == OK
 
 
+# Who was a member before.
+
+
+def test_who_was_removed_comes_in_by_an_admin_only() -> None:
+    chat = group()
+    chat.former_members.add(user_id="gone", removed=True, memberships=1)
+    chat.former_members.add(user_id="left", memberships=1)
+    wanted = content("join_requested")
+    assert outcome("gone", wanted, chat, join_token="secret") == NO
+    assert outcome("left", wanted, chat, join_token="secret") == OK
+    assert outcome("admin", content("members_added", user_ids=["gone"]), chat) == OK
+    chat.join_link.approval_required = True
+    del chat.join_request_user_ids[:]
+    assert decide("gone", wanted, chat, join_token="secret").HasField("join_requested"), "an admin decides"
+
+
+@pytest.mark.parametrize(("memberships", "expected"), [(99, OK), (100, "LIMIT_EXCEEDED")])
+def test_g7_nobody_comes_in_any_number_of_times(memberships: int, expected: str) -> None:
+    chat = group()
+    chat.former_members.add(user_id="yo-yo", memberships=memberships)
+    assert outcome("admin", content("members_added", user_ids=["new", "yo-yo"]), chat) == expected
+    assert outcome("yo-yo", content("join_requested"), chat, join_token="secret") == expected
+
+
 # What the sequencer asks.
 
 
