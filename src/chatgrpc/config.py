@@ -38,6 +38,7 @@ __all__ = [
     "DEV_ISSUER",
     "ENV_PREFIX",
     "PORT_MAX",
+    "RELAY_SECRET_MIN",
     "AuthSettings",
     "ClusterSettings",
     "ConfigError",
@@ -62,6 +63,7 @@ ENV_PREFIX = "CHATGRPC_"
 CONFIG_FILE_ENV = "CHATGRPC_CONFIG"
 
 PORT_MAX = 65_535
+RELAY_SECRET_MIN = 16
 Port = Annotated[int, Field(ge=0, le=PORT_MAX)]
 
 
@@ -127,6 +129,13 @@ class ClusterSettings(SettingsGroup):
 
     relay_host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on for other nodes.")
     relay_port: Port = Field(default=0, description="Port to listen on for other nodes; 0 takes any free one.")
+    relay_secret: SecretStr | None = Field(
+        default=None,
+        description="What nodes without TLS know of each other; without it, a file in data_dir. Best set in the environment.",
+    )
+    relay_accepts_unproven: bool = Field(
+        default=False, description="Link with nodes of the version before the secret too; only while they are replaced."
+    )
     relay_advertise: str | None = Field(
         default=None, description="Where other nodes dial this one, host:port; without it, where it listens for them."
     )
@@ -168,6 +177,13 @@ class ClusterSettings(SettingsGroup):
     def _is_address(cls, value: str | None) -> str | None:
         if value is not None:
             split_address(value)
+        return value
+
+    @field_validator("relay_secret")
+    @classmethod
+    def _is_long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < RELAY_SECRET_MIN:
+            raise ValueError(f"must be {RELAY_SECRET_MIN} characters or more, such as `openssl rand -hex 32` prints")
         return value
 
     @field_validator("redis")

@@ -5,6 +5,8 @@ from structlog.testing import capture_logs
 
 from chatgrpc.config import StartError
 from chatgrpc.relay import NodeUnreachableError, RelayOptions, Tls, describe_node
+from chatgrpc.relay.link import LinkEndedError, Stream
+from chatgrpc.relay.transport import connect, open_link
 from tests.robustness.support_relay import LinkedNode, event, linked, started, until
 from tests.support.authority import Authority, Pair
 
@@ -69,6 +71,32 @@ async def test_a_node_whose_certificate_is_for_another_address_is_not_linked_wit
             await until(lambda: any(line["event"] == "relay_dial_failed" and line["peer"] == "b" for line in lines))
             await until(lambda: a.relay.linked() == {"c"})
         assert not b.changes
+
+
+async def test_a_node_that_dials_with_a_certificate_for_another_address_is_not_linked_with() -> None:
+    async with started(options("a", CLUSTER.sign("a", "127.0.0.99")), options("b"), options("c")) as (a, b, c):
+        with capture_logs() as lines:
+            a.see(b.info)
+            b.see(a.info, c.info)
+            c.see(b.info)
+            await until(lambda: any(line["event"] == "relay_refused" and "not for 127.0.0.1" in line["why"] for line in lines))
+            await until(lambda: b.relay.linked() == {"c"})
+        assert "a" not in b.changes
+
+
+async def test_a_node_does_not_take_the_link_of_another_whose_certificate_it_does_not_have() -> None:
+    """The certificate of one node of the cluster is not good for all."""
+    async with linked(options("a"), options("b")) as (a, b):
+        pair = CLUSTER.sign("c", "127.0.0.3")
+        channel = connect(b.info.relay_address, Tls(CLUSTER.ca_pem, pair.cert_pem, pair.key_pem))
+        stream = Stream(open_link(channel))
+        await stream.say_hello("a", "b")
+        with pytest.raises(LinkEndedError, match=r"not for 127\.0\.0\.1"):
+            await stream.hear_hello("a")
+        await channel.close()
+        assert b.changes["a"] == [True]
+        a.relay.send("b", event(1))
+        await until(lambda: b.seqs_from("a") == [1])
 
 
 async def test_what_is_no_certificate_is_said_at_the_start() -> None:

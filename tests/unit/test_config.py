@@ -94,6 +94,8 @@ def _other_value(key: str, value: object) -> str:
         return "node7.example:7"
     if key == "cluster.redis":
         return "rediss://redis.example:7/1"
+    if key == "cluster.relay_secret":
+        return "sixteen letters or more"
     if key == "auth.user_id_rule":
         return "escaped"
     if key in ("auth.leeway_s", "auth.token_age_max_s"):  # numbers that have no default of their own
@@ -288,6 +290,7 @@ def test_an_issuers_tokens_do_not_go_in_clear_unless_that_is_accepted(host: str)
         ({"cluster.name": "other"}, "cluster.name is set, but cluster.etcd is not"),
         ({"cluster.etcd": "", "cluster.redis": "redis://r:1"}, "cluster.redis is set, but cluster.etcd is not"),
         (A_CLUSTER | {"cluster.tls_ca_file": "c"}, "cluster.tls_cert_file, cluster.tls_key_file is missing: TLS between nodes"),
+        (A_CLUSTER | {"cluster.relay_secret": "fifteen letters"}, "cluster.relay_secret: must be 16 characters or more"),
         (A_CLUSTER | {"cluster.etcd_username": "u"}, "cluster.etcd_password is missing: etcd's password needs all of"),
         (A_CLUSTER | {"cluster.etcd_password": "p"}, "cluster.etcd_username is missing: etcd's password needs all of"),
         (A_CLUSTER | {"cluster.etcd_ca_file": "a", "cluster.etcd_cert_file": "c"}, "cluster.etcd_key_file is missing"),

@@ -1,10 +1,15 @@
 """How to reach etcd and other nodes, as the settings of a cluster say: secrets unwrapped, certificates read."""
 
+import secrets
 from pathlib import Path
+from typing import Final
 
 from chatgrpc.adapters.etcd import EtcdSettings
-from chatgrpc.config import ClusterSettings, StartError
+from chatgrpc.config import RELAY_SECRET_MIN, ClusterSettings, Settings, StartError
 from chatgrpc.relay import Tls
+from chatgrpc.secret_files import create_secret_file, read_secret_file
+
+RELAY_SECRET_FILE: Final = "relay_secret"  # noqa: S105  the name of the file
 
 
 def etcd_settings(cluster: ClusterSettings) -> EtcdSettings:
@@ -35,6 +40,33 @@ def relay_tls(cluster: ClusterSettings) -> Tls | None:
     if ca_pem is None or cert_pem is None or key_pem is None:
         return None
     return Tls(ca_pem, cert_pem, key_pem)
+
+
+def relay_secret(settings: Settings) -> bytes | None:
+    """What nodes without TLS show each other that they know; None if they have TLS.
+
+    Without `cluster.relay_secret` it stands in a file of the data folder, which the first node makes: nodes without TLS are on
+    one machine, and those that are started as one user in one folder find each other without a word.
+
+    Raises:
+        StartError: the file can be neither read nor made, or others may read it.
+    """
+    cluster = settings.cluster
+    if cluster.tls_ca_file is not None:
+        return None
+    if cluster.relay_secret is not None:
+        return cluster.relay_secret.get_secret_value().encode()
+    path = settings.data_dir / RELAY_SECRET_FILE
+    try:
+        if not path.exists():
+            create_secret_file(path, secrets.token_hex(32).encode())
+        secret = read_secret_file(path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise StartError(f"{path}: {reason}. Or set cluster.relay_secret, the same for all nodes") from error
+    if len(secret) < RELAY_SECRET_MIN:
+        raise StartError(f"{path} holds no secret; remove it while no node runs, and a new one is made")
+    return secret
 
 
 def _read(file: Path | None) -> bytes | None:

@@ -14,7 +14,7 @@ from chatgrpc.adapters.etcd import EtcdCluster
 from chatgrpc.adapters.redis import RedisClient, RedisLastSeen, RedisSessionMap
 from chatgrpc.addresses import join_address
 from chatgrpc.closing import Closing
-from chatgrpc.cluster.access import etcd_settings, relay_tls
+from chatgrpc.cluster.access import etcd_settings, relay_secret, relay_tls
 from chatgrpc.cluster.audience import ClusterAudience
 from chatgrpc.cluster.directory import ClusterDirectory, Describer
 from chatgrpc.cluster.log import ClusterLog
@@ -116,8 +116,16 @@ class ClusterNode:
             self._desk, self._runner, self._router, book, self._is_draining, self._streams, lambda: self._loop_lag_ms
         )
         tls = relay_tls(settings.cluster)
-        pems = (tls.ca_pem, tls.cert_pem, tls.key_pem) if tls is not None else (None, None, None)
-        options = RelayOptions(self.node_id, settings.cluster.relay_host, settings.cluster.relay_port, *pems)
+        options = RelayOptions(
+            self.node_id,
+            settings.cluster.relay_host,
+            settings.cluster.relay_port,
+            ca_pem=None if tls is None else tls.ca_pem,
+            cert_pem=None if tls is None else tls.cert_pem,
+            key_pem=None if tls is None else tls.key_pem,
+            secret=relay_secret(settings),
+            accepts_unproven=settings.cluster.relay_accepts_unproven,
+        )
         self._relay = Relay(options, self._ordering.receive, self._link_changed, describer.describe, metrics)
         self._cluster = EtcdCluster(etcd_settings(settings.cluster))
         self._keeper: ShardKeeper | None = None

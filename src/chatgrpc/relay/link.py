@@ -51,6 +51,8 @@ class Stream:
 
     def __init__(self, call: Call) -> None:
         self._call = call
+        self.heard = relay_pb2.Hello()
+        """The Hello that was heard last."""
 
     async def read(self) -> bytes | None:
         """The next message; None at the end.
@@ -78,13 +80,15 @@ class Stream:
         except Exception as error:
             raise LinkEndedError(_reason(error)) from error
 
-    async def say_hello(self, node_id: str, to_node_id: str) -> None:
-        """Sends the first frame.
+    async def say_hello(self, node_id: str, to_node_id: str, challenge: bytes = b"", proof: bytes = b"") -> None:
+        """Sends the first frame; see `relay.proof` for what the nodes of a cluster with a secret put into it.
 
         Raises:
             LinkEndedError: the call is over.
         """
-        hello = relay_pb2.Hello(protocol_version=PROTOCOL_VERSION, node_id=node_id, to_node_id=to_node_id)
+        hello = relay_pb2.Hello(
+            protocol_version=PROTOCOL_VERSION, node_id=node_id, to_node_id=to_node_id, challenge=challenge, proof=proof
+        )
         await self.write(relay_pb2.LinkBatch(frames=[relay_pb2.LinkFrame(hello=hello)]).SerializeToString())
 
     async def hear_hello(self, node_id: str) -> str:
@@ -100,7 +104,7 @@ class Stream:
         frames = parse_batch(message).frames
         if len(frames) != 1 or frames[0].WhichOneof("body") != "hello":
             raise MalformedBatchError("a link begins with a Hello")
-        hello = frames[0].hello
+        hello = self.heard = frames[0].hello
         if hello.protocol_version != PROTOCOL_VERSION:
             raise LinkEndedError(f"of the two nodes one speaks version {hello.protocol_version}, one {PROTOCOL_VERSION}")
         if hello.to_node_id != node_id:

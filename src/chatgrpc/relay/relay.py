@@ -14,8 +14,10 @@ from chatgrpc.grpc_calls import end_call
 from chatgrpc.internal.v1 import relay_pb2
 from chatgrpc.metrics import Metrics
 from chatgrpc.ports.cluster import NodeInfo
+from chatgrpc.relay.certificates import is_for
 from chatgrpc.relay.codec import MalformedBatchError
 from chatgrpc.relay.link import Link, LinkEndedError, LinkStatus, Stream
+from chatgrpc.relay.proof import Proof
 from chatgrpc.relay.transport import Port, Tls, connect, open_link
 
 _EXPECT_TIMEOUT_S: Final = 3.0
@@ -46,6 +48,10 @@ class RelayOptions:
     """With the next two, mutual TLS (see `Tls`); all three or none."""
     cert_pem: bytes | None = None
     key_pem: bytes | None = None
+    secret: bytes | None = None
+    """What all nodes know, and strangers do not; nodes without TLS show each other that they do. None: they need not."""
+    accepts_unproven: bool = False
+    """Link also with nodes that show nothing, as those of the version before the secret."""
     queue_bytes_max: int = 16 * 1024 * 1024
     """What may wait for one peer."""
 
@@ -182,10 +188,13 @@ class Relay:
         try:
             async with asyncio.timeout(_HELLO_TIMEOUT_S):
                 stream = Stream(call)
-                await stream.say_hello(own_id, node_id)
+                proof = self._proof(own_id, node_id, is_dialler=True)
+                await stream.say_hello(own_id, node_id, proof.challenge)
                 if await stream.hear_hello(own_id) != node_id:
                     raise LinkEndedError("it was answered by another node")
-                await stream.say_hello(own_id, node_id)
+                answer = proof.challenged(stream.heard)
+                proof.check(stream.heard)
+                await stream.say_hello(own_id, node_id, proof.challenge, answer)
             return await self._carry(node_id, stream), ""
         except (LinkEndedError, MalformedBatchError, TimeoutError) as error:
             why = str(error) or "no answer"
@@ -205,9 +214,13 @@ class Relay:
             if node_id >= own_id:
                 raise LinkEndedError("of two nodes the one with the smaller id dials")
             await self._expect(node_id)
-            await stream.say_hello(own_id, node_id)
+            self._check_certificate(node_id, context)
+            proof = self._proof(node_id, own_id, is_dialler=False)
+            await stream.say_hello(own_id, node_id, proof.challenge, proof.challenged(stream.heard))
             async with asyncio.timeout(_HELLO_TIMEOUT_S):
-                await stream.hear_hello(own_id)
+                if await stream.hear_hello(own_id) != node_id:
+                    raise LinkEndedError("it calls itself by another name than before")
+            proof.check(stream.heard)
         except (LinkEndedError, MalformedBatchError, TimeoutError) as error:
             why = str(error) or "no Hello came"
             _log.warning("relay_refused", address=context.peer(), why=why)
@@ -215,6 +228,23 @@ class Relay:
             context.set_details(why)
         else:
             await self._carry(node_id, stream)
+
+    def _proof(self, dialler_id: str, other_id: str, *, is_dialler: bool) -> Proof:
+        options = self._options
+        return Proof(options.secret, dialler_id, other_id, is_dialler=is_dialler, lenient=options.accepts_unproven)
+
+    def _check_certificate(self, node_id: str, context: "grpc.aio.ServicerContext[bytes, bytes]") -> None:
+        """With TLS, the certificate of who dials must be for the address at which the node that it says it is can be dialled.
+
+        Raises:
+            LinkEndedError: it is not.
+        """
+        if self._options.tls is None:
+            return
+        address = self._nodes[node_id].relay_address
+        shown = context.auth_context().get("x509_pem_cert", ())
+        if not any(is_for(pem, address) for pem in shown):
+            raise LinkEndedError(f"the certificate of who dials is not for {address}, the address of the node it says it is")
 
     async def _expect(self, node_id: str) -> None:
         """Waits until the node is in our view.

@@ -1,8 +1,6 @@
 """The development issuer: a key pair in the data folder, so that two people can chat before there is an identity provider."""
 
 import json
-import os
-import secrets
 from pathlib import Path
 from typing import Self
 
@@ -14,6 +12,7 @@ from chatgrpc.adapters.jwt.keys import JwtRegistry
 from chatgrpc.auth_settings import DEV_DEVICE_CLAIM
 from chatgrpc.config import DEV_AUDIENCE, DEV_ISSUER, StartError
 from chatgrpc.core.ids import is_device_id, is_user_id
+from chatgrpc.secret_files import create_secret_file
 
 FILE_NAME = "dev_issuer.json"
 
@@ -38,7 +37,6 @@ class DevIssuer:
         path = data_dir / FILE_NAME
         try:
             if not path.exists():
-                data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
                 _create(path)
             return cls(path, _read(path))
         except OSError as error:
@@ -80,18 +78,5 @@ def _read(path: Path) -> OKPKey:
 
 
 def _create(path: Path) -> None:
-    """Writes a new key beside `path` and links it there: whoever links first wins, and no one sees half a file."""
     key = OKPKey.generate_key("Ed25519", {"use": "sig", "alg": "EdDSA"}, auto_kid=True)
-    document = json.dumps({"keys": [key.as_dict(private=True)]}, indent=2).encode()
-    draft = path.with_name(f".{FILE_NAME}.{secrets.token_hex(8)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(document)
-            file.flush()
-            os.fsync(file.fileno())
-        path.hardlink_to(draft)
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink()
+    create_secret_file(path, json.dumps({"keys": [key.as_dict(private=True)]}, indent=2).encode())

@@ -181,22 +181,30 @@ class Hello(_message.Message):
     PROTOCOL_VERSION_FIELD_NUMBER: _builtins.int
     NODE_ID_FIELD_NUMBER: _builtins.int
     TO_NODE_ID_FIELD_NUMBER: _builtins.int
+    CHALLENGE_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """The sender's version of this protocol; links are kept between equal versions only."""
     node_id: _builtins.str
     """The sender's incarnation."""
     to_node_id: _builtins.str
     """The incarnation that the sender means to speak to."""
+    challenge: _builtins.bytes
+    """Random bytes for the other side to answer, where nodes have a secret; the same in both Hellos of who opened."""
+    proof: _builtins.bytes
+    """The answer to the other side's challenge: shows that the sender knows the cluster's secret."""
     def __init__(
         self,
         *,
         protocol_version: _builtins.int = ...,
         node_id: _builtins.str = ...,
         to_node_id: _builtins.str = ...,
+        challenge: _builtins.bytes = ...,
+        proof: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id", "protocol_version", b"protocol_version", "to_node_id", b"to_node_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge", "node_id", b"node_id", "proof", b"proof", "protocol_version", b"protocol_version", "to_node_id", b"to_node_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
