@@ -9,7 +9,8 @@ help: ## show the commands
 setup: ## make the locked environment (.tools, .venv)
 	@scripts/setup
 
-run: setup ## start the server on its embedded default
+run: ## start the server on its embedded default; installs nothing that only development needs
+	@scripts/setup run
 	@$(BIN)/chatgrpc serve
 
 cluster: setup ## start three nodes on real etcd, Redis and Cassandra, to chat through
