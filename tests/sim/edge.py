@@ -21,6 +21,7 @@ from chatgrpc.v1 import chat_pb2, session_pb2
 from tests.sim.coordinator import View
 from tests.sim.pages import read_history
 from tests.sim.tasks import Promise, start
+from tests.sim.upkeep import Upkeep
 
 if TYPE_CHECKING:
     from tests.sim.device import Stream
@@ -42,7 +43,7 @@ class Edge:
         self.desk = node.parts.edge_desk(
             node.node_id, lanes, node.cluster.shard_of, ask_again_after_ms=200, stated_max=STATED_MAX
         )
-        self.upkeep = node.parts.upkeep(self)
+        self.upkeep = Upkeep(self)
         self._book = ReceiptBook(node.parts.limits)
         self._risen: dict[tuple[str, str], RaiseMark] = {}
         node.every(250, self._tell_marks)
@@ -128,7 +129,6 @@ class Edge:
     async def _admit(self, session: Session) -> None:
         device = self.sessions[session.session_id][1].device
         wanted = self._is_open(session)
-        generation = self.upkeep.generation
         await self.upkeep.appeared(device.user_id, device.device_id)
         found = await self.node.store.memberships(device.user_id, wanted)
         asked = {chat_id: self.head_of(chat_id) for chat_id in found}
@@ -146,9 +146,6 @@ class Edge:
                 Admission(device.user_id, _FAR_MS, memberships, {}, [], "sync"), Now(self._wall_ms(), self._wall_ms())
             ),
         )
-        if generation != self.upkeep.generation:
-            # It was not open when the others were told to look again.
-            await self.upkeep.catch_up_one(session, device.user_id)
 
     def head_of(self, chat_id: str) -> Promise[int]:
         """Asks the owner, whoever it is, until it answers; an answer to an earlier question does not do."""
@@ -209,10 +206,10 @@ class Edge:
         self.desk.receive(sender_id, message, self._now_ms())
         self.pump()
 
-    def see(self, before: View, view: View) -> None:
+    def see(self, view: View) -> None:
         """The cluster has changed."""
         self.desk.see(view.owners, self._now_ms())
-        self.upkeep.cluster_changed(before, view)
+        self.upkeep.cluster_changed(view)
         self.pump()
 
     def tick(self) -> None:
@@ -231,11 +228,11 @@ class Edge:
             self._answer(ticket, write, outcome)
         for deliver in self.desk.take_deliveries():
             self._deliver(deliver)
-        missed_heads = self.desk.take_missed_heads()
-        for chat_id, seq in missed_heads.items():
-            self.note_head(chat_id, seq)
-        if missed_heads:
-            self.upkeep.missed()
+        missed = self.desk.take_missed()
+        if missed:
+            self.upkeep.missed(missed)
+        for chat_id, found in missed.items():
+            self.note_head(chat_id, found.seq)
         for notice in self.desk.take_notices():
             for session, stream in self.open_sessions():
                 if stream.device.user_id in notice.to_user_ids:

@@ -30,6 +30,7 @@ class Keeper:
         self._tending = Tending(node.node_id, node.cluster.shard_count)
         self._lease: Lease = node.parts.lease(LEASE_TTL_MS, LEASE_MARGIN_MS)
         self._lease_id = 0
+        self._has_joined = False
         self._apart_from_ms = self._apart_until_ms = 0
         self._releasing: dict[int, None] = {}
         self._leaving_since_ms: dict[int, int] = {}
@@ -97,6 +98,9 @@ class Keeper:
                 if self._lease is lease and not self._lease_id:
                     self._lease_id = lease_id
                     lease.answered(sent, self.node.now().monotonic_ms)
+                    if self._has_joined:
+                        self.node.edge.upkeep.returned()
+                    self._has_joined = True
 
             return answered
 
@@ -119,8 +123,8 @@ class Keeper:
 
     def _see(self, view: View) -> None:
         if view.revision > self.view.revision:
-            before, self.view = self.view, view
-            self.node.see(before, view)
+            self.view = view
+            self.node.see(view)
 
     # Taking and giving away.
 

@@ -1,6 +1,6 @@
 """Known mistakes, each planted into one part of an otherwise right cluster, to see that the simulator finds it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +8,7 @@ from chatgrpc.core import row_store
 from chatgrpc.core.activation import Activation
 from chatgrpc.core.append_pipeline import AppendPipeline
 from chatgrpc.core.clock import Now
+from chatgrpc.core.doubts import EVERYTHING, Doubt, Doubts
 from chatgrpc.core.edge_desk import EdgeDesk, ForEdge
 from chatgrpc.core.entries import Entry, StoredEvent
 from chatgrpc.core.epochs import Row, bucket_of, committed_run
@@ -18,13 +19,12 @@ from chatgrpc.core.links import Deliver
 from chatgrpc.core.row_store import WriteRow
 from chatgrpc.core.rules import EventHead
 from chatgrpc.core.sequencer import Lookup
-from chatgrpc.core.session import Session
+from chatgrpc.core.session import State
 from chatgrpc.core.shard import Shard
+from chatgrpc.core.tending import Owner
 from chatgrpc.ports.session_map import SessionEntry, SessionMap
-from tests.sim.coordinator import View
 from tests.sim.parts import Parts
 from tests.sim.store import Replica
-from tests.sim.upkeep import Upkeep
 
 _EVERY_BUCKET = set(range(1_000))
 
@@ -286,32 +286,62 @@ def every_row_erased(replica: Replica, chat_id: str, bucket: int, row: Row, entr
     replica.bucket(chat_id, bucket).shadow(row.seq, 4 * entry.epoch + 1_000)
 
 
-class HeadsNotAskedAgain(Upkeep):
+class HeadsNotAskedAgain(Doubts[str]):
     """Trusts in heartbeats, also of owners that are gone."""
 
-    def _ask_heads(self, concerns: Callable[[str], bool]) -> None:
-        pass
+    def take(self, sessions: Iterable[tuple[str, State]]) -> list[tuple[str, Doubt]]:
+        return [(who, Doubt(memberships=doubt.memberships)) for who, doubt in super().take(sessions)]
 
 
-class MembershipsNotReadAgain(Upkeep):
+class MembershipsNotReadAgain(Doubts[str]):
     """Looks only for events of chats that the sessions know."""
 
-    def _read_memberships(self) -> None:
-        pass
+    def take(self, sessions: Iterable[tuple[str, State]]) -> list[tuple[str, Doubt]]:
+        return [(who, Doubt(doubt.everything, doubt.shards, memberships=False)) for who, doubt in super().take(sessions)]
 
 
-class LinkThatCameBackTrusted(Upkeep):
+def nobody_changed(events: Iterable[bytes]) -> set[str]:
+    """Takes it that a push that was lost let nobody in or out."""
+    return set()
+
+
+class LinkThatCameBackTrusted(Doubts[str]):
     """Takes it that nothing was left out while there was no link."""
 
-    def link_is_up(self, node_id: str) -> None:
-        pass
+    def linked(self, node_id: str, now_ms: int) -> Doubt | None:
+        return None
 
 
-class OpeningSessionsForgotten(Upkeep):
+class LostLeaseTrusted(Doubts[str]):
+    """Takes it that nothing was left out while others took this node for gone."""
+
+    def returned(self, now_ms: int) -> Doubt:
+        return EVERYTHING
+
+
+class OpeningSessionsForgotten(Doubts[str]):
     """Tells a session to look again only if it is open already."""
 
-    async def catch_up_one(self, session: Session, user_id: str) -> None:
+    def take(self, sessions: Iterable[tuple[str, State]]) -> list[tuple[str, Doubt]]:
+        return super().take([(who, state) for who, state in sessions if state is State.OPEN])
+
+
+class PushLostWhileOpeningForgotten(Doubts[str]):
+    """Takes it that who is opening finds out by itself what was pushed meanwhile."""
+
+    def missed(self, chat_ids: Collection[str], sessions: Iterable[tuple[str, State]]) -> None:
         pass
+
+
+class ShardsOfNowSuspected(Doubts[str]):
+    """Suspects only the shards that a node had to the last."""
+
+    def see(self, owners: Mapping[int, Owner], live: Collection[str], drained: Collection[str] = ()) -> Doubt | None:
+        doubt = super().see(owners, live, drained)
+        self._had = {
+            node_id: {shard for shard in had if owners[shard].node_id == node_id} for node_id, had in self._had.items()
+        }
+        return doubt
 
 
 async def those_that_stand_nowhere(entries: list[SessionEntry], session_map: SessionMap) -> list[SessionEntry]:
@@ -319,11 +349,6 @@ async def those_that_stand_nowhere(entries: list[SessionEntry], session_map: Ses
     found = await session_map.of_users(list(dict.fromkeys(entry.user_id for entry in entries)))
     standing = {(entry.user_id, entry.device_id) for of_user in found.values() for entry in of_user}
     return [entry for entry in entries if (entry.user_id, entry.device_id) not in standing]
-
-
-def shards_of_now(gone: list[str], before: View, owned_by: dict[str, dict[int, None]]) -> list[int]:
-    """Suspects only the shards that a node had to the last."""
-    return [shard for shard, owner in before.owners.items() if owner.node_id in gone]
 
 
 MISTAKES: dict[str, Parts] = {
@@ -350,18 +375,20 @@ MISTAKES: dict[str, Parts] = {
     "a stated event taken for a pushed one": _parts(edge_desk=StatedTakenForPushed),
     "nobody told of adopted events": _parts(shard=Shards.using(NobodyTold)),
     "rows of later epochs erased": _parts(erase=every_row_erased),
-    "heads not asked for when a node is gone": _parts(upkeep=HeadsNotAskedAgain),
-    "memberships not read again after a missed push": _parts(upkeep=MembershipsNotReadAgain),
-    "sessions that were just opening not looked at": _parts(upkeep=OpeningSessionsForgotten),
+    "heads not asked for when a node is gone": _parts(doubts=HeadsNotAskedAgain),
+    "sessions that were just opening not looked at": _parts(doubts=OpeningSessionsForgotten),
     "one entry a device in the session map": _parts(one_entry_a_device=True),
     "one entry a device, and none taken over": _parts(one_entry_a_device=True, lacking=those_that_stand_nowhere),
 }
 
 TOO_RARE: dict[str, Parts] = {
+    "memberships not read again after a missed push": _parts(doubts=MembershipsNotReadAgain, users_changed=nobody_changed),
+    "a push lost while a session opens": _parts(doubts=PushLostWhileOpeningForgotten),
+    "nothing doubted after a lost lease": _parts(doubts=LostLeaseTrusted),
     "a lost push before another one not missed": _parts(edge_desk=EarlierPushNotMissed),
     "views of adopted events in any order": _parts(shard=Shards.using(ViewsAllAtOnce)),
     "only rows that are there erased": _parts(erase=rows_that_are_there_erased),
-    "heads not asked for of shards that were given away": _parts(suspects=shards_of_now),
-    "heads not asked for when a link is back": _parts(upkeep=LinkThatCameBackTrusted),
+    "heads not asked for of shards that were given away": _parts(doubts=ShardsOfNowSuspected),
+    "heads not asked for when a link is back": _parts(doubts=LinkThatCameBackTrusted),
 }
 """What too much must come together for: 600 seeds did not find these. Unit tests and contract suites hold most of them."""

@@ -57,11 +57,11 @@ class Node(Process):
 
     # The cluster.
 
-    def see(self, before: View, view: View) -> None:
+    def see(self, view: View) -> None:
         """The coordinator's view has changed."""
         self.cluster.links.see(self)
         self.owner.desk.see(view.nodes)
-        self.edge.see(before, view)
+        self.edge.see(view)
 
     def _tick(self) -> None:
         self.keeper.tick()

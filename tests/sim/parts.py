@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from chatgrpc.core.doubts import Doubts, users_changed
 from chatgrpc.core.edge_desk import EdgeDesk
 from chatgrpc.core.entries import Entry
 from chatgrpc.core.epochs import Row, committed_run
@@ -11,9 +12,7 @@ from chatgrpc.core.lease import Lease
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.shard import Shard
 from chatgrpc.ports.session_map import SessionEntry, SessionMap
-from tests.sim.coordinator import View
 from tests.sim.store import Replica
-from tests.sim.upkeep import Upkeep
 
 LIMITS = Limits(
     appends_in_flight_per_chat_max=6,
@@ -43,11 +42,6 @@ async def lacking(entries: list[SessionEntry], session_map: SessionMap) -> list[
     return [entry for entry in entries if entry not in standing]
 
 
-def suspects(gone: list[str], before: View, owned_by: dict[str, dict[int, None]]) -> list[int]:
-    """Shards of which nodes that are gone may have left something unsaid: they may have given some of them away just before."""
-    return [shard for node_id in gone for shard in owned_by.pop(node_id, ())]
-
-
 class Parts:
     """What nodes are built from; a planted mistake overrides one of these."""
 
@@ -57,11 +51,11 @@ class Parts:
     edge_lanes: type[EdgeLanes] = EdgeLanes
     owner_lanes: type[OwnerLanes] = OwnerLanes
     feed: type[EventFeed] = EventFeed
-    upkeep: type[Upkeep] = Upkeep
+    doubts: type[Doubts[str]] = Doubts
     read_committed = staticmethod(read_committed)
     erase = staticmethod(erase)
     lacking = staticmethod(lacking)
-    suspects = staticmethod(suspects)
+    users_changed = staticmethod(users_changed)
     limits: Limits = LIMITS
     one_entry_a_device = False
     """In the session map; see there."""

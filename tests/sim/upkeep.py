@@ -1,16 +1,17 @@
 """How an edge finds out what nobody told it: entries that the session map lost, pushes that no heartbeat names any more.
 
-The rules of the server (`cluster/`): the session map is looked at all the time, and after it lost anything the node's sessions
-are written back; heads are asked for, and the users' memberships are read again, whenever a push may have been lost together
-with whoever knew of it. The server also reads all memberships slowly every few minutes; a run is shorter, so that here nothing
-can rest on that.
+The session map is looked at all the time, and after it lost anything the node's sessions are written back. Heads are asked for,
+and users' memberships are read again, where `core.doubts` says that a push may have been lost together with whoever knew of it.
+The server also reads all memberships slowly every few minutes; a run is shorter, so that here nothing can rest on that.
 """
 
-from collections.abc import Callable
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
+from chatgrpc.core.doubts import Doubts
+from chatgrpc.core.edge_desk import Missed
 from chatgrpc.core.links import EndStream
-from chatgrpc.core.session import Session
+from chatgrpc.core.session import Session, State
 from chatgrpc.ports.session_map import SessionEntry, SessionMapUnavailableError
 from chatgrpc.v1 import session_pb2
 from tests.sim.coordinator import View
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 _LOOK_EVERY_MS = 300
 _SETTLED_MS = 600
 """After a trip to the session map that failed, all is looked at once more: it may have been done late."""
+_PASS_EVERY_MS = 100
+_RETURNED_MS = 6_000
 _REMOVED_AFTER_MS = 600
 """After its stream ended; who is back by then was never away."""
 
@@ -30,20 +33,17 @@ class Upkeep:
     """One edge's."""
 
     def __init__(self, edge: "Edge") -> None:
-        self.generation = 0
-        """Rises whenever sessions are told to look again."""
         self._edge = edge
         self._node = edge.node
         self._map = edge.node.session_map
         self._canary = SessionEntry(f"!{edge.node.node_id}", "canary", edge.node.node_id)
         self._map_is_suspect = True
         self._look_again_at_ms = 0
-        self._owned_by: dict[str, dict[int, None]] = {}
-        self._linked_before: dict[str, None] = {}
         self._is_looking = False
-        self._is_reading = False
-        self._read_again = False
+        self._doubts: Doubts[str] = edge.node.parts.doubts(_RETURNED_MS)
+        self._is_passing = False
         self._node.every(_LOOK_EVERY_MS, self._look)
+        self._node.every(_PASS_EVERY_MS, self._look_again)
 
     # The session map.
 
@@ -107,8 +107,7 @@ class Upkeep:
             self._map_is_suspect = True
             raise
         self._node.note("has written its sessions back")
-        self._ask_heads(lambda chat_id: True)
-        self._read_memberships()
+        self._doubts.suspect_all()
 
     def _entries(self) -> list[SessionEntry]:
         return [
@@ -117,65 +116,85 @@ class Upkeep:
             if session.device_id
         ]
 
-    # Heads and memberships.
+    # Heads and memberships: `core.doubts` says whose, and of which chats.
 
-    def cluster_changed(self, before: View, view: View) -> None:
-        """Nodes that are gone took along what they had not said yet; if we were gone, all others may have left us out."""
-        node_id = self._node.node_id
-        for shard, owner in view.owners.items():
-            self._owned_by.setdefault(owner.node_id, {})[shard] = None
-        gone = [other for other in before.nodes if other not in view.nodes]
-        if gone:
-            shards = self._node.parts.suspects(gone, before, self._owned_by)
-            self._ask_heads(lambda chat_id: self._node.cluster.shard_of(chat_id) in shards)
-            self._read_memberships()
-        if before.nodes and node_id in view.nodes and node_id not in before.nodes:
-            self._ask_heads(lambda chat_id: True)
-            self._read_memberships()
+    def cluster_changed(self, view: View) -> None:
+        """Nodes that are gone took along what they had not said yet."""
+        self._doubts.see(view.owners, view.nodes)
+
+    def returned(self) -> None:
+        """The node has joined again after it had lost its lease."""
+        self._doubts.returned(self._now_ms())
 
     def link_is_up(self, node_id: str) -> None:
-        """If it was lost, the other node may have taken this one for dead, pushed nothing, and know of nothing to push."""
-        if node_id in self._linked_before:
-            self._ask_heads(lambda chat_id: True)
-            self._read_memberships()
-        self._linked_before[node_id] = None
+        """There is a link with this node, for the first time or again."""
+        self._doubts.linked(node_id, self._now_ms())
 
-    def missed(self) -> None:
-        """A push was lost that may have let a user in, or out."""
-        self._read_memberships()
+    def missed(self, missed: Mapping[str, Missed]) -> None:
+        """Pushes were lost, that may have let a user in, or out."""
+        self._doubts.missed(missed.keys(), self._sessions())
+        for chat_id, found in missed.items():
+            start(self._find_missed(chat_id, found))
 
-    async def catch_up_one(self, session: Session, user_id: str) -> None:
-        """Anything that concerns this session may have been lost."""
-        for chat_id in session.feed.open_chats():
-            start(self._ask_head(chat_id))
-        self._edge.note_memberships(session, await self._node.store.memberships(user_id, lambda: True))
+    def _sessions(self) -> list[tuple[str, State]]:
+        return [(session.session_id, session.state) for session, _ in self._edge.open_sessions()]
 
-    def _ask_heads(self, concerns: Callable[[str], bool]) -> None:
-        self.generation += 1
-        chat_ids = [chat_id for session, _ in self._edge.open_sessions() for chat_id in session.feed.open_chats()]
-        for chat_id in dict.fromkeys(chat_ids):
-            if concerns(chat_id):
-                start(self._ask_head(chat_id))
+    def _look_again(self) -> None:
+        if self._doubts.wanted and not self._is_passing:
+            start(self._pass())
 
-    async def _ask_head(self, chat_id: str) -> None:
-        self._edge.note_head(chat_id, await self._edge.head_of(chat_id))
-
-    def _read_memberships(self) -> None:
-        self.generation += 1
-        self._read_again = True
-        if not self._is_reading:
-            start(self._read_all_memberships())
-
-    async def _read_all_memberships(self) -> None:
-        """One pass at a time, one session after the other; again if there was a reason since this pass began."""
-        self._is_reading = True
-        while self._read_again:
-            self._read_again = False
-            for session, stream in self._edge.open_sessions():
+    async def _pass(self) -> None:
+        """One at a time: heads are asked for, and then memberships are read, one session after the other."""
+        self._is_passing = True
+        work = self._doubts.take(self._sessions())
+        for session_id, doubt in work:
+            for session in self._session(session_id):
+                for chat_id in session.feed.open_chats():
+                    if doubt.concerns(chat_id, self._node.cluster.shard_of):
+                        start(self._ask_head(session_id, chat_id))
+        for session_id, doubt in work:
+            if doubt.memberships or doubt.chats:
                 await self._wait(self._node.world.between(1, 10))
-                found = await self._node.store.memberships(stream.device.user_id, lambda: True)
-                self._edge.note_memberships(session, found)
-        self._is_reading = False
+                for session in self._session(session_id):
+                    await self._read_memberships(session, None if doubt.memberships else doubt.chats)
+        self._is_passing = False
+
+    async def _ask_head(self, session_id: str, chat_id: str) -> None:
+        head_seq = await self._edge.head_of(chat_id)
+        for session in self._session(session_id):
+            session.note_head(chat_id, head_seq)
+            self._edge.flush(session)
+
+    async def _read_memberships(self, session: Session, of_chats: Collection[str] | None) -> None:
+        found = await self._node.store.memberships(session.user_id, lambda: True)
+        if of_chats is not None:
+            found = {
+                chat_id: intervals
+                for chat_id, intervals in found.items()
+                if chat_id in of_chats and not session.feed.knows(chat_id)
+            }
+        self._edge.note_memberships(session, found)
+
+    async def _find_missed(self, chat_id: str, missed: Missed) -> None:
+        """Tells the users whom the missed events let in or out."""
+        events: list[bytes] = []
+        after_seq = missed.after_seq
+        while after_seq < missed.seq:
+            page = await self._node.store.read_after(chat_id, after_seq, missed.seq, 100, lambda: True)
+            events += [event.event for event in page]
+            after_seq = page[-1].seq
+        user_ids = self._node.parts.users_changed(events)
+        for session, _ in self._edge.open_sessions():
+            if session.state is State.OPEN and session.user_id in user_ids:
+                found = await self._node.store.memberships(session.user_id, lambda: True)
+                self._edge.note_memberships(session, {chat_id: found[chat_id]} if chat_id in found else {})
+
+    def _session(self, session_id: str) -> list[Session]:
+        """Itself, if it is still there."""
+        return [session for session, _ in self._edge.open_sessions() if session.session_id == session_id]
+
+    def _now_ms(self) -> int:
+        return self._node.now().monotonic_ms
 
     async def _wait(self, delay_ms: int) -> None:
         over: Promise[None] = Promise()

@@ -28,7 +28,7 @@ from chatgrpc.cluster.store_runner import StoreRunner
 from chatgrpc.config import Settings, StartError
 from chatgrpc.core.budget import Budget
 from chatgrpc.core.disconnect import Code, Ended
-from chatgrpc.core.edge_desk import EdgeDesk
+from chatgrpc.core.edge_desk import EdgeDesk, Missed
 from chatgrpc.core.ids import shard_of
 from chatgrpc.core.lanes import EdgeLanes
 from chatgrpc.core.lease import Holds
@@ -39,7 +39,7 @@ from chatgrpc.core.shard import Shard
 from chatgrpc.core.tending import Owner
 from chatgrpc.damage_book import DamageBook
 from chatgrpc.edge.audience import Touched
-from chatgrpc.edge.connection import Connections
+from chatgrpc.edge.connection import Connection, Connections
 from chatgrpc.edge.node import CLOSE_TIMEOUT_S, Node, Stores, crash
 from chatgrpc.edge.server import GrpcServer
 from chatgrpc.metrics import Metrics
@@ -103,13 +103,23 @@ class ClusterNode:
         self._sessions = Sessions(self.node_id, session_map, self._moved_here, self._sessions_rebuilt)
         self._last_seen = RedisLastSeen(redis)
         log = ClusterLog(self._edge_desk, store.committed, lease_clock_ms, self._wake_up)
+        self._device_store = store.devices
         stores = Stores(log, store.receipts, store.cursors, store.profiles, store.devices)
         self.node = Node(settings, stores, self._ordering, self._new_audience, verifier, book, metrics, limits)
         self._audience: ClusterAudience
         self._presence: PresenceScreens
         edge = self.node.edge
         self._resync = Resync(
-            edge.connections, self._edge_desk, store.committed, log.heads, shard_of, edge.touch, self._presence.doubt
+            edge.connections,
+            self._edge_desk,
+            store.committed,
+            log.heads,
+            shard_of,
+            edge.touch,
+            self._presence.doubt,
+            self._devices_of,
+            self._revoked_here,
+            lease_clock_ms,
         )
         self.directory = ClusterDirectory(self.node_id, self._nodes, self._streams)
         describer = Describer(
@@ -247,11 +257,11 @@ class ClusterNode:
         """See `cluster.ordering.Listener`."""
         self.directory.note_load(node_id, streams)
 
-    def missed(self, chat_ids: Collection[str]) -> None:
+    def missed(self, missed: Mapping[str, Missed]) -> None:
         """See `cluster.ordering.Listener`."""
-        for chat_id in chat_ids:
+        for chat_id in missed:
             self._presence.members_changed(chat_id)
-        self._resync.suspect_memberships()
+        self._resync.missed(missed)
 
     async def _end_stream(self, message: EndStream) -> None:
         if message.code not in session_pb2.DisconnectCode.values():
@@ -262,6 +272,12 @@ class ClusterNode:
         self.node.edge.end_device(*device, Ended(cast("Code", message.code)))
         if message.code == session_pb2.DISCONNECT_CODE_DEVICE_REVOKED:
             await self.node.heed_revocation(message.user_id)
+
+    async def _devices_of(self, user_id: str) -> Collection[str]:
+        return {device.device_id for device in await self._device_store.list(user_id)}
+
+    def _revoked_here(self, connection: Connection) -> None:
+        self.node.edge.end(connection, Ended(session_pb2.DISCONNECT_CODE_DEVICE_REVOKED))
 
     def _wake_up(self) -> None:
         self.node.edge.wake_up()

@@ -8,14 +8,14 @@ A message that our own code trips over, whoever sent it, costs that message and 
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from chatgrpc.cluster.router import Router
 from chatgrpc.cluster.store_runner import StoreRunner
 from chatgrpc.core.active_chat import Ticket
 from chatgrpc.core.clock import Now
-from chatgrpc.core.edge_desk import EdgeDesk
+from chatgrpc.core.edge_desk import EdgeDesk, Missed
 from chatgrpc.core.lanes import Forward, Forwarded
 from chatgrpc.core.links import (
     AskHead,
@@ -63,7 +63,7 @@ class Listener(Protocol):
         """Another node says how busy it is."""
         ...
 
-    def missed(self, chat_ids: Collection[str]) -> None:
+    def missed(self, missed: Mapping[str, Missed]) -> None:
         """Pushes of these chats were lost, that may have let users of this node in or out."""
         ...
 
@@ -136,12 +136,13 @@ class ClusterOrdering:
                 self._heard_by().show(notice)
             except Exception as defect:
                 self._book.defect("message", defect, kind=type(notice).__name__)
-        missed_heads = self.edge.take_missed_heads()
-        if missed_heads:
-            self._heard_by().missed(missed_heads)
+        missed = self.edge.take_missed()
+        if missed:
+            self._heard_by().missed(missed)
+        heads = {chat_id: found.seq for chat_id, found in missed.items()}
         answers = [Answer(ticket, outcome) for ticket, _, outcome in self.edge.take_answers()]
         self._note_what_is_done()
-        return Progress(answers, [_delivery(deliver) for deliver in self.edge.take_deliveries()], missed_heads)
+        return Progress(answers, [_delivery(deliver) for deliver in self.edge.take_deliveries()], heads)
 
     def pass_time(self, now_ms: int) -> None:
         """See the protocol."""

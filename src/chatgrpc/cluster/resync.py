@@ -1,51 +1,54 @@
-"""Finds pushes that were lost where no heartbeat can tell (G4, G6).
+"""Looks again where pushes may have been lost that no heartbeat can name: `core.doubts` says where that is.
 
-An owner's heartbeat names the chats it has pushed to this node. It cannot name one when the owner is gone, or when it took this
-node for gone, or when the session map had forgotten that a member's device is here. And a feed that does not know a chat cannot
-miss it: the push that let a user in may be the one that was lost. So after such an event the heads of the sessions' chats are
-asked for again, and their users' memberships are read again; the latter also now and then without any reason.
+Heads of the sessions' chats are asked for, their users' memberships are read; the latter also now and then without any reason,
+and with them the users' devices: the stream of a device that was revoked ends, though nobody said so here. All of that is done
+a little at a time and at a bounded rate, since a node may have tens of thousands of sessions, and others do the same just then.
+
+What a heartbeat does name is found much more cheaply: the sessions that know the chat are told its head, and the events that
+were missed say whom they let in or out.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
-from dataclasses import dataclass, field
+import random
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from chatgrpc.core.edge_desk import EdgeDesk
+from chatgrpc.core.doubts import Doubt, Doubts, users_changed
+from chatgrpc.core.edge_desk import EdgeDesk, Missed
 from chatgrpc.core.session import State
 from chatgrpc.core.tending import Owner
-from chatgrpc.core.visibility import last_change
+from chatgrpc.core.visibility import Interval, last_change
 from chatgrpc.edge.connection import Connection, Connections
 from chatgrpc.ports.errors import ChatDamagedError, StoreError
 from chatgrpc.ports.row_store import CommittedLog
 from chatgrpc.trouble import Trouble
+from chatgrpc.v1 import chat_pb2
 
 _PAUSE_S = 1.0
 """Between two passes: what gives rise to them comes in swarms."""
+_JITTER_S = 1.0
+"""At most so much more: what befalls one node befalls all."""
 _SLOW_PASS_S = 300.0
-_RETURNED_S = 60.0
-"""By then every node has heard that this one was gone and has come back, and has linked with it anew."""
 _QUESTIONS_MAX = 256
 """Heads that are asked for at the same time."""
+_QUESTIONS_PER_S = 4_000
 _USERS_MAX = 8
 """Users whose memberships are read at the same time."""
+_USERS_PER_S = 400
 _CHATS_PER_READ = 500
+_CHATS_PER_SLICE = 1_000
+"""So many are looked at, for whether they are in doubt, before other work has its turn."""
+_STATED_MAX = 50_000
+"""Heads that are remembered for the length of a pass."""
+_MISSED_MAX = 10_000
+"""Chats of which pushes were missed, and whose events are still to be read; beyond it everybody's memberships are read."""
+_MISSED_AT_ONCE = 16
+_MISSED_EVENTS_MAX = 256
+"""Of more events that one chat lacks, its members of now are looked at."""
+_MISSED_BYTES_MAX = 1 << 20
+_MISSED_TRIES = 5
 
 _Item = TypeVar("_Item")
-
-
-@dataclass(slots=True)
-class _Doubt:
-    """Of which chats a session may have missed the last events."""
-
-    everything: bool = False
-    shards: set[int] = field(default_factory=set)
-
-    def __bool__(self) -> bool:
-        return self.everything or bool(self.shards)
-
-    def __or__(self, other: "_Doubt") -> "_Doubt":
-        return _Doubt(self.everything or other.everything, self.shards | other.shards)
 
 
 class Resync:
@@ -60,8 +63,12 @@ class Resync:
         shard_of: Callable[[str], int],
         touched: Callable[[Connection], None],
         doubted: Callable[[Callable[[str], bool]], None],
+        devices: Callable[[str], Awaitable[Collection[str]]],
+        revoked: Callable[[Connection], None],
+        now_ms: Callable[[], int],
         *,
         pause_s: float = _PAUSE_S,
+        jitter_s: float = _JITTER_S,
         slow_pass_s: float = _SLOW_PASS_S,
     ) -> None:
         """
@@ -73,7 +80,11 @@ class Resync:
             shard_of: a chat's shard.
             touched: called with each connection whose session may have something to read now.
             doubted: told, for others to look too, which chats may have changed without our hearing of it.
+            devices: reads which devices of a user are not revoked, and raises `StoreError`.
+            revoked: told of each connection of a device that is.
+            now_ms: a monotonic clock.
             pause_s: between two passes.
+            jitter_s: at most so much longer.
             slow_pass_s: memberships are read so often without any reason.
         """
         self._connections = connections
@@ -83,14 +94,18 @@ class Resync:
         self._shard_of = shard_of
         self._touched = touched
         self._doubted = doubted
+        self._devices = devices
+        self._revoked = revoked
+        self._now_ms = now_ms
         self._pause_s = pause_s
+        self._jitter_s = jitter_s
         self._slow_pass_s = slow_pass_s
-        self._had: dict[str, set[int]] = {}  # the shards that each live node has ever owned
-        self._returned_at_s = -_RETURNED_S
+        self._doubts: Doubts[Connection] = Doubts()
         self._wanted = asyncio.Event()
-        self._everyone_wanted = False
-        self._doubt = _Doubt()  # for everyone
-        self._late: dict[Connection, _Doubt] = {}  # those who could not be looked after yet
+        self._missed: dict[str, Missed] = {}
+        self._missed_tries: dict[str, int] = {}
+        self._missed_wanted = asyncio.Event()
+        self._random = random.Random()  # noqa: S311  spreads work, hides nothing
         self._heads_unanswered = 0
         self._users_unread = 0
         self._asking_fails = Trouble("heads_not_stated", lambda: {"chats": self._heads_unanswered})
@@ -98,124 +113,159 @@ class Resync:
 
     # What gives rise to doubt.
 
-    def see(self, owners: Mapping[int, Owner], live_node_ids: Collection[str]) -> None:
-        """The cluster, whenever it has changed: owners that are gone may have taken along what they had not pushed yet."""
-        for node_id in [node_id for node_id in self._had if node_id not in live_node_ids]:
-            self._suspect(_Doubt(shards=self._had.pop(node_id)))
-        for shard, owner in owners.items():
-            self._had.setdefault(owner.node_id, set()).add(shard)
+    def see(self, owners: Mapping[int, Owner], live_node_ids: Collection[str], drained_node_ids: Collection[str] = ()) -> None:
+        """The cluster, whenever it has changed: see `Doubts.see`."""
+        self._suspect(self._doubts.see(owners, live_node_ids, drained_node_ids))
 
     def returned(self) -> None:
-        """Others took this node for gone for a while, and pushed nothing to it.
-
-        Who is asked now may not have heard of it yet, and leave this node out after the answer. But then it drops its link.
-        """
-        self._returned_at_s = asyncio.get_running_loop().time()
-        self.suspect_all()
+        """This node has lost its lease, and has joined again: see `Doubts.returned`."""
+        self._suspect(self._doubts.returned(self._now_ms()))
 
     def linked(self, node_id: str) -> None:
         """The link with a node is up."""
-        if asyncio.get_running_loop().time() - self._returned_at_s < _RETURNED_S and node_id in self._had:
-            self._suspect(_Doubt(shards=set(self._had[node_id])))
+        self._suspect(self._doubts.linked(node_id, self._now_ms()))
 
     def suspect_all(self) -> None:
         """Pushes of any chat may have passed this node by."""
-        self._suspect(_Doubt(everything=True))
+        self._suspect(self._doubts.suspect_all())
 
     def suspect_memberships(self) -> None:
-        """A push was lost that may have let a user in or out."""
-        self._suspect(_Doubt())
+        """Somebody may have been let in or out without this node being told."""
+        self._suspect(self._doubts.suspect_memberships())
 
-    def _suspect(self, doubt: _Doubt) -> None:
-        self._doubted(lambda chat_id: self._concerns(doubt, chat_id))
-        self._doubt |= doubt
-        self._everyone_wanted = True
-        self._wanted.set()
+    def missed(self, missed: Mapping[str, Missed]) -> None:
+        """Pushes were lost. Open sessions that know the chats were told their heads; nobody else knows whom they concern."""
+        self._doubts.missed(missed.keys(), self._sessions())
+        self._note_wanted()
+        for chat_id, found in missed.items():
+            known = self._missed.get(chat_id)
+            self._missed[chat_id] = found if known is None else known | found
+        if len(self._missed) > _MISSED_MAX:
+            self._missed.clear()
+            self._missed_tries.clear()
+            self.suspect_memberships()
+        self._missed_wanted.set()
+
+    def _suspect(self, doubt: Doubt | None) -> None:
+        if doubt is not None:
+            self._doubted(lambda chat_id: doubt.concerns(chat_id, self._shard_of))
+            self._note_wanted()
+
+    def _look_later(self, connection: Connection, doubt: Doubt) -> None:
+        self._doubts.look_later(connection, doubt)
+        self._note_wanted()
+
+    def _note_wanted(self) -> None:
+        if self._doubts.wanted:
+            self._wanted.set()
+
+    def _sessions(self) -> Iterator[tuple[Connection, State]]:
+        return ((connection, connection.session.state) for connection in self._connections)
 
     # Passes.
 
     async def run(self) -> None:
         """Ends when cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._run_passes())
+            group.create_task(self._find_missed())
+
+    async def _run_passes(self) -> None:
         loop = asyncio.get_running_loop()
-        slow_pass_at_s = loop.time() + self._slow_pass_s
+        slow_pass_at_s = loop.time() + self._slow_pass_s * self._random.uniform(0.5, 1)
         while True:
             try:
                 async with asyncio.timeout_at(slow_pass_at_s):
                     await self._wanted.wait()
+                await asyncio.sleep(self._random.uniform(0, self._jitter_s))
             except TimeoutError:
-                self._everyone_wanted = True
+                self._doubts.suspect_memberships()
             self._wanted.clear()
-            if self._everyone_wanted:
-                slow_pass_at_s = loop.time() + self._slow_pass_s
-            await self._look_after(self._take_work())
+            work = self._doubts.take(self._sessions())
+            if any(doubt.memberships for _, doubt in work):
+                slow_pass_at_s = max(slow_pass_at_s, loop.time() + self._slow_pass_s)
+            await self._look_after(work)
+            self._note_wanted()
             await asyncio.sleep(self._pause_s)
 
-    def _take_work(self) -> dict[Connection, _Doubt]:
-        doubt, self._doubt = self._doubt, _Doubt()
-        late, self._late = self._late, {}
-        connections = list(self._connections if self._everyone_wanted else late)
-        self._everyone_wanted = False
-        work: dict[Connection, _Doubt] = {}
-        for connection in connections:
-            of_it = doubt | late.get(connection, _Doubt())
-            match connection.session.state:
-                case State.OPEN:
-                    work[connection] = of_it
-                case State.OPENING:  # it has asked for its heads, perhaps too early, and cannot be told yet
-                    self._look_later(connection, of_it)
-        return work
+    async def _look_after(self, work: list[tuple[Connection, Doubt]]) -> None:
+        await self._ask_heads(work)
+        await self._read_memberships(work)
 
-    def _look_later(self, connection: Connection, doubt: _Doubt) -> None:
-        self._late[connection] = self._late.get(connection, _Doubt()) | doubt
-        self._wanted.set()
-
-    def _concerns(self, doubt: _Doubt, chat_id: str) -> bool:
-        return doubt.everything or self._shard_of(chat_id) in doubt.shards
-
-    async def _look_after(self, work: Mapping[Connection, _Doubt]) -> None:
-        by_chat: dict[str, list[Connection]] = {}
-        by_user: dict[str, list[Connection]] = {}
-        for connection, doubt in work.items():
-            by_user.setdefault(connection.session.user_id, []).append(connection)
-            for chat_id in connection.session.feed.open_chats() if doubt else ():
-                if self._concerns(doubt, chat_id):
-                    by_chat.setdefault(chat_id, []).append(connection)
-        await self._ask_heads(by_chat)
-        await self._read_memberships(by_user)
-
-    async def _ask_heads(self, by_chat: Mapping[str, list[Connection]]) -> None:
+    async def _ask_heads(self, work: list[tuple[Connection, Doubt]]) -> None:
+        if not any(doubt.of_heads for _, doubt in work):
+            return
+        stated: dict[str, int] = {}
+        waiting: dict[str, list[Connection]] = {}
         unanswered: list[StoreError] = []
+        pace = _Pace(_QUESTIONS_PER_S)
 
-        async def ask(item: tuple[str, list[Connection]]) -> None:
-            chat_id, connections = item
+        async def ask(item: tuple[Connection, str] | None) -> None:
+            if item is None:
+                await asyncio.sleep(0)
+                return
+            connection, chat_id = item
+            if chat_id in waiting:
+                waiting[chat_id].append(connection)
+            elif chat_id in stated:
+                self._note_head(connection, chat_id, stated[chat_id])
+            else:
+                waiting[chat_id] = [connection]
+                await pace.turn()
+                await answer(chat_id)
+
+        async def answer(chat_id: str) -> None:
             try:
                 (seq,) = await self._heads([chat_id])
             except ChatDamagedError:
                 return  # nothing more can be known of it, and to ask again and again would not mend it
             except StoreError as error:
                 unanswered.append(error)
-                for connection in connections:
-                    self._look_later(connection, _Doubt(shards={self._shard_of(chat_id)}))
+                for connection in waiting.pop(chat_id):
+                    self._look_later(connection, Doubt(chats=frozenset({chat_id}), memberships=False))
                 return
-            for connection in connections:
-                connection.session.note_head(chat_id, seq)
-                self._touched(connection)
+            if len(stated) >= _STATED_MAX:
+                stated.clear()
+            stated[chat_id] = seq
+            for connection in waiting.pop(chat_id):
+                self._note_head(connection, chat_id, seq)
 
-        await _each(list(by_chat.items()), _QUESTIONS_MAX, ask)
+        await _each(self._in_doubt(work), _QUESTIONS_MAX, ask)
         self._heads_unanswered = len(unanswered)
         if unanswered:
             self._asking_fails.failed(unanswered[-1])
-        elif by_chat:
+        elif stated:
             self._asking_fails.worked()
 
-    async def _read_memberships(self, by_user: dict[str, list[Connection]]) -> None:
-        if not by_user:
-            self._users_unread = 0
-            return
+    def _in_doubt(self, work: Iterable[tuple[Connection, Doubt]]) -> Iterator[tuple[Connection, str] | None]:
+        """Each session's chats that are in doubt; None whenever other work should have its turn."""
+        looked_at = 0
+        for connection, doubt in work:
+            for chat_id in connection.session.feed.open_chats() if doubt.of_heads else ():
+                looked_at += 1
+                if looked_at % _CHATS_PER_SLICE == 0:
+                    yield None
+                if doubt.concerns(chat_id, self._shard_of):
+                    yield connection, chat_id
 
-        async def read(item: tuple[str, list[Connection]]) -> None:
-            user_id, connections = item
-            await self._read_memberships_of(user_id, connections)
+    def _note_head(self, connection: Connection, chat_id: str, seq: int) -> None:
+        connection.session.note_head(chat_id, seq)
+        self._touched(connection)
+
+    async def _read_memberships(self, work: list[tuple[Connection, Doubt]]) -> None:
+        by_user: dict[str, list[tuple[Connection, Doubt]]] = {}
+        for connection, doubt in work:
+            if doubt.memberships or doubt.chats:
+                by_user.setdefault(connection.session.user_id, []).append((connection, doubt))
+        self._users_unread = 0
+        if not by_user:
+            return
+        pace = _Pace(_USERS_PER_S)
+
+        async def read(item: tuple[str, list[tuple[Connection, Doubt]]]) -> None:
+            user_id, looked_after = item
+            await pace.turn()
+            await self._read_memberships_of(user_id, looked_after)
             del by_user[user_id]
 
         try:
@@ -223,30 +273,104 @@ class Resync:
         except* StoreError as errors:
             self._users_unread = len(by_user)
             self._reading_fails.failed(errors.exceptions[0])
-            for connections in by_user.values():
-                for connection in connections:
-                    self._look_later(connection, _Doubt())
+            for looked_after in by_user.values():
+                for connection, doubt in looked_after:
+                    self._look_later(connection, Doubt(chats=doubt.chats, memberships=doubt.memberships))
         else:
-            self._users_unread = 0
             self._reading_fails.worked()
 
-    async def _read_memberships_of(self, user_id: str, connections: list[Connection]) -> None:
+    async def _read_memberships_of(self, user_id: str, looked_after: list[tuple[Connection, Doubt]]) -> None:
+        connections = [connection for connection, doubt in looked_after if doubt.memberships]
+        if connections:
+            await self._read_all_memberships_of(user_id, connections)
+            standing = await self._devices(user_id)
+            for connection in connections:
+                if connection.session.device_id not in standing:
+                    self._revoked(connection)
+        for connection, doubt in looked_after:
+            for chat_id in () if doubt.memberships else doubt.chats:
+                if not connection.session.feed.knows(chat_id):  # who knows it was told of its head
+                    self._note_membership([connection], chat_id, await self._committed.intervals(user_id, chat_id))
+            self._touched(connection)
+
+    async def _read_all_memberships_of(self, user_id: str, connections: list[Connection]) -> None:
         after_chat_id = ""
         while True:
             page = await self._committed.intervals_of_user(user_id, after_chat_id, _CHATS_PER_READ)
             for chat_id, intervals in page:
-                seq = last_change(intervals)
-                self._desk.note_stated(chat_id, seq)
-                for connection in connections:
-                    connection.session.note_membership(chat_id, seq)
+                self._note_membership(connections, chat_id, intervals)
             if len(page) < _CHATS_PER_READ:
-                break
+                return
             after_chat_id = page[-1][0]
+
+    def _note_membership(self, connections: Iterable[Connection], chat_id: str, intervals: tuple[Interval, ...]) -> None:
+        seq = last_change(intervals)
+        if seq:
+            self._desk.note_stated(chat_id, seq)
         for connection in connections:
-            self._touched(connection)
+            connection.session.note_membership(chat_id, seq)
+
+    # Pushes that a heartbeat has named.
+
+    async def _find_missed(self) -> None:
+        while True:
+            await self._missed_wanted.wait()
+            self._missed_wanted.clear()
+            missed, self._missed = self._missed, {}
+            await _each(list(missed.items()), _MISSED_AT_ONCE, self._find_one_missed)
+            await asyncio.sleep(self._pause_s)
+
+    async def _find_one_missed(self, item: tuple[str, Missed]) -> None:
+        """Tells the users whom the missed events let in or out; what cannot be read now is read later."""
+        chat_id, missed = item
+        try:
+            for user_id in await self._users_concerned(chat_id, missed):
+                connections = [
+                    connection for connection in self._connections.of_user(user_id) if connection.session.state is State.OPEN
+                ]
+                if connections:
+                    self._note_membership(connections, chat_id, await self._committed.intervals(user_id, chat_id))
+                for connection in connections:
+                    self._touched(connection)
+        except StoreError as error:
+            self._reading_fails.failed(error)
+            tries = self._missed_tries[chat_id] = self._missed_tries.get(chat_id, 0) + 1
+            if tries < _MISSED_TRIES:
+                known = self._missed.get(chat_id)
+                self._missed[chat_id] = missed if known is None else known | missed
+                self._missed_wanted.set()
+                return
+            self.suspect_memberships()
+        self._missed_tries.pop(chat_id, None)
+
+    async def _users_concerned(self, chat_id: str, missed: Missed) -> Collection[str]:
+        after_seq = max(missed.after_seq, missed.seq - _MISSED_EVENTS_MAX)
+        events = await self._committed.read_after(chat_id, after_seq, missed.seq, _MISSED_EVENTS_MAX, _MISSED_BYTES_MAX)
+        user_ids = users_changed(event.event for event in events)
+        if not missed.after_seq or after_seq + len(events) < missed.seq or after_seq > missed.after_seq:
+            chat = chat_pb2.Chat.FromString(await self._committed.chat_view(chat_id))
+            user_ids.update(member.user_id for member in chat.members)
+        return user_ids
 
 
-async def _each(items: Collection[_Item], at_once: int, work: Callable[[_Item], Coroutine[Any, Any, None]]) -> None:
+class _Pace:
+    """Turns at a bounded rate, in small swarms, since timers are not that fine."""
+
+    _SWARM_S = 0.02
+
+    def __init__(self, per_s: int) -> None:
+        self._interval_s = 1 / per_s
+        self._at_s = 0.0
+
+    async def turn(self) -> None:
+        """Returns when it is somebody's turn."""
+        now_s = asyncio.get_running_loop().time()
+        self._at_s = max(self._at_s, now_s) + self._interval_s
+        if self._at_s - now_s > self._SWARM_S:
+            await asyncio.sleep(self._at_s - now_s)
+
+
+async def _each(items: Iterable[_Item], at_once: int, work: Callable[[_Item], Coroutine[Any, Any, None]]) -> None:
     """Works on all items, so many at the same time; what the first failure leaves is not worked on."""
     remaining = iter(items)
 
@@ -255,5 +379,5 @@ async def _each(items: Collection[_Item], at_once: int, work: Callable[[_Item], 
             await work(item)
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(min(at_once, len(items))):
+        for _ in range(at_once):
             group.create_task(worker())

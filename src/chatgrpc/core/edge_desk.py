@@ -6,7 +6,7 @@ up to there, and no further, the log may be shown (visibility rule).
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from chatgrpc.core.active_chat import Ticket
@@ -35,6 +35,19 @@ ForEdge: TypeAlias = Forwarded | Deliver | Heads | HeadIs | MembersAre | ShowRec
 Answered: TypeAlias = tuple[Ticket, Write, Outcome]
 
 
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """Events of one chat that an owner says it has pushed to this node, and that did not come."""
+
+    after_seq: int
+    """Up to there nothing of what that owner pushed is missing; 0 = nobody knows."""
+    seq: int
+    """The last one."""
+
+    def __or__(self, other: "Missed") -> "Missed":
+        return Missed(min(self.after_seq, other.after_seq), max(self.seq, other.seq))
+
+
 class EdgeDesk:
     """The desk of one node."""
 
@@ -57,7 +70,7 @@ class EdgeDesk:
         self._deliveries: list[Deliver] = []
         self._notices: list[ShowReceipt | ShowTyping] = []
         self._pushed: OrderedDict[tuple[str, str], int] = OrderedDict()  # by owner's node and chat: the last event it pushed
-        self._missed_heads: dict[str, int] = {}
+        self._missed: dict[str, Missed] = {}
 
     # What the shell puts in.
 
@@ -189,14 +202,14 @@ class EdgeDesk:
         deliveries, self._deliveries = self._deliveries, []
         return deliveries
 
-    def take_missed_heads(self) -> dict[str, int]:
+    def take_missed(self) -> dict[str, Missed]:
         """Events that an owner says it pushed, and that did not come: they concern every session of the node.
 
         Such a push may also have let a user in, or out; who it was is found in the store only. That the event is known by other
         ways (a later push, an answer about the head) does not help: not everybody whom it concerned was told by those.
         """
-        heads, self._missed_heads = self._missed_heads, {}
-        return heads
+        missed, self._missed = self._missed, {}
+        return missed
 
     def take_notices(self) -> list[ShowReceipt | ShowTyping]:
         """Receipts and typing for users of this node."""
@@ -216,7 +229,9 @@ class EdgeDesk:
     def _hear_of(self, sender_id: str, chat_id: str, seq: int) -> None:
         """The sender has pushed this event to us."""
         if not self._was_pushed(sender_id, chat_id, seq):
-            self._missed_heads[chat_id] = max(seq, self._missed_heads.get(chat_id, 0))
+            missed = Missed(self._pushed.get((sender_id, chat_id), 0), seq)
+            known = self._missed.get(chat_id)
+            self._missed[chat_id] = missed if known is None else known | missed
             self._note_pushed(sender_id, chat_id, seq)
 
     def _was_pushed(self, sender_id: str, chat_id: str, seq: int) -> bool:

@@ -7,7 +7,7 @@ Links are calls that a test can cut.
 import asyncio
 import random
 import zlib
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from chatgrpc.adapters.memory import MemoryCoordinator
@@ -15,7 +15,7 @@ from chatgrpc.cluster.ordering import ClusterOrdering
 from chatgrpc.cluster.router import Router
 from chatgrpc.cluster.shard_keeper import Pace, ShardKeeper
 from chatgrpc.cluster.store_runner import StoreRunner
-from chatgrpc.core.edge_desk import EdgeDesk
+from chatgrpc.core.edge_desk import EdgeDesk, Missed
 from chatgrpc.core.lanes import EdgeLanes
 from chatgrpc.core.lease import Holds
 from chatgrpc.core.limits import Limits
@@ -208,8 +208,8 @@ class SmallNode:
     def note_load(self, node_id: str, streams: int) -> None:
         self.loads[node_id] = streams
 
-    def missed(self, chat_ids: Collection[str]) -> None:
-        self.chats_missed += chat_ids
+    def missed(self, missed: Mapping[str, Missed]) -> None:
+        self.chats_missed += missed
 
     def _returned(self) -> None:
         self.times_returned += 1

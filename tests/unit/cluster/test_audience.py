@@ -1,7 +1,7 @@
 """Receipts and typing reach whom they concern on any node; streams are ended wherever they are."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Mapping
 
 import pytest
 
@@ -10,6 +10,7 @@ from chatgrpc.cluster.audience import ClusterAudience, RecentReceipts
 from chatgrpc.cluster.presence import PresenceScreens
 from chatgrpc.cluster.sessions import Sessions
 from chatgrpc.core.clock import Now
+from chatgrpc.core.edge_desk import Missed
 from chatgrpc.core.links import EndStream, Message, RaiseMark, ShowReceipt, ShowTyping
 from chatgrpc.core.receipts import Mark, Raised
 from chatgrpc.edge.connection import Connection
@@ -75,7 +76,7 @@ class Place:
     def note_load(self, node_id: str, streams: int) -> None:
         raise AssertionError("nobody tells")
 
-    def missed(self, chat_ids: Collection[str]) -> None:
+    def missed(self, missed: Mapping[str, Missed]) -> None:
         raise AssertionError("no link is cut")
 
 

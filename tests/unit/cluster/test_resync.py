@@ -8,6 +8,7 @@ import pytest
 
 from chatgrpc.cluster.log import ClusterLog
 from chatgrpc.cluster.resync import Resync
+from chatgrpc.core.edge_desk import Missed
 from chatgrpc.core.event_feed import Read, ReadMembership
 from chatgrpc.core.tending import Owner
 from chatgrpc.edge.connection import Connection
@@ -42,6 +43,9 @@ class World:
         self.touched: list[Connection] = []
         self.doubted: list[set[str]] = []
         """Of four chats those that others are told to look at."""
+        self.revoked: set[str] = set()
+        """Devices, of whichever user."""
+        self.ended: list[Connection] = []
         self.asking = 0
         self.asking_most = 0
         log = ClusterLog(self.node.edge, cluster.rows, lease_clock_ms, self.node.wake_up, head_timeout_s=FOREVER_S)
@@ -54,7 +58,11 @@ class World:
             shard_of,
             self.touched.append,
             self._doubted,
+            self._devices_of,
+            self._end,
+            lease_clock_ms,
             pause_s=0.001,
+            jitter_s=0,
             slow_pass_s=slow_pass_s,
         )
 
@@ -68,6 +76,13 @@ class World:
     async def until_read(self, user_id: str = "alice", times: int = 1) -> None:
         """Returns when the user's memberships were read so often; in a pass that comes after the heads."""
         await until(lambda: self.cluster.rows.users_read.count(user_id) >= times)
+
+    async def _devices_of(self, user_id: str) -> set[str]:
+        return {"phone", "web"} - self.revoked
+
+    def _end(self, connection: Connection) -> None:
+        self.ended.append(connection)
+        self.streams.close(connection)
 
     def _doubted(self, concerns: Callable[[str], bool]) -> None:
         self.doubted.append({chat_id for chat_id in ("g.1", "g.2", "g.3", "g.4") if concerns(chat_id)})
@@ -132,7 +147,7 @@ async def test_a_node_that_never_owned_anything_leaves_no_doubt() -> None:
         world.streams.open("alice")
         world.resync.see({1: Owner("stays", 1)}, {"idle", "stays"})
         world.resync.see({1: Owner("stays", 1)}, {"stays"})
-        assert not world.resync._wanted.is_set()
+        assert not world.resync._doubts.wanted
 
 
 async def test_others_are_told_which_chats_are_in_doubt() -> None:
@@ -197,9 +212,9 @@ async def test_a_session_that_ends_while_it_is_looked_after_is_let_go() -> None:
             await world.until_read("alice")
             world.streams.close(alice)
             world.streams.close(bob)
-        await until(lambda: not world.resync._wanted.is_set())
+        await until(lambda: not world.resync._doubts.wanted)
         assert world.cluster.rows.users_read == ["alice"]
-        assert world.resync._late == {}
+        assert world.resync._doubts._late == {}
 
 
 async def test_a_head_that_is_not_stated_holds_up_no_other_and_is_asked_for_again() -> None:
@@ -214,6 +229,87 @@ async def test_a_head_that_is_not_stated_holds_up_no_other_and_is_asked_for_agai
         alice.session.membership_read(None)
         world.silent.clear()
         await until(lambda: ReadMembership("g.1") in _reads(alice))
+
+
+# Pushes that a heartbeat has named.
+
+
+async def test_a_push_that_was_lost_while_a_session_opens_is_found_once_it_is_open() -> None:
+    async with running() as world:
+        await world.chats("g.1", texts=1)
+        alice = world.streams.opening("alice", {"g.1": 1})
+        world.resync.missed({"g.1": Missed(1, 2)})
+        world.streams.admit(alice, {"g.1": 1})
+        await until(lambda: alice in world.touched)
+        assert world.asked == ["g.1"]
+        assert _reads(alice) == [ReadMembership("g.1")]
+        assert world.cluster.rows.users_read == [], "nothing else is in doubt"
+
+
+async def test_a_user_whom_a_lost_push_let_in_while_their_device_opens_is_told() -> None:
+    async with running() as world:
+        await world.chats("g.1")
+        alice = world.streams.opening("alice")
+        world.resync.missed({"g.1": Missed(0, 1)})
+        world.streams.admit(alice, {})
+        await until(lambda: alice in world.touched)
+        assert _reads(alice) == [ReadMembership("g.1")]
+
+
+async def test_a_lost_push_has_nobody_read_but_those_whom_it_let_in_or_out() -> None:
+    async with running() as world:
+        await world.chats("g.1", "g.2", texts=1)
+        alice, zoe = world.streams.open("alice", {"g.1": 2}), world.streams.open("zoe")
+        world.resync.missed({"g.2": Missed(0, 1)})
+        await until(lambda: alice in world.touched)
+        assert _reads(alice) == [ReadMembership("g.2")]
+        assert world.cluster.rows.users_read == []
+        assert world.asked == []
+        assert zoe not in world.touched
+
+
+async def test_a_lost_push_that_changed_nobodys_membership_has_nobody_read() -> None:
+    async with running() as world:
+        await world.chats("g.1", texts=2)
+        alice = world.streams.open("alice")
+        world.resync.missed({"g.1": Missed(1, 3)})
+        await until(lambda: not world.resync._missed and not world.resync._missed_wanted.is_set())
+        await world.node.ticks()
+        assert (_reads(alice), world.touched, world.cluster.rows.users_read) == ([], [], [])
+
+
+async def test_of_more_lost_pushes_than_are_read_one_by_one_the_members_of_now_are_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("chatgrpc.cluster.resync._MISSED_EVENTS_MAX", 2)
+    async with running() as world:
+        await world.chats("g.1", texts=4)
+        alice = world.streams.open("alice")
+        world.resync.missed({"g.1": Missed(0, 5)})
+        await until(lambda: alice in world.touched)
+        assert _reads(alice) == [ReadMembership("g.1")]
+
+
+async def test_missed_pushes_whose_chat_cannot_be_read_put_all_memberships_in_doubt_after_a_while() -> None:
+    async with running() as world:
+        await world.chats("g.1", texts=1)
+        alice = world.streams.open("alice")
+        world.resync.missed({"g.1": Missed(0, 99)})  # nothing stands there
+        await world.until_read("alice")
+        await until(lambda: alice in world.touched)
+        assert _reads(alice) == [ReadMembership("g.1")]
+
+
+# Owners that left in order.
+
+
+async def test_an_owner_of_which_all_had_heard_everything_leaves_no_doubt() -> None:
+    async with running() as world:
+        world.streams.open("alice", {"g.1": 1})
+        world.resync.see({shard_of("g.1"): Owner("gone", 1)}, {"gone", "stays"})
+        world.resync.see({}, {"stays"}, {"gone"})
+        assert not world.resync._doubts.wanted
+        assert world.doubted == []
 
 
 # Memberships.
@@ -264,7 +360,7 @@ async def test_what_the_store_does_not_tell_is_read_later_and_nothing_is_asked_f
         world.cluster.rows.away = False
         read = world.cluster.rows.users_read.count("bob")
         await world.until_read("bob", times=read + 1)
-        await until(lambda: not world.resync._wanted.is_set())
+        await until(lambda: not world.resync._doubts.wanted)
         assert world.asked == ["g.1"]
 
 
@@ -276,6 +372,17 @@ async def test_who_was_read_before_the_store_failed_is_not_read_again() -> None:
         world.resync.suspect_memberships()
         await world.until_read("bob", times=3)
         assert world.cluster.rows.users_read.count("alice") == 1
+
+
+async def test_the_stream_of_a_device_that_was_revoked_ends_though_nobody_said_so() -> None:
+    async with running(slow_pass_s=0.001) as world:
+        phone, web = world.streams.open("alice"), world.streams.open("alice", device_id="web")
+        world.revoked.add("phone")
+        await until(lambda: bool(world.ended))
+        assert world.ended == [phone]
+        await world.until_read(times=world.cluster.rows.users_read.count("alice") + 2)
+        assert world.ended == [phone]
+        assert web in list(world.streams.connections)
 
 
 # One pass at a time, and each within bounds.
@@ -311,7 +418,7 @@ async def test_doubts_that_arise_during_a_pass_wait_for_the_next_one() -> None:
             assert world.asked == ["g.1"]
         await world.until_read(times=2)
         assert world.asked == ["g.1", "g.1"]
-        await until(lambda: not world.resync._wanted.is_set())
+        await until(lambda: not world.resync._doubts.wanted)
         assert world.cluster.rows.users_read == ["alice", "alice"]
 
 
@@ -336,7 +443,7 @@ async def test_after_a_return_all_is_asked_for_and_again_over_links_that_come_up
         world.streams.open("alice", {there: 1, elsewhere: 1})
         world.resync.see({shard_of(there): Owner("linked", 1), shard_of(elsewhere): Owner("other", 2)}, {"linked", "other"})
         world.resync.linked("linked")
-        assert not world.resync._wanted.is_set(), "a heartbeat tells what a link lost"
+        assert not world.resync._doubts.wanted, "a heartbeat tells what a link lost"
         world.resync.returned()
         await world.until_read()
         assert sorted(world.asked) == sorted([there, elsewhere])
@@ -344,7 +451,7 @@ async def test_after_a_return_all_is_asked_for_and_again_over_links_that_come_up
         await world.until_read(times=2)
         assert world.asked[2:] == [there]
         world.resync.linked("stranger")
-        assert not world.resync._wanted.is_set()
+        assert not world.resync._doubts.wanted
 
 
 def _chats_of_two_shards() -> tuple[str, str]:

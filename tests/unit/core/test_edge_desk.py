@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from chatgrpc.core.edge_desk import EdgeDesk
+from chatgrpc.core.edge_desk import EdgeDesk, Missed
 from chatgrpc.core.lanes import EdgeLanes, Forward, Forwarded, Lane
 from chatgrpc.core.links import (
     AskHead,
@@ -138,7 +138,7 @@ def test_a_head_is_told_to_who_asked_and_remembered() -> None:
     assert heard == [7]
     assert edge.stated_seq("c") == 7
     assert edge.questions_waiting == 0
-    assert edge.take_missed_heads() == {}, "that is no push"
+    assert edge.take_missed() == {}, "that is no push"
 
 
 def test_an_answer_to_an_earlier_question_states_a_head_and_answers_nobody() -> None:
@@ -185,7 +185,7 @@ def test_deliveries_and_notices_come_out_in_order_and_once() -> None:
     assert edge.take_deliveries() == []
     assert edge.take_notices() == []
     assert edge.stated_seq("c") == 6
-    assert edge.take_missed_heads() == {}
+    assert edge.take_missed() == {}
 
 
 def test_heads_that_were_pushed_are_confirmed_and_no_news() -> None:
@@ -193,7 +193,7 @@ def test_heads_that_were_pushed_are_confirmed_and_no_news() -> None:
     edge.receive("owner", deliver(5), 0)
     edge.receive("owner", Heads({"c": 5}), 1)
     assert edge.take_messages(1) == [("owner", HeadsHeard({"c": 5}))]
-    assert edge.take_missed_heads() == {}
+    assert edge.take_missed() == {}
 
 
 def test_a_head_that_was_not_pushed_is_missed_once() -> None:
@@ -201,8 +201,8 @@ def test_a_head_that_was_not_pushed_is_missed_once() -> None:
     for _ in range(2):  # the confirmation was lost, and it is named again
         edge.receive("owner", Heads({"c": 5, "d": 1}), 1)
         assert edge.take_messages(1) == [("owner", HeadsHeard({"c": 5, "d": 1}))]
-    assert edge.take_missed_heads() == {"c": 5, "d": 1}
-    assert edge.take_missed_heads() == {}
+    assert edge.take_missed() == {"c": Missed(0, 5), "d": Missed(0, 1)}
+    assert edge.take_missed() == {}
     assert edge.stated_seq("c") == 5
 
 
@@ -213,30 +213,30 @@ def test_a_push_is_missed_although_the_head_is_known_otherwise() -> None:
     edge.receive("owner", HeadIs("c", number_of(asked), 5), 1)
     edge.note_stated("c", 6)
     edge.receive("owner", Heads({"c": 5}), 2)
-    assert edge.take_missed_heads() == {"c": 5}
+    assert edge.take_missed() == {"c": Missed(0, 5)}
 
 
 def test_a_push_before_another_one_is_missed_as_soon_as_that_comes() -> None:
     edge = desk()
     edge.receive("owner", deliver(4), 0)
     edge.receive("owner", deliver(6, after_seq=5), 1)
-    assert edge.take_missed_heads() == {"c": 5}
+    assert edge.take_missed() == {"c": Missed(4, 5)}
     edge.receive("owner", Heads({"c": 6}), 2)
-    assert edge.take_missed_heads() == {}
+    assert edge.take_missed() == {}
 
 
 def test_a_hole_between_pushes_is_none_if_the_sender_says_so() -> None:
     edge = desk()
     edge.receive("owner", deliver(4), 0)
     edge.receive("owner", deliver(9), 1)
-    assert edge.take_missed_heads() == {}, "5 to 8 were for nobody here, or are confirmed"
+    assert edge.take_missed() == {}, "5 to 8 were for nobody here, or are confirmed"
 
 
 def test_what_another_owner_pushed_does_not_stand_for_what_this_one_did() -> None:
     edge = desk()
     edge.receive("heir", deliver(9), 0)
     edge.receive("owner", Heads({"c": 5}), 1)
-    assert edge.take_missed_heads() == {"c": 5}
+    assert edge.take_missed() == {"c": Missed(0, 5)}
 
 
 def test_the_latest_heads_are_remembered() -> None:
