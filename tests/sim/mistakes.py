@@ -376,13 +376,13 @@ MISTAKES: dict[str, Parts] = {
     "nobody told of adopted events": _parts(shard=Shards.using(NobodyTold)),
     "rows of later epochs erased": _parts(erase=every_row_erased),
     "heads not asked for when a node is gone": _parts(doubts=HeadsNotAskedAgain),
+    "memberships not read again after a missed push": _parts(doubts=MembershipsNotReadAgain, users_changed=nobody_changed),
     "sessions that were just opening not looked at": _parts(doubts=OpeningSessionsForgotten),
     "one entry a device in the session map": _parts(one_entry_a_device=True),
     "one entry a device, and none taken over": _parts(one_entry_a_device=True, lacking=those_that_stand_nowhere),
 }
 
 TOO_RARE: dict[str, Parts] = {
-    "memberships not read again after a missed push": _parts(doubts=MembershipsNotReadAgain, users_changed=nobody_changed),
     "a push lost while a session opens": _parts(doubts=PushLostWhileOpeningForgotten),
     "nothing doubted after a lost lease": _parts(doubts=LostLeaseTrusted),
     "a lost push before another one not missed": _parts(edge_desk=EarlierPushNotMissed),

@@ -114,6 +114,7 @@ FOUND_BY = {
     "nobody told of adopted events": 262,
     "rows of later epochs erased": 1,
     "heads not asked for when a node is gone": 8,
+    "memberships not read again after a missed push": 255,
     "sessions that were just opening not looked at": 131,
     "one entry a device in the session map": 438,
     "one entry a device, and none taken over": 31,
