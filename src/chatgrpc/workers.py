@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import structlog
 
+from chatgrpc import background
 from chatgrpc.addresses import join_address, split_address
 from chatgrpc.config import ENV_PREFIX, Settings, StartError, environment_of
 from chatgrpc.greeting import farewell, greet
@@ -65,7 +66,7 @@ class Supervisor:
             self._workers = [_Worker(n, self._command, settings_of_worker(self._settings, n, port)) for n in numbers]
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._signalled)
-            greeting = asyncio.create_task(self._greet(port))
+            greeting = background.start(self._greet(port), background.logged("greeting"))
             statuses = await asyncio.gather(*(self._keep_running(worker) for worker in self._workers))
             greeting.cancel()
         if self._killed:

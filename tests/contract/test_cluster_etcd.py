@@ -392,3 +392,23 @@ async def _delete_as_created(settings: EtcdSettings, servers: EtcdServers, shard
 
 async def _takes(node: Node, shard: int) -> bool:
     return await node.cluster.take(shard) is not None
+
+
+async def test_keys_that_are_not_ours_do_not_end_the_watch(settings: EtcdSettings, nodes: AsyncExitStack) -> None:
+    """Somebody else's keys below the prefix: the view goes on to change, and a node that joins later is seen."""
+    one = _node(nodes, settings)
+    await one.join()
+    foreign = EtcdClient(settings)
+    try:
+        for name, value in ((b"shards/abc", b"x"), (b"nodes/x", b"{"), (b"shards/\xff", b"\xff")):
+            put = RequestOp(put=PutRequest(key=settings.prefix.encode() + name, value=value))
+            await foreign.transact(TxnRequest(success=[put]))
+        two = _node(nodes, settings)
+        await two.join()
+
+        async def sees_both() -> bool:
+            return len(one.view.nodes) == 2
+
+        await eventually(sees_both)
+    finally:
+        await foreign.close()

@@ -12,6 +12,7 @@ from chatgrpc.core.limits import Limits
 from chatgrpc.core.sequencer import Sequencer
 from chatgrpc.core.write import Write
 from chatgrpc.damage_book import DamageBook
+from chatgrpc.edge.node import crash
 from chatgrpc.embedded.node import DATABASE_NAME
 from chatgrpc.embedded.owner import Owner
 from chatgrpc.metrics import Metrics
@@ -27,7 +28,7 @@ async def write_in_the_past(data_dir: Path, writes: Iterable[Write], at_ms: int)
     try:
         metrics = Metrics()
         sequencer = Sequencer(await store.epochs.next_epoch(), Limits(), random.SystemRandom())
-        owner = Owner(sequencer, store.log, DamageBook(metrics), metrics, _nobody)
+        owner = Owner(sequencer, store.log, DamageBook(metrics), metrics, _nobody, crash)
         remaining = iter(writes)
         while some := list(itertools.islice(remaining, _AT_ONCE)):
             results += await _commit(owner, some, at_ms)

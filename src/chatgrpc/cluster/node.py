@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import structlog
 
+from chatgrpc import background
 from chatgrpc.adapters.cassandra import CassandraSettings, CassandraStore, SchemaError
 from chatgrpc.adapters.etcd import EtcdCluster
 from chatgrpc.adapters.redis import RedisClient, RedisLastSeen, RedisSessionMap
@@ -354,10 +355,9 @@ class ClusterNode:
             store_failures = self._runner.trouble.failures
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+        task = background.start(work, crash)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(_crash_if_it_failed)
 
 
 @contextlib.asynccontextmanager
@@ -384,7 +384,7 @@ async def serving_clustered(
     try:
         await parts.join(port)
         await server.set_serving(True)
-        following = asyncio.create_task(_follow(parts, server))
+        following = background.start(_follow(parts, server), crash)
         _log.info("serving", port=port, node_id=parts.node_id)
         yield port
     finally:
@@ -419,8 +419,3 @@ async def _open_store(settings: Settings) -> CassandraStore:
         )
     except (StoreError, SchemaError) as error:
         raise StartError(f"Cassandra ({cluster.cassandra}): {error}") from error
-
-
-def _crash_if_it_failed(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (defect := task.exception()) is not None:
-        crash(defect)

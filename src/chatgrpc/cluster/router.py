@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from chatgrpc import background
 from chatgrpc.core.owner_desk import Notice, OwnerDesk
 from chatgrpc.core.sequencer import Delivery
 from chatgrpc.ports.session_map import SessionEntry, SessionMap, SessionMapUnavailableError
@@ -114,7 +115,7 @@ class Router:
         self._deliveries += deliveries
         self._notices += notices
         if self._task is None and (self._deliveries or self._notices):
-            self._task = asyncio.get_running_loop().create_task(self._look_up())
+            self._task = background.start(self._look_up(), self._on_defect)
             self._task.add_done_callback(self._done)
 
     async def stop(self) -> None:
@@ -141,8 +142,6 @@ class Router:
         self._asked_for = 0
         if task.cancelled():
             return
-        if (defect := task.exception()) is not None:
-            self._on_defect(defect)
         self._wake_up()
         self.start([], [])
 
@@ -154,7 +153,7 @@ class Router:
             except Exception as error:  # whatever it is that cannot be read: the news must go on
                 self._trouble.failed(error)
                 self._blind_since_s = time.monotonic()
-                self._looking = asyncio.get_running_loop().create_task(self._look_for_map())
+                self._looking = background.start(self._look_for_map(), self._on_defect)
                 self._looking.add_done_callback(self._found_map)
             else:
                 self._trouble.worked()
@@ -233,8 +232,6 @@ class Router:
                 self._trouble.worked()
                 return
 
-    def _found_map(self, task: asyncio.Task[None]) -> None:
+    def _found_map(self, _: asyncio.Task[None]) -> None:
         self._looking = None
         self._tell_of_memory()
-        if not task.cancelled() and (defect := task.exception()) is not None:
-            self._on_defect(defect)

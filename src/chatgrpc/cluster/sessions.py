@@ -14,6 +14,7 @@ from itertools import takewhile
 
 import structlog
 
+from chatgrpc import background
 from chatgrpc.ports.session_map import SessionEntry, SessionMap, SessionMapUnavailableError
 from chatgrpc.trouble import Trouble
 
@@ -194,8 +195,13 @@ class Sessions:
                 self._leaving.pop(device, None)
 
     def _write_opening(self) -> None:
-        self._writing = asyncio.get_running_loop().create_task(self._write_opening_once())
+        # What it raises is a mistake of ours: the devices have gone on, and the next look at the map finds what lacks.
+        self._writing = background.start(self._write_opening_once(), self._failed)
         self._writing.add_done_callback(self._opening_written)
+
+    def _failed(self, defect: BaseException) -> None:
+        background.logged("sessions_opening")(defect)
+        self._in_doubt = True
 
     def _opening_written(self, task: asyncio.Task[None]) -> None:
         self._writing = None

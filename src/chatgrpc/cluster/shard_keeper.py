@@ -8,6 +8,7 @@ from typing import Any
 
 import structlog
 
+from chatgrpc import background
 from chatgrpc.cluster.store_runner import StoreRunner
 from chatgrpc.core.ids import SHARD_COUNT
 from chatgrpc.core.lanes import OwnerLanes
@@ -289,11 +290,6 @@ class ShardKeeper:
             await asyncio.sleep(self._pace.retry_s)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+        task = background.start(work, self._on_defect)
         self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (defect := task.exception()) is not None:
-            self._on_defect(defect)
+        task.add_done_callback(self._tasks.discard)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final
 
+from chatgrpc import background
 from chatgrpc.cluster.row_writer import RETRY_FIRST_S, RETRY_MAX_S, RowWriter
 from chatgrpc.core.clock import Now
 from chatgrpc.core.damage import DamageError
@@ -236,14 +237,9 @@ class StoreRunner:
         self._finish(tenure, lambda now: tenure.shard.intervals_read(read, intervals, now))
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+        task = background.start(work, self._on_defect)
         self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (defect := task.exception()) is not None:
-            self._on_defect(defect)
+        task.add_done_callback(self._tasks.discard)
 
     def _finish(self, tenure: Tenure, hand_over: Finished) -> None:
         self._finished.append((tenure, hand_over))

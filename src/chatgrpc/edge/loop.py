@@ -17,6 +17,7 @@ from typing import Any
 
 import structlog
 
+from chatgrpc import background
 from chatgrpc.core.clock import Now
 from chatgrpc.core.disconnect import Ended
 from chatgrpc.core.effects import (
@@ -388,16 +389,18 @@ class Edge:
 
     def _start(self, work: Coroutine[Any, Any, None], connection: Connection | None = None) -> None:
         """Runs work beside the ticks; what it puts out on the connection is flushed by the tick that follows."""
-        task = asyncio.get_running_loop().create_task(work)
+
+        def failed(defect: BaseException) -> None:
+            _log.error("edge_defect", exc_info=defect)
+            if connection is not None:
+                self.end(connection, Ended(session_pb2.DISCONNECT_CODE_INTERNAL))
+
+        task = background.start(work, failed)
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._done(done, connection))
 
     def _done(self, task: asyncio.Task[None], connection: Connection | None) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            _log.error("edge_defect", exc_info=task.exception())
-            if connection is not None:
-                self.end(connection, Ended(session_pb2.DISCONNECT_CODE_INTERNAL))
         if connection is not None:
             self._dirty[connection] = None
         self.wake_up()

@@ -15,7 +15,7 @@ from chatgrpc.core.sequencer import Sequencer
 from chatgrpc.damage_book import DamageBook
 from chatgrpc.edge.audience import Touched
 from chatgrpc.edge.connection import Connections
-from chatgrpc.edge.node import CLOSE_TIMEOUT_S, Node, Stores
+from chatgrpc.edge.node import CLOSE_TIMEOUT_S, Node, Stores, crash
 from chatgrpc.edge.server import GrpcServer
 from chatgrpc.embedded.audience import LocalAudience
 from chatgrpc.embedded.owner import Owner
@@ -53,7 +53,7 @@ async def serving_alone(settings: Settings, verifier: TokenVerifier, metrics: Me
             node.edge.wake_up()
 
         book = DamageBook(metrics)
-        owner = Owner(sequencer, store.log, book, metrics, wake_up)
+        owner = Owner(sequencer, store.log, book, metrics, wake_up, crash)
 
         def audience(connections: Connections, touched: Touched) -> LocalAudience:
             return LocalAudience(connections, owner, limits, touched)

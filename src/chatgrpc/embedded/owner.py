@@ -16,6 +16,7 @@ from typing import Any
 
 import structlog
 
+from chatgrpc import background
 from chatgrpc.core.active_chat import ActiveChat, Ticket
 from chatgrpc.core.damage import DamageError, damage_of
 from chatgrpc.core.door import ReadIntervals
@@ -48,10 +49,15 @@ class Owner:
         book: DamageBook,
         metrics: Metrics,
         wake_up: Callable[[], None],
+        on_defect: Callable[[BaseException], None],
         *,
         look_again_interval_s: float = _LOOK_AGAIN_INTERVAL_S,
     ) -> None:
-        """`book` is told of chats that are damaged, which are looked at again every `look_again_interval_s`."""
+        """`book` is told of chats that are damaged, which are looked at again every `look_again_interval_s`.
+
+        `on_defect` is called when something that cannot fail has failed.
+        """
+        self._on_defect = on_defect
         self._book = book
         self._look_again_interval_s = look_again_interval_s
         self._look_again_at_s = time.monotonic() + look_again_interval_s
@@ -173,7 +179,7 @@ class Owner:
         self._sequencer.answered(chat_id, keep=True)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+        task = background.start(work, self._on_defect)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

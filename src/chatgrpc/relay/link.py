@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 import grpc
 import structlog
 
+from chatgrpc import background
 from chatgrpc.core.links import Heads, HeadsHeard, Message
 from chatgrpc.internal.v1 import relay_pb2
 from chatgrpc.metrics import Metrics
@@ -213,7 +214,7 @@ class Link:
 
     async def run(self) -> str:
         """Carries messages until it ends; returns why it did."""
-        tasks = [asyncio.create_task(part) for part in (self._read(), self._write(), self._watch())]
+        tasks = [background.start(part, self._failed) for part in (self._read(), self._write(), self._watch())]
         for task in tasks:
             task.add_done_callback(self._is_over)
         try:
@@ -229,6 +230,11 @@ class Link:
         """A part that was cancelled by gRPC, which does so when the call is."""
         if task.cancelled():
             self.end("its call was cancelled")
+
+    def _failed(self, defect: BaseException) -> None:
+        """A part has a mistake of ours: without it the link is of no use, and is dialled again."""
+        _log.error("relay_link_failed", peer=self.node_id, exc_info=defect)
+        self.end("one of its parts failed")
 
     async def _read(self) -> None:
         try:

@@ -4,11 +4,13 @@ import asyncio
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import grpc
 import structlog
 
+from chatgrpc import background
 from chatgrpc.core.links import Message
 from chatgrpc.grpc_calls import end_call
 from chatgrpc.internal.v1 import relay_pb2
@@ -123,7 +125,8 @@ class Relay:
             self._drop(self._links[node_id], "it is not in the cluster any more")
         for node_id in self._nodes.keys() - self._dialling.keys():
             if own_id < node_id:
-                task = self._dialling[node_id] = asyncio.create_task(self._keep_dialling(node_id))
+                dialling = background.again(partial(self._keep_dialling, node_id), "relay_dial")
+                task = self._dialling[node_id] = background.start(dialling, background.logged("relay_dial"))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
         self._nodes_changed.set()

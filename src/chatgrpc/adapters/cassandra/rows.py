@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
+from chatgrpc import background
 from chatgrpc.adapters.cassandra.batches import Batches
 from chatgrpc.adapters.cassandra.client import CassandraClient, Statement
 from chatgrpc.adapters.cassandra.timestamps import row_timestamp
@@ -83,7 +84,7 @@ class CassandraRowStore:
                 case WriteBoundary():
                     self._batches.put(self._bound_boundary(write), 0, write, written)
                 case WriteViews():
-                    task = self._loop.create_task(self._write_views(write, written))
+                    task = background.start(self._write_views(write, written), background.logged("views"))
                     self._views_under_way.add(task)
                     task.add_done_callback(self._views_under_way.discard)
 

@@ -198,7 +198,10 @@ class EtcdCluster:
         )
         await self._client.transact(request)
         (found,) = (await self._client.range(key)).kvs
-        return epoch_base(found)
+        try:
+            return epoch_base(found)
+        except ValueError:
+            raise EtcdError(f"the key {key.decode()} holds no number: is the prefix another program's too?") from None
 
     async def _publish(self, info: NodeInfo) -> None:
         """Writes what the node says of itself over what stands there: read again after each try, since one may be done late."""

@@ -1,17 +1,23 @@
 """The cluster as its keys in etcd say, and how a node and a shard are written in them."""
 
+import contextlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, fields
 from typing import Any, Final
 
+import structlog
+
 from chatgrpc.adapters.etcd.wire_pb2 import Event, KeyValue
+from chatgrpc.core.ids import SHARD_COUNT
 from chatgrpc.ports.cluster import ClusterView, NodeInfo, ShardOwner
 
 _NODES: Final = b"nodes/"
 _SHARDS: Final = b"shards/"
 _EPOCH_BASE: Final = b"epoch_base"
-_NODE_FIELDS: Final = frozenset(field.name for field in fields(NodeInfo))
+_NODE_FIELDS: Final = {field.name: field.type for field in fields(NodeInfo)}
+
+_log = structlog.get_logger(__name__)
 
 
 class KeySpace:
@@ -67,24 +73,34 @@ class LiveView:
         return ClusterView(self._nodes.copy(), self._owners.copy())
 
     def _put(self, kv: KeyValue) -> None:
+        """A key that is none of ours, or says what none of ours would, counts for nothing; whoever put it there is told of."""
+        try:
+            self._take(kv)
+        except (ValueError, TypeError, RecursionError) as error:
+            _log.warning("etcd_key_foreign", key=repr(kv.key), error=type(error).__name__)
+            self._delete(kv.key)
+
+    def _take(self, kv: KeyValue) -> None:
         kind, name = self._split(kv.key)
         if kind == _NODES:
-            self._nodes[name] = _node(kv.value)
+            self._nodes[name] = _node(name, kv.value)
         elif kind == _SHARDS:
-            self._revisions[int(name)] = (kv.value.decode(), kv.create_revision)
-            self._note_owner(int(name))
+            shard = _shard(name)
+            self._revisions[shard] = (kv.value.decode(), kv.create_revision)
+            self._note_owner(shard)
         elif kind == _EPOCH_BASE:
             self._epoch_base = epoch_base(kv)
             for shard in self._revisions:
                 self._note_owner(shard)
 
     def _delete(self, key: bytes) -> None:
-        kind, name = self._split(key)
-        if kind == _NODES:
-            self._nodes.pop(name, None)
-        elif kind == _SHARDS:
-            self._revisions.pop(int(name), None)
-            self._owners.pop(int(name), None)
+        with contextlib.suppress(ValueError):
+            kind, name = self._split(key)
+            if kind == _NODES:
+                self._nodes.pop(name, None)
+            elif kind == _SHARDS:
+                self._revisions.pop(_shard(name), None)
+                self._owners.pop(_shard(name), None)
 
     def _note_owner(self, shard: int) -> None:
         node_id, revision = self._revisions[shard]
@@ -93,6 +109,14 @@ class LiveView:
     def _split(self, key: bytes) -> tuple[bytes, str]:
         kind, slash, name = key.removeprefix(self._prefix).partition(b"/")
         return kind + slash, name.decode()
+
+
+def _shard(name: str) -> int:
+    """A shard's number as we write it; another spelling of it is another's."""
+    shard = int(name)
+    if str(shard) != name or not 0 <= shard < SHARD_COUNT:
+        raise ValueError("no shard")
+    return shard
 
 
 def epoch_base(kv: KeyValue) -> int:
@@ -105,7 +129,15 @@ def node_value(info: NodeInfo) -> bytes:
     return json.dumps(asdict(info), sort_keys=True).encode()
 
 
-def _node(value: bytes) -> NodeInfo:
+def _node(node_id: str, value: bytes) -> NodeInfo:
     """A newer node may say more than this one understands."""
-    said: dict[str, Any] = json.loads(value)
-    return NodeInfo(**{name: what for name, what in said.items() if name in _NODE_FIELDS})
+    said = json.loads(value)
+    if not isinstance(said, dict):
+        raise TypeError("no node")
+    known: dict[str, Any] = {name: what for name, what in said.items() if name in _NODE_FIELDS}
+    if any(type(what) is not _NODE_FIELDS[name] for name, what in known.items()):
+        raise TypeError("no node")
+    info = NodeInfo(**known)
+    if info.node_id != node_id:
+        raise ValueError("a node's at another's key")
+    return info

@@ -6,6 +6,7 @@ from typing import Final
 
 import structlog
 
+from chatgrpc import background
 from chatgrpc.adapters.etcd.client import EtcdClient, EtcdError, EtcdStream
 from chatgrpc.adapters.etcd.wire_pb2 import (
     Event,
@@ -56,6 +57,7 @@ class PrefixWatch:
         self._on_snapshot = on_snapshot
         self._on_events = on_events
         self._follower: asyncio.Task[None] | None = None
+        self._has_failed = False
 
     async def start(self) -> None:
         """Reads the keys, calls for the first time, and follows.
@@ -64,7 +66,8 @@ class PrefixWatch:
             EtcdError: etcd does not answer.
         """
         await self._read_all()
-        self._follower = asyncio.create_task(self._follow(), name="etcd-watch")
+        following = background.again(self._follow_anew, "etcd-watch")
+        self._follower = background.start(following, background.logged("etcd-watch"), name="etcd-watch")
 
     def stop(self) -> None:
         """Calls no more."""
@@ -75,6 +78,13 @@ class PrefixWatch:
         read = await self._client.range(self._prefix, self._end)
         self.revision = read.header.revision
         self._on_snapshot(read.kvs)
+
+    async def _follow_anew(self) -> None:
+        """What ended the last time may have been told in part: so all is read again, before changes are followed."""
+        if self._has_failed:
+            await self._read_all()
+        self._has_failed = True
+        await self._follow()
 
     async def _follow(self) -> None:
         failures = 0
@@ -104,7 +114,7 @@ class PrefixWatch:
         create = WatchCreateRequest(key=self._prefix, range_end=self._end, start_revision=self.revision + 1)
         async with asyncio.timeout(SILENCE_MAX_S):
             await stream.send(WatchRequest(create=create))
-        asking = asyncio.create_task(_ask_for_life(stream))
+        asking = background.start(_ask_for_life(stream), background.logged("etcd-watch"))  # without it, silence ends the stream
         try:
             while True:
                 async with asyncio.timeout(SILENCE_MAX_S):

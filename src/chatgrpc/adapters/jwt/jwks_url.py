@@ -18,6 +18,7 @@ from collections.abc import Callable
 import httpx
 import structlog
 
+from chatgrpc import background
 from chatgrpc.adapters.jwt.keys import JWKS_BYTES_MAX, STALE_MAX_S, InvalidJwksError, KeySet, VerificationKey, parse_jwks
 from chatgrpc.ports.tokens import KeysUnavailableError
 
@@ -95,7 +96,7 @@ class JwksFromUrl:
         if now_s < self._next_fetch_at_s:
             return None
         self._next_fetch_at_s = now_s + self._fetch_interval_s
-        self._fetching = asyncio.get_running_loop().create_task(self._fetch(), name="jwks-fetch")
+        self._fetching = background.start(self._fetch(), background.logged("jwks-fetch"), name="jwks-fetch")
         return self._fetching
 
     async def _fetch(self) -> None:

@@ -1,0 +1,51 @@
+"""Work beside the one who starts it, of which none can end unseen.
+
+asyncio forgets what a task raised that nobody awaits: the work is not done any more, and everything else goes on as if it were.
+So every task of a node is started here, or by somebody who awaits it.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+import structlog
+
+RESTART_FIRST_S: Final = 0.1
+RESTART_MAX_S: Final = 10.0
+
+_log = structlog.get_logger()
+
+Told = Callable[[BaseException], None]
+
+
+def start(work: Coroutine[Any, Any, None], told: Told, *, name: str | None = None) -> "asyncio.Task[None]":
+    """Runs work; `told` is called with what it raises. Whoever starts it keeps the task, lest it be collected."""
+
+    def done(task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and (defect := task.exception()) is not None:
+            told(defect)
+
+    task = asyncio.get_running_loop().create_task(work, name=name)
+    task.add_done_callback(done)
+    return task
+
+
+async def again(work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+    """Runs work that must not end until it is cancelled: when it raises, that is logged, and it begins anew after a pause."""
+    pause_s = RESTART_FIRST_S
+    while True:
+        began_s = asyncio.get_running_loop().time()
+        try:
+            await work()
+            _log.error("background_ended", work=name, again_in_s=pause_s)
+        except Exception as defect:
+            _log.error("background_failed", work=name, again_in_s=pause_s, exc_info=defect)
+        if asyncio.get_running_loop().time() - began_s > RESTART_MAX_S:
+            pause_s = RESTART_FIRST_S  # it had done its work for a while
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, RESTART_MAX_S)
+
+
+def logged(name: str) -> Told:
+    """For work that others do again when it is needed: what it raises is logged, and that is all."""
+    return lambda defect: _log.error("background_failed", work=name, exc_info=defect)

@@ -1,0 +1,77 @@
+"""No work beside ends unseen: what it raises is told, or it begins anew."""
+
+import ast
+import asyncio
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+import chatgrpc
+from chatgrpc import background
+
+AWAITED = {
+    "closing.py": "waits for the part, and looks at what it raised",
+    "edge/services/devices.py": "awaits it, shielded",
+    "edge/server.py": "awaits it",
+    "adapters/sqlite/store.py": "awaits it, shielded",
+    "adapters/cassandra/store.py": "awaits it, shielded",
+    "background.py": "is where they are started",
+}
+"""Whoever starts a task there awaits it."""
+
+
+def test_every_task_is_started_where_its_end_is_seen() -> None:
+    root = Path(chatgrpc.__file__).parent
+    found = {}
+    for path in root.rglob("*.py"):
+        place = path.relative_to(root).as_posix()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name):
+                name = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id
+                in_group = isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) == "group"  # a TaskGroup
+                if name in {"create_task", "ensure_future"} and not in_group:
+                    found[place] = node.lineno
+    assert found.keys() <= AWAITED.keys(), "start it by chatgrpc.background, or say here who awaits it"
+    assert AWAITED.keys() <= found.keys(), "some are not needed any more"
+
+
+async def test_what_work_raises_is_told_and_its_cancellation_is_not() -> None:
+    told: list[BaseException] = []
+
+    async def fail() -> None:
+        raise KeyError("ours")
+
+    async def wait() -> None:
+        await asyncio.Event().wait()
+
+    failing, waiting = background.start(fail(), told.append), background.start(wait(), told.append)
+    await asyncio.wait([failing])
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert [type(defect) for defect in told] == [KeyError]
+
+
+async def test_work_that_must_not_end_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "RESTART_FIRST_S", 0.0)
+    monkeypatch.setattr(background, "RESTART_MAX_S", 0.0)
+    runs = 0
+    third = asyncio.Event()
+
+    async def work() -> None:
+        nonlocal runs
+        runs += 1
+        if runs == 1:
+            raise KeyError("ours")
+        if runs == 3:
+            third.set()
+            await asyncio.Event().wait()
+
+    with capture_logs() as lines:
+        task = asyncio.create_task(background.again(work, "watch"))
+        async with asyncio.timeout(30):
+            await third.wait()
+        task.cancel()
+        await asyncio.wait([task])
+    assert [line["event"] for line in lines] == ["background_failed", "background_ended"]
+    assert {line["work"] for line in lines} == {"watch"}
