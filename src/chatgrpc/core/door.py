@@ -1,7 +1,7 @@
 """The door of a shard: who is not known to be a member is asked about before anything of the chat is looked at.
 
 What a stranger's write costs, and when it is refused, must not depend on the chat: neither on how long it is, nor on whether
-there is one, since anybody can compute the id of two people's chat (ADR 8). So the one thing that is read is the list of the
+there is one, since anybody can compute the id of two people's chat (ADR 10). So the one thing that is read is the list of the
 sender's own memberships; whoever does not find the chat there is refused.
 
 A former member is let in, as an earlier try of the write may stand in the log (G3); no further up than where they left.

@@ -78,6 +78,9 @@ class Session:
         self.events: list[bytes] = []
         """Chunks to send, in order: events, answers."""
         self.control: dict[tuple[str, ...], bytes] = {}
+        self._counted = 0  # of `events`, from the first on, whose bytes are counted
+        self._counted_bytes = 0
+        self._control_bytes = 0
         """Chunks of which only the latest of a key counts: receipts, presence, typing. They never force a flush."""
         self.feed = EventFeed(limits, self.events)
         self.deadline_ms = now_ms + timings.hello_timeout_ms
@@ -394,7 +397,12 @@ class Session:
 
     def backlog_bytes(self) -> int:
         """Bytes that wait to be sent."""
-        return sum(map(len, self.events)) + sum(map(len, self.control.values()))
+        if self._counted <= len(self.events):
+            self._counted_bytes += sum(map(len, self.events[self._counted :]))
+        else:
+            self._counted_bytes = sum(map(len, self.events))
+        self._counted = len(self.events)
+        return self._counted_bytes + self._control_bytes
 
     def take_output(self, now_ms: int) -> bytes:
         """Takes the next message to send: a serialized ConnectResponse; empty if there is nothing, or it is too early."""
@@ -405,8 +413,12 @@ class Session:
         if self.control and taken == len(self.events):
             chunks = self._within_limits([*chunks, *self.control.values()])
             for key in list(islice(self.control, len(chunks) - taken)):
-                del self.control[key]
+                self._control_bytes -= len(self.control.pop(key))
         message = b"".join(chunks)
+        if self._counted:
+            gone = self.events[: min(taken, self._counted)]
+            self._counted -= len(gone)
+            self._counted_bytes -= sum(map(len, gone))
         del self.events[:taken]
         if message:
             self._last_output_ms = now_ms
@@ -469,7 +481,7 @@ class Session:
         if self.state is State.ENDED:
             return NOTHING
         self.state = State.ENDED
-        self.control.clear()
+        self._forget_backlog()
         last = frame_chunk(ended.frame())
         bytes_left = self._limits.gathered_bytes_max - len(last)
         kept = 0
@@ -485,9 +497,13 @@ class Session:
         """The stream is gone; nothing can be sent any more."""
         self.state = State.ENDED
         self.events.clear()
-        self.control.clear()
+        self._forget_backlog()
 
     # Helpers.
+
+    def _forget_backlog(self) -> None:
+        self.control.clear()
+        self._control_bytes = self._counted = self._counted_bytes = 0
 
     def _note_expiry(self, expires_at_ms: int, now: Now) -> None:
         """The wall clock judges a token when it comes; from then on it lasts as long as it had left."""
@@ -495,7 +511,9 @@ class Session:
 
     def _show(self, key: tuple[str, ...], frame: session_pb2.ServerFrame) -> None:
         if self.state in _SHOWN_TO and (key in self.control or len(self.control) < self._limits.control_frames_max):
-            self.control[key] = frame_chunk(frame)
+            chunk = frame_chunk(frame)
+            self._control_bytes += len(chunk) - len(self.control.get(key, b""))
+            self.control[key] = chunk
 
     def _set_deadline(self, now_ms: int) -> None:
         interval_ms = self._timings.heartbeat_interval_ms

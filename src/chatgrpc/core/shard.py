@@ -247,6 +247,11 @@ class Shard:
         return self._head_tickets.get(chat_id, {}).get(asker)
 
     @property
+    def held_bytes(self) -> int:
+        """Contents that wait to be decided, and events that are not committed yet, of all that share the budget."""
+        return self._budget.held_bytes
+
+    @property
     def questions_waiting(self) -> int:
         """How many tickets wait for their chats to be ready."""
         return sum(map(len, self._head_tickets.values()))

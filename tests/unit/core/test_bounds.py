@@ -213,3 +213,32 @@ def test_the_answer_is_to_the_last_question() -> None:
     for number in range(1, 50):
         cluster.ask("edge0", AskHead(CHATS[0], number))
     assert cluster.store_comes_back() == [("edge0", HeadIs(CHATS[0], 49, 0))]
+
+
+def test_what_streams_send_while_the_store_is_away_is_bounded_in_bytes_for_as_long_as_that_lasts() -> None:
+    """Fifty devices send large messages to one chat, and are answered that it was not taken, or that nobody knows."""
+    limits = Limits(writes_waiting_bytes_per_chat_max=200_000)
+    cluster = Cluster(edges=2, limits=limits)
+    content = content_pb2.Content(text=content_pb2.TextContent(text="x" * 10_000))
+    refused: list[chat_pb2.Error] = []
+    number = 0
+    while cluster.now_ms < TEN_MINUTES_MS:
+        cluster.now_ms += 4 * TICK_MS
+        for node_id, edge in cluster.edges.items():
+            number += 1
+            write = Write(CHATS[0], "alice", content, number.to_bytes(16), 0, peer_user_id="friend0")
+            edge.submit(f"session{number % 25}", number, write, cluster.now_ms)
+            edge.pass_time(cluster.now_ms)
+            for _, message in edge.take_messages(cluster.now_ms):
+                cluster.ask(node_id, message)
+            cluster.owner.take_requests()
+            for to_node_id, answer in cluster.owner.take_messages():
+                assert isinstance(answer, Forwarded)
+                cluster.edges[to_node_id].receive("owner", answer, cluster.now_ms)
+            for _, _, outcome in edge.take_answers():
+                assert isinstance(outcome, chat_pb2.Error)
+                refused.append(outcome)
+    assert cluster.shard.held_bytes <= 210_000
+    assert len(refused) > number - 100
+    assert {error.code for error in refused} == {chat_pb2.ERROR_CODE_UNAVAILABLE}
+    assert all(error.retry_after_ms for error in refused)

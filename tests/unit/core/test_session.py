@@ -1,5 +1,6 @@
 """The session of one stream: its states, requests, limits, times and output."""
 
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -771,3 +772,28 @@ def test_a_closed_stream_holds_nothing() -> None:
     stream.session.closed()
     assert stream.session.backlog_bytes() == 0
     assert stream.session.state is State.ENDED
+
+
+def test_what_waits_is_counted_as_it_comes_and_goes() -> None:
+    stream = Stream(Limits(gathered_bytes_max=500, frames_per_batch_max=7)).open(head_seq=5)
+    session, rng, seq = stream.session, random.Random(1), 5
+
+    def check() -> None:
+        assert session.backlog_bytes() == sum(map(len, session.events)) + sum(map(len, session.control.values()))
+
+    for _ in range(2_000):
+        match rng.randrange(6):
+            case 0 | 1:
+                seq += 1
+                session.deliver(CHAT, seq, event_chunk(bytes(rng.randrange(300))), last=False)
+            case 2:
+                receipt = chat_pb2.Receipt(chat_id=CHAT, user_id=f"user{rng.randrange(9)}", read_seq=rng.randrange(1 << 40))
+                session.show_receipt(receipt)
+            case 3 | 4:
+                session.take_output(stream.now_ms)
+            case 5:
+                stream.say(ack=session_pb2.Ack(chat_id=CHAT, seq=seq))
+        if rng.random() < 0.7:  # and not each time, so that it catches up with several
+            check()
+    session.end(Ended(session_pb2.DISCONNECT_CODE_REPLACED))
+    check()
