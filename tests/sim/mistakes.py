@@ -151,8 +151,8 @@ class Shards:
 class NoDedupe(Shard):
     """Looks for an earlier try in memory only: the dedupe window is too small."""
 
-    def looked_up(self, lookup: Lookup, heads: list[EventHead], chat_counts: dict[str, int], now: Now) -> None:
-        super().looked_up(lookup, [], chat_counts, now)
+    def looked_up(self, lookup: Lookup, heads: list[EventHead], group_counts: dict[str, int], now: Now) -> None:
+        super().looked_up(lookup, [], group_counts, now)
 
 
 # How writes travel.

@@ -114,9 +114,9 @@ class ClusterLog:
         """See the port."""
         return bool(await self._committed.intervals(user_id, chat_id))
 
-    async def count_chats(self, user_ids: Sequence[str]) -> dict[str, int]:
+    async def count_groups(self, user_ids: Sequence[str]) -> dict[str, int]:
         """See the port."""
-        return await self._committed.count_chats(user_ids)
+        return await self._committed.count_groups(user_ids)
 
     async def heads(self, chat_ids: Iterable[str]) -> list[int]:
         """Asks the owners for the heads of chats; 0 for a chat that has no event.

@@ -36,6 +36,7 @@ from chatgrpc.core.lease import Holds
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.links import EndStream, Load, Message, ShowReceipt, ShowTyping
 from chatgrpc.core.owner_desk import OwnerDesk
+from chatgrpc.core.rates import Rates
 from chatgrpc.core.shard import Shard
 from chatgrpc.core.tending import Owner
 from chatgrpc.damage_book import DamageBook
@@ -90,6 +91,7 @@ class ClusterNode:
         self._budget = Budget(limits)
         self._loop_lag_ms = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._rates = Rates(limits)
         self._desk = OwnerDesk(limits, shard_of)
         self._edge_desk = EdgeDesk(
             self.node_id, EdgeLanes(_RESEND_AFTER_MS, _GIVE_UP_AFTER_MS), shard_of, _ASK_AGAIN_AFTER_MS, _STATED_MAX
@@ -287,7 +289,7 @@ class ClusterNode:
         return self._relay.send(node_id, message)
 
     def _new_shard(self, epoch: int, lease: Holds) -> Shard:
-        return Shard(epoch, lease, self._limits, self._random, budget=self._budget)
+        return Shard(epoch, lease, self._limits, self._random, budget=self._budget, rates=self._rates)
 
     def _new_audience(self, connections: Connections, touched: Touched) -> ClusterAudience:
         self._presence = PresenceScreens(

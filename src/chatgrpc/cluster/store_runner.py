@@ -229,8 +229,8 @@ class StoreRunner:
         async with self._look_up_slots:
             if not self._desk.holds(tenure):
                 return
-            heads, chat_counts = await look_up(self._committed, lookup)
-        self._finish(tenure, lambda now: tenure.shard.looked_up(lookup, heads, chat_counts, now))
+            heads, group_counts = await look_up(self._committed, lookup)
+        self._finish(tenure, lambda now: tenure.shard.looked_up(lookup, heads, group_counts, now))
 
     async def _read_intervals(self, tenure: Tenure, read: ReadIntervals) -> None:
         intervals = await self._committed.intervals(read.user_id, read.chat_id)

@@ -59,7 +59,7 @@ class LookedUp:
     """What was read from the store for the write that waits at the head of a chat's queue."""
 
     targets: dict[int, EventHead] = field(default_factory=dict)
-    chat_counts: dict[str, int] = field(default_factory=dict)
+    group_counts: dict[str, int] = field(default_factory=dict)
 
 
 class ActiveChat:

@@ -48,6 +48,11 @@ def is_group_id(text: str) -> bool:
     return text.startswith("g.") and is_chat_id(text)
 
 
+def is_group_chat_id(chat_id: str) -> bool:
+    """Whether the chat of this id is a group."""
+    return chat_id.startswith("g.")
+
+
 def direct_chat_id(user_id: str, other_user_id: str) -> str:
     """The chat of two users, the same from either side; of a user with themself, their self chat."""
     if user_id == other_user_id:

@@ -6,6 +6,16 @@ from chatgrpc.v1 import session_pb2
 
 
 @dataclass(frozen=True, slots=True)
+class Rate:
+    """How often something may be done."""
+
+    burst: int
+    """So many times at once."""
+    interval_ms: int
+    """And once more whenever so much time has passed."""
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """Limits of one deployment. What passes one gets a typed error, named at its line."""
 
@@ -65,7 +75,18 @@ class Limits:
     small_group_members_max: int = 32
     """Up to here a group pushes receipts per user, and presence (M12)."""
     chats_per_user_max: int = 2_000
-    """Chats of a user; ERROR_CODE_LIMIT_EXCEEDED."""
+    """Groups that a user may make or join beyond all that others could put them into (`groups_by_others_max`), so that nobody
+    takes that away; ERROR_CODE_LIMIT_EXCEEDED. Direct chats do not count: they are how anybody is reached."""
+    groups_by_others_max: int = 5_000
+    """Groups of a user who is not added to more by others; ERROR_CODE_LIMIT_EXCEEDED for these."""
+    additions_rate: Rate = Rate(1_000, 10_000)
+    """How often a user may draw others into groups, each one counted; ERROR_CODE_RATE_LIMITED."""
+    groups_rate: Rate = Rate(100, 60_000)
+    """How often a user may make a group; ERROR_CODE_RATE_LIMITED."""
+    joins_rate: Rate = Rate(100, 60_000)
+    """How often a user may come in by a link, or ask to; ERROR_CODE_RATE_LIMITED."""
+    direct_chats_rate: Rate = Rate(200, 30_000)
+    """How often a user may send somebody a first message; ERROR_CODE_RATE_LIMITED."""
     nodes_listed_max: int = 1_000
     """Nodes told by NodeService.ListNodes; of more, as many at random."""
     devices_per_user_max: int = 10

@@ -90,7 +90,7 @@ def complete(write: Write, circumstances: Circumstances, limits: Limits) -> cont
     if sender.muted_until_ms > circumstances.now_ms and arm not in _WHILE_MUTED:
         raise RefusedError(
             chat_pb2.ERROR_CODE_MUTED,
-            f"You are muted in this chat for {_duration(sender.muted_until_ms - circumstances.now_ms)} more.",
+            f"You are muted in this chat for {duration(sender.muted_until_ms - circumstances.now_ms)} more.",
         )
     if content.reply_to_seq:
         _check_reference(content.reply_to_seq, sender, circumstances.head_seq)
@@ -150,7 +150,7 @@ def _check_edit(write: Write, circumstances: Circumstances, limits: Limits) -> N
     if circumstances.now_ms - target.sent_at_ms > limits.edit_window_ms:
         raise RefusedError(
             chat_pb2.ERROR_CODE_WINDOW_PASSED,
-            f"A message can be edited for {_duration(limits.edit_window_ms)} after it was sent.",
+            f"A message can be edited for {duration(limits.edit_window_ms)} after it was sent.",
         )
 
 
@@ -167,7 +167,7 @@ def _check_delete(write: Write, circumstances: Circumstances, limits: Limits) ->
     if circumstances.now_ms - target.sent_at_ms > limits.delete_window_ms:
         raise RefusedError(
             chat_pb2.ERROR_CODE_WINDOW_PASSED,
-            f"A message can be deleted for everyone for {_duration(limits.delete_window_ms)}; you can hide it.",
+            f"A message can be deleted for everyone for {duration(limits.delete_window_ms)}; you can hide it.",
         )
 
 
@@ -278,8 +278,8 @@ def _require_member(chat: chat_pb2.Chat, user_id: str) -> content_pb2.Member:
     raise RefusedError(chat_pb2.ERROR_CODE_NOT_FOUND, "This user is not a member of the group.")
 
 
-def _duration(ms: int) -> str:
-    """For people: in the largest unit of which there are two or more."""
+def duration(ms: int) -> str:
+    """A time span for people: in the largest unit of which there are two or more."""
     seconds = -(-ms // 1000)
     for unit, unit_s in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
         if seconds >= 2 * unit_s:

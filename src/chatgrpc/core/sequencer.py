@@ -22,6 +22,7 @@ from chatgrpc.core.events import event_chunk
 from chatgrpc.core.fold import CHANGES_CHAT
 from chatgrpc.core.ids import RandomBits, direct_chat_id, message_id, self_chat_id
 from chatgrpc.core.limits import Limits
+from chatgrpc.core.rates import Deed, Rates
 from chatgrpc.core.refusal import RefusedError, chat_damaged, overloaded, unavailable
 from chatgrpc.core.rules import (
     MESSAGES,
@@ -29,6 +30,7 @@ from chatgrpc.core.rules import (
     EventHead,
     check_kind,
     complete,
+    duration,
     link_invalid,
     new_members,
     not_a_member,
@@ -40,11 +42,12 @@ from chatgrpc.core.write import Write
 from chatgrpc.v1 import chat_pb2, content_pb2
 
 _REFERS_TO_MESSAGE = frozenset({"reaction", "edit", "delete"})
+_RETRY_AFTER_MAX_MS = 60 * 60 * 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """What a chat's next write needs from the store: heads of events, and how many chats users have."""
+    """What a chat's next write needs from the store: heads of events, and in how many groups users are."""
 
     chat: ActiveChat
     ranges: tuple[tuple[int, int], ...]
@@ -100,13 +103,15 @@ class Sequencer:
         random_bits: RandomBits,
         budget: Budget | None = None,
         dropped: Callable[[str], None] = lambda chat_id: None,
+        rates: Rates | None = None,
     ) -> None:
-        """`budget` is shared with the node's other sequencers; none = this is the only one.
+        """`budget` and `rates` are shared with the node's other sequencers; none = this is the only one.
 
         `dropped` is called with the id of each chat that was idle and is forgotten.
         """
         self._dropped = dropped
         self._epoch = epoch
+        self._rates = rates or Rates(limits)
         self._budget = budget or Budget(limits)
         self._door = Door()
         self._limits = limits
@@ -215,15 +220,15 @@ class Sequencer:
             return
         self._advance(chat, now_ms)
 
-    def looked_up(self, lookup: Lookup, found: list[EventHead], chat_counts: dict[str, int], now_ms: int) -> None:
-        """Hands over what `take_lookups` asked for: the heads of all ranges, in order of seq, and the users' chat counts."""
+    def looked_up(self, lookup: Lookup, found: list[EventHead], group_counts: dict[str, int], now_ms: int) -> None:
+        """Hands over what `take_lookups` asked for: the heads of all ranges, in order of seq, and the counts of groups."""
         chat = lookup.chat
         if self._chats.get(chat.chat_id) is not chat:
             return  # forgotten meanwhile; its writes have their answers
         heads = {head.seq: head for head in found}
         for seq in lookup.erasing & heads.keys():
             heads[seq] = heads[seq]._replace(arm="erased")
-        chat.looked_up = LookedUp(heads, chat_counts)
+        chat.looked_up = LookedUp(heads, group_counts)
         floor_seq = chat.floor_seq
         older: list[EventHead] = []
         while floor_seq - 1 - len(older) in heads:
@@ -438,8 +443,6 @@ class Sequencer:
             if 0 < target < min(unseen_from, chat.floor_seq):
                 ranges.append((target - 1, target))
             counted = new_members(write.content, arm)
-        elif chat.chat is None and write.peer_user_id:
-            counted = [write.sender_user_id, write.peer_user_id]
         elif chat.chat is None:
             counted = new_members(write.content, arm)
         elif arm == "join_requested":
@@ -471,8 +474,9 @@ class Sequencer:
 
     def _decide(self, chat: ActiveChat, ticket: Ticket, write: Write, arm: str, now_ms: int) -> None:
         """Stages a write that was not committed before, or refuses it."""
-        self._check_chat_counts(chat)
+        self._check_group_counts(chat, write)
         if arm == "chat_created" and chat.chat is None:
+            self._count(write, {Deed.CREATE: 1, Deed.ADD: len(write.content.chat_created.members) - 1}, now_ms)
             self._stage(chat, [(ticket, False)], write, write.content, now_ms)
             return
         if chat.chat is None:
@@ -487,6 +491,7 @@ class Sequencer:
             now_ms=now_ms,
         )
         content = complete(write, circumstances, self._limits)
+        self._count(write, _deeds(write, content), now_ms)
         self._stage(chat, [(ticket, False)], write, content, now_ms)
 
     def _earlier_try(self, chat: ActiveChat, write: Write) -> EventHead | None:
@@ -504,15 +509,30 @@ class Sequencer:
             return
         self._answers.append(Answer(ticket, _result(chat.chat_id, earlier, again=True)))
 
-    def _check_chat_counts(self, chat: ActiveChat) -> None:
+    def _check_group_counts(self, chat: ActiveChat, write: Write) -> None:
+        """Others can use up what others may add a user to; what they may come into by themself lies beyond that."""
         if chat.looked_up is None:
             return
-        counts = chat.looked_up.chat_counts
-        for user_id, count in counts.items():
-            if user_id not in chat.members and count >= self._limits.chats_per_user_max:
+        for user_id, count in chat.looked_up.group_counts.items():
+            by_themself = user_id == write.sender_user_id or write.answers_request
+            if user_id in chat.members or count < self._limits.groups_by_others_max:
+                continue
+            if not by_themself:
+                raise RefusedError(chat_pb2.ERROR_CODE_LIMIT_EXCEEDED, f"{user_id} cannot be added to more groups.")
+            if count >= self._limits.groups_by_others_max + self._limits.chats_per_user_max:
                 raise RefusedError(
-                    chat_pb2.ERROR_CODE_LIMIT_EXCEEDED, f"{user_id} is in {count} chats already, and no more are allowed."
+                    chat_pb2.ERROR_CODE_LIMIT_EXCEEDED,
+                    f"{user_id} is in as many groups as one can be. Leave some first.",
                 )
+
+    def _count(self, write: Write, deeds: dict[Deed, int], now_ms: int) -> None:
+        wait_ms = self._rates.wait_ms(write.sender_user_id, deeds, now_ms) if deeds else 0
+        if wait_ms:
+            raise RefusedError(
+                chat_pb2.ERROR_CODE_RATE_LIMITED,
+                f"You have reached out to too many lately. Try again in {duration(wait_ms)}.",
+                retry_after_ms=min(wait_ms, _RETRY_AFTER_MAX_MS),
+            )
 
     def _target(self, chat: ActiveChat, seq: int) -> EventHead | None:
         if seq == 0:
@@ -538,6 +558,8 @@ class Sequencer:
         if arm in _REFERS_TO_MESSAGE or write.content.reply_to_seq:
             raise RefusedError(chat_pb2.ERROR_CODE_TARGET_NOT_FOUND, "The chat has no messages yet. Begin with a text.")
         check_kind(arm, created.kind)
+        if created.kind == content_pb2.CHAT_KIND_DIRECT:
+            self._count(write, {Deed.BEGIN: 1}, now_ms)
         for user_id in user_ids:
             created.members.add(user_id=user_id, role=content_pb2.MEMBER_ROLE_MEMBER)
         opening = Write(
@@ -626,6 +648,15 @@ def _not_taken() -> chat_pb2.Error:
     return chat_pb2.Error(
         code=chat_pb2.ERROR_CODE_INVALID_ARGUMENT, message="The server made a mistake over this; it was not taken."
     )
+
+
+def _deeds(write: Write, content: content_pb2.Content) -> dict[Deed, int]:
+    """What of this write counts towards a rate; of who asked to be let in nothing does but their asking."""
+    if write.join_token:
+        return {Deed.JOIN: 1}
+    if content.HasField("members_added") and not write.answers_request:
+        return {Deed.ADD: len(content.members_added.user_ids)}
+    return {}
 
 
 def _no_such_chat(write: Write) -> RefusedError:

@@ -25,6 +25,7 @@ from chatgrpc.core.epochs import BUCKET_SEQS
 from chatgrpc.core.ids import RandomBits
 from chatgrpc.core.lease import Holds
 from chatgrpc.core.limits import Limits
+from chatgrpc.core.rates import Rates
 from chatgrpc.core.row_store import ReadBucket, ReadHead, StoredBucket, StoredHead, WriteMark
 from chatgrpc.core.rules import EventHead
 from chatgrpc.core.sequencer import Answer, Delivery, Group, Lookup, Sequencer
@@ -57,15 +58,16 @@ class Shard:
         random_bits: RandomBits,
         bucket_seqs: int = BUCKET_SEQS,
         budget: Budget | None = None,
+        rates: Rates | None = None,
     ) -> None:
-        """`budget` is shared with the node's other shards; none = this is the only one."""
+        """`budget` and `rates` are shared with the node's other shards; none = this is the only one."""
         self.epoch = epoch
         self._lease = lease
         self._limits = limits
         self._bucket_seqs = bucket_seqs
         self._budget = budget or Budget(limits)
         self._tenure = object()  # whose heads the budget remembers
-        self._sequencer = Sequencer(epoch, limits, random_bits, self._budget, self._dropped)
+        self._sequencer = Sequencer(epoch, limits, random_bits, self._budget, self._dropped, rates)
         self._loading: dict[str, ActiveChat] = {}
         self._activations: dict[str, Activation] = {}
         self._pipelines: dict[str, AppendPipeline] = {}
@@ -167,14 +169,14 @@ class Shard:
         """A `ReadIntervals` was not answered in its time: the writes that wait for it fail, retryably."""
         self._sequencer.intervals_failed(read)
 
-    def looked_up(self, lookup: Lookup, heads: list[EventHead], chat_counts: dict[str, int], now: Now) -> None:
+    def looked_up(self, lookup: Lookup, heads: list[EventHead], group_counts: dict[str, int], now: Now) -> None:
         """A `Lookup` succeeded."""
         if not self._lease.holds(now.monotonic_ms):
             return
         self._lookups_under_way -= 1
         chat_id = lookup.chat.chat_id
         try:
-            self._sequencer.looked_up(lookup, heads, chat_counts, now.wall_ms)
+            self._sequencer.looked_up(lookup, heads, group_counts, now.wall_ms)
             self._work()
         except Exception as defect:
             self._give_up(chat_id, defect)

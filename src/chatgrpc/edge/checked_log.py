@@ -68,9 +68,9 @@ class CheckedLog:
         """See the port."""
         return await self._log.has_been_member(user_id, chat_id)
 
-    async def count_chats(self, user_ids: Sequence[str]) -> dict[str, int]:
+    async def count_groups(self, user_ids: Sequence[str]) -> dict[str, int]:
         """See the port."""
-        return await self._log.count_chats(user_ids)
+        return await self._log.count_groups(user_ids)
 
     def _told(self, chat_id: str, error: ChatDamagedError | DamageError) -> ChatDamagedError:
         why = error.why if isinstance(error, ChatDamagedError) else str(error)

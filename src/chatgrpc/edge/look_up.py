@@ -25,13 +25,13 @@ class Log(Protocol):
         """Reads a page."""
         ...
 
-    async def count_chats(self, user_ids: Sequence[str]) -> dict[str, int]:
-        """Counts the chats of users."""
+    async def count_groups(self, user_ids: Sequence[str]) -> dict[str, int]:
+        """Counts the groups of users."""
         ...
 
 
 async def look_up(log: Log, wanted: Lookup) -> tuple[list[EventHead], dict[str, int]]:
-    """Reads the heads of all ranges, in order of seq, and the users' counts of chats.
+    """Reads the heads of all ranges, in order of seq, and the counts of users' groups.
 
     Raises:
         StoreError: something cannot be read.
@@ -47,4 +47,4 @@ async def look_up(log: Log, wanted: Lookup) -> tuple[list[EventHead], dict[str, 
             for stored in page:
                 at_seq += 1
                 heads.append(event_head(wanted.chat.chat_id, at_seq, stored.event))
-    return heads, await log.count_chats(wanted.user_ids) if wanted.user_ids else {}
+    return heads, await log.count_groups(wanted.user_ids) if wanted.user_ids else {}

@@ -140,9 +140,9 @@ class Owner:
                 self._sequencer.loaded(chat, stored, now_ms)
             self._call_back(chat.chat_id)
         looked_up, self._looked_up = self._looked_up, []
-        for lookup, heads, chat_counts in looked_up:
+        for lookup, heads, group_counts in looked_up:
             with self._fence(lookup.chat.chat_id):
-                self._sequencer.looked_up(lookup, heads, chat_counts, now_ms)
+                self._sequencer.looked_up(lookup, heads, group_counts, now_ms)
         intervals_read, self._intervals_read = self._intervals_read, []
         for read, intervals in intervals_read:
             with self._fence(read.chat_id):
@@ -211,8 +211,8 @@ class Owner:
     async def _look_up(self, lookup: Lookup) -> None:
         try:
             async with self._look_up_slots:
-                heads, chat_counts = await look_up(self._log, lookup)
-            self._looked_up.append((lookup, heads, chat_counts))
+                heads, group_counts = await look_up(self._log, lookup)
+            self._looked_up.append((lookup, heads, group_counts))
         except Exception as error:
             _report("look_up_failed", error, chat_id=lookup.chat.chat_id)
             self._failed_reads.append((lookup.chat, lookup, error))

@@ -57,8 +57,8 @@ class ChatReader(Protocol):
         """Reads whether the user is a member, or was one."""
         ...
 
-    async def count_chats(self, user_ids: Sequence[str]) -> dict[str, int]:
-        """Counts the chats that each of the users is a member of now; 0 for a user nobody knows."""
+    async def count_groups(self, user_ids: Sequence[str]) -> dict[str, int]:
+        """Counts the groups that each of the users is a member of now; 0 for a user nobody knows."""
         ...
 
 

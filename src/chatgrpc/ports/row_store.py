@@ -100,6 +100,6 @@ class CommittedLog(Protocol):
         """Reads when a user was a member of a chat, by rising seq; empty for never."""
         ...
 
-    async def count_chats(self, user_ids: Sequence[str]) -> dict[str, int]:
-        """Counts the chats that each of the users is a member of now; 0 for a user nobody knows."""
+    async def count_groups(self, user_ids: Sequence[str]) -> dict[str, int]:
+        """Counts the groups that each of the users is a member of now; 0 for a user nobody knows."""
         ...

@@ -153,8 +153,8 @@ class TestChats:
     async def test_of_a_stranger_are_none(self, rows: Rows, chat: str, user: str) -> None:
         assert await rows.committed.intervals_of_user(user, "", 10) == []
         assert await rows.committed.intervals(user, chat) == ()
-        assert await rows.committed.count_chats([user]) == {user: 0}
-        assert await rows.committed.count_chats([]) == {}
+        assert await rows.committed.count_groups([user]) == {user: 0}
+        assert await rows.committed.count_groups([]) == {}
 
     async def test_those_that_a_user_is_in_now_are_counted(self, rows: Rows, chat: str, user: str) -> None:
         other = f"{user}x"
@@ -163,4 +163,4 @@ class TestChats:
         await rows.write(views(f"{chat}1", 2, view(b"", **{user: (1, 2)})))
         await rows.write(views(f"{chat}2", 2, view(b"", **{user: (1, 2)})))
         await rows.write(views(f"{chat}2", 3, view(b"", **{user: (3, 0)})))
-        assert await rows.committed.count_chats([user, other, f"{user}y"]) == {user: 4, other: 5, f"{user}y": 0}
+        assert await rows.committed.count_groups([user, other, f"{user}y"]) == {user: 4, other: 5, f"{user}y": 0}

@@ -56,7 +56,7 @@ async def everything(rows: Rows, chat_id: str, pages: list[tuple[int, int]]) -> 
         await rows.store.read_head(ReadHead(chat_id)),
         [await rows.committed.intervals_of_user(f"{user}{chat_id}", "", 10) for user in USERS],
         [await rows.committed.read_after(chat_id, *page, 10, BYTES_MAX) for page in pages],
-        await rows.committed.count_chats([f"{user}{chat_id}" for user in USERS]),
+        await rows.committed.count_groups([f"{user}{chat_id}" for user in USERS]),
     ]
 
 

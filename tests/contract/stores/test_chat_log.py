@@ -282,19 +282,22 @@ class TestMemberships:
         assert await store.log.membership("bob", CHAT) is None
         assert [await store.log.has_been_member(user, CHAT) for user in ("alice", "bob", "zoe")] == [True, False, False]
 
-    async def test_count_counts_chats_that_users_are_members_of_now(self, store: Store) -> None:
+    async def test_count_counts_groups_that_users_are_members_of_now(self, store: Store) -> None:
+        another = "g.DDDDDDDDDDDDDDDDDDDDDD"
         await store.log.append(
             [
                 entry(CHAT, 1, view=view(b"", alice=(1, 0), bob=(1, 0))),
+                entry(another, 1, view=view(b"", alice=(1, 0), carol=(1, 0))),
+                entry(another, 2, view=view(b"", carol=(1, 2))),
                 entry(OTHER, 1, view=view(b"", alice=(1, 0), carol=(1, 0))),
-                entry(OTHER, 2, view=view(b"", carol=(1, 2))),
+                entry("s.EEEEEEEEEEEEEEEEEEEEEE", 1, view=view(b"", alice=(1, 0))),
                 entry(CHAT, 2, view=view(b"", bob=(1, 2))),
                 entry(CHAT, 3, view=view(b"", bob=(3, 0))),
             ]
         )
         expected = {"alice": 2, "bob": 1, "carol": 0, "mallory": 0}
-        assert await store.log.count_chats(["alice", "bob", "carol", "mallory"]) == expected
-        assert await store.log.count_chats([]) == {}
+        assert await store.log.count_groups(["alice", "bob", "carol", "mallory"]) == expected
+        assert await store.log.count_groups([]) == {}
 
 
 async def test_after_close_every_call_says_unavailable(store: Store) -> None:
@@ -307,7 +310,7 @@ async def test_after_close_every_call_says_unavailable(store: Store) -> None:
         store.log.read_before(CHAT, 2, 1, 1, 1),
         store.log.memberships("alice", "", 1),
         store.log.membership("alice", CHAT),
-        store.log.count_chats(["alice"]),
+        store.log.count_groups(["alice"]),
         store.receipts.save([Mark(CHAT, "alice", 1, 1, 1)]),
         store.receipts.of_chat(CHAT),
         store.cursors.save([Cursor("alice", "phone", CHAT, 1)]),

@@ -153,7 +153,7 @@ async def _everything(store: Store) -> list[object]:
         *[await store.log.load(chat_id) for chat_id in CHATS],
         *[await store.log.read_after(chat_id, 0, 1_000, 1_000, 1 << 24) for chat_id in CHATS],
         *[await store.log.membership(user_id, chat_id) for user_id in USERS for chat_id in CHATS],
-        await store.log.count_chats(USERS),
+        await store.log.count_groups(USERS),
     ]
 
 

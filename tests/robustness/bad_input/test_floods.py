@@ -166,13 +166,14 @@ async def test_sends_to_chats_that_do_not_exist_one_by_one(scene: Scene) -> None
 @pytest.mark.parametrize("kind", ["heartbeat", "watch_chats", "refresh_token"])
 async def test_many_streams_that_flood_at_once(scene: Scene, kind: str) -> None:
     """Twenty devices pour frames as fast as they can for two seconds: work is shared fairly, stream by stream."""
-    async with Caller(scene.address, "crowd", scene.token("crowd")) as caller:
+    user_id = f"crowd-{kind}"  # one user may not draw so many into groups at once
+    async with Caller(scene.address, user_id, scene.token(user_id)) as caller:
         friends = [f"friend-{number}" for number in range(30)]
         chat_ids = [await caller.create_group("flood", *friends, title=f"Group {number}") for number in range(20)]
     frames = {
         "heartbeat": heartbeat(),
         "watch_chats": session_pb2.ClientFrame(watch_chats=session_pb2.WatchChats(chat_ids=chat_ids)),
-        "refresh_token": session_pb2.ClientFrame(refresh_token=session_pb2.RefreshToken(token=scene.token("crowd"))),
+        "refresh_token": session_pb2.ClientFrame(refresh_token=session_pb2.RefreshToken(token=scene.token(user_id))),
     }
     batch = batch_of(*[frames[kind]] * LIMITS.frames_per_batch_max)
     counts: list[int] = []
@@ -189,7 +190,7 @@ async def test_many_streams_that_flood_at_once(scene: Scene, kind: str) -> None:
     async with scene.attack(f"20 streams that pour {kind} for 2 s") as sighting, contextlib.AsyncExitStack() as stack:
         streams = [await stack.enter_async_context(await RawStream.connect(scene.server.port)) for _ in range(20)]
         for number, stream in enumerate(streams):
-            await stream.open(scene.token("flood" if number < 10 else "crowd"), f"device-{number % 10}")
+            await stream.open(scene.token("flood" if number < 10 else user_id), f"device-{number % 10}")
         await asyncio.gather(*map(flood, streams))
         sighting.notes["frames"] = sum(counts)
 

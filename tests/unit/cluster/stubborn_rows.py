@@ -95,9 +95,9 @@ class StubbornRows(MemoryRowStore):
         await self._trip()
         return await super().intervals(user_id, chat_id)
 
-    async def count_chats(self, user_ids: Sequence[str]) -> dict[str, int]:
+    async def count_groups(self, user_ids: Sequence[str]) -> dict[str, int]:
         await self._trip()
-        return await super().count_chats(user_ids)
+        return await super().count_groups(user_ids)
 
     async def _trip(self) -> None:
         self.reads += 1

@@ -54,7 +54,7 @@ async def test_a_chat_is_read_with_its_head_from_another_node() -> None:
         assert await log.membership("carol", chat_id) is None
         assert [event.seq for event in await log.read_after(chat_id, 0, 2, 10, 10**6)] == [1, 2]
         assert [event.seq for event in await log.read_before(chat_id, 3, 2, 10, 10**6)] == [2]
-        assert await log.count_chats(["alice", "carol"]) == {"alice": 1, "carol": 0}
+        assert await log.count_groups(["alice", "carol"]) == {"alice": 1, "carol": 0}
 
 
 async def test_of_a_chat_that_is_none_of_the_users_business_no_owner_is_asked() -> None:

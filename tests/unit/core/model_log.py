@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from chatgrpc.core.entries import ChatView, Entry, Membership, MemberView, StoredChat, StoredEvent
 from chatgrpc.core.events import erased
 from chatgrpc.core.fold import apply_event
+from chatgrpc.core.ids import is_group_chat_id
 from chatgrpc.core.visibility import Interval
 from chatgrpc.v1 import chat_pb2, content_pb2
 
@@ -124,5 +125,6 @@ class ModelLog:
         found = (self.membership(user_id, chat_id) for chat_id in sorted(self.intervals.get(user_id, {})))
         return [membership for membership in found if membership is not None]
 
-    def count_chats(self, user_ids: Sequence[str]) -> dict[str, int]:
-        return {user_id: sum(user_id in members[-1] for members in self.members.values() if members) for user_id in user_ids}
+    def count_groups(self, user_ids: Sequence[str]) -> dict[str, int]:
+        groups = [members[-1] for chat_id, members in self.members.items() if members and is_group_chat_id(chat_id)]
+        return {user_id: sum(user_id in members for members in groups) for user_id in user_ids}

@@ -32,7 +32,7 @@ class ModelRows:
         self.marks: dict[str, int] = {}
         self.chats: dict[str, tuple[int, bytes]] = {}
         self.views: list[Entry] = []
-        self.chat_counts: dict[str, int] = {}
+        self.group_counts: dict[str, int] = {}
 
     def answer(self, shard: Shard, request: Request, now: Now) -> None:
         """Does what a shard asked, and tells it."""
@@ -43,7 +43,7 @@ class ModelRows:
                 shard.bucket_read(request, self._bucket(request), now)
             case Lookup(chat=chat, ranges=ranges, user_ids=user_ids):
                 events = [event for after_seq, up_to_seq in ranges for event in self._run(chat.chat_id, after_seq, up_to_seq)]
-                counts = {user_id: self.chat_counts.get(user_id, 0) for user_id in user_ids}
+                counts = {user_id: self.group_counts.get(user_id, 0) for user_id in user_ids}
                 try:
                     heads = [event_head(chat.chat_id, event.seq, event.event) for event in events]
                 except DamageError as error:

@@ -8,7 +8,7 @@ from chatgrpc.v1 import session_pb2
 
 def test_every_limit_of_the_welcome_is_the_one_in_force() -> None:
     names = [field.name for field in session_pb2.Limits.DESCRIPTOR.fields]
-    changed = Limits(**{name: number for number, name in enumerate(names, start=1_000)})
+    changed = Limits(**{name: number for number, name in enumerate(names, start=1_000)})  # type: ignore[arg-type]
     assert {name: getattr(changed.frame(), name) for name in names} == {name: asdict(changed)[name] for name in names}
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from chatgrpc.core.active_chat import ActiveChat, event_head
 from chatgrpc.core.ids import direct_chat_id, group_chat_id, self_chat_id
-from chatgrpc.core.limits import Limits
+from chatgrpc.core.limits import Limits, Rate
 from chatgrpc.core.sequencer import Delivery, Group, Lookup, Sequencer
 from chatgrpc.core.write import Write
 from chatgrpc.v1 import chat_pb2, content_pb2
@@ -56,7 +56,7 @@ class Owner:
 
     def answer(self, lookup: Lookup) -> None:
         events = [event for after, up_to in lookup.ranges for event in self.log.read_after(lookup.chat.chat_id, after, up_to)]
-        counts = self.log.count_chats(lookup.user_ids) if lookup.user_ids else {}
+        counts = self.log.count_groups(lookup.user_ids) if lookup.user_ids else {}
         self.sequencer.looked_up(
             lookup, [event_head(lookup.chat.chat_id, event.seq, event.event) for event in events], counts, self.now_ms
         )
@@ -475,23 +475,61 @@ def test_settings_open_no_direct_chat() -> None:
     assert owner.log.events == {}
 
 
-def test_nobody_gets_more_chats_than_the_limit() -> None:
-    owner = Owner(Limits(chats_per_user_max=2))
-    owner.do("g1", new_group(1))
-    owner.do("g2", new_group(2))
-    owner.do("g3", new_group(3))
-    owner.do("of another", new_group(4, "bob", "alice"))
-    owner.do("direct", to("alice", 5, sender="carol"))
-    owner.do("hers", new_group(6, "bob"))
-    owner.do("added", into(new_group(6, "bob").chat_id, 7, add("alice"), sender="bob"))
-    assert {ticket for ticket in owner.outcomes if isinstance(owner.outcomes[ticket], chat_pb2.SendResult)} == {
-        "g1",
-        "g2",
-        "hers",
-    }
-    assert {owner.error(ticket) for ticket in ("g3", "of another", "direct", "added")} == {"LIMIT_EXCEEDED"}
-    owner.do("again", new_group(2))
+def _taken(owner: Owner) -> set[str]:
+    return {ticket for ticket, outcome in owner.outcomes.items() if isinstance(outcome, chat_pb2.SendResult)}
+
+
+def test_what_others_put_a_user_into_takes_nothing_from_the_user() -> None:
+    """Strangers fill alice's groups up; she is written to, writes, makes and joins groups as before, up to her own limit."""
+    owner = Owner(Limits(groups_by_others_max=2, chats_per_user_max=2))
+    for number in (1, 2, 3):
+        owner.do(f"stranger's {number}", new_group(number, "eve", "alice"))
+    owner.do("added", into(new_group(4, "bob").chat_id, 5, add("alice"), sender="bob"))
+    owner.do("friend's message", to("alice", 6, sender="bob"))
+    owner.do("her message", to("carol", 7))
+    for number in (11, 12, 13):
+        owner.do(f"hers {number}", new_group(number))
+    assert _taken(owner) == {"stranger's 1", "stranger's 2", "friend's message", "her message", "hers 11", "hers 12"}
+    assert owner.error("stranger's 3") == owner.error("hers 13") == "LIMIT_EXCEEDED"
+    owner.do("again", new_group(12))
     assert owner.result("again").duplicate, "what is committed stays so"
+    told = owner.outcomes["stranger's 3"]
+    assert isinstance(told, chat_pb2.Error)
+    assert not any(character.isdigit() for character in told.message), "how many groups another is in is nobody's business"
+
+
+def test_past_memberships_count_for_nothing() -> None:
+    owner = Owner(Limits(groups_by_others_max=1, chats_per_user_max=1))
+    for number in range(5):
+        owner.do(f"made {number}", new_group(number, "eve", "alice"))
+        leave = content_pb2.Content(member_removed=content_pb2.MemberRemovedContent(user_id="alice"))
+        owner.do(f"left {number}", into(new_group(number, "eve").chat_id, 10 + number, leave, sender="alice"))
+        gone = content_pb2.Content(member_removed=content_pb2.MemberRemovedContent(user_id="eve"))
+        owner.do(f"gone {number}", into(new_group(number, "eve").chat_id, 20 + number, gone, sender="eve"))
+    assert len(_taken(owner)) == 15
+
+
+def test_who_reaches_out_too_often_is_told_to_wait() -> None:
+    rates = Rate(2, 1_000)
+    owner = Owner(Limits(additions_rate=rates, groups_rate=rates, joins_rate=rates, direct_chats_rate=rates))
+    for number, name in enumerate(("bob", "carol", "dave")):
+        owner.do(f"to {name}", to(name, number))
+        owner.do(f"group {number}", new_group(number))
+    assert owner.error("to dave") == owner.error("group 2") == "RATE_LIMITED"
+    told = owner.outcomes["to dave"]
+    assert isinstance(told, chat_pb2.Error)
+    assert told.retry_after_ms == 1_001
+    group = new_group(0).chat_id
+    owner.do("two", into(group, 11, add("bob", "carol")))
+    owner.do("one more", into(group, 12, add("dave")))
+    owner.do("two again", into(group, 11, add("bob", "carol")))
+    assert owner.error("one more") == "RATE_LIMITED"
+    assert owner.result("two again").duplicate, "a repetition costs nothing"
+    owner.do("known", to("bob", 13))
+    assert owner.result("known").seq == 3, "those who write to each other are not concerned"
+    owner.now_ms += 1_001
+    owner.do("to dave, later", to("dave", 14))
+    assert owner.result("to dave, later").seq == 2
 
 
 # Erasing.

@@ -13,7 +13,7 @@ from chatgrpc.core.active_chat import ActiveChat, event_head
 from chatgrpc.core.door import ReadIntervals
 from chatgrpc.core.entries import StoredChat
 from chatgrpc.core.ids import direct_chat_id, group_chat_id, self_chat_id
-from chatgrpc.core.limits import Limits
+from chatgrpc.core.limits import Limits, Rate
 from chatgrpc.core.refusal import is_retryable
 from chatgrpc.core.rules import EventHead
 from chatgrpc.core.sequencer import Answer, Delivery, Group, Lookup, Sequencer
@@ -24,7 +24,12 @@ from tests.unit.core.model_log import ModelLog
 
 LIMITS = Limits(
     group_members_max=4,
-    chats_per_user_max=6,
+    chats_per_user_max=2,
+    groups_by_others_max=4,
+    additions_rate=Rate(1_000_000, 1),
+    groups_rate=Rate(1_000_000, 1),
+    joins_rate=Rate(1_000_000, 1),
+    direct_chats_rate=Rate(1_000_000, 1),
     dedupe_span_max=12,
     recent_events_per_chat=2,
     chats_active_max=2,
@@ -409,7 +414,7 @@ class Schedules(RuleBasedStateMachine):
         assert [e.seq for e in events] == sorted({e.seq for e in events}), "ranges overlap, or stand in the wrong order"
         assert not lookup.ranges or self.was_member(lookup), "nothing is looked up for who never was a member"
         heads = [event_head(chat_id, event.seq, event.event) for event in events]
-        return heads, self.log.count_chats(lookup.user_ids) if lookup.user_ids else {}
+        return heads, self.log.count_groups(lookup.user_ids) if lookup.user_ids else {}
 
     def was_member(self, lookup: Lookup) -> bool:
         _, write, _, _ = lookup.chat.waiting[0]

@@ -31,7 +31,7 @@ class LongLog:
         self.read_bytes += size_bytes
         return page
 
-    async def count_chats(self, user_ids: Sequence[str]) -> dict[str, int]:
+    async def count_groups(self, user_ids: Sequence[str]) -> dict[str, int]:
         return dict.fromkeys(user_ids, 3)
 
 

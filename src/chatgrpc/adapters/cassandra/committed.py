@@ -37,8 +37,9 @@ class CassandraCommittedLog:
         )
         self._chats_of_user.fetch_size = _MEMBERS_PAGE_ROWS
         # Within the one partition of a user; a chat has at most one interval that is open.
-        self._count_chats = client.prepare(
-            "SELECT count(*) FROM {keyspace}.members WHERE user_id = ? AND left_seq = 0 ALLOW FILTERING"
+        self._count_groups = client.prepare(
+            "SELECT count(*) FROM {keyspace}.members "
+            "WHERE user_id = ? AND chat_id >= 'g.' AND chat_id < 'g/' AND left_seq = 0 ALLOW FILTERING"
         )
 
     async def read_after(self, chat_id: str, after_seq: int, stated_seq: int, limit: int, bytes_max: int) -> list[StoredEvent]:
@@ -85,9 +86,9 @@ class CassandraCommittedLog:
         rows = await self._client.read(self._intervals.bind((user_id, chat_id)))
         return tuple(_interval(joined_seq, left_seq) for joined_seq, left_seq in rows)
 
-    async def count_chats(self, user_ids: Sequence[str]) -> dict[str, int]:
+    async def count_groups(self, user_ids: Sequence[str]) -> dict[str, int]:
         """See the port."""
-        answers = await asyncio.gather(*(self._client.read(self._count_chats.bind((user_id,))) for user_id in user_ids))
+        answers = await asyncio.gather(*(self._client.read(self._count_groups.bind((user_id,))) for user_id in user_ids))
         return {user_id: rows[0][0] for user_id, rows in zip(user_ids, answers, strict=True)}
 
     async def _run(self, chat_id: str, first_seq: int, last_seq: int) -> list[Row]:

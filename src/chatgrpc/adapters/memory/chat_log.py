@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from chatgrpc.adapters.memory.shelf import Shelf
 from chatgrpc.core.events import erased
+from chatgrpc.core.ids import is_group_chat_id
 from chatgrpc.ports.chat_log import ChatView, Entry, Interval, Membership, StoredChat, StoredEvent
 from chatgrpc.ports.errors import StaleOwnerError
 
@@ -72,10 +73,10 @@ class MemoryChatLog:
         self._shelf.check_open()
         return chat_id in self._memberships.get(user_id, {})
 
-    async def count_chats(self, user_ids: Sequence[str]) -> dict[str, int]:
+    async def count_groups(self, user_ids: Sequence[str]) -> dict[str, int]:
         """See the port."""
         self._shelf.check_open()
-        return {user_id: len(self.chats_now(user_id)) for user_id in user_ids}
+        return {user_id: sum(map(is_group_chat_id, self.chats_now(user_id))) for user_id in user_ids}
 
     def chats_now(self, user_id: str) -> list[str]:
         """The ids of the chats that the user is a member of now."""

@@ -7,6 +7,7 @@ from chatgrpc.adapters.memory.shelf import Shelf
 from chatgrpc.core.entries import Entry
 from chatgrpc.core.epochs import Row, bucket_of, committed_run
 from chatgrpc.core.events import erased
+from chatgrpc.core.ids import is_group_chat_id
 from chatgrpc.core.row_store import (
     ReadBucket,
     ReadHead,
@@ -103,10 +104,10 @@ class MemoryRowStore:
         self._shelf.check_open()
         return self._intervals(user_id, chat_id)
 
-    async def count_chats(self, user_ids: Sequence[str]) -> dict[str, int]:
+    async def count_groups(self, user_ids: Sequence[str]) -> dict[str, int]:
         """See the port."""
         self._shelf.check_open()
-        return {user_id: len(self.chats_now(user_id)) for user_id in user_ids}
+        return {user_id: sum(map(is_group_chat_id, self.chats_now(user_id))) for user_id in user_ids}
 
     def chats_now(self, user_id: str) -> list[str]:
         """The ids of the chats that the user is a member of now."""

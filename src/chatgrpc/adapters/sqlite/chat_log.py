@@ -53,9 +53,10 @@ _MEMBERSHIP = """
 
 _HAS_BEEN_MEMBER = "SELECT EXISTS (SELECT 1 FROM members WHERE user_id = :user_id AND chat_id = :chat_id)"
 
-_COUNT_CHATS = """
+_COUNT_GROUPS = """
     SELECT user_id, count(DISTINCT chat_id) FROM members
     WHERE user_id IN (SELECT value FROM json_each(:user_ids)) AND left_seq = 0
+    AND chat_id >= 'g.' AND chat_id < 'g/'
     GROUP BY user_id"""
 
 _ADD_CHATS = """
@@ -145,10 +146,10 @@ class SqliteChatLog:
         which = {"user_id": user_id, "chat_id": chat_id}
         return await self._readers.read(lambda db: bool(db.execute(_HAS_BEEN_MEMBER, which).fetchone()[0]))
 
-    async def count_chats(self, user_ids: Sequence[str]) -> dict[str, int]:
+    async def count_groups(self, user_ids: Sequence[str]) -> dict[str, int]:
         """See the port."""
         which = {"user_ids": json.dumps(list(user_ids))}
-        counted = await self._readers.read(lambda db: dict(db.execute(_COUNT_CHATS, which).fetchall()))
+        counted = await self._readers.read(lambda db: dict(db.execute(_COUNT_GROUPS, which).fetchall()))
         return {user_id: counted.get(user_id, 0) for user_id in user_ids}
 
     def _append(self, db: sqlite3.Connection, calls: Sequence[tuple[Entry, ...]]) -> list[None]:

@@ -60,7 +60,7 @@ def reads(store: CassandraStore, chat: str) -> list[Awaitable[Any]]:
         store.committed.chat_view(chat),
         store.committed.intervals_of_user("alice", "", 1),
         store.committed.intervals("alice", chat),
-        store.committed.count_chats(["alice"]),
+        store.committed.count_groups(["alice"]),
         store.receipts.of_chat(chat),
         store.receipts.of_user_chats("alice", 0),
         store.cursors.of_device("alice", "phone"),

@@ -155,9 +155,14 @@ async def test_list_chats_of_nobody(alice: Caller) -> None:
     assert await alice.chats.ListChats(ListChatsRequest()) == ListChatsResponse()
 
 
-async def test_a_page_of_chats_ends_early_past_its_size_in_bytes(alice: Caller) -> None:
-    members = [f"{n:064}" for n in range(255)]
-    made = [await alice.create_group(*members, title=str(number)) for number in range(40)]
+async def test_a_page_of_chats_ends_early_past_its_size_in_bytes(
+    alice: Caller, address: str, token_of: Callable[[str, str], str]
+) -> None:
+    members = [f"{n:064}" for n in range(254)]
+    made: list[str] = []
+    for number in range(40):  # by as many users, since one may not draw so many into groups at once
+        async with Caller(address, f"maker{number}", token_of(f"maker{number}", "caller")) as maker:
+            made.append(await maker.create_group("alice", *members, title=str(number)))
     pages = await _pages(alice, 100)
     assert len(pages) == 2
     assert [chat.chat.chat_id for page in pages for chat in page] == sorted(made)
