@@ -286,3 +286,28 @@ async def test_what_the_disk_did_not_take_is_undone_whole(tmp_path: Path) -> Non
             await thread.call(Store.queue, message)
     assert await thread.call(Store.outbox_entries) == []
     await thread.close()
+
+
+async def test_ctrl_z_is_no_character_of_a_message(shell: Shell, names: Names) -> None:
+    alice, bob, _ = names
+    async with terminal(shell, "chat", "--as", alice, "--with", bob) as window:
+        await window.until("nothing said yet", "→")
+        await window.until(f"whether {bob} is online is told after the first message")
+        window.type("before ")
+        window.type("\x1a")
+        window.type("after\r")
+        await window.until("you: before after")
+        window.type("\x04")
+        assert await asyncio.wait_for(window.process.wait(), TIMEOUT_S) == 0
+
+
+async def test_who_left_a_group_sees_so(shell: Shell, names: Names) -> None:
+    alice, bob, _ = names
+    async with terminal(shell, "chat", "--as", alice, "--with", bob) as window:
+        await window.until("nothing said yet", "→")
+        window.type(f'/group new "Trip" {bob}\r')
+        await window.until("you created the group", "of 1 online")
+        window.type("/group leave\r")
+        await window.until("you left", "(you are not in it)>", "you are not in this group any more")
+        window.type("\x04")
+        assert await asyncio.wait_for(window.process.wait(), TIMEOUT_S) == 0

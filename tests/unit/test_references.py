@@ -1,0 +1,36 @@
+"""What comments and pages refer to is there: sections of the design, decisions, files."""
+
+import re
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def _tracked(*patterns: str) -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", "--", *patterns], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
+
+
+def test_sections_of_the_design_that_are_cited_are_there() -> None:
+    sections = set(re.findall(r"^## (\d+)\. ", (ROOT / "docs" / "design.md").read_text(), re.MULTILINE))
+    cited = {}
+    for path in _tracked("*.py", "*.md", "*.proto", "*.toml"):
+        for found in re.finditer(r"design (§\d+(?:, §\d+)*)", path.read_text()):
+            cited.update(dict.fromkeys(re.findall(r"\d+", found[1]), path))
+    assert cited, "this test looks for nothing"
+    assert not {number: str(path) for number, path in cited.items() if number not in sections}
+
+
+def test_decisions_that_are_cited_are_there() -> None:
+    decisions = {int(path.name[:4]) for path in (ROOT / "docs" / "adr").glob("[0-9]*.md")}
+    for path in _tracked("*.py", "*.md", "*.proto"):
+        for number in re.findall(r"\bADR (\d+)\b", path.read_text()):
+            assert int(number) in decisions, f"{path}: ADR {number}"
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for path in _tracked("*.md"):
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", path.read_text()):
+            if not re.match(r"[a-z]+:", target):
+                assert (path.parent / target).exists(), f"{path}: {target}"
