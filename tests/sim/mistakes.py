@@ -6,6 +6,7 @@ from typing import Any
 
 from chatgrpc.core import row_store
 from chatgrpc.core.activation import Activation
+from chatgrpc.core.active_chat import Ticket
 from chatgrpc.core.append_pipeline import AppendPipeline
 from chatgrpc.core.clock import Now
 from chatgrpc.core.doubts import EVERYTHING, Doubt, Doubts
@@ -22,6 +23,7 @@ from chatgrpc.core.sequencer import Lookup
 from chatgrpc.core.session import State
 from chatgrpc.core.shard import Shard
 from chatgrpc.core.tending import Owner
+from chatgrpc.core.write import Write
 from chatgrpc.ports.session_map import SessionEntry, SessionMap
 from tests.sim.parts import Parts
 from tests.sim.store import Replica
@@ -175,6 +177,13 @@ class OneLaneAtATime(EdgeLanes):
             Forward(forward.lane, forward.number, forward.number, forward.write)
             for forward in reversed(super().take_forwards(now_ms))
         ]
+
+
+class KeylessSentAtOnce(EdgeDesk):
+    """Sends a write without a key on its way, and again to the next owner, without having asked where the chat ended."""
+
+    def submit(self, session_id: str, ticket: Ticket, write: Write, now_ms: int) -> None:
+        self._submit(session_id, ticket, write, now_ms)
 
 
 class StatedTakenForPushed(EdgeDesk):
@@ -352,6 +361,7 @@ async def those_that_stand_nowhere(entries: list[SessionEntry], session_map: Ses
 
 
 MISTAKES: dict[str, Parts] = {
+    "a write without a key sent again as it stands": _parts(edge_desk=KeylessSentAtOnce),
     "no boundary written": _parts(shard=Shards.using(NoBoundary)),
     "deadline taken after the keepalive's answer": _parts(lease=DeadlineAfterAnswer),
     "deadline ignored": _parts(lease=DeadlineIgnored),

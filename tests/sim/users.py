@@ -30,6 +30,8 @@ _CHATS_OF_USER = {
 }
 """Those that each writes to; one that stands here twice, twice as often."""
 _OUTBOX_MAX = 8
+_KEYLESS_SEEDS = (3, 5, 6)
+"""Of eleven: in these users also write by calls without a key."""
 
 
 class Users:
@@ -79,6 +81,24 @@ class Users:
             if len(device.outbox.get(chat_id, ())) < _OUTBOX_MAX:
                 text = content_pb2.TextContent(text=f"{device.user_id} {self.cluster.next_number()}")
                 device.compose(chat_id, content_pb2.Content(text=text))
+        if self.cluster.plan.seed % 11 in _KEYLESS_SEEDS and chat_id in device.held:
+            self._post(device.user_id, chat_id)
+
+    def _post(self, user_id: str, chat_id: str) -> None:
+        """Writes by a unary call without a key, once, through any node. Whoever makes it does not repeat it; the edge may."""
+        nodes = [node for node in self.cluster.nodes if node.alive]
+        if not nodes:
+            return
+        node = self.world.rng.choice(nodes)
+        key = self.cluster.next_number().to_bytes(16)
+        content = content_pb2.Content(text=content_pb2.TextContent(text=f"{user_id} by a call"))
+
+        def outcome(got: Outcome) -> None:
+            if isinstance(got, chat_pb2.SendResult):
+                node.note(f"{user_id}'s call is at {got.seq}")
+                self.acknowledged_changes.append((key, got.chat_id, got.seq))
+
+        node.run(lambda: node.edge.submit_alone(Write(chat_id, user_id, content, key, None), outcome))
 
     def _amend(self, device: "Device", chat_id: str, kind: str, rng: random.Random) -> None:
         """Edits or deletes one of the last messages of the user's own that are not deleted."""

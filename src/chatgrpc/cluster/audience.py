@@ -6,6 +6,7 @@ when it is stored, for whoever came in between, too late for the one and too ear
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import TypeAlias, cast
 
 from chatgrpc.cluster.presence import PresenceScreens
@@ -13,7 +14,7 @@ from chatgrpc.cluster.sessions import Sessions
 from chatgrpc.core.clock import Now
 from chatgrpc.core.disconnect import Code
 from chatgrpc.core.edge_desk import EdgeDesk
-from chatgrpc.core.links import EndStream, Message, RaiseMark, ShowReceipt, ShowTyping, TellTyping
+from chatgrpc.core.links import EndStream, EndStreamHeard, Message, RaiseMark, ShowReceipt, ShowTyping, TellTyping
 from chatgrpc.core.receipts import Mark, Raised
 from chatgrpc.edge.audience import Touched
 from chatgrpc.edge.connection import Connection, Connections
@@ -23,12 +24,26 @@ from chatgrpc.v1 import chat_pb2, session_pb2
 
 _END_INTERVAL_S = 2.0
 """Streams that are to be ended are spoken of so often."""
-_END_AGAIN_MS = 10_000
-"""Outlasts an admission that had begun."""
+_END_AGAIN_MS = 12_000
+"""Outlasts an admission that had begun, and a confirmation that was on its way before that. Only what a node confirms later
+counts."""
+_END_GIVE_UP_MS = 3_600_000
+"""A node that confirms nothing for so long, being of an earlier version, finds revoked devices in its own passes."""
+_ENDED_MAX = 10_000
+"""So many are spoken of; the oldest beyond that are left to the passes."""
 _SHOWN_AGAIN_AFTER_MS = 4_000
 """A receipt that a device was shown is not shown to it again before that: the second telling is for others."""
 
 _TypingKind: TypeAlias = session_pb2.TypingKind.ValueType
+
+
+@dataclass(slots=True)
+class _Ending:
+    """A stream that is to be ended wherever it is."""
+
+    since_ms: int
+    confirmed: set[str] = field(default_factory=set)
+    """Nodes."""
 
 
 class ClusterAudience:
@@ -53,7 +68,7 @@ class ClusterAudience:
         self._live_node_ids = live_node_ids
         self._say = say
         self._monotonic_ms = monotonic_ms
-        self._ended: dict[EndStream, int] = {}  # streams that no node may have, and until when that is said
+        self._ended: dict[EndStream, _Ending] = {}  # streams that no node may have
         self._unsaved: dict[tuple[str, str], Raised] = {}  # marks that are not in the store yet, and from where they rose
         self._receipts_shown = RecentReceipts(_SHOWN_AGAIN_AFTER_MS)
         self._trouble = Trouble("session_map_unavailable")
@@ -143,16 +158,29 @@ class ClusterAudience:
 
     async def end_elsewhere(self, user_id: str, device_id: str, code: Code) -> None:
         """See the protocol. All nodes are told, and for a while again: the device may have passed the door of one just before
-        it was closed, and not be in the session map yet."""
-        self._ended[EndStream(user_id, device_id, code)] = self._monotonic_ms() + _END_AGAIN_MS
+        it was closed, and not be in the session map yet. And then until each has confirmed it or is gone: a link may be cut."""
+        self._ended.pop(EndStream(user_id, device_id, code), None)
+        self._ended[EndStream(user_id, device_id, code)] = _Ending(self._monotonic_ms())
+        if len(self._ended) > _ENDED_MAX:
+            del self._ended[next(iter(self._ended))]
         self._end_streams()
+
+    def end_stream_heard(self, node_id: str, message: EndStreamHeard) -> None:
+        """A node has no such stream any more."""
+        ending = self._ended.get(EndStream(message.user_id, message.device_id, cast("Code", message.code)))
+        if ending is not None and self._monotonic_ms() - ending.since_ms >= _END_AGAIN_MS:
+            ending.confirmed.add(node_id)
 
     def _end_streams(self) -> None:
         now_ms = self._monotonic_ms()
-        self._ended = {message: until_ms for message, until_ms in self._ended.items() if now_ms < until_ms}
-        for message in self._ended:
-            for node_id in self._live_node_ids():
+        live = self._live_node_ids()
+        for message, ending in list(self._ended.items()):
+            waits_for = [node_id for node_id in live if node_id not in ending.confirmed]
+            for node_id in waits_for:
                 self._say(node_id, message)
+            age_ms = now_ms - ending.since_ms
+            if age_ms >= _END_GIVE_UP_MS or (age_ms >= _END_AGAIN_MS and not waits_for):
+                del self._ended[message]
 
     def moved_here(self, before: SessionEntry) -> None:
         """A device that has its stream here had one on another node."""

@@ -34,7 +34,7 @@ from chatgrpc.core.ids import shard_of
 from chatgrpc.core.lanes import EdgeLanes
 from chatgrpc.core.lease import Holds
 from chatgrpc.core.limits import Limits
-from chatgrpc.core.links import EndStream, Load, Message, ShowReceipt, ShowTyping
+from chatgrpc.core.links import EndStream, EndStreamHeard, Load, Message, ShowReceipt, ShowTyping
 from chatgrpc.core.owner_desk import OwnerDesk
 from chatgrpc.core.rates import Rates
 from chatgrpc.core.shard import Shard
@@ -220,8 +220,10 @@ class ClusterNode:
         """Nobody but this node can say that a push of its was lost; a node that has gone away, or hangs, is not waited for."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CONFIRMATIONS_TIMEOUT_S):
-                while self._desk.beat():  # noqa: ASYNC110  the desk is without I/O, and has no events
+                while self._desk.beat() or not self._router.is_idle:  # noqa: ASYNC110  the desk is without I/O, and has no events
                     await asyncio.sleep(0.05)
+                if self._keeper is not None:
+                    await self._keeper.say_drained()
 
     def close_by(self, closing: Closing) -> None:
         """Has all parts closed at the end: first the work, then the lease, so that others need not wait for its end."""
@@ -255,6 +257,10 @@ class ClusterNode:
     def end_stream(self, message: EndStream) -> None:
         """See `cluster.ordering.Listener`."""
         self._start(self._end_stream(message))
+
+    def end_stream_heard(self, node_id: str, message: EndStreamHeard) -> None:
+        """See `cluster.ordering.Listener`."""
+        self._audience.end_stream_heard(node_id, message)
 
     def note_load(self, node_id: str, streams: int) -> None:
         """See `cluster.ordering.Listener`."""
@@ -309,7 +315,7 @@ class ClusterNode:
 
     def _seen(self, owners: Mapping[int, Owner], nodes: Mapping[str, NodeInfo]) -> None:
         self._known_nodes = nodes
-        self._resync.see(owners, nodes)
+        self._resync.see(owners, nodes, self._keeper.drained if self._keeper is not None else ())
         self._relay.see(nodes)
         self._ordering.see(owners, frozenset(nodes))
 

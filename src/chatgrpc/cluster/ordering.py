@@ -22,6 +22,7 @@ from chatgrpc.core.links import (
     AskMembers,
     Deliver,
     EndStream,
+    EndStreamHeard,
     HeadIs,
     Heads,
     HeadsHeard,
@@ -57,6 +58,10 @@ class Listener(Protocol):
 
     def end_stream(self, message: EndStream) -> None:
         """Another node says that a device has gone there, or was revoked."""
+        ...
+
+    def end_stream_heard(self, node_id: str, message: EndStreamHeard) -> None:
+        """Another node has done what `EndStream` asked for."""
         ...
 
     def note_load(self, node_id: str, streams: int) -> None:
@@ -215,6 +220,9 @@ class ClusterOrdering:
             self.owner.receive(sender_id, message, at)
         elif isinstance(message, EndStream):
             self._heard_by().end_stream(message)
+            self._post(sender_id, EndStreamHeard(message.user_id, message.device_id, message.code))
+        elif isinstance(message, EndStreamHeard):
+            self._heard_by().end_stream_heard(sender_id, message)
         elif isinstance(message, Load):
             self._heard_by().note_load(sender_id, message.streams)
 

@@ -84,6 +84,8 @@ class ShardKeeper:
         self.info = info
         self.has_joined = asyncio.Event()
         """Set once it has joined for the first time, and has seen the cluster."""
+        self.drained: set[str] = set()
+        """Nodes, long gone perhaps, that said that they had drained. A node's id is never used again."""
         self.join_error = ""
         """Why it could not join, the last time that it could not."""
         self._cluster = cluster
@@ -104,6 +106,7 @@ class ShardKeeper:
         self._taking: set[int] = set()
         self._leaving: set[int] = set()
         self._announcing = False
+        self._was_lost = False
         self._trouble = Trouble("coordinator_failed")
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -131,6 +134,7 @@ class ShardKeeper:
                 self._returned()
             self.has_joined.set()
             await self._tend_while_joined()
+            self._was_lost = True
             _log.warning("lease_lost", node_id=self.info.node_id, shards=len(self._desk.tenures))
             self._lose()
             # The adapter may not have seen yet that the lease is over.
@@ -151,6 +155,17 @@ class ShardKeeper:
         except TimeoutError:
             _log.warning("shards_not_given_away", shards=len(self._desk.tenures))
 
+    async def say_drained(self) -> None:
+        """All that this node pushed was heard. Says so, unless it holds shards yet, or was without a lease once: it may have
+        dropped then what it had not pushed.
+
+        The others are told while it still lives, and need not look for anything when it is gone.
+        """
+        if self._has_shards() or self._was_lost or not self._holds(self._lease):
+            return
+        self.info = replace(self.info, drained=True)
+        await self._announce()
+
     async def leave(self) -> None:
         """Gives up the lease, and with it whatever is left. To be called when `run` has ended."""
         self._lose()
@@ -168,6 +183,7 @@ class ShardKeeper:
     # The cluster as it is seen.
 
     def _changed(self, view: ClusterView) -> None:
+        self.drained |= {node_id for node_id, info in view.nodes.items() if info.drained}
         self._view = view
         self._look.set()
 

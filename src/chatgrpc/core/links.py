@@ -135,6 +135,15 @@ class EndStream:
 
 
 @dataclass(frozen=True, slots=True)
+class EndStreamHeard:
+    """A node confirms an `EndStream`: the device has no such stream there any more."""
+
+    user_id: str
+    device_id: str
+    code: int
+
+
+@dataclass(frozen=True, slots=True)
 class Load:
     """A node tells how busy it is."""
 
@@ -156,6 +165,7 @@ Message: TypeAlias = (
     | TellTyping
     | ShowTyping
     | EndStream
+    | EndStreamHeard
     | Load
 )
 

@@ -19,6 +19,8 @@ class NodeInfo:
     """Where other nodes dial it, `host:port`."""
     draining: bool = False
     """It takes no new devices and gives its shards away."""
+    drained: bool = False
+    """It has no shards any more, and all that it ever pushed was heard: who sees it go afterwards has missed nothing of it."""
 
 
 @dataclass(frozen=True, slots=True)

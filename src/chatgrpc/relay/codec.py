@@ -17,6 +17,7 @@ from chatgrpc.core.links import (
     AskMembers,
     Deliver,
     EndStream,
+    EndStreamHeard,
     HeadIs,
     Heads,
     HeadsHeard,
@@ -283,6 +284,12 @@ def _put_end_stream(frame: relay_pb2.LinkFrame, message: EndStream) -> None:
     frame.end_stream.code = message.code
 
 
+def _put_end_stream_heard(frame: relay_pb2.LinkFrame, message: EndStreamHeard) -> None:
+    frame.end_stream_heard.user_id = message.user_id
+    frame.end_stream_heard.device_id = message.device_id
+    frame.end_stream_heard.code = message.code
+
+
 def _put_load(frame: relay_pb2.LinkFrame, message: Load) -> None:
     frame.load.SetInParent()
     frame.load.streams = message.streams
@@ -304,6 +311,7 @@ _PUT = cast(
         TellTyping: _put_tell_typing,
         ShowTyping: _put_show_typing,
         EndStream: _put_end_stream,
+        EndStreamHeard: _put_end_stream_heard,
         Load: _put_load,
     },
 )
@@ -357,5 +365,6 @@ _TAKE: dict[str, Callable[[Any], Message]] = {
     "tell_typing": lambda body: TellTyping(body.chat_id, body.user_id, body.kind),
     "show_typing": lambda body: ShowTyping(body.chat_id, body.user_id, body.kind, tuple(body.to_user_ids)),
     "end_stream": lambda body: EndStream(body.user_id, body.device_id, body.code),
+    "end_stream_heard": lambda body: EndStreamHeard(body.user_id, body.device_id, body.code),
     "load": lambda body: Load(body.streams),
 }

@@ -19,7 +19,7 @@ from chatgrpc.core.edge_desk import EdgeDesk, Missed
 from chatgrpc.core.lanes import EdgeLanes
 from chatgrpc.core.lease import Holds
 from chatgrpc.core.limits import Limits
-from chatgrpc.core.links import EndStream, Message, ShowReceipt, ShowTyping
+from chatgrpc.core.links import EndStream, EndStreamHeard, Message, ShowReceipt, ShowTyping
 from chatgrpc.core.owner_desk import OwnerDesk
 from chatgrpc.core.sequencer import Delivery
 from chatgrpc.core.shard import Shard
@@ -62,6 +62,7 @@ class SmallNode:
         self.deliveries: list[Delivery] = []
         self.shown: list[ShowReceipt | ShowTyping] = []
         self.ended: list[EndStream] = []
+        self.confirmed: list[str] = []
         self.loads: dict[str, int] = {}
         self.heads: dict[str, int] = {}
         """Heads of pushes that were missed."""
@@ -204,6 +205,9 @@ class SmallNode:
 
     def end_stream(self, message: EndStream) -> None:
         self.ended.append(message)
+
+    def end_stream_heard(self, node_id: str, message: EndStreamHeard) -> None:
+        self.confirmed.append(node_id)
 
     def note_load(self, node_id: str, streams: int) -> None:
         self.loads[node_id] = streams

@@ -11,7 +11,7 @@ from chatgrpc.cluster.presence import PresenceScreens
 from chatgrpc.cluster.sessions import Sessions
 from chatgrpc.core.clock import Now
 from chatgrpc.core.edge_desk import Missed
-from chatgrpc.core.links import EndStream, Message, RaiseMark, ShowReceipt, ShowTyping
+from chatgrpc.core.links import EndStream, EndStreamHeard, Message, RaiseMark, ShowReceipt, ShowTyping
 from chatgrpc.core.receipts import Mark, Raised
 from chatgrpc.edge.connection import Connection
 from chatgrpc.ports.lease_clock import lease_clock_ms
@@ -73,6 +73,9 @@ class Place:
     def end_stream(self, message: EndStream) -> None:
         self.ended.append(message)
 
+    def end_stream_heard(self, node_id: str, message: EndStreamHeard) -> None:
+        self.audience.end_stream_heard(node_id, message)
+
     def note_load(self, node_id: str, streams: int) -> None:
         raise AssertionError("nobody tells")
 
@@ -85,7 +88,7 @@ class World:
 
     def __init__(self, cluster: SmallCluster) -> None:
         self.cluster = cluster
-        self.one, self.two = (Place(cluster, node) for node in cluster.nodes)
+        self.one, self.two = (Place(cluster, node) for node in cluster.nodes[:2])
 
     async def create_chat(self) -> None:
         await self.one.node.send(group_creation(CHAT, "alice", "bob", "carol"))
@@ -263,7 +266,31 @@ async def test_a_stream_is_ended_wherever_it_is_and_for_a_while_wherever_it_come
         await world.one.audience.end_elsewhere("alice", "phone", REVOKED)
         await until(lambda: len(world.two.ended) >= 3 and len(world.one.ended) >= 3)
         assert set(world.two.ended) == {EndStream("alice", "phone", REVOKED)}
-        world.one.now_ms += 10_000
+        assert world.one.audience._ended, "a device may have been at the door"
+        world.one.now_ms += 12_000
+        await until(lambda: not world.one.audience._ended)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_stream_that_is_to_end_is_spoken_of_until_each_node_has_confirmed_it_or_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("chatgrpc.cluster.audience._END_INTERVAL_S", 0.001)
+    async with small_cluster(nodes=3) as cluster:
+        world, three = World(cluster), cluster.nodes[2]
+        one_id = world.one.node.node_id
+        cluster.cut = {(one_id, world.two.node.node_id), (three.node_id, one_id)}
+        running = asyncio.create_task(world.one.audience.run())
+        await world.one.audience.end_elsewhere("alice", "phone", REVOKED)
+        world.one.now_ms += 60_000  # long after an admission can have been under way
+        await until(lambda: len(three.ended) > 2)
+        assert world.two.ended == []
+        assert world.one.audience._ended, "two has not heard it, and nobody knows whether three has"
+        cluster.cut = {(three.node_id, one_id)}
+        await until(lambda: bool(world.two.ended))
+        assert world.one.audience._ended
+        three.crash()
         await until(lambda: not world.one.audience._ended)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

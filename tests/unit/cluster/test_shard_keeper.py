@@ -76,6 +76,31 @@ async def test_writes_go_on_while_shards_are_handed_over() -> None:
             assert sorted(seqs(outcomes)) == list(range(2, 11))
 
 
+async def test_a_node_that_has_given_all_away_tells_the_others_that_they_have_missed_nothing() -> None:
+    async with small_cluster(nodes=2) as cluster:
+        one, two = cluster.nodes
+        await two.keeper.say_drained()
+        assert not two.keeper.info.drained, "it holds shards"
+        await two.keeper.give_all_away(GIVE_UP_S)
+        await two.keeper.say_drained()
+        cluster.nodes.remove(two)
+        await two.stop()
+        await cluster.settled()
+        assert one.keeper.drained == {two.node_id}
+
+
+async def test_a_node_that_was_without_a_lease_once_does_not_say_that_nothing_was_missed() -> None:
+    async with small_cluster(nodes=2) as cluster:
+        one, two = cluster.nodes
+        two.coordinator.lose_lease()
+        await until(lambda: two.times_returned == 1)
+        await cluster.settled()
+        await two.keeper.give_all_away(GIVE_UP_S)
+        await two.keeper.say_drained()
+        assert not two.keeper.info.drained
+        assert one.keeper.drained == set()
+
+
 async def test_a_node_that_crashes_is_followed_by_the_others_once_its_lease_has_ended() -> None:
     async with small_cluster(nodes=3) as cluster:
         one, two, three = cluster.nodes

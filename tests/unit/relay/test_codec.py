@@ -13,6 +13,7 @@ from chatgrpc.core.links import (
     AskMembers,
     Deliver,
     EndStream,
+    EndStreamHeard,
     HeadIs,
     Heads,
     HeadsHeard,
@@ -88,6 +89,7 @@ BY_KIND: dict[type[Message], st.SearchStrategy[Message]] = {
     TellTyping: st.builds(TellTyping, WORDS, WORDS, KINDS),
     ShowTyping: st.builds(ShowTyping, WORDS, WORDS, KINDS, USERS),
     EndStream: st.builds(EndStream, WORDS, WORDS, KINDS),
+    EndStreamHeard: st.builds(EndStreamHeard, WORDS, WORDS, KINDS),
     Load: st.builds(Load, SEQS),
 }
 

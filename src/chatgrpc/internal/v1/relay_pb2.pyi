@@ -68,6 +68,7 @@ class LinkFrame(_message.Message):
     END_STREAM_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
     HELLO_FIELD_NUMBER: _builtins.int
+    END_STREAM_HEARD_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def deliver(self) -> Global___Deliver:
         """A committed event for users of the receiver."""
@@ -140,6 +141,10 @@ class LinkFrame(_message.Message):
     def hello(self) -> Global___Hello:
         """Opens the link."""
 
+    @_builtins.property
+    def end_stream_heard(self) -> Global___EndStream:
+        """Answers EndStream: the stream is ended."""
+
     def __init__(
         self,
         *,
@@ -161,12 +166,13 @@ class LinkFrame(_message.Message):
         end_stream: Global___EndStream | None = ...,
         load: Global___Load | None = ...,
         hello: Global___Hello | None = ...,
+        end_stream_heard: Global___EndStream | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ask_head", b"ask_head", "ask_members", b"ask_members", "audience", b"audience", "beat", b"beat", "body", b"body", "deliver", b"deliver", "end_stream", b"end_stream", "forward", b"forward", "forwarded", b"forwarded", "head_is", b"head_is", "heads", b"heads", "heads_heard", b"heads_heard", "hello", b"hello", "load", b"load", "members_are", b"members_are", "raise_mark", b"raise_mark", "show_receipt", b"show_receipt", "show_typing", b"show_typing", "tell_typing", b"tell_typing"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ask_head", b"ask_head", "ask_members", b"ask_members", "audience", b"audience", "beat", b"beat", "body", b"body", "deliver", b"deliver", "end_stream", b"end_stream", "end_stream_heard", b"end_stream_heard", "forward", b"forward", "forwarded", b"forwarded", "head_is", b"head_is", "heads", b"heads", "heads_heard", b"heads_heard", "hello", b"hello", "load", b"load", "members_are", b"members_are", "raise_mark", b"raise_mark", "show_receipt", b"show_receipt", "show_typing", b"show_typing", "tell_typing", b"tell_typing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ask_head", b"ask_head", "ask_members", b"ask_members", "audience", b"audience", "beat", b"beat", "body", b"body", "deliver", b"deliver", "end_stream", b"end_stream", "forward", b"forward", "forwarded", b"forwarded", "head_is", b"head_is", "heads", b"heads", "heads_heard", b"heads_heard", "hello", b"hello", "load", b"load", "members_are", b"members_are", "raise_mark", b"raise_mark", "show_receipt", b"show_receipt", "show_typing", b"show_typing", "tell_typing", b"tell_typing"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ask_head", b"ask_head", "ask_members", b"ask_members", "audience", b"audience", "beat", b"beat", "body", b"body", "deliver", b"deliver", "end_stream", b"end_stream", "end_stream_heard", b"end_stream_heard", "forward", b"forward", "forwarded", b"forwarded", "head_is", b"head_is", "heads", b"heads", "heads_heard", b"heads_heard", "hello", b"hello", "load", b"load", "members_are", b"members_are", "raise_mark", b"raise_mark", "show_receipt", b"show_receipt", "show_typing", b"show_typing", "tell_typing", b"tell_typing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["deliver", "audience", "forward", "forwarded", "show_receipt", "raise_mark", "show_typing", "tell_typing", "ask_head", "head_is", "heads", "heads_heard", "beat", "ask_members", "members_are", "end_stream", "load", "hello"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["deliver", "audience", "forward", "forwarded", "show_receipt", "raise_mark", "show_typing", "tell_typing", "ask_head", "head_is", "heads", "heads_heard", "beat", "ask_members", "members_are", "end_stream", "load", "hello", "end_stream_heard"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
