@@ -53,6 +53,10 @@ class ServerOptions:
     """A quiet connection is pinged this often."""
     keepalive_timeout_s: float = 20.0
     """A connection whose ping is not answered by then is closed."""
+    read_bytes_max: int = 16 * 1024
+    """Read from a connection at once."""
+    connection_idle_max_s: float = 120.0
+    """A connection without a call is closed after this time; clients connect again when they call."""
     connection_age_max_s: float = 25 * 3600.0
     """An older connection takes no new calls, so that load spreads over new nodes. gRPC varies it by a tenth."""
     connection_age_grace_s: float = 600.0
@@ -173,6 +177,10 @@ def _channel_arguments(options: ServerOptions) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         # Counting pings is what makes them dear: past the last strike each one costs 70 µs, an answer to it less than one.
         ("grpc.http2.max_ping_strikes", 0),
+        # What one read takes is worked through before the watch on floods can do anything.
+        ("grpc.experimental.tcp_max_read_chunk_size", options.read_bytes_max),
+        ("grpc.experimental.tcp_read_chunk_size", options.read_bytes_max),
+        ("grpc.max_connection_idle_ms", int(options.connection_idle_max_s * _MS)),
         ("grpc.max_connection_age_ms", int(options.connection_age_max_s * _MS)),
         ("grpc.max_connection_age_grace_ms", int(options.connection_age_grace_s * _MS)),
         # Without probing, a stream's flow-control window stays at 64 KiB: what a fast sender can put into our memory unread.
