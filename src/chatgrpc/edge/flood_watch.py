@@ -3,7 +3,7 @@
 gRPC works through all that one socket holds before it turns to the next, on a single thread here (`edge/engine.py`), and no
 option of it bounds how many PING, SETTINGS or WINDOW_UPDATE frames a peer may send: they need no token, no call, and HTTP/2's
 flow control does not cover them. Looking at every frame would cost each message as much as the server pays for it now. So the
-watch looks only when something is wrong: when gRPC's threads have used up the time since the last look and hardly any message
+watch looks only when something is wrong: when the process has used up the time since the last look and hardly any message
 came of it. Then it compares what each connection took with what became messages, and shuts down those that explain it.
 
 See ADR 8. On systems without Linux's TCP_INFO nothing is watched.
@@ -42,13 +42,13 @@ class FloodLimits:
     """When the watch takes offence."""
 
     interval_s: float = 0.02
-    """Between two looks at the clock of gRPC's threads."""
+    """Between two looks at the process's clock."""
     interval_suspicious_s: float = 0.01
     """The same while something is wrong."""
     busy_share: float = 0.4
-    """Below this share of the time gRPC's threads are not the ones to blame."""
+    """Of a core. Below this share there is room for everybody."""
     cost_per_message_max_s: float = 0.001
-    """A message takes some 20 µs of these threads, and a megabyte of them a millisecond; past this something else takes it."""
+    """A message takes some 60 µs, a megabyte of them a few milliseconds; past this something else takes the time."""
     unread_bytes_max: int = 96 * 1024
     """Unread in a socket that no message has come from. A first message waits in a window of 64 KiB; what is not under flow
     control piles up."""
@@ -117,7 +117,6 @@ class FloodWatch:
         self._limits = limits
         self._on_cut = on_cut
         self._port = 0
-        self._loop_clock = 0
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._seen: dict[int, _Connection] = {}
@@ -129,11 +128,10 @@ class FloodWatch:
         return sys.platform == "linux"
 
     def start(self, port: int) -> None:
-        """Begins to watch. Must be called on the thread of the event loop, whose time is not gRPC's."""
+        """Begins to watch the connections to the port."""
         if not self.is_possible():
             return
         self._port = port
-        self._loop_clock = time.pthread_getcpuclockid(threading.get_ident())
         self._thread = threading.Thread(target=self._run, name="flood-watch", daemon=True)
         self._thread.start()
 
@@ -146,9 +144,9 @@ class FloodWatch:
 
     def _run(self) -> None:
         limits = self._limits
-        pause_s, last_s, last_cpu_s = limits.interval_s, time.monotonic(), self._grpc_cpu_s()
+        pause_s, last_s, last_cpu_s = limits.interval_s, time.monotonic(), self._cpu_s()
         while not self._stopping.wait(pause_s):
-            now_s, cpu_s = time.monotonic(), self._grpc_cpu_s()
+            now_s, cpu_s = time.monotonic(), self._cpu_s()
             delivered = self._delivered.take()
             used_s = cpu_s - last_cpu_s
             messages = sum(delivered.values()) // _MESSAGE_ALLOWANCE_BYTES
@@ -161,11 +159,11 @@ class FloodWatch:
             else:
                 self._seen = {}
                 self._forget_closed()
-            last_s, last_cpu_s = now_s, self._grpc_cpu_s()
+            last_s, last_cpu_s = now_s, self._cpu_s()
 
-    def _grpc_cpu_s(self) -> float:
-        """What all threads of the process but the event loop's and this one have used."""
-        return time.process_time() - time.clock_gettime(self._loop_clock) - time.thread_time()
+    def _cpu_s(self) -> float:
+        """What all threads of the process but this one have used."""
+        return time.process_time() - time.thread_time()
 
     def look(self, port: int, delivered: dict[str, int]) -> None:
         """Looks at all connections to the port and cuts those that were read without enough coming of it; something is wrong.
@@ -195,6 +193,14 @@ class FloodWatch:
         if cut:
             self._on_cut(len(cut))
             _log.warning("connections_cut", reason="flood", count=len(cut), peers=cut[:_PEERS_LOGGED])
+
+    def cut(self, peer: str) -> None:
+        """Cuts a connection that has shown what it is."""
+        if not self.is_possible():
+            return
+        if any(connection.peer == peer and _cut(fd, peer) for fd, connection in _connections(self._port)):
+            self._on_cut(1)
+            _log.warning("connections_cut", reason="header fields", count=1, peers=[peer])
 
     def _forget_closed(self) -> None:
         """Lets go of what was known of connections that are gone, before it becomes much."""

@@ -18,6 +18,7 @@ import structlog
 
 from chatgrpc.edge.errors import StatusError, trailers_of
 from chatgrpc.edge.flood_watch import Delivered
+from chatgrpc.edge.shares import Shares, address_of
 from chatgrpc.ports.lease_clock import wall_clock_ms
 from chatgrpc.ports.tokens import Claims, KeysUnavailableError, TokenRejectedError, TokenVerifier
 
@@ -34,6 +35,14 @@ PUBLIC_METHODS = (
 TOKENLESS_METHODS = frozenset({"/chatgrpc.v1.NodeService/ListNodes"})
 """Unary calls of ours that are for everyone; but for the token they are treated as all others."""
 
+_NODE = "all"
+_SESSION = "/chatgrpc.v1.SessionService/"
+_REFLECTION = "/grpc.reflection."
+
+_TOO_MANY_PUBLIC = StatusError(
+    grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS", "Too many such calls are open. Try again when some have ended."
+)
+_TOO_LONG = StatusError(grpc.StatusCode.DEADLINE_EXCEEDED, "TOO_SLOW", "The call was open for too long. Call again.")
 _REQUEST_MISSING = StatusError(
     grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_MISSING", "The call ended before there was a whole request."
 )
@@ -60,7 +69,22 @@ class UnaryLimits:
     """What unary calls may use of the node."""
 
     calls_max: int = 1_000
-    """Calls that may run at the same time; one more is refused with RESOURCE_EXHAUSTED."""
+    """Calls, whose token was checked and whose request is there, that may run at the same time; one more is refused with
+    RESOURCE_EXHAUSTED."""
+    calls_per_user_max: int = 100
+    """The same of one user, from the check of the token on."""
+    calls_unchecked_per_address_max: int = 1_000
+    """Calls of one address whose token is being checked or which need none. They hold nothing that others wait for."""
+    calls_public_per_address_max: int = 100
+    """Calls of health and reflection of one address, which may stay open (`Health.Watch`)."""
+    calls_public_max: int = 1_000
+    """The same of all addresses."""
+    reflection_s_max: float = 30.0
+    """Longest time for one call of reflection."""
+    tokenless_deadline_s: float = 1.0
+    """Longest time for a call without a token; it waits for nothing but its request."""
+    fields_max: int = 128
+    """Header fields of a call, also of a stream or an unknown one; with more the connection is cut."""
     deadline_s: float = 30.0
     """Longest time for one call, even if its client would wait longer; then it ends with DEADLINE_EXCEEDED."""
 
@@ -82,6 +106,7 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
         limits: UnaryLimits = UnaryLimits(),
         now_ms: Callable[[], int] = wall_clock_ms,
         delivered: Delivered | None = None,
+        cut: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Is handed to one server.
 
@@ -91,13 +116,18 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
             limits: what calls may use.
             now_ms: milliseconds since the Unix epoch.
             delivered: is told of each call and request.
+            cut: ends the connection of a peer that abuses it.
         """
         self._tokens = tokens
         self._observe = observe
         self._limits = limits
         self._now_ms = now_ms
         self._delivered = delivered or Delivered()
-        self._calls = 0
+        self._cut = cut
+        self._running = Shares(limits.calls_max)
+        self._of_user = Shares(limits.calls_per_user_max)
+        self._unchecked = Shares(limits.calls_unchecked_per_address_max)
+        self._public = Shares(limits.calls_public_per_address_max, limits.calls_public_max)
 
     async def intercept_service(
         self,
@@ -105,10 +135,12 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "_Handler | None":
         """Wraps the handler of the called method."""
+        if len(handler_call_details.invocation_metadata or ()) > self._limits.fields_max:
+            return grpc.stream_stream_rpc_method_handler(self._refuse_fields)
         method = handler_call_details.method
         handler = await continuation(handler_call_details)
         if method.startswith(PUBLIC_METHODS) and handler is not None:
-            return _parsing(handler, self._delivered)
+            return handler if method.startswith(_SESSION) else self._public_call(method, _parsing(handler, self._delivered))
         if handler is None or handler.unary_unary is None:
             return grpc.stream_stream_rpc_method_handler(self._refuse_unknown_method)
 
@@ -139,30 +171,77 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
         return await _abort(context, error)
 
     async def _answer(self, method: str, handler: _Handler, requests: AsyncIterable[bytes], context: _Context) -> bytes:
-        if self._calls >= self._limits.calls_max:
-            raise StatusError(
-                grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS", "The server is busy. Try again in a few seconds."
-            )
-        self._calls += 1
+        # A place that others may want is taken only once the caller is known, and what it takes from all once its request is
+        # there: whoever opens calls and sends nothing takes from nobody but themself.
+        is_tokenless = method in TOKENLESS_METHODS
+        limit_s = self._limits.tokenless_deadline_s if is_tokenless else self._limits.deadline_s
         try:
-            async with asyncio.timeout(self._limits.deadline_s) as deadline:
-                if method not in TOKENLESS_METHODS:
-                    _claims.set(await self._authenticate(context))
-                message = await _one_of(requests)
-                self._delivered.message(context.peer(), len(message))
-                request = _parse(handler, message)
-                reply = await handler.unary_unary(request, context)  # type: ignore[misc,arg-type]
-                return reply if handler.response_serializer is None else handler.response_serializer(reply)
+            async with asyncio.timeout(limit_s) as deadline:
+                with self._unchecked.place(address_of(context.peer())):
+                    if is_tokenless:
+                        return await self._run(handler, await self._request(requests, context), context)
+                    claims = await self._authenticate(context)
+                _claims.set(claims)
+                with self._of_user.place(claims.user_id):
+                    message = await self._request(requests, context)
+                    with self._running.place(_NODE):
+                        return await self._run(handler, message, context)
         except TimeoutError:
             if not deadline.expired():
                 raise
             raise StatusError(
                 grpc.StatusCode.DEADLINE_EXCEEDED,
                 "TOO_SLOW",
-                f"The call took more than {self._limits.deadline_s:g} seconds. Whether it had an effect is not known.",
+                f"The call took more than {limit_s:g} seconds. Whether it had an effect is not known.",
             ) from None
-        finally:
-            self._calls -= 1
+
+    async def _request(self, requests: AsyncIterable[bytes], context: _Context) -> bytes:
+        message = await _one_of(requests)
+        self._delivered.message(context.peer(), len(message))
+        return message
+
+    async def _run(self, handler: _Handler, message: bytes, context: _Context) -> bytes:
+        reply = await handler.unary_unary(_parse(handler, message), context)  # type: ignore[misc,arg-type]
+        return reply if handler.response_serializer is None else handler.response_serializer(reply)
+
+    def _public_call(self, method: str, handler: _Handler) -> _Handler:
+        """The same handler, in a place of the address that calls."""
+        seconds_max = self._limits.reflection_s_max if method.startswith(_REFLECTION) else None
+
+        async def in_place(answer: Callable[[], Awaitable[Any]], context: _Context) -> Any:
+            address = address_of(context.peer())
+            if not self._public.take(address):
+                return await _abort(context, _TOO_MANY_PUBLIC)
+            try:
+                async with asyncio.timeout(seconds_max):
+                    return await answer()
+            except TimeoutError:
+                return await _abort(context, _TOO_LONG)
+            finally:
+                self._public.give_back(address)
+
+        answering: Any = handler.stream_unary or handler.unary_stream or handler.stream_stream
+
+        async def one_to_one(requests: Any, context: _Context) -> Any:
+            return await in_place(lambda: answering(requests, context), context)
+
+        async def one_to_many(request: Any, context: _Context) -> None:
+            await in_place(lambda: answering(request, context), context)
+
+        async def many_to_many(requests: Any, context: _Context) -> None:
+            async def answer() -> None:
+                async for reply in answering(requests, context):
+                    await context.write(serialize(reply))
+
+            await in_place(answer, context)
+
+        serializer = handler.response_serializer
+        serialize: Callable[[Any], bytes] = serializer or bytes
+        if handler.stream_unary is not None:
+            return grpc.stream_unary_rpc_method_handler(one_to_one, response_serializer=serializer)
+        if handler.unary_stream is not None:
+            return grpc.unary_stream_rpc_method_handler(one_to_many, response_serializer=serializer)
+        return grpc.stream_stream_rpc_method_handler(many_to_many)
 
     async def _authenticate(self, context: _Context) -> Claims:
         token = bearer_token(context.invocation_metadata())
@@ -178,6 +257,14 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
                 "KEYS_UNAVAILABLE",
                 "The keys to check tokens with cannot be had just now. Try again in a few seconds.",
             ) from None
+
+    async def _refuse_fields(self, _: object, context: _Context) -> None:
+        # gRPC's limit of 16 KiB does not count fields that a byte repeats (RFC 7541 §6.1): 4 KB make 16 MB of objects here,
+        # 10 ms a call. No client does that, and more of the same is on its way.
+        code, message = grpc.StatusCode.RESOURCE_EXHAUSTED, "The call has too many header fields."
+        self._observe("unknown", code.name, 0.0)
+        self._cut(context.peer())
+        await _abort(context, StatusError(code, "TOO_MANY_FIELDS", message, {"max": str(self._limits.fields_max)}))
 
     async def _refuse_unknown_method(self, _: object, context: _Context) -> None:
         # A stream-stream handler, since it does not wait for a request that a peer may never send.

@@ -137,7 +137,8 @@ class Node:
         )
         watch = FloodWatch(self._delivered, on_cut=self._metrics.connections_cut.inc)
         tokens = UnrevokedTokens(self._verifier, self._revocations)
-        server = GrpcServer(options, [UnaryInterceptor(tokens, observe, delivered=self._delivered)], watch)
+        calls = UnaryInterceptor(tokens, observe, delivered=self._delivered, cut=watch.cut)
+        server = GrpcServer(options, [calls], watch)
         server.register("chatgrpc.v1.SessionService", self._transport.register)
         server.register(
             "chatgrpc.v1.UserService", lambda on: user_service_pb2_grpc.add_UserServiceServicer_to_server(UserService(self), on)

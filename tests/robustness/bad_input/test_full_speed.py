@@ -15,6 +15,8 @@ from tests.support.server import ServerProcess, running_server
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 _TRIES = 3
+BOUNDS_S = {"HPACK": 3.0}
+"""Wider ones. What gRPC has taken of such calls before their connection is cut costs the event loop 10 ms each (ADR 8)."""
 CELLS = ((4, 1), (4, 8), (16, 8))
 """Megabytes on each connection, and connections."""
 
@@ -36,7 +38,7 @@ async def test_a_flood_at_full_speed_keeps_nobody_waiting(server: ServerProcess,
                 control = await flooded(server, control_port, kind, megabytes * MB, connections)
                 waited = await flooded(server, server.port, kind, megabytes * MB, connections)
                 seen.append(f"{waited}, control {control}")
-                if waited.p99_s <= BOUND_S + 2 * control.p99_s:
+                if waited.p99_s <= BOUNDS_S.get(kind, BOUND_S) + 2 * control.p99_s:
                     break
             else:
                 pytest.fail(f"{megabytes} MB on {connections} connections: {'; '.join(seen)}")

@@ -4,8 +4,10 @@ import asyncio
 import itertools
 import time
 
+import grpc
 import pytest
 
+from chatgrpc.v1 import node_service_pb2, node_service_pb2_grpc, user_service_pb2, user_service_pb2_grpc
 from tests.contract.http2_peer import grpc_message
 from tests.robustness.bad_input.support_http2 import Sender, data, headers, streams_from
 from tests.robustness.bad_input.support_scene import MIB, Scene
@@ -76,6 +78,25 @@ async def test_calls_that_are_held_open(scene: Scene, method: str) -> None:
         await asyncio.sleep(1)
         held = await scene.vitals()
         sighting.notes["tasks"] = held.tasks - before.tasks
+        await asyncio.gather(*(sender.close() for sender in senders))
+
+
+@pytest.mark.parametrize("method", ["NodeService/ListNodes", "UserService/GetUser", "ChatService/JoinByLink"])
+async def test_calls_that_never_send_their_request_lock_nobody_out(scene: Scene, method: str) -> None:
+    """1,200 of them, with the token of one user or none where none is asked for: more than a node answers at once."""
+    token = "" if method == "NodeService/ListNodes" else f"Bearer {scene.token('patient')}"
+    async with scene.attack(f"1,200 calls of {method} without a request"):
+        senders = [await Sender.connect(scene.server.port) for _ in range(12)]
+        for sender in senders:
+            opening = (headers(stream, path=f"/chatgrpc.v1.{method}", authorization=token) for stream in range(1, 200, 2))
+            await sender.peer.send(*opening)
+        async with grpc.aio.insecure_channel(scene.address) as channel:
+            users, nodes = user_service_pb2_grpc.UserServiceStub(channel), node_service_pb2_grpc.NodeServiceStub(channel)
+            metadata = (("authorization", f"Bearer {scene.token('innocent')}"),)
+            for _ in range(20):
+                await users.GetUser(user_service_pb2.GetUserRequest(), metadata=metadata, timeout=10)
+                if token:
+                    await nodes.ListNodes(node_service_pb2.ListNodesRequest(), timeout=10)
         await asyncio.gather(*(sender.close() for sender in senders))
 
 

@@ -50,6 +50,7 @@ class Rig:
     channel: grpc.aio.Channel
     plain_channel: grpc.aio.Channel
     observed: list[tuple[str, str, float]] = field(default_factory=list)
+    cut: list[str] = field(default_factory=list)
     behaviour: Behaviour | None = None
 
     async def call(self, text: str = "", token: str | None = "of-alice") -> str:
@@ -89,7 +90,11 @@ async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
     )
     stream_handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(streamed)
     interceptor = UnaryInterceptor(
-        KnownTokens(), lambda *observation: rig.observed.append(observation), limits, now_ms=lambda: NOW_MS
+        KnownTokens(),
+        lambda *observation: rig.observed.append(observation),
+        limits,
+        now_ms=lambda: NOW_MS,
+        cut=rig.cut.append,
     )
     server = grpc.aio.server(interceptors=[interceptor])
     services: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {
@@ -275,6 +280,17 @@ async def test_an_unknown_method_is_told_without_waiting_for_a_request(rig: Rig,
     assert [observation[:2] for observation in rig.observed] == [("unknown", "UNIMPLEMENTED")]
 
 
+@pytest.mark.parametrize("method", [METHOD, "/chatgrpc.v1.SessionService/Connect", "/nowhere/to.be.found"])
+async def test_a_call_with_very_many_header_fields_costs_its_connection(rig: Rig, method: str) -> None:
+    fields = tuple((f"x-{number}", "y") for number in range(UnaryLimits().fields_max + 1))
+    call: Any = rig.channel.stream_stream(method)(metadata=fields)
+    assert await call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    info = error_info_of(await call.trailing_metadata())
+    assert info is not None
+    assert info.reason == "TOO_MANY_FIELDS"
+    assert [peer.partition(":")[0] for peer in rig.cut] == ["ipv4"]
+
+
 @pytest.mark.parametrize("rig", [UnaryLimits(calls_max=2)], indirect=True)
 async def test_calls_beyond_the_limit_are_refused_until_one_ends(rig: Rig) -> None:
     may_end, running = asyncio.Event(), asyncio.Semaphore(0)
@@ -359,3 +375,66 @@ async def test_the_helper_fails_a_test_whose_server_does_not_explain_itself(rig:
 )
 def test_bearer_token(metadata: object, token: str | None) -> None:
     assert bearer_token(metadata) == token
+
+
+@pytest.mark.parametrize("rig", [UnaryLimits(calls_max=1, calls_per_user_max=2)], indirect=True)
+async def test_calls_that_wait_for_their_request_take_no_place_from_others(rig: Rig) -> None:
+    rig.behaviour = echo_bearer
+    without_token: list[Any] = [rig.channel.stream_stream("/chatgrpc.v1.NodeService/ListNodes")() for _ in range(3)]
+    own: Any = rig.channel.stream_stream(METHOD)(metadata=(("authorization", "Bearer of-alice"),))
+    await own.write(b"")  # the call is on its way, its request not over
+    assert await rig.call("hello") == "alice: hello"
+    for call in (*without_token, own):
+        call.cancel()
+
+
+@pytest.mark.parametrize("rig", [UnaryLimits(calls_per_user_max=1)], indirect=True)
+async def test_a_user_has_a_share_of_the_calls(rig: Rig) -> None:
+    running = asyncio.Event()
+
+    async def wait(message: wrappers_pb2.StringValue, _: object) -> wrappers_pb2.StringValue:
+        running.set()
+        await asyncio.Event().wait()
+        return message
+
+    rig.behaviour = wait
+    first = asyncio.create_task(rig.call("one"))
+    await running.wait()
+    assert (await rig.fail())[:2] == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS")
+    first.cancel()
+
+
+@pytest.mark.parametrize("rig", [UnaryLimits(tokenless_deadline_s=0.01)], indirect=True)
+async def test_a_call_without_a_token_waits_for_its_request_only_shortly(rig: Rig) -> None:
+    call: Any = rig.channel.stream_stream("/chatgrpc.v1.NodeService/ListNodes")()
+    assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_watchers_of_health_have_places_by_address() -> None:
+    limits = UnaryLimits(calls_public_per_address_max=2)
+    server = GrpcServer(ServerOptions(), [UnaryInterceptor(KnownTokens(), lambda *_: None, limits)])
+    port = await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", interceptors=[ErrorInfoRequired()]) as channel:
+        watch: Any = channel.unary_stream("/grpc.health.v1.Health/Watch")
+        first, second = watch(b""), watch(b"")
+        assert await first.read()
+        assert await second.read()
+        third = watch(b"")
+        assert await third.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        first.cancel()
+        async with asyncio.timeout(10):
+            while (again := watch(b"")) and await again.read() is grpc.aio.EOF:
+                pass
+        again.cancel()
+        second.cancel()
+    await server.stop(0)
+
+
+async def test_a_call_of_reflection_ends() -> None:
+    limits = UnaryLimits(reflection_s_max=0.01)
+    server = GrpcServer(ServerOptions(), [UnaryInterceptor(KnownTokens(), lambda *_: None, limits)])
+    port = await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call: Any = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")()
+        assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    await server.stop(0)
