@@ -4,11 +4,13 @@ import asyncio
 import gc
 import itertools
 import random
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from chatgrpc.adapters.jwt import DevIssuer
 from chatgrpc.v1 import chat_pb2, content_pb2
 from chatgrpc_client import (
     ChatChange,
@@ -309,6 +311,29 @@ async def test_revoked_replaced_and_mistaken_devices_stop(home: Home, names: Nam
     async with stranger:
         with pytest.raises(WrongUserError, match=bob_id):
             await stranger.wait_until_live(20)
+
+
+async def test_a_device_fetches_a_newer_token_when_another_was_revoked_and_goes_on(home: Home, names: Names) -> None:
+    """Its own was void with the other's. The issuer counts seconds, as most do: one of the same second is void too."""
+    alice_id, _, _ = names
+    issuer = DevIssuer.open(home.server.data_dir)
+    minted: list[str] = []
+
+    async def token() -> str:
+        minted.append(issuer.mint(alice_id, 3600, int(time.time()) * 1000))
+        return minted[-1]
+
+    laptop = home.device(alice_id, "laptop")
+    laptop._token = token
+    async with home.device(alice_id, "phone") as phone, laptop, watching(laptop) as seen:
+        await phone.wait_until_live(20)
+        await laptop.wait_until_live(20)
+        before = len(minted)
+        await laptop.devices.revoke(phone.device_id)
+        await seen.until(lambda: any("revoked" in e.message for e in seen.of(ConnectionChanged)) or len(minted) > before + 1)
+        await laptop.wait_until_live(30)
+        await (await laptop.send("goes on", user_id=alice_id)).sent
+        assert ConnectionState.STOPPED not in [e.state for e in seen.of(ConnectionChanged)]
 
 
 async def test_an_outcome_that_nobody_waits_for_is_no_complaint_of_asyncio(home: Home, names: Names) -> None:

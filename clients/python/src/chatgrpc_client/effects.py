@@ -32,6 +32,8 @@ class Ending:
     code: session_pb2.DisconnectCode.ValueType = session_pb2.DISCONNECT_CODE_UNSPECIFIED
     wait_s: float = 0.0
     """Do not reconnect sooner."""
+    reason: str = ""
+    """`Disconnect.reason`: what is wrong with the token, if that is why."""
 
 
 @dataclass(slots=True)
@@ -71,7 +73,7 @@ def disconnected(frame: session_pb2.Disconnect) -> Ending:
     """The ending that a Disconnect means; the range of its code says what to do next."""
     wait_s = frame.reconnect_after_ms / 1000
     if 300 <= frame.code < 400:
-        return Ending(Next.STOP, frame.message, frame.code)
+        return Ending(Next.STOP, frame.message, frame.code, reason=frame.reason)
     if 100 <= frame.code < 200:
         return Ending(Next.RECONNECT, frame.message, frame.code, wait_s)
     return Ending(Next.BACK_OFF, frame.message, frame.code, wait_s)

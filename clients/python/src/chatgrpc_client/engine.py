@@ -162,8 +162,9 @@ class Engine:
             if ending.next is Next.STOP:
                 is_token = ending.code == session_pb2.DISCONNECT_CODE_UNAUTHENTICATED
                 if is_token and refused < _REFUSED_TOKENS_MAX:
-                    # After a revocation a token must be newer than it, and issuers count seconds.
-                    await asyncio.sleep(refused * _NEWER_TOKEN_AFTER_S)
+                    if ending.reason == "TOKEN_REVOKED":
+                        # It must be newer than the revocation, and issuers count seconds: one of the same second is not.
+                        await asyncio.sleep(_NEWER_TOKEN_AFTER_S)
                     refused += 1
                     if await self._has_newer_token(token):
                         continue
