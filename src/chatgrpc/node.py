@@ -16,6 +16,7 @@ from chatgrpc.embedded.node import serving_alone
 from chatgrpc.greeting import announce, farewell
 from chatgrpc.metrics import Metrics, MetricsServer
 from chatgrpc.ports.tokens import TokenVerifier
+from chatgrpc.secret_files import warn_of_open_folder
 
 _DRIVERS: Final = frozenset({"cassandra", "redis"})
 """Modules of the extra `cluster`."""
@@ -57,6 +58,7 @@ async def serving(settings: Settings, closing: Closing | None = None) -> AsyncIt
     try:
         verifier = open_verifier(settings)
         closing.add("token keys", verifier.aclose)
+        warn_of_open_folder(settings.data_dir)
         metrics = Metrics()
         if settings.server.metrics_port:
             metrics_server = MetricsServer(metrics, settings.server.metrics_host, settings.server.metrics_port)

@@ -4,6 +4,10 @@ import os
 import secrets
 from pathlib import Path
 
+import structlog
+
+_log = structlog.get_logger()
+
 
 def create_secret_file(path: Path, content: bytes) -> None:
     """Writes `content` beside `path` and links it there: whoever links first wins, and no one sees half a file.
@@ -39,3 +43,9 @@ def read_secret_file(path: Path) -> bytes:
         if os.fstat(file.fileno()).st_mode & 0o077:
             raise PermissionError(0, f"others may read it: `chmod 600 {path}`, or remove it, and a new one is made")
         return file.read()
+
+
+def warn_of_open_folder(folder: Path) -> None:
+    """Says so in the log if others may write into a folder, and so put files of theirs in the place of ours."""
+    if folder.is_dir() and folder.stat().st_mode & 0o022:
+        _log.warning("data_folder_open_to_others", path=folder, advice="others may replace what is in it: chmod go-w")
