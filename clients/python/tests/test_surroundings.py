@@ -74,6 +74,13 @@ def test_output_that_takes_nothing_does_not_make_a_committed_message_wait(shell:
     assert [event["type"] for event in parsed(lines)] == ["chat_created", "text", "text"]
 
 
+@pytest.mark.parametrize("command", ["token alice", "config", "queue --as alice", "--help"])
+def test_any_command_whose_output_takes_nothing_says_so(shell: Shell, command: str) -> None:
+    done = through_sh(shell, f'"$C" {command} > /dev/full')
+    assert "the output cannot be written: No space left on device" in no_traceback(done)
+    assert done.returncode == 1
+
+
 async def test_closed_standard_input_is_an_empty_one(shell: Shell, names: Names) -> None:
     alice, bob, _ = names
     done = await asyncio.to_thread(through_sh, shell, f'"$C" chat --as {alice} --with {bob} <&-')

@@ -108,7 +108,11 @@ class Client:
         self.devices = Devices(caller)
         self.profiles = Profiles(caller)
         self._data_dir, self._node, self._engine_or_none = data_dir, node, engine
-        await engine.open()
+        try:
+            await engine.open()
+        except BaseException:  # a disk that fails now: whoever tries again must find the folder unlocked
+            await self.__aexit__(None, None, None)
+            raise
         return self
 
     async def __aexit__(

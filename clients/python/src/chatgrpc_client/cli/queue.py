@@ -1,6 +1,6 @@
 """`chatgrpc queue`: lists what a user's devices on this machine have not sent, and drops it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +10,7 @@ from ..datadir import DataDir
 from ..exceptions import ChatError
 from ..store import QueuedMessage, Store, disk_errors
 from .access import DataDirOption, check_user, state_root
-from .ending import complain, fail
+from .ending import complain, fail, silence
 from .rendering import clock, dump, safe
 
 TEXT_CHARS = 60
@@ -28,8 +28,16 @@ def queue(
     so on. Dropping one that was tried before does not take it back if the server has it already.
     """
     check_user("--as", user)
+    try:
+        _list_or_drop(state_root(data_dir).glob(f"*/{user}/*"), user, drop, as_json=as_json)
+    except OSError as error:
+        silence()
+        fail(f"the output cannot be written: {error.strerror}", code=1)
+
+
+def _list_or_drop(folders: Iterable[Path], user: str, drop: str, *, as_json: bool) -> None:
     dropped = listed = 0
-    for folder in sorted(state_root(data_dir).glob(f"*/{user}/*")):
+    for folder in sorted(folders):
         if not (folder / "store.sqlite3").exists():
             continue
         try:
