@@ -165,12 +165,13 @@ class Edge:
         is_open = self._is_open(session)
         match wanted:
             case ReadMembership(chat_id=chat_id):
-                session.membership_read(await self._membership(session, chat_id))
+                session.membership_read(chat_id, await self._membership(session, chat_id))
             case LoadChat(chat_id=chat_id):
                 session.chat_loaded(StoredChat(await self.node.store.chat_view(chat_id, is_open), 0, b""))
             case _:
                 read_after = self.node.store.read_after
                 session.log_read(await read_after(wanted.chat_id, wanted.after_seq, wanted.up_to_seq, wanted.limit, is_open))
+        session.plan_retries(self._now_ms())
         self.flush(session)
 
     async def _membership(self, session: Session, chat_id: str) -> Membership | None:

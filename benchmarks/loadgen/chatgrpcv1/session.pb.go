@@ -147,6 +147,8 @@ const (
 	DisconnectCode_DISCONNECT_CODE_MAX_AGE DisconnectCode = 101
 	// The server heard nothing for too long.
 	DisconnectCode_DISCONNECT_CODE_HEARTBEAT_MISSED DisconnectCode = 102
+	// The device closed its half of the stream; what it had sent is answered.
+	DisconnectCode_DISCONNECT_CODE_INPUT_ENDED DisconnectCode = 103
 	// The server has more than it can take.
 	DisconnectCode_DISCONNECT_CODE_OVERLOADED DisconnectCode = 200
 	// The device did not read for too long.
@@ -178,6 +180,7 @@ var (
 		100: "DISCONNECT_CODE_SHUTTING_DOWN",
 		101: "DISCONNECT_CODE_MAX_AGE",
 		102: "DISCONNECT_CODE_HEARTBEAT_MISSED",
+		103: "DISCONNECT_CODE_INPUT_ENDED",
 		200: "DISCONNECT_CODE_OVERLOADED",
 		201: "DISCONNECT_CODE_SLOW_READER",
 		202: "DISCONNECT_CODE_UNAVAILABLE",
@@ -195,6 +198,7 @@ var (
 		"DISCONNECT_CODE_SHUTTING_DOWN":      100,
 		"DISCONNECT_CODE_MAX_AGE":            101,
 		"DISCONNECT_CODE_HEARTBEAT_MISSED":   102,
+		"DISCONNECT_CODE_INPUT_ENDED":        103,
 		"DISCONNECT_CODE_OVERLOADED":         200,
 		"DISCONNECT_CODE_SLOW_READER":        201,
 		"DISCONNECT_CODE_UNAVAILABLE":        202,
@@ -796,7 +800,7 @@ type ServerFrame_ChatOpened struct {
 }
 
 type ServerFrame_SyncComplete struct {
-	// Everything up to the moment of the Hello has been sent.
+	// Everything up to the moment of the Hello has been sent, but of the chats that it names.
 	SyncComplete *SyncComplete `protobuf:"bytes,12,opt,name=sync_complete,json=syncComplete,proto3,oneof"`
 }
 
@@ -860,9 +864,13 @@ type Hello struct {
 	// Features the device knows, beyond version 1; Welcome.features says which of them are on.
 	Features []string `protobuf:"bytes,6,rep,name=features,proto3" json:"features,omitempty"`
 	// SyncComplete.sync_token of the last session: only receipts that changed since are sent. Empty = all.
-	SyncToken     string `protobuf:"bytes,7,opt,name=sync_token,json=syncToken,proto3" json:"sync_token,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	SyncToken string `protobuf:"bytes,7,opt,name=sync_token,json=syncToken,proto3" json:"sync_token,omitempty"`
+	// Rises with each connection of the device, also over its restarts: the greater of the last number plus one and the milliseconds
+	// since the Unix epoch does. Of two streams of a device the one with the lower number is ended, whichever Hello comes later.
+	// Without it, 0, the stream whose Hello comes later stays.
+	ConnectionNumber uint64 `protobuf:"varint,8,opt,name=connection_number,json=connectionNumber,proto3" json:"connection_number,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Hello) Reset() {
@@ -942,6 +950,13 @@ func (x *Hello) GetSyncToken() string {
 		return x.SyncToken
 	}
 	return ""
+}
+
+func (x *Hello) GetConnectionNumber() uint64 {
+	if x != nil {
+		return x.ConnectionNumber
+	}
+	return 0
 }
 
 // What a device holds of a chat.
@@ -1331,7 +1346,9 @@ func (x *ChatOpened) GetFirstVisibleSeq() uint64 {
 type SyncComplete struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// To be handed over in the next Hello.
-	SyncToken     string `protobuf:"bytes,1,opt,name=sync_token,json=syncToken,proto3" json:"sync_token,omitempty"`
+	SyncToken string `protobuf:"bytes,1,opt,name=sync_token,json=syncToken,proto3" json:"sync_token,omitempty"`
+	// Chats that cannot be read just now, some of them if they are many; they are sent as soon as they can be.
+	UnreadChatIds []string `protobuf:"bytes,2,rep,name=unread_chat_ids,json=unreadChatIds,proto3" json:"unread_chat_ids,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1371,6 +1388,13 @@ func (x *SyncComplete) GetSyncToken() string {
 		return x.SyncToken
 	}
 	return ""
+}
+
+func (x *SyncComplete) GetUnreadChatIds() []string {
+	if x != nil {
+		return x.UnreadChatIds
+	}
+	return nil
 }
 
 // Sends a message.
@@ -2317,7 +2341,7 @@ const file_chatgrpc_v1_session_proto_rawDesc = "" +
 	"disconnect\x18\x0e \x01(\v2\x17.chatgrpc.v1.DisconnectH\x00R\n" +
 	"disconnect\x12F\n" +
 	"\x0ftoken_refreshed\x18\x0f \x01(\v2\x1b.chatgrpc.v1.TokenRefreshedH\x00R\x0etokenRefreshedB\x06\n" +
-	"\x04body\"\x80\x02\n" +
+	"\x04body\"\xad\x02\n" +
 	"\x05Hello\x12\x1b\n" +
 	"\tdevice_id\x18\x01 \x01(\tR\bdeviceId\x12\x1f\n" +
 	"\vdevice_name\x18\x02 \x01(\tR\n" +
@@ -2327,7 +2351,8 @@ const file_chatgrpc_v1_session_proto_rawDesc = "" +
 	"\bstart_at\x18\x05 \x01(\x0e2\x14.chatgrpc.v1.StartAtR\astartAt\x12\x1a\n" +
 	"\bfeatures\x18\x06 \x03(\tR\bfeatures\x12\x1d\n" +
 	"\n" +
-	"sync_token\x18\a \x01(\tR\tsyncToken\"T\n" +
+	"sync_token\x18\a \x01(\tR\tsyncToken\x12+\n" +
+	"\x11connection_number\x18\b \x01(\x04R\x10connectionNumber\"T\n" +
 	"\fChatPosition\x12\x17\n" +
 	"\achat_id\x18\x01 \x01(\tR\x06chatId\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x19\n" +
@@ -2360,10 +2385,11 @@ const file_chatgrpc_v1_session_proto_rawDesc = "" +
 	"\x04chat\x18\x01 \x01(\v2\x11.chatgrpc.v1.ChatR\x04chat\x12\x19\n" +
 	"\bnext_seq\x18\x02 \x01(\x04R\anextSeq\x12\x19\n" +
 	"\bhead_seq\x18\x03 \x01(\x04R\aheadSeq\x12*\n" +
-	"\x11first_visible_seq\x18\x04 \x01(\x04R\x0ffirstVisibleSeq\"-\n" +
+	"\x11first_visible_seq\x18\x04 \x01(\x04R\x0ffirstVisibleSeq\"U\n" +
 	"\fSyncComplete\x12\x1d\n" +
 	"\n" +
-	"sync_token\x18\x01 \x01(\tR\tsyncToken\"\xa2\x01\n" +
+	"sync_token\x18\x01 \x01(\tR\tsyncToken\x12&\n" +
+	"\x0funread_chat_ids\x18\x02 \x03(\tR\runreadChatIds\"\xa2\x01\n" +
 	"\vSendMessage\x12\x19\n" +
 	"\achat_id\x18\x01 \x01(\tH\x00R\x06chatId\x12\x19\n" +
 	"\auser_id\x18\x02 \x01(\tH\x00R\x06userId\x12'\n" +
@@ -2430,12 +2456,13 @@ const file_chatgrpc_v1_session_proto_rawDesc = "" +
 	"\x17TYPING_KIND_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10TYPING_KIND_TEXT\x10\x01\x12\x19\n" +
 	"\x15TYPING_KIND_RECORDING\x10\x02\x12\x17\n" +
-	"\x13TYPING_KIND_STOPPED\x10\x03*\x99\x04\n" +
+	"\x13TYPING_KIND_STOPPED\x10\x03*\xba\x04\n" +
 	"\x0eDisconnectCode\x12\x1f\n" +
 	"\x1bDISCONNECT_CODE_UNSPECIFIED\x10\x00\x12!\n" +
 	"\x1dDISCONNECT_CODE_SHUTTING_DOWN\x10d\x12\x1b\n" +
 	"\x17DISCONNECT_CODE_MAX_AGE\x10e\x12$\n" +
 	" DISCONNECT_CODE_HEARTBEAT_MISSED\x10f\x12\x1f\n" +
+	"\x1bDISCONNECT_CODE_INPUT_ENDED\x10g\x12\x1f\n" +
 	"\x1aDISCONNECT_CODE_OVERLOADED\x10\xc8\x01\x12 \n" +
 	"\x1bDISCONNECT_CODE_SLOW_READER\x10\xc9\x01\x12 \n" +
 	"\x1bDISCONNECT_CODE_UNAVAILABLE\x10\xca\x01\x12\"\n" +

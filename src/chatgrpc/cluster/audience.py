@@ -16,6 +16,7 @@ from chatgrpc.core.disconnect import Code
 from chatgrpc.core.edge_desk import EdgeDesk
 from chatgrpc.core.links import EndStream, EndStreamHeard, Message, RaiseMark, ShowReceipt, ShowTyping, TellTyping
 from chatgrpc.core.receipts import Mark, Raised
+from chatgrpc.core.session import compare_numbers
 from chatgrpc.edge.audience import Touched
 from chatgrpc.edge.connection import Connection, Connections
 from chatgrpc.ports.session_map import SessionEntry, SessionMapUnavailableError
@@ -184,8 +185,24 @@ class ClusterAudience:
 
     def moved_here(self, before: SessionEntry) -> None:
         """A device that has its stream here had one on another node."""
-        if before.node_id in self._live_node_ids():
-            self._say(before.node_id, EndStream(before.user_id, before.device_id, session_pb2.DISCONNECT_CODE_REPLACED))
+        here = self._connections.of_device(before.user_id, before.device_id)
+        self._say_replaced(before.node_id, before.user_id, before.device_id, here)
+
+    def order_of(self, message: EndStream, sender_id: str) -> int:
+        """Whether the device's stream here is older (-1) or newer (1) than the one that is to take its place; 0 = unknown.
+
+        If it is newer, the other node is told: a Hello that was long under way came there after the one that came here.
+        """
+        here = self._connections.of_device(message.user_id, message.device_id)
+        order = compare_numbers(here.session.connection_number, message.connection_number) if here is not None else 0
+        if order > 0:
+            self._say_replaced(sender_id, message.user_id, message.device_id, here)
+        return order
+
+    def _say_replaced(self, node_id: str, user_id: str, device_id: str, by: Connection | None) -> None:
+        if node_id in self._live_node_ids():
+            number = by.session.connection_number if by is not None else 0
+            self._say(node_id, EndStream(user_id, device_id, session_pb2.DISCONNECT_CODE_REPLACED, number))
 
     async def run(self) -> None:
         """Speaks again of streams that are to be ended. Ends when cancelled."""

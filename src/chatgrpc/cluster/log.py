@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable, Sequence
 
 from chatgrpc.core.edge_desk import EdgeDesk
 from chatgrpc.core.entries import Membership, StoredChat, StoredEvent
-from chatgrpc.core.visibility import last_change
+from chatgrpc.core.visibility import Interval, is_member, last_change
 from chatgrpc.ports.errors import ChatDamagedError, StoreUnavailableError
 from chatgrpc.ports.row_store import CommittedLog
 
 _HEAD_TIMEOUT_S = 8.0
 """Outlasts the lease of an owner that crashed, and the next one's way in."""
+_HELLO_TIMEOUT_S = 2.0
 
 
 class ClusterLog:
@@ -28,6 +29,7 @@ class ClusterLog:
         wake_up: Callable[[], None],
         *,
         head_timeout_s: float = _HEAD_TIMEOUT_S,
+        hello_timeout_s: float = _HELLO_TIMEOUT_S,
     ) -> None:
         """
         Args:
@@ -36,7 +38,9 @@ class ClusterLog:
             now_ms: the monotonic clock of the desk.
             wake_up: lets a tick send what the desk has to ask.
             head_timeout_s: how long an owner may take to state a head.
+            hello_timeout_s: the same, while a device waits that can be let in without it.
         """
+        self._hello_timeout_s = hello_timeout_s
         self._head_timeout_s = head_timeout_s
         self._desk = desk
         self._committed = committed
@@ -67,35 +71,74 @@ class ClusterLog:
 
     async def memberships(self, user_id: str, after_chat_id: str, limit: int) -> list[Membership]:
         """See the port."""
+        memberships, unknown = await self._memberships(user_id, after_chat_id, limit, self._head_timeout_s)
+        if unknown:
+            raise _silent_owner()
+        return memberships
+
+    async def readable_memberships(self, user_id: str, after_chat_id: str, limit: int) -> tuple[list[Membership], list[str]]:
+        """See the port."""
+        return await self._memberships(user_id, after_chat_id, limit, self._hello_timeout_s)
+
+    async def _memberships(
+        self, user_id: str, after_chat_id: str, limit: int, timeout_s: float
+    ) -> tuple[list[Membership], list[str]]:
         memberships: list[Membership] = []
-        while (wanted := limit - len(memberships)) > 0:
+        unknown: list[str] = []
+        while (wanted := limit - len(memberships) - len(unknown)) > 0:
             listed = await self._committed.intervals_of_user(user_id, after_chat_id, wanted)
             if listed:
-                memberships += await self._with_heads(user_id, after_chat_id, [chat_id for chat_id, _ in listed])
+                known, silent = await self._with_heads(user_id, after_chat_id, listed, timeout_s)
+                memberships += known
+                unknown += silent
                 after_chat_id = listed[-1][0]
             if len(listed) < wanted:
                 break
-        return memberships
+        return memberships, unknown
 
-    async def _with_heads(self, user_id: str, after_chat_id: str, chat_ids: list[str]) -> list[Membership]:
+    async def _with_heads(
+        self, user_id: str, after_chat_id: str, listed: Sequence[tuple[str, tuple[Interval, ...]]], timeout_s: float
+    ) -> tuple[list[Membership], list[str]]:
         """The memberships of these chats, read again after their heads were stated.
 
         They are all that the user had above `after_chat_id`, up to the last one. One that is not there any more was of an event
-        that is not committed, and is left out. So is one that is new: whoever is connected is told.
+        that is not committed, and is left out. So is one that is new: whoever is connected is told. Of a chat that the user has
+        left no owner is asked: they may see nothing above the event that took them out.
         """
-        heads = {chat_id: self._known_head(chat_id, seq) for chat_id, seq in (await self.stated_heads(chat_ids)).items()}
+        heads = {chat_id: 0 for chat_id, _ in listed}
+        asked = [chat_id for chat_id, intervals in listed if is_member(intervals)]
+        if not asked:
+            return [Membership(chat_id, intervals, last_change(intervals)) for chat_id, intervals in listed], []
+        stated = {
+            chat_id: self._known_head(chat_id, seq) for chat_id, seq in (await self._heads_in_time(asked, timeout_s)).items()
+        }
+        heads |= stated
         memberships: list[Membership] = []
-        while after_chat_id < chat_ids[-1]:
-            page = await self._committed.intervals_of_user(user_id, after_chat_id, len(chat_ids))
-            memberships += [
-                Membership(chat_id, intervals, max(heads[chat_id], last_change(intervals)))
-                for chat_id, intervals in page
-                if chat_id in heads
-            ]
-            if len(page) < len(chat_ids):
+        unknown: list[str] = []
+        last_chat_id = listed[-1][0]
+        while after_chat_id < last_chat_id:
+            page = await self._committed.intervals_of_user(user_id, after_chat_id, len(listed))
+            for chat_id, intervals in page:
+                if is_member(intervals) and chat_id in heads and chat_id not in stated:
+                    unknown.append(chat_id)
+                elif chat_id in heads:
+                    memberships.append(Membership(chat_id, intervals, max(heads[chat_id], last_change(intervals))))
+            if len(page) < len(listed):
                 break
             after_chat_id = page[-1][0]
-        return memberships
+        return memberships, unknown
+
+    async def _heads_in_time(self, chat_ids: Iterable[str], timeout_s: float) -> dict[str, int | None]:
+        """See `stated_heads`; only those that their owners state in time."""
+        questions = {chat_id: _Question(self._desk, chat_id, self._now_ms()) for chat_id in chat_ids}
+        self._wake_up()
+        try:
+            await asyncio.wait([question.head for question in questions.values()], timeout=timeout_s)
+            return {chat_id: question.head.result() for chat_id, question in questions.items() if question.head.done()}
+        finally:
+            for question in questions.values():
+                question.head.cancel()
+                question.withdraw()
 
     def _known_head(self, chat_id: str, stated_seq: int | None) -> int:
         """A damaged chat is listed up to where it was known before: it must not keep its members out of their other chats."""
@@ -149,12 +192,14 @@ class ClusterLog:
                 heads = await asyncio.gather(*(question.head for question in questions))
                 return dict(zip(chat_ids, heads, strict=True))
         except TimeoutError:
-            raise StoreUnavailableError(
-                "the owner of a chat does not answer: its shard is on its way to another node"
-            ) from None
+            raise _silent_owner() from None
         finally:
             for question in questions:
                 question.withdraw()
+
+
+def _silent_owner() -> StoreUnavailableError:
+    return StoreUnavailableError("the owner of a chat does not answer: its shard is on its way to another node")
 
 
 class _Question:

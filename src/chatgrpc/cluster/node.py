@@ -254,9 +254,9 @@ class ClusterNode:
         """See `cluster.ordering.Listener`."""
         self._audience.show(notice)
 
-    def end_stream(self, message: EndStream) -> None:
+    def end_stream(self, sender_id: str, message: EndStream) -> None:
         """See `cluster.ordering.Listener`."""
-        self._start(self._end_stream(message))
+        self._start(self._end_stream(sender_id, message))
 
     def end_stream_heard(self, node_id: str, message: EndStreamHeard) -> None:
         """See `cluster.ordering.Listener`."""
@@ -272,12 +272,14 @@ class ClusterNode:
             self._presence.members_changed(chat_id)
         self._resync.missed(missed)
 
-    async def _end_stream(self, message: EndStream) -> None:
+    async def _end_stream(self, sender_id: str, message: EndStream) -> None:
         if message.code not in session_pb2.DisconnectCode.values():
             return  # a later version's
         device = (message.user_id, message.device_id)
-        if message.code == session_pb2.DISCONNECT_CODE_REPLACED and not await self._sessions.has_moved(*device):
-            return
+        if message.code == session_pb2.DISCONNECT_CODE_REPLACED:
+            order = self._audience.order_of(message, sender_id)
+            if order > 0 or (order == 0 and not await self._sessions.has_moved(*device)):
+                return
         self.node.edge.end_device(*device, Ended(cast("Code", message.code)))
         if message.code == session_pb2.DISCONNECT_CODE_DEVICE_REVOKED:
             await self.node.heed_revocation(message.user_id)

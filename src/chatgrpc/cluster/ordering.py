@@ -56,7 +56,7 @@ class Listener(Protocol):
         """Receipts and typing for users of this node."""
         ...
 
-    def end_stream(self, message: EndStream) -> None:
+    def end_stream(self, sender_id: str, message: EndStream) -> None:
         """Another node says that a device has gone there, or was revoked."""
         ...
 
@@ -219,7 +219,7 @@ class ClusterOrdering:
         elif isinstance(message, _TO_OWNER):
             self.owner.receive(sender_id, message, at)
         elif isinstance(message, EndStream):
-            self._heard_by().end_stream(message)
+            self._heard_by().end_stream(sender_id, message)
             self._post(sender_id, EndStreamHeard(message.user_id, message.device_id, message.code))
         elif isinstance(message, EndStreamHeard):
             self._heard_by().end_stream_heard(sender_id, message)

@@ -31,6 +31,9 @@ ENDINGS: dict[Code, Ending] = {
         "Nothing was heard from the device for two and a half heartbeat intervals. Reconnect and resume; send a Heartbeat "
         "every Welcome.heartbeat_interval_ms.",
     ),
+    pb.DISCONNECT_CODE_INPUT_ENDED: Ending(
+        "OK", "The device closed its half of the stream, and what it sent is answered. Keep it open to be sent events."
+    ),
     pb.DISCONNECT_CODE_OVERLOADED: Ending("RESOURCE_EXHAUSTED", "The server has more than it can take. Try later.", 2_000),
     pb.DISCONNECT_CODE_SLOW_READER: Ending(
         "RESOURCE_EXHAUSTED", "The device did not read its stream for too long. Reconnect and resume when it can.", 1_000

@@ -94,3 +94,5 @@ class Admission:
     receipts: Iterable[chat_pb2.Receipt]
     """Marks that changed since the Hello's sync_token."""
     sync_token: str
+    unknown: Sequence[str] = ()
+    """Chats of the user of which nothing could be read in time."""

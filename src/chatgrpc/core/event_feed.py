@@ -9,6 +9,10 @@ nor a repetition at the seam.
 What the user may see follows from the events themselves, as long as none is missing between them: the user is a member up to
 the event that says it is the last. Of a chat that the feed does not know, or that the user had left, or of which a delivery was
 lost (G4), the membership is *unclear*: it is read before anything more is pushed, and the chat lags from there (G6).
+
+A member's device is told the chat's state before the first event of the interval in which the user is a member now. What was
+read is taken for it only if it is of that interval: views are stored one after the other, so a state may be older than the
+membership. Of a chat that cannot be read, or only an old state of it, nothing is read until `resume`; the others go on.
 """
 
 from collections import deque
@@ -21,11 +25,21 @@ from chatgrpc.core.entries import Membership, StoredChat, StoredEvent
 from chatgrpc.core.events import event_chunk, frame_chunk
 from chatgrpc.core.fold import member_of
 from chatgrpc.core.limits import Limits
-from chatgrpc.core.visibility import Interval, first_visible, is_member, last_visible, next_visible, segments_after
+from chatgrpc.core.visibility import (
+    Interval,
+    first_visible,
+    is_member,
+    last_change,
+    last_visible,
+    next_visible,
+    segments_after,
+)
 from chatgrpc.v1 import chat_pb2, session_pb2
 
 _READ_EVENTS_MAX = 256
 """Events asked for in one read; a part of the window, so that other devices' reads come in between."""
+_MEMBERSHIPS_AT_ONCE = 8
+"""Reads of memberships under way at a time: a chat whose owner is silent must not hold up the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +85,7 @@ class Start:
 class _Cursor:
     """Where the device is in one chat."""
 
-    __slots__ = ("acked_seq", "announced", "head_seq", "intervals", "is_open", "lags", "pushed_seq", "unacked")
+    __slots__ = ("acked_seq", "announced", "has_state", "head_seq", "intervals", "is_open", "lags", "pushed_seq", "unacked")
 
     def __init__(self, intervals: tuple[Interval, ...], pushed_seq: int, head_seq: int, announced: bool) -> None:
         self.intervals = intervals
@@ -79,6 +93,9 @@ class _Cursor:
         self.pushed_seq = self.acked_seq = pushed_seq
         self.head_seq = head_seq  # the last event that the user may see; all up to it are accounted for by `intervals`
         self.announced = announced  # the device knows the chat and where its next event stands
+        # It holds the state that the events to come go on from. A position in an interval that is over does not say that: of
+        # that one it may have been told no more than a past member is.
+        self.has_state = announced and pushed_seq >= min(intervals[-1].joined_seq, head_seq)
         self.lags = False
         # Seq and size of each event pushed and not acknowledged; None for none: most chats are idle, and a deque takes 760 B.
         self.unacked: deque[tuple[int, int]] | None = None
@@ -126,35 +143,60 @@ class EventFeed:
         self._syncing: dict[str, int] = {}  # chats not yet pushed up to where they stood at the opening
         self._unacked_events = 0
         self._unacked_bytes = 0
-        self._reading: Read | None = None
+        self._reading: LoadChat | ReadLog | None = None
+        self._clearing: set[str] = set()  # chats whose membership is being read
+        self._aside: dict[str, int] = {}  # chats of which nothing is read before `resume`, and how often they failed in a row
+        self._failures: dict[str, int] = {}  # the same of those that were resumed since
+        self._new_aside: list[tuple[str, int]] = []
+        self._start = Start({}, {}, at_head=False)
+        self._unknown: set[str] = set()  # the user's chats of which nothing but their name was known at the opening
 
     @property
     def is_synced(self) -> bool:
-        """Everything up to the moment of the opening has been pushed."""
-        return not self._syncing
+        """Everything up to the moment of the opening has been pushed, but of chats that could not be read: see `unread`."""
+        return all(chat_id in self._aside for chat_id in self._syncing)
+
+    def unread(self) -> list[str]:
+        """Chats that could not be read, and of which not everything up to the moment of the opening has been pushed."""
+        return [chat_id for chat_id in self._syncing if chat_id in self._aside]
 
     @property
     def is_behind(self) -> bool:
         """There is something that `next_read` may ask for."""
         return bool(self._lagging or self._unclear)
 
-    def open(self, user_id: str, memberships: Iterable[Membership], start: Start) -> None:
-        """Begins with the user's chats, present and past. Events may have been delivered before."""
+    def open(self, user_id: str, memberships: Iterable[Membership], start: Start, unknown: Iterable[str] = ()) -> None:
+        """Begins with the user's chats, present and past. Events may have been delivered before.
+
+        Args:
+            user_id: the user.
+            memberships: their chats. A position of any other chat costs nothing.
+            start: where the device begins in them.
+            unknown: chats of theirs whose owners did not answer: their memberships are read later.
+        """
         self._user_id = user_id
-        self._left.update(start.positions)  # of a chat that is not among them the device may hold events all the same
         for membership in memberships:
-            chat_id = membership.chat_id
-            cursor = _first_cursor(membership, start)
-            self._left.pop(chat_id, None)
-            if cursor is None:
-                self._left[chat_id] = membership.intervals[-1].left_seq
-            else:
-                self._cursors[chat_id] = cursor
-                if cursor.head_seq > cursor.pushed_seq or not cursor.announced:
-                    self._syncing[chat_id] = cursor.head_seq
-                    self._lag(chat_id, cursor)
-            if chat_id in self._unclear:
+            self._enter(membership, start)
+            if membership.chat_id in self._unclear:
                 self._clear_up(membership)
+        for chat_id in unknown:
+            self._unknown.add(chat_id)
+            self._syncing[chat_id] = 0
+            self._unclear.setdefault(chat_id, _Unclear(0, last=False))
+            self._set_aside(chat_id)
+        if self._unknown:
+            self._start = start
+
+    def _enter(self, membership: Membership, start: Start) -> None:
+        chat_id = membership.chat_id
+        cursor = _first_cursor(membership, start)
+        if cursor is None:
+            self._left[chat_id] = membership.intervals[-1].left_seq
+            return
+        self._cursors[chat_id] = cursor
+        if cursor.head_seq > cursor.pushed_seq or not cursor.announced:
+            self._syncing[chat_id] = cursor.head_seq
+            self._lag(chat_id, cursor)
 
     def knows(self, chat_id: str) -> bool:
         """The user is a member of the chat, as far as this stream has got."""
@@ -186,6 +228,17 @@ class EventFeed:
             self._lag(chat_id, cursor)
         else:
             self._push(cursor, seq, chunk)
+
+    def note_heads(self, heads: Mapping[str, int]) -> None:
+        """Notes the heads of many chats. It costs as much as there are of them, or as the user has chats, whichever is less."""
+        if len(heads) <= len(self._cursors):
+            for chat_id, seq in heads.items():
+                self.note_head(chat_id, seq)
+        else:
+            for chat_id in self._cursors:
+                seq = heads.get(chat_id, 0)
+                if seq:
+                    self.note_head(chat_id, seq)
 
     def note_head(self, chat_id: str, seq: int) -> None:
         """The chat's owner states that it is committed up to `seq`: if the feed has not heard of that, a push was lost."""
@@ -220,17 +273,48 @@ class EventFeed:
         return seq
 
     def next_read(self) -> Read | None:
-        """What to read next; None if nothing may be read now. One read is under way at a time."""
+        """What to read next; None if nothing may be read now. To be called again at once until it is None."""
+        if len(self._clearing) < _MEMBERSHIPS_AT_ONCE:
+            under_way = self._reading.chat_id if self._reading is not None else ""  # up to a head that would be another then
+            for chat_id in self._unclear:
+                if chat_id not in self._aside and chat_id not in self._clearing and chat_id != under_way:
+                    self._clearing.add(chat_id)
+                    return ReadMembership(chat_id)
         if self._reading is None:
             self._reading = self._wanted_read()
             return self._reading
         return None
+
+    def read_failed(self, read: Read) -> None:
+        """What `next_read` asked for cannot be read now: the chat is left alone until `resume`."""
+        if isinstance(read, ReadMembership):
+            self._clearing.discard(read.chat_id)
+        else:
+            self._reading = None
+        self._set_aside(read.chat_id)
+
+    def take_set_aside(self) -> list[tuple[str, int]]:
+        """Chats of which nothing is read until `resume`, which is to come some time later; each with how often it failed."""
+        taken, self._new_aside = self._new_aside, []
+        return taken
+
+    def resume(self, chat_id: str) -> None:
+        """The chat may be read again."""
+        failures = self._aside.pop(chat_id, None)
+        if failures is not None:
+            self._failures[chat_id] = failures
+
+    def _set_aside(self, chat_id: str) -> None:
+        failures = self._failures.pop(chat_id, 0) + 1
+        self._aside[chat_id] = failures
+        self._new_aside.append((chat_id, failures))
 
     def log_read(self, events: list[StoredEvent]) -> None:
         """Takes the page that `next_read` asked for."""
         reading, self._reading = self._reading, None
         if not isinstance(reading, ReadLog):
             return
+        self._failures.pop(reading.chat_id, None)
         cursor = self._cursors[reading.chat_id]
         if not events:  # never ask for the same page in a circle; the next delivery is a gap then, and raises the head again
             cursor.head_seq = cursor.pushed_seq
@@ -247,25 +331,37 @@ class EventFeed:
         if not isinstance(reading, LoadChat):
             return
         cursor = self._cursors[reading.chat_id]
+        chat = chat_pb2.Chat.FromString(stored.chat)
+        is_shown = member_of(chat, self._user_id) is not None
+        if cursor.is_open and (not is_shown or chat.as_of_seq < last_change(cursor.intervals)):
+            # It is older than the membership, or newer than what came of it; of a member's chat that does not do.
+            self._unclear.setdefault(reading.chat_id, _Unclear(0, last=False))
+            self._set_aside(reading.chat_id)
+            return
+        self._failures.pop(reading.chat_id, None)
         cursor.announced = True
+        cursor.has_state = is_shown
         opened = session_pb2.ChatOpened(
-            chat=chat_pb2.Chat.FromString(stored.chat),
+            chat=chat,
             next_seq=next_visible(cursor.intervals, cursor.pushed_seq) or cursor.pushed_seq + 1,
             head_seq=cursor.head_seq,
             first_visible_seq=first_visible(cursor.intervals),
         )
-        if member_of(opened.chat, self._user_id) is None:
+        if not is_shown:
             # The state of now is none of a past member's business; the events up to their leaving tell what they may know.
             opened.chat.CopyFrom(chat_pb2.Chat(chat_id=reading.chat_id))
         self._out.append(frame_chunk(session_pb2.ServerFrame(chat_opened=opened)))
 
-    def membership_read(self, membership: Membership | None) -> None:
+    def membership_read(self, chat_id: str, membership: Membership | None) -> None:
         """Takes the membership that `next_read` asked for; None = there is none."""
-        reading, self._reading = self._reading, None
-        if not isinstance(reading, ReadMembership):
+        if chat_id not in self._clearing:
             return
+        self._clearing.discard(chat_id)
+        self._failures.pop(chat_id, None)
         if membership is None:
-            del self._unclear[reading.chat_id]
+            del self._unclear[chat_id]
+            self._unknown.discard(chat_id)
+            self._syncing.pop(chat_id, None)
         else:
             self._clear_up(membership)
 
@@ -306,6 +402,11 @@ class EventFeed:
             self._unclear[chat_id] = unclear
             return
         head_seq = max(membership.head_seq, unclear.highest_seq) if is_member(intervals) else intervals[-1].left_seq
+        if chat_id in self._unknown:
+            self._unknown.discard(chat_id)
+            self._syncing.pop(chat_id, None)
+            self._enter(replace(membership, head_seq=head_seq), self._start)
+            return
         if cursor is None:
             pushed_seq = self._left.get(chat_id, 0)
             if not is_member(intervals) and pushed_seq >= head_seq:
@@ -315,14 +416,19 @@ class EventFeed:
         cursor.intervals, cursor.is_open, cursor.head_seq = intervals, is_member(intervals), head_seq
         self._lag(chat_id, cursor)
 
-    def _wanted_read(self) -> Read | None:
-        if self._unclear:
-            return ReadMembership(next(iter(self._unclear)))
-        while self._lagging:
-            chat_id, cursor = next(iter(self._lagging.items()))
+    def _wanted_read(self) -> LoadChat | ReadLog | None:
+        while readable := next((item for item in self._lagging.items() if self._is_readable(item[0])), None):
+            chat_id, cursor = readable
             segments = segments_after(cursor.intervals, cursor.pushed_seq, cursor.head_seq)
             if segments and segments[0].first_seq > cursor.pushed_seq + 1:
                 cursor.pushed_seq = segments[0].first_seq - 1  # what lies between is not for this user
+                cursor.announced = False
+            if (
+                segments
+                and cursor.is_open
+                and not cursor.has_state
+                and segments[0].first_seq >= cursor.intervals[-1].joined_seq
+            ):
                 cursor.announced = False
             if not cursor.announced:
                 return LoadChat(chat_id)
@@ -334,6 +440,10 @@ class EventFeed:
             if not cursor.is_open:
                 self._retire(chat_id, cursor)
         return None
+
+    def _is_readable(self, chat_id: str) -> bool:
+        """A chat whose membership is unclear is not read on before that is known."""
+        return chat_id not in self._aside and chat_id not in self._unclear
 
     def _page(self, chat_id: str, cursor: _Cursor, up_to_seq: int) -> ReadLog | None:
         """The next page of a chat, once the window has room for one that is worth reading."""

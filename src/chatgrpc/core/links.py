@@ -132,6 +132,8 @@ class EndStream:
     user_id: str
     device_id: str
     code: int
+    connection_number: int = 0
+    """Of the stream that takes its place, if the device says it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ requests are served, and the feed pushes events → `ENDED`.
 """
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -64,7 +64,23 @@ class State(enum.Enum):
     ENDED = enum.auto()
 
 
+_RETRY_FIRST_MS = 500
+_RETRY_MAX_MS = 30_000
+"""A chat that could not be read is read again after a while, twice as long after each failure."""
+_EARLY_HEADS_MAX = 64
+_LOOKED_AT_PER_WATCHED = 10
+"""Of so many chats that a device wants to watch it is looked whether they are the user's, for each that it may watch."""
+_SEQ_MAX = 2**63 - 1
+_CHAT_ID_CHARS_MAX = 64
+"""Longer than any id of a chat; which are of chats shows who is a member of which."""
 _SHOWN_TO = frozenset({State.OPENING, State.OPEN})
+
+
+def compare_numbers(connection_number: int, other: int) -> int:
+    """Which of two streams of a device is the older one, by its Hello's number: -1 the first, 1 the other, 0 = nobody says."""
+    if not connection_number or not other:
+        return 0
+    return (connection_number > other) - (connection_number < other)
 
 
 class Session:
@@ -74,6 +90,8 @@ class Session:
         self.session_id = session_id
         self.user_id = ""
         self.device_id = ""
+        self.connection_number = 0
+        """Of two streams of the device the one with the lower number is the older; 0 = the device says nothing of it."""
         self.state = State.AWAITING_HELLO
         self.events: list[bytes] = []
         """Chunks to send, in order: events, answers."""
@@ -99,7 +117,10 @@ class Session:
         self._history_in_flight = 0
         self._refreshes_in_flight = 0
         self._hello_request_id = 0
-        self._hello = session_pb2.Hello()
+        self._positions: dict[str, tuple[int, int]] = {}  # what the Hello said: chat -> held up to, read up to
+        self._at_head = False
+        self._early_heads: list[Mapping[str, int]] = []  # that were stated while the session was opened
+        self._retries_ms: dict[str, int] = {}  # chat -> when it is read again
         self._early_frames: list[session_pb2.ClientFrame] = []
         self._sync_token: str | None = None
         self._send_order = SendOrder()
@@ -127,8 +148,6 @@ class Session:
         hello = frame.hello
         if not is_device_id(hello.device_id):
             return self.end(_violation("Hello.device_id must be 1 to 64 letters, digits and _ . -"))
-        if len(hello.positions) > 2 * self._limits.chats_per_user_max:
-            return self.end(_violation("Hello.positions names more chats than a user can have."))
         token = hello.token or self._metadata_token
         if not token:
             return self.end(
@@ -142,8 +161,9 @@ class Session:
         self.deadline_ms = now_ms + self._timings.heartbeat_interval_ms
         self.device_id = hello.device_id
         self._hello_request_id = self._last_request_id = frame.request_id
-        self._hello.CopyFrom(hello)
-        self._hello.ClearField("token")
+        self._positions = _positions(hello, 2 * self._limits.chats_per_user_max)
+        self._at_head = hello.start_at == session_pb2.START_AT_HEAD
+        self.connection_number = hello.connection_number
         name = hello.device_name.encode()[: self._limits.device_name_bytes_max].decode(errors="ignore")
         return [Admit(token, hello.device_id, name, hello.sync_token)]
 
@@ -174,8 +194,9 @@ class Session:
             case "refresh_token":
                 return self._refresh_token(request_id, frame.refresh_token)
             case "watch_chats":
-                known = (chat_id for chat_id in frame.watch_chats.chat_ids if self.feed.knows(chat_id))
-                return [Watch(tuple(dict.fromkeys(known))[: self._limits.watched_chats_max])]
+                watched_max = self._limits.watched_chats_max
+                looked_at = frame.watch_chats.chat_ids[: watched_max * _LOOKED_AT_PER_WATCHED]
+                return [Watch(tuple(dict.fromkeys(filter(self.feed.knows, looked_at)))[:watched_max])]
             case "hello":
                 return self.end(_violation("A stream has one Hello."))
         return self._refuse(request_id, chat_pb2.ERROR_CODE_INVALID_ARGUMENT, "Unknown frame.")
@@ -306,7 +327,6 @@ class Session:
         """The device may come in. Deliveries that came since the Hello have been noted, so none is missed."""
         if self.state is not State.OPENING:
             return NOTHING
-        hello = self._hello
         self.state = State.OPEN
         self.user_id = admission.user_id
         self._note_expiry(admission.token_expires_at_ms, now)
@@ -322,17 +342,19 @@ class Session:
         )
         welcome_frame = session_pb2.ServerFrame(request_id=self._hello_request_id, welcome=welcome)
         self.events.append(frame_chunk(welcome_frame))
-        positions = {position.chat_id: position.seq for position in hello.positions}
-        at_head = hello.start_at == session_pb2.START_AT_HEAD
-        self.feed.open(admission.user_id, admission.memberships, Start(positions, admission.acked, at_head))
+        positions = {chat_id: held_seq for chat_id, (held_seq, _) in self._positions.items()}
+        start = Start(positions, admission.acked, self._at_head)
+        self.feed.open(admission.user_id, admission.memberships, start, admission.unknown)
+        heads, self._early_heads = self._early_heads, []
+        for some in heads:
+            self.feed.note_heads(some)
         self.events += [frame_chunk(session_pb2.ServerFrame(receipt=receipt)) for receipt in admission.receipts]
         effects: list[Effect] = []
-        for position in hello.positions:  # what the device says it holds, it has received, and perhaps read
-            head_seq = self.feed.head_seq(position.chat_id)
-            delivered_seq, read_seq = min(position.seq, head_seq), min(position.read_seq, head_seq)
-            if delivered_seq or read_seq:
-                effects.append(Marked(position.chat_id, delivered_seq, read_seq))
-        self._hello.Clear()
+        for chat_id, (held_seq, read_seq) in self._positions.items():  # what the device holds it has received, and perhaps read
+            head_seq = self.feed.head_seq(chat_id)
+            if head_seq and (held_seq or read_seq):
+                effects.append(Marked(chat_id, min(held_seq, head_seq), min(read_seq, head_seq)))
+        self._positions = {}
         self._note_sync()
         early, self._early_frames = self._early_frames, []
         for frame in early:
@@ -346,10 +368,21 @@ class Session:
         if self.state is not State.ENDED:
             self.feed.deliver(chat_id, seq, chunk, last)
 
-    def note_head(self, chat_id: str, seq: int) -> None:
-        """The chat's owner states that it is committed up to `seq`; finds out whether a push was lost."""
+    def note_heads(self, heads: Mapping[str, int]) -> None:
+        """Owners state that chats are committed up to here; finds out whether a push was lost. `heads` is not to be changed.
+
+        While the session is opened its chats are not known yet, and a head of one may have been read already: it is kept.
+        """
         if self.state is State.OPEN:
-            self.feed.note_head(chat_id, seq)
+            self.feed.note_heads(heads)
+        elif self.state is State.OPENING:
+            self._early_heads.append(heads)
+            if len(self._early_heads) > _EARLY_HEADS_MAX:
+                self._early_heads = [_merged(self._early_heads)]
+
+    def note_head(self, chat_id: str, seq: int) -> None:
+        """The same of one chat."""
+        self.note_heads({chat_id: seq})
 
     def note_membership(self, chat_id: str, seq: int) -> None:
         """The user's membership, as stored, changed last at `seq`; finds out whether the push that told was lost."""
@@ -376,10 +409,25 @@ class Session:
         if self.state is State.OPEN:
             self.feed.chat_loaded(stored)
 
-    def membership_read(self, membership: Membership | None) -> None:
+    def membership_read(self, chat_id: str, membership: Membership | None) -> None:
         """The outcome of a `ReadMembership`."""
         if self.state is State.OPEN:
-            self.feed.membership_read(membership)
+            self.feed.membership_read(chat_id, membership)
+
+    def read_failed(self, wanted: Read) -> None:
+        """What `next_read` asked for cannot be read now; it costs this chat, and no other."""
+        if self.state is State.OPEN:
+            self.feed.read_failed(wanted)
+
+    def plan_retries(self, now_ms: int) -> None:
+        """To be called after the outcome of each read: says when chats that could not be read are read again."""
+        if self.state is not State.OPEN:
+            return
+        for chat_id, failures in self.feed.take_set_aside():
+            wait_ms = min(_RETRY_FIRST_MS << min(failures - 1, 16), _RETRY_MAX_MS)
+            self._retries_ms[chat_id] = now_ms + wait_ms
+            self.deadline_ms = min(self.deadline_ms, now_ms + wait_ms)
+        self._note_sync()
 
     def show_receipt(self, receipt: chat_pb2.Receipt) -> None:
         """Someone's marks rose."""
@@ -392,6 +440,17 @@ class Session:
     def show_presence(self, presence: session_pb2.Presence) -> None:
         """Someone came or went."""
         self._show(("presence", presence.user_id), session_pb2.ServerFrame(presence=presence))
+
+    @property
+    def is_answered(self) -> bool:
+        """Every request of the device has its answer, as far as the session has seen them."""
+        return not (
+            self.state is State.OPENING
+            or self._early_frames
+            or self._requests_in_flight
+            or self._history_in_flight
+            or self._refreshes_in_flight
+        )
 
     # Output.
 
@@ -458,6 +517,9 @@ class Session:
             return self.end(Ended(self._drained_for))
         if self._timings.max_age_ms and self._drained_at_ms is None and now_ms - self._opened_at_ms >= self._timings.max_age_ms:
             self._drain(session_pb2.DISCONNECT_CODE_MAX_AGE, 0, now_ms)
+        for chat_id in [chat_id for chat_id, due_ms in self._retries_ms.items() if due_ms <= now_ms]:
+            del self._retries_ms[chat_id]
+            self.feed.resume(chat_id)
         if now_ms - self._last_output_ms >= interval_ms:
             self._last_output_ms = now_ms
             self.events.append(frame_chunk(session_pb2.ServerFrame(heartbeat=self._heartbeat())))
@@ -522,6 +584,8 @@ class Session:
             deadline_ms = min(deadline_ms, self._drained_at_ms + self._timings.drain_grace_ms)
         elif self._timings.max_age_ms:
             deadline_ms = min(deadline_ms, self._opened_at_ms + self._timings.max_age_ms)
+        if self._retries_ms:
+            deadline_ms = min(deadline_ms, *self._retries_ms.values())
         self.deadline_ms = max(deadline_ms, now_ms + 1)
 
     def _heartbeat(self) -> session_pb2.Heartbeat:
@@ -530,7 +594,8 @@ class Session:
 
     def _note_sync(self) -> None:
         if self._sync_token is not None and self.feed.is_synced:
-            complete = session_pb2.SyncComplete(sync_token=self._sync_token)
+            unread = self.feed.unread()[: self._limits.heartbeat_heads_max]
+            complete = session_pb2.SyncComplete(sync_token=self._sync_token, unread_chat_ids=unread)
             self._sync_token = None
             self.events.append(frame_chunk(session_pb2.ServerFrame(sync_complete=complete)))
 
@@ -550,6 +615,23 @@ class Session:
     def _too_many(self, request_id: int, requests_max: int) -> Sequence[Effect]:
         message = f"{requests_max} requests are unanswered already; wait for an answer before the next."
         return self._refuse(request_id, chat_pb2.ERROR_CODE_TOO_MANY_IN_FLIGHT, message, 100)
+
+
+def _positions(hello: session_pb2.Hello, chats_max: int) -> dict[str, tuple[int, int]]:
+    """What the Hello says that the device holds: of as many chats as a user may have had, the first ones."""
+    return {
+        position.chat_id: (min(position.seq, _SEQ_MAX), min(position.read_seq, _SEQ_MAX))
+        for position in hello.positions[:chats_max]
+        if len(position.chat_id) <= _CHAT_ID_CHARS_MAX
+    }
+
+
+def _merged(heads: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    merged: dict[str, int] = {}
+    for some in heads:
+        for chat_id, seq in some.items():
+            merged[chat_id] = max(seq, merged.get(chat_id, 0))
+    return merged
 
 
 def _violation(message: str) -> Ended:

@@ -69,7 +69,7 @@ class Admissions:
             refusal = ending(claims, wanted.device_id, await self._revocations.now(claims.user_id))
             if refusal is not None:
                 return refusal
-            memberships = await self._memberships(claims.user_id)
+            memberships, unknown = await self._memberships(claims.user_id)
             await self._watermarks.save()  # so that what was acknowledged a moment ago is found
             acked = await self._cursors.of_device(claims.user_id, wanted.device_id)
             marks, sync_token = await self._watermarks.changed(claims.user_id, wanted.sync_token, now)
@@ -92,6 +92,7 @@ class Admissions:
             acked=acked,
             receipts=[mark.receipt() for mark in marks],
             sync_token=sync_token,
+            unknown=unknown,
         )
 
     async def verify(self, token: str, device_id: str, now_ms: int) -> Claims | str:
@@ -108,14 +109,18 @@ class Admissions:
         except KeysUnavailableError:
             return "The key server cannot be reached. The session goes on with the token it has; try again."
 
-    async def _memberships(self, user_id: str) -> list[Membership]:
+    async def _memberships(self, user_id: str) -> tuple[list[Membership], list[str]]:
+        """The user's chats: those that can be read, and the ids of the others."""
         memberships: list[Membership] = []
+        unknown: list[str] = []
+        after_chat_id = ""
         while True:
-            after_chat_id = memberships[-1].chat_id if memberships else ""
-            page = await self._log.memberships(user_id, after_chat_id, _MEMBERSHIPS_PER_READ)
+            page, silent = await self._log.readable_memberships(user_id, after_chat_id, _MEMBERSHIPS_PER_READ)
             memberships += page
-            if len(page) < _MEMBERSHIPS_PER_READ:
-                return memberships
+            unknown += silent
+            if len(page) + len(silent) < _MEMBERSHIPS_PER_READ:
+                return memberships, unknown
+            after_chat_id = max([membership.chat_id for membership in page[-1:]] + silent[-1:])
 
 
 def _check_device(claims: Claims, device_id: str) -> None:

@@ -57,6 +57,10 @@ class CheckedLog:
         """See the port; adapters read a membership that cannot be right as one that shows nothing."""
         return await self._log.memberships(user_id, after_chat_id, limit)
 
+    async def readable_memberships(self, user_id: str, after_chat_id: str, limit: int) -> tuple[list[Membership], list[str]]:
+        """See the port."""
+        return await self._log.readable_memberships(user_id, after_chat_id, limit)
+
     async def membership(self, user_id: str, chat_id: str) -> Membership | None:
         """See the port."""
         try:

@@ -26,8 +26,6 @@ class Connection:
     """The transport does not read the stream."""
     written_at_ms: int = 0
     """When the last message was handed to the transport."""
-    reading: bool = False
-    """A read of the log, for the feed, is under way."""
     claims: Claims | None = None
     """What the token says that the device came with, or showed last."""
     registered: bool = False

@@ -16,6 +16,7 @@ from time import perf_counter
 from typing import Any
 
 import structlog
+from google.protobuf.message import DecodeError
 
 from chatgrpc import background
 from chatgrpc.core.clock import Now
@@ -33,7 +34,7 @@ from chatgrpc.core.effects import (
 )
 from chatgrpc.core.event_feed import Read
 from chatgrpc.core.limits import Limits
-from chatgrpc.core.session import Session, State, Timings
+from chatgrpc.core.session import Session, State, Timings, compare_numbers
 from chatgrpc.core.write import Write
 from chatgrpc.edge.admission import Admissions
 from chatgrpc.edge.alarms import Alarms
@@ -60,6 +61,8 @@ _FLUSH_AT_ONCE_CHUNKS = 64
 """So much makes a write worth its price; a device that catches up must not wait between pages."""
 _HOUSEKEEPING_INTERVAL_S = 0.05
 _SAVE_INTERVAL_MS = 1_000
+_READ_TIMEOUT_S = 5.0
+"""A chat of which nothing comes for as long is left alone for a while, and the device's other chats are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,6 +353,10 @@ class Edge:
                 return
             session.user_id = claims.user_id
             connection.claims = claims
+            standing = self.connections.of_device(session.user_id, session.device_id)
+            if standing is not None and compare_numbers(session.connection_number, standing.session.connection_number) < 0:
+                self.end(connection, Ended(session_pb2.DISCONNECT_CODE_REPLACED))  # its Hello was long under way
+                return
             replaced = self.connections.register(connection)
             if replaced is not None:
                 self.audience.disconnected(replaced, self._now())
@@ -362,7 +369,9 @@ class Edge:
         if isinstance(outcome, Ended):
             self.end(connection, outcome)
             return
-        self._run(connection, session.admitted(outcome, self._now()))
+        now = self._now()
+        self._run(connection, session.admitted(outcome, now))
+        session.plan_retries(now.monotonic_ms)
         self._set_alarm(connection)
 
     async def _verify(self, connection: Connection, request_id: int, token: str) -> None:
@@ -376,16 +385,19 @@ class Edge:
         self._set_alarm(connection)
 
     async def _feed(self, connection: Connection, wanted: Read) -> None:
-        """Reads what the feed of a lagging device wants next; ends the stream if it cannot be read."""
+        """Reads what the feed of a lagging device wants next. What cannot be read costs its chat, which is tried again."""
+        session = connection.session
         try:
-            await self._reader.feed(connection.session, wanted)
-        except StoreError as error:
+            async with asyncio.timeout(_READ_TIMEOUT_S):
+                await self._reader.feed(session, wanted)
+        except (StoreError, TimeoutError, DecodeError) as error:
             self._catch_up_fails.failed(error)
-            self.end(connection, Ended(session_pb2.DISCONNECT_CODE_UNAVAILABLE))
+            session.read_failed(wanted)
         else:
             self._catch_up_fails.worked()
         self._metrics.catch_up_pages.inc()
-        connection.reading = False
+        session.plan_retries(self._now_ms())
+        self._set_alarm(connection)
 
     def _start(self, work: Coroutine[Any, Any, None], connection: Connection | None = None) -> None:
         """Runs work beside the ticks; what it puts out on the connection is flushed by the tick that follows."""
@@ -416,11 +428,8 @@ class Edge:
             session = connection.session
             if session.state is State.ENDED:
                 continue
-            if not connection.reading:
-                wanted = session.next_read()
-                if wanted is not None:
-                    connection.reading = True
-                    self._start(self._feed(connection, wanted), connection)
+            while (wanted := session.next_read()) is not None:
+                self._start(self._feed(connection, wanted), connection)
             if not connection.writable or not session.events:
                 continue
             if connection.written_at_ms > due_ms and len(session.events) < _FLUSH_AT_ONCE_CHUNKS:

@@ -32,7 +32,7 @@ class SessionReader:
             session.chat_loaded(stored)
             return
         if isinstance(wanted, ReadMembership):
-            session.membership_read(await self._chat_log.membership(session.user_id, wanted.chat_id))
+            session.membership_read(wanted.chat_id, await self._chat_log.membership(session.user_id, wanted.chat_id))
             return
         events = await self._chat_log.read_after(
             wanted.chat_id, wanted.after_seq, wanted.up_to_seq, wanted.limit, wanted.bytes_max

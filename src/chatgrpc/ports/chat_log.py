@@ -46,6 +46,13 @@ class ChatReader(Protocol):
         """Lists a user's chats, present and past, by rising chat id, those above `after_chat_id` (empty = all)."""
         ...
 
+    async def readable_memberships(self, user_id: str, after_chat_id: str, limit: int) -> tuple[list[Membership], list[str]]:
+        """The same for a device that comes: what can be read at once, and the ids of chats that are to be read later.
+
+        Both together are the chats above `after_chat_id`; fewer than `limit` if there are no more.
+        """
+        ...
+
     async def membership(self, user_id: str, chat_id: str) -> Membership | None:
         """Reads one chat of a user, present or past.
 

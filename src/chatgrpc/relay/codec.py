@@ -282,6 +282,7 @@ def _put_end_stream(frame: relay_pb2.LinkFrame, message: EndStream) -> None:
     frame.end_stream.user_id = message.user_id
     frame.end_stream.device_id = message.device_id
     frame.end_stream.code = message.code
+    frame.end_stream.connection_number = message.connection_number
 
 
 def _put_end_stream_heard(frame: relay_pb2.LinkFrame, message: EndStreamHeard) -> None:
@@ -364,7 +365,7 @@ _TAKE: dict[str, Callable[[Any], Message]] = {
     ),
     "tell_typing": lambda body: TellTyping(body.chat_id, body.user_id, body.kind),
     "show_typing": lambda body: ShowTyping(body.chat_id, body.user_id, body.kind, tuple(body.to_user_ids)),
-    "end_stream": lambda body: EndStream(body.user_id, body.device_id, body.code),
+    "end_stream": lambda body: EndStream(body.user_id, body.device_id, body.code, body.connection_number),
     "end_stream_heard": lambda body: EndStreamHeard(body.user_id, body.device_id, body.code),
     "load": lambda body: Load(body.streams),
 }

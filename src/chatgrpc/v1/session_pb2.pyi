@@ -91,6 +91,8 @@ class _DisconnectCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Discon
     """The stream reached its greatest age."""
     DISCONNECT_CODE_HEARTBEAT_MISSED: _DisconnectCode.ValueType  # 102
     """The server heard nothing for too long."""
+    DISCONNECT_CODE_INPUT_ENDED: _DisconnectCode.ValueType  # 103
+    """The device closed its half of the stream; what it had sent is answered."""
     DISCONNECT_CODE_OVERLOADED: _DisconnectCode.ValueType  # 200
     """The server has more than it can take."""
     DISCONNECT_CODE_SLOW_READER: _DisconnectCode.ValueType  # 201
@@ -127,6 +129,8 @@ DISCONNECT_CODE_MAX_AGE: DisconnectCode.ValueType  # 101
 """The stream reached its greatest age."""
 DISCONNECT_CODE_HEARTBEAT_MISSED: DisconnectCode.ValueType  # 102
 """The server heard nothing for too long."""
+DISCONNECT_CODE_INPUT_ENDED: DisconnectCode.ValueType  # 103
+"""The device closed its half of the stream; what it had sent is answered."""
 DISCONNECT_CODE_OVERLOADED: DisconnectCode.ValueType  # 200
 """The server has more than it can take."""
 DISCONNECT_CODE_SLOW_READER: DisconnectCode.ValueType  # 201
@@ -342,7 +346,7 @@ class ServerFrame(_message.Message):
 
     @_builtins.property
     def sync_complete(self) -> Global___SyncComplete:
-        """Everything up to the moment of the Hello has been sent."""
+        """Everything up to the moment of the Hello has been sent, but of the chats that it names."""
 
     @_builtins.property
     def drain(self) -> Global___Drain:
@@ -398,6 +402,7 @@ class Hello(_message.Message):
     START_AT_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
     SYNC_TOKEN_FIELD_NUMBER: _builtins.int
+    CONNECTION_NUMBER_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
     """Names the device among the user's devices; chosen once by the device. 1 to 64 of letters, digits, `_`, `.`, `-`."""
     device_name: _builtins.str
@@ -410,6 +415,11 @@ class Hello(_message.Message):
     """Where the events of chats not named in `positions` begin."""
     sync_token: _builtins.str
     """SyncComplete.sync_token of the last session: only receipts that changed since are sent. Empty = all."""
+    connection_number: _builtins.int
+    """Rises with each connection of the device, also over its restarts: the greater of the last number plus one and the milliseconds
+    since the Unix epoch does. Of two streams of a device the one with the lower number is ended, whichever Hello comes later.
+    Without it, 0, the stream whose Hello comes later stays.
+    """
     @_builtins.property
     def positions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatPosition]:
         """What the device holds, chat by chat."""
@@ -428,10 +438,11 @@ class Hello(_message.Message):
         start_at: Global___StartAt.ValueType = ...,
         features: _abc.Iterable[_builtins.str] | None = ...,
         sync_token: _builtins.str = ...,
+        connection_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "device_name", b"device_name", "features", b"features", "positions", b"positions", "start_at", b"start_at", "sync_token", b"sync_token", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connection_number", b"connection_number", "device_id", b"device_id", "device_name", b"device_name", "features", b"features", "positions", b"positions", "start_at", b"start_at", "sync_token", b"sync_token", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -628,16 +639,22 @@ class SyncComplete(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SYNC_TOKEN_FIELD_NUMBER: _builtins.int
+    UNREAD_CHAT_IDS_FIELD_NUMBER: _builtins.int
     sync_token: _builtins.str
     """To be handed over in the next Hello."""
+    @_builtins.property
+    def unread_chat_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Chats that cannot be read just now, some of them if they are many; they are sent as soon as they can be."""
+
     def __init__(
         self,
         *,
         sync_token: _builtins.str = ...,
+        unread_chat_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["sync_token", b"sync_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sync_token", b"sync_token", "unread_chat_ids", b"unread_chat_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -203,7 +203,7 @@ class SmallNode:
     def show(self, notice: ShowReceipt | ShowTyping) -> None:
         self.shown.append(notice)
 
-    def end_stream(self, message: EndStream) -> None:
+    def end_stream(self, sender_id: str, message: EndStream) -> None:
         self.ended.append(message)
 
     def end_stream_heard(self, node_id: str, message: EndStreamHeard) -> None:

@@ -70,7 +70,7 @@ class Place:
     def show(self, notice: ShowReceipt | ShowTyping) -> None:
         self.audience.show(notice)
 
-    def end_stream(self, message: EndStream) -> None:
+    def end_stream(self, sender_id: str, message: EndStream) -> None:
         self.ended.append(message)
 
     def end_stream_heard(self, node_id: str, message: EndStreamHeard) -> None:
@@ -244,6 +244,22 @@ async def test_who_comes_is_in_the_map_and_who_goes_was_seen_last_then() -> None
         assert place.presence._chats == {}
         await place.presence.save_last_seen()
         assert await place.last_seen.of_users(["alice"]) == {"alice": 5_000}
+
+
+async def test_of_two_streams_of_a_device_its_own_number_says_which_is_the_older() -> None:
+    """Whichever Hello came later. A node that is asked to end the newer one says so, and the other ends its own."""
+    async with small_cluster(nodes=2) as cluster:
+        world = World(cluster)
+        newer, late = await world.one.connect("alice"), await world.two.connect("alice")
+        newer.session.connection_number, late.session.connection_number = 8, 7
+        asked = EndStream("alice", "phone", REPLACED, connection_number=7)
+        assert world.one.audience.order_of(asked, world.two.node.node_id) == 1
+        await until(lambda: bool(world.two.ended))
+        assert world.two.ended == [EndStream("alice", "phone", REPLACED, connection_number=8)]
+        assert world.two.audience.order_of(world.two.ended[0], world.one.node.node_id) == -1
+        for unnumbered in (newer, late):
+            unnumbered.session.connection_number = 0
+        assert world.one.audience.order_of(asked, world.two.node.node_id) == 0, "as before: who came last stays"
 
 
 async def test_the_devices_of_a_user_are_known_on_all_live_nodes_and_without_the_map_here() -> None:

@@ -226,7 +226,7 @@ async def test_a_head_that_is_not_stated_holds_up_no_other_and_is_asked_for_agai
         await until(lambda: world.asked.count("g.1") >= 3)
         assert _reads(alice) == [ReadMembership("g.2")]
         assert world.asked.count("g.2") == 1
-        alice.session.membership_read(None)
+        alice.session.membership_read("g.2", None)
         world.silent.clear()
         await until(lambda: ReadMembership("g.1") in _reads(alice))
 

@@ -39,19 +39,25 @@ class Device:
         self.feed.log_read([StoredEvent(seq, event(reading.chat_id, seq)) for seq in seqs])
 
     def load_chat(self, *member_user_ids: str) -> session_pb2.ChatOpened:
+        self.find_state(*member_user_ids, as_of_seq=100)
+        return self.take()[-1].chat_opened
+
+    def find_state(self, *member_user_ids: str, as_of_seq: int) -> None:
+        """The chat's state is read, and is this one."""
         reading = self.feed.next_read()
         assert isinstance(reading, LoadChat)
-        chat = chat_pb2.Chat(chat_id=reading.chat_id, title="Title")
+        chat = chat_pb2.Chat(chat_id=reading.chat_id, title="Title", as_of_seq=as_of_seq)
         for user_id in member_user_ids:
             chat.members.add(user_id=user_id)
         self.feed.chat_loaded(StoredChat(chat.SerializeToString(), 1, b""))
-        opened = self.take()[-1].chat_opened
-        assert opened.chat.chat_id == reading.chat_id
-        return opened
+
+    def resume(self) -> None:
+        for chat_id, _ in self.feed.take_set_aside():
+            self.feed.resume(chat_id)
 
     def read_membership(self, membership: Membership | None, chat_id: str = CHAT) -> None:
         assert self.feed.next_read() == ReadMembership(chat_id)
-        self.feed.membership_read(membership)
+        self.feed.membership_read(chat_id, membership)
 
     def take(self) -> list[session_pb2.ServerFrame]:
         frames = list(session_pb2.ConnectResponse.FromString(b"".join(self.out)).frames)
@@ -193,13 +199,69 @@ def test_g6_the_state_of_a_chat_is_not_for_past_members() -> None:
 
 
 def test_g6_nor_for_one_whose_leaving_is_still_on_its_way() -> None:
-    """The store is ahead of the deliveries: the state that was read is one without the user."""
+    """The store is ahead of the deliveries: the state that was read is one without the user, whose membership is read again."""
     device = Device()
     device.open(Membership(CHAT, ALWAYS, 3))
+    device.find_state("bob", as_of_seq=4)
+    assert device.take() == []
+    assert device.feed.next_read() is None
+    device.resume()
+    device.read_membership(Membership(CHAT, (Interval(1, 4),), 4))
     assert device.load_chat("bob").chat == chat_pb2.Chat(chat_id=CHAT)
 
 
 # Joining, leaving, and coming back.
+
+
+def test_a_state_that_is_older_than_the_membership_is_not_shown_and_read_again() -> None:
+    """Views are stored one after the other: who is let in by the event 4 may find the state of before it."""
+    device = Device()
+    device.open()
+    device.deliver(4)
+    device.read_membership(Membership(CHAT, (Interval(4),), 4))
+    device.find_state("bob", as_of_seq=3)
+    assert device.take() == []
+    assert device.feed.next_read() is None, "it waits before it reads again"
+    device.resume()
+    device.read_membership(Membership(CHAT, (Interval(4),), 4))
+    assert [member.user_id for member in device.load_chat("bob", "alice").chat.members] == ["bob", "alice"]
+    device.answer(device.read_log())
+    assert device.seqs() == [4]
+
+
+def test_nor_is_one_of_an_earlier_time_in_the_chat() -> None:
+    device = Device()
+    device.open()
+    device.deliver(9)
+    device.read_membership(Membership(CHAT, (Interval(1, 5), Interval(9)), 9))
+    device.find_state("alice", "bob", as_of_seq=4)
+    assert device.take() == []
+
+
+def test_who_is_let_in_again_before_the_state_was_read_is_told_it() -> None:
+    """Let in at 4, removed at 5, let in at 6: the seqs are contiguous, and what was shown in between was a past member's."""
+    device = Device()
+    device.open()
+    device.deliver(4)
+    device.read_membership(Membership(CHAT, (Interval(4),), 4))
+    device.deliver(5, last=True)
+    assert device.load_chat("bob").chat == chat_pb2.Chat(chat_id=CHAT)
+    device.answer(device.read_log())
+    device.deliver(6)
+    device.read_membership(Membership(CHAT, (Interval(4, 5), Interval(6)), 6))
+    assert device.load_chat("bob", "alice").chat.title == "Title"
+    device.answer(device.read_log())
+    assert device.seqs() == [6]
+
+
+def test_also_if_the_device_names_the_chat_in_its_hello() -> None:
+    device = Device()
+    device.open(Membership(CHAT, (Interval(4, 5), Interval(6)), 7), one=5)
+    assert device.load_chat("bob", "alice").next_seq == 6
+    device = Device()
+    device.open(Membership(CHAT, (Interval(4, 5), Interval(6)), 7), one=6)
+    device.answer(device.read_log())
+    assert device.seqs() == [7], "it was told before the event 6"
 
 
 def test_a_chat_that_the_user_is_let_into_is_opened() -> None:
@@ -266,7 +328,7 @@ def test_g6_a_membership_that_is_older_than_the_leaving_is_read_again() -> None:
     device.deliver(4)
     assert device.feed.next_read() == ReadMembership(CHAT)
     device.deliver(5, last=True)
-    device.feed.membership_read(Membership(CHAT, (Interval(4),), 4))
+    device.feed.membership_read(CHAT, Membership(CHAT, (Interval(4),), 4))
     assert not device.feed.knows(CHAT)
     device.read_membership(Membership(CHAT, (Interval(4, 5),), 5))
     device.load_chat("bob")
@@ -282,7 +344,7 @@ def test_a_membership_that_is_older_than_the_return_is_read_again() -> None:
     assert device.feed.next_read() == ReadMembership(CHAT)
     device.deliver(5, last=True)
     device.deliver(6)
-    device.feed.membership_read(Membership(CHAT, (Interval(4, 5),), 5))
+    device.feed.membership_read(CHAT, Membership(CHAT, (Interval(4, 5),), 5))
     device.read_membership(Membership(CHAT, (Interval(4, 5), Interval(6)), 6))
     assert device.feed.knows(CHAT)
 
@@ -294,7 +356,7 @@ def test_a_membership_is_not_read_again_for_every_event_that_comes_meanwhile() -
     device.deliver(4)
     assert device.feed.next_read() == ReadMembership(CHAT)
     device.deliver(5, 6, 7)
-    device.feed.membership_read(Membership(CHAT, (Interval(4),), 5))
+    device.feed.membership_read(CHAT, Membership(CHAT, (Interval(4),), 5))
     assert device.load_chat("alice").head_seq == 7
     device.answer(device.read_log())
     assert device.seqs() == [4, 5, 6, 7]
@@ -385,6 +447,7 @@ def test_g5_the_window_counts_bytes_too() -> None:
 def test_g5_a_page_does_not_pass_the_window_either() -> None:
     device = Device(Limits(unacknowledged_events_max=4))
     device.open(Membership(CHAT, ALWAYS, 9), Membership(OTHER, ALWAYS, 1), one=0, other=1)
+    device.load_chat("alice")
     reading = device.read_log()
     device.deliver(2, 3, chat_id=OTHER)
     device.answer(reading)

@@ -11,6 +11,7 @@ from chatgrpc.core.effects import Admission, Admit, Marked
 from chatgrpc.core.entries import Membership
 from chatgrpc.core.event_feed import LoadChat, Read, ReadLog
 from chatgrpc.core.events import event_chunk
+from chatgrpc.core.fold import apply_event
 from chatgrpc.core.ids import direct_chat_id, group_chat_id, self_chat_id
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.session import Session, State, Timings
@@ -39,6 +40,8 @@ class Device:
     """What a device keeps: of each chat the next event that it expects."""
 
     next_seq: dict[str, int] = field(default_factory=dict)
+    states: dict[str, chat_pb2.Chat] = field(default_factory=dict)
+    """What it was shown of each chat, folded."""
     acked_at_server: dict[str, int] = field(default_factory=dict)
     """What the server has stored of its acknowledgements."""
 
@@ -199,6 +202,8 @@ class Devices(RuleBasedStateMachine):
     @rule()
     def begin_read(self) -> None:
         assert self.session is not None
+        for chat_id, _ in self.session.feed.take_set_aside():
+            self.session.feed.resume(chat_id)
         self.reading = self.session.next_read()
         if self.reading is not None:
             self.read_early = self.read(self.reading)
@@ -217,7 +222,7 @@ class Devices(RuleBasedStateMachine):
             self.session.chat_loaded(result)  # type: ignore[arg-type]
         else:
             assert result is None or isinstance(result, Membership)
-            self.session.membership_read(result)
+            self.session.membership_read(reading.chat_id, result)
 
     @precondition(lambda self: self.session is not None and self.session.state is State.OPEN)
     @rule(steps=st.integers(1, 5))
@@ -271,6 +276,7 @@ class Devices(RuleBasedStateMachine):
         assert event.seq in self.log.visible_seqs(chat_id, ALICE), "G6: not for this user"
         assert event.seq == self.device.next_seq.get(chat_id), "G4: a hole, a repetition, or a chat that was not opened"
         assert event == self.log.events[chat_id][event.seq - 1]
+        apply_event(self.device.states[chat_id], event)
         self.device.next_seq[chat_id] = event.seq + 1
 
     def take_opened(self, opened: session_pb2.ChatOpened) -> None:
@@ -283,6 +289,7 @@ class Devices(RuleBasedStateMachine):
         assert opened.first_visible_seq == visible[0]
         assert opened.head_seq in {0, *visible}
         self.device.next_seq[chat_id] = opened.next_seq
+        self.device.states[chat_id] = opened.chat
         if opened.chat.members:
             assert self.log.is_member(chat_id, ALICE, opened.chat.as_of_seq), "G6: a state that is not for this user"
         else:
@@ -334,6 +341,11 @@ class Devices(RuleBasedStateMachine):
             left_unheard = chat_id in self.lost and not self.log.is_member(chat_id, ALICE)  # no next push tells of it
             if chat_id in self.device.next_seq and not left_unheard:
                 assert self.device.next_seq[chat_id] == visible[-1] + 1, "G4: something never came"
+            if self.log.is_member(chat_id, ALICE):
+                stored = self.log.load(chat_id)
+                assert stored is not None
+                fresh = chat_pb2.Chat.FromString(stored.chat)
+                assert self.device.states[chat_id] == fresh, "what the device was shown does not make the chat as it is"
         assert self.session is not None
         assert self.session.feed._unacked_events == 0
         assert not self.session.feed.is_behind

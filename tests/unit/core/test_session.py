@@ -21,7 +21,7 @@ from chatgrpc.core.effects import (
     Watch,
 )
 from chatgrpc.core.entries import Membership, StoredEvent
-from chatgrpc.core.event_feed import ReadLog, ReadMembership
+from chatgrpc.core.event_feed import LoadChat, ReadLog, ReadMembership
 from chatgrpc.core.events import event_chunk
 from chatgrpc.core.ids import direct_chat_id, group_chat_id, self_chat_id
 from chatgrpc.core.limits import Limits
@@ -35,6 +35,7 @@ NOW = Now(NOW_MS, NOW_MS)
 TOKEN_EXPIRES_AT_MS = NOW_MS + 10**9
 TIMINGS = Timings(hello_timeout_ms=10_000, heartbeat_interval_ms=30_000, max_age_ms=0, drain_grace_ms=20_000)
 CHAT = direct_chat_id("alice", "bob")
+ALWAYS = (Interval(1),)
 Frame = session_pb2.ClientFrame
 
 
@@ -142,10 +143,103 @@ def test_a_hello_needs_a_token() -> None:
     assert end.ended.status()[:2] == ("UNAUTHENTICATED", "TOKEN_MISSING")
 
 
-def test_g7_a_hello_names_only_so_many_chats() -> None:
-    positions = [session_pb2.ChatPosition(chat_id=f"c{number}", seq=1) for number in range(5)]
-    assert isinstance(Stream(Limits(chats_per_user_max=3)).hello(positions=positions)[0], Admit)
-    assert code(Stream(Limits(chats_per_user_max=2)).hello(positions=positions)) == "PROTOCOL_VIOLATION"
+def test_g7_positions_beyond_what_a_user_can_have_are_not_looked_at() -> None:
+    """A stranger's groups must lock nobody out; what the server says of these chats the device knows already, and takes."""
+    chat_ids = [group_chat_id("mallory", bytes([number]) * 16) for number in range(6)]
+    positions = [session_pb2.ChatPosition(chat_id=chat_id, seq=2**64 - 1) for chat_id in ["x" * 10_000, *chat_ids]]
+    stream = Stream(Limits(chats_per_user_max=2))
+    assert isinstance(stream.hello(positions=positions)[0], Admit)
+    memberships = [Membership(chat_id, (Interval(1),), 7) for chat_id in chat_ids]
+    effects = stream.session.admitted(Admission("alice", TOKEN_EXPIRES_AT_MS, memberships, {}, [], ""), NOW)
+    assert [effect.chat_id for effect in effects if isinstance(effect, Marked)] == chat_ids[:3]
+    assert [effect.delivered_seq for effect in effects if isinstance(effect, Marked)] == [7, 7, 7]
+
+
+def test_a_position_of_a_chat_that_is_not_the_users_costs_nothing_also_if_they_are_let_in_later() -> None:
+    stream = Stream()
+    stream.hello(positions=[session_pb2.ChatPosition(chat_id=CHAT, seq=2**64 - 1)])
+    stream.session.admitted(Admission("alice", TOKEN_EXPIRES_AT_MS, [], {}, [], ""), NOW)
+    stream.session.deliver(CHAT, 4, event(4), last=False)
+    assert stream.session.next_read() == ReadMembership(CHAT)
+    stream.session.membership_read(CHAT, Membership(CHAT, (Interval(4),), 4))
+    assert stream.session.next_read() == LoadChat(CHAT)
+
+
+def test_g4_a_head_that_is_stated_while_the_session_opens_is_not_forgotten() -> None:
+    """Its membership had been read already, and the push was lost: nothing else would tell before the next message."""
+    stream = Stream()
+    stream.hello(positions=[session_pb2.ChatPosition(chat_id=CHAT, seq=5)])
+    for seq in (6, 7, *[1] * 100):
+        stream.session.note_heads({CHAT: seq, "another": 9})
+    stream.session.admitted(Admission("alice", TOKEN_EXPIRES_AT_MS, [Membership(CHAT, ALWAYS, 5)], {}, [], ""), NOW)
+    assert stream.session.next_read() == ReadMembership(CHAT)
+    stream.session.membership_read(CHAT, Membership(CHAT, ALWAYS, 7))
+    assert stream.session.next_read() == ReadLog(CHAT, 5, 7, 256, 512 * 1024)
+
+
+def test_a_device_comes_in_with_what_is_known_and_is_sent_the_rest_once_it_can_be_read() -> None:
+    stream, sick = Stream(), group_chat_id("bob", bytes(16))
+    stream.hello(positions=[session_pb2.ChatPosition(chat_id=chat_id, seq=5) for chat_id in (CHAT, sick)])
+    admission = Admission("alice", TOKEN_EXPIRES_AT_MS, [Membership(CHAT, ALWAYS, 5)], {}, [], "sync", [sick])
+    stream.session.admitted(admission, NOW)
+    stream.session.plan_retries(NOW_MS)
+    assert stream.session.next_read() is None
+    welcome, synced = stream.frames()
+    assert welcome.HasField("welcome")
+    assert synced.sync_complete.unread_chat_ids == [sick]
+    stream.session.deliver(CHAT, 6, event(6), last=False)
+    assert stream.arms() == ["event"], "the other chat is live"
+    for wait_ms in (500, 1_000, 2_000):
+        assert stream.session.deadline_ms == stream.now_ms + wait_ms
+        stream.pass_time(wait_ms)
+        assert stream.session.next_read() == ReadMembership(sick)
+        assert stream.session.next_read() is None
+        stream.session.read_failed(ReadMembership(sick))
+        stream.session.plan_retries(stream.now_ms)
+    stream.pass_time(4_000)
+    assert stream.session.next_read() == ReadMembership(sick)
+    stream.session.membership_read(sick, Membership(sick, ALWAYS, 8))
+    assert stream.session.next_read() == ReadLog(sick, 5, 8, 256, 512 * 1024)
+    stream.session.deliver(sick, 9, event_chunk(chat_pb2.ChatEvent(chat_id=sick, seq=9).SerializeToString()), last=False)
+    assert stream.frames() == [], "it lags until it has caught up"
+
+
+def test_a_page_that_cannot_be_read_costs_its_chat_and_no_other() -> None:
+    stream, other = Stream(), group_chat_id("bob", bytes(16))
+    stream.hello(positions=[session_pb2.ChatPosition(chat_id=chat_id, seq=5) for chat_id in (CHAT, other)])
+    memberships = [Membership(chat_id, ALWAYS, 7) for chat_id in (CHAT, other)]
+    stream.session.admitted(Admission("alice", TOKEN_EXPIRES_AT_MS, memberships, {}, [], ""), NOW)
+    sick = stream.session.next_read()
+    assert isinstance(sick, ReadLog)
+    stream.session.read_failed(sick)
+    stream.session.plan_retries(NOW_MS)
+    healthy = stream.session.next_read()
+    assert isinstance(healthy, ReadLog)
+    assert {sick.chat_id, healthy.chat_id} == {CHAT, other}
+    stream.pass_time(500)
+    assert stream.session.next_read() is None, "one page is read at a time"
+    stream.session.log_read(
+        [StoredEvent(seq, chat_pb2.ChatEvent(chat_id=healthy.chat_id).SerializeToString()) for seq in (6, 7)]
+    )
+    assert stream.session.next_read() == sick
+
+
+def test_a_token_lasts_as_long_as_it_had_left_whatever_the_wall_clock_does() -> None:
+    for step_ms in (-3_600_000, 7_200_000):
+        stream = Stream().open(expires_at_ms=NOW_MS + 60_000)
+        stream.now_ms = NOW_MS + 20_000
+        stream.say(heartbeat=session_pb2.Heartbeat())
+        stream.session.token_verified(0, "alice", NOW_MS + step_ms + 80_000, Now(NOW_MS + 20_000 + step_ms, NOW_MS + 20_000))
+        stream.pass_time(59_999)
+        stream.session.excuse_silence(stream.now_ms)
+        assert stream.session.state is State.OPEN
+        assert code(stream.pass_time(1)) == "UNAUTHENTICATED"
+
+
+def test_g7_of_what_a_device_wants_to_watch_no_more_is_looked_at_than_it_may() -> None:
+    stream = Stream().open()
+    [watch] = stream.say(request_id=2, watch_chats=session_pb2.WatchChats(chat_ids=[""] * 500_000 + [CHAT]))
+    assert watch == Watch(())
 
 
 def test_anything_before_the_hello_ends_the_session() -> None:
@@ -245,7 +339,7 @@ def test_g4_events_that_came_before_the_welcome_are_not_lost() -> None:
     membership = Membership(CHAT, (Interval(1),), 5)
     stream.session.admitted(Admission("alice", TOKEN_EXPIRES_AT_MS, [membership], {}, [], ""), NOW)
     assert stream.session.next_read() == ReadMembership(CHAT)
-    stream.session.membership_read(Membership(CHAT, (Interval(1),), 6))
+    stream.session.membership_read(CHAT, Membership(CHAT, (Interval(1),), 6))
     assert isinstance(stream.session.next_read(), ReadLog)
 
 
@@ -757,7 +851,7 @@ def test_after_the_end_nothing_does_anything() -> None:
     session.deliver(CHAT, 6, event(6), last=False)
     session.show_presence(session_pb2.Presence(user_id="bob"))
     session.log_read([])
-    session.membership_read(None)
+    session.membership_read(CHAT, None)
     session.drain(1, NOW_MS)
     assert session.next_read() is None
     assert stream.say(request_id=5, send=send()) == ()

@@ -88,7 +88,7 @@ BY_KIND: dict[type[Message], st.SearchStrategy[Message]] = {
     ShowReceipt: st.builds(ShowReceipt, WORDS, WORDS, SEQS, SEQS, USERS),
     TellTyping: st.builds(TellTyping, WORDS, WORDS, KINDS),
     ShowTyping: st.builds(ShowTyping, WORDS, WORDS, KINDS, USERS),
-    EndStream: st.builds(EndStream, WORDS, WORDS, KINDS),
+    EndStream: st.builds(EndStream, WORDS, WORDS, KINDS, SEQS),
     EndStreamHeard: st.builds(EndStreamHeard, WORDS, WORDS, KINDS),
     Load: st.builds(Load, SEQS),
 }

@@ -63,6 +63,10 @@ class MemoryChatLog:
         chat_ids = sorted(chat_id for chat_id in self._memberships.get(user_id, {}) if chat_id > after_chat_id)
         return [self._membership(user_id, chat_id) for chat_id in chat_ids[:limit]]
 
+    async def readable_memberships(self, user_id: str, after_chat_id: str, limit: int) -> tuple[list[Membership], list[str]]:
+        """See the port; it is all or none."""
+        return await self.memberships(user_id, after_chat_id, limit), []
+
     async def membership(self, user_id: str, chat_id: str) -> Membership | None:
         """See the port."""
         self._shelf.check_open()

@@ -135,6 +135,10 @@ class SqliteChatLog:
         which = {"user_id": user_id, "after_chat_id": after_chat_id, "limit": limit}
         return await self._readers.read(lambda db: _memberships(db.execute(_MEMBERSHIPS, which)))
 
+    async def readable_memberships(self, user_id: str, after_chat_id: str, limit: int) -> tuple[list[Membership], list[str]]:
+        """See the port; it is all or none."""
+        return await self.memberships(user_id, after_chat_id, limit), []
+
     async def membership(self, user_id: str, chat_id: str) -> Membership | None:
         """See the port."""
         which = {"user_id": user_id, "chat_id": chat_id}

@@ -803,22 +803,26 @@ class EndStream(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     DEVICE_ID_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
+    CONNECTION_NUMBER_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """The user."""
     device_id: _builtins.str
     """The device."""
     code: _builtins.int
     """A chatgrpc.v1.DisconnectCode."""
+    connection_number: _builtins.int
+    """Hello.connection_number of the stream that takes its place; 0 = none, or not known."""
     def __init__(
         self,
         *,
         user_id: _builtins.str = ...,
         device_id: _builtins.str = ...,
         code: _builtins.int = ...,
+        connection_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "device_id", b"device_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "connection_number", b"connection_number", "device_id", b"device_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
