@@ -50,6 +50,7 @@ class Edge:
         self.received: dict[StreamId, list[bytes]] = defaultdict(list)
         self.writable: Counter[StreamId] = Counter()
         self.closed: set[StreamId] = set()
+        self.finished: set[StreamId] = set()
         self._woken = asyncio.Event()
         transport.on_input(self._wake_up)
 
@@ -75,6 +76,11 @@ class Edge:
             assert stream in self.opened, "writable before it was opened"
             assert stream not in self.closed, "writable after it was closed"
             self.writable[stream] += 1
+        for stream in inbound.finished:
+            assert stream in self.opened, "finished before it was opened"
+            assert stream not in self.closed | self.finished, "finished twice, or after it was closed"
+            self.finished.add(stream)
+            self.transport.close(stream, StreamStatus("OK", "", ""))
         for stream in inbound.closed:
             assert stream in self.opened, "closed before it was opened"
             assert stream not in self.closed, "closed twice"

@@ -268,16 +268,16 @@ class TransportSuite(ABC):
         assert edge.received[stream] == messages
         assert await code_of(call) is grpc.StatusCode.OK
 
-    async def test_what_was_not_drained_when_the_peer_closed_is_reported_with_the_closing(self, edge: Edge, peer: Peer) -> None:
+    async def test_what_a_peer_sent_is_reported_before_it_has_finished(self, edge: Edge, peer: Peer) -> None:
         call = peer.connect()
         for message in (b"one", b"two", b"three"):
             await call.write(message)
         await call.done_writing()
-        assert await code_of(call) is grpc.StatusCode.OK
-        edge.drain()
-        [stream] = edge.opened
+        stream = await edge.opens()
+        await edge.until(lambda: stream in edge.finished)
         assert edge.received[stream] == [b"one", b"two", b"three"]
-        assert edge.closed == {stream}
+        assert await code_of(call) is grpc.StatusCode.OK
+        await edge.closes(stream)
 
     async def test_a_cancelled_stream_ends(self, edge: Edge, peer: Peer) -> None:
         call = peer.connect()

@@ -1,11 +1,13 @@
 """Who may hold a stream, and for how long: one per device, not a revoked one, as long as the token lives."""
 
 import asyncio
+import contextlib
 import time
 
+import grpc
 import pytest
 
-from chatgrpc.v1 import chat_pb2, session_pb2
+from chatgrpc.v1 import chat_pb2, session_pb2, session_pb2_grpc
 from chatgrpc.v1.device_service_pb2 import ListDevicesRequest, RevokeDeviceRequest
 from tests.support.cast import Cast
 from tests.support.checker import check_held
@@ -69,6 +71,45 @@ async def test_of_many_streams_of_a_device_opened_at_once_one_stays(cast: Cast) 
     (last,) = (stream for stream in streams if stream.is_open)
     assert {code_of(stream.endings[-1]) for stream in streams if stream is not last} == {"REPLACED"}
     await last.send(last.user_id, "it works")
+
+
+async def test_what_a_half_closed_stream_had_sent_is_committed_and_answered(cast: Cast) -> None:
+    """As a one-shot caller sends it: a Hello, three messages, and END_STREAM at once."""
+    alice, bob = cast.device("alice"), await cast.online("bob")
+    hello = session_pb2.Hello(device_id="once", token=cast.token("alice"))
+    frames = [session_pb2.ClientFrame(request_id=1, hello=hello)]
+    for number in range(3):
+        frames.append(alice.compose(bob.user_id, f"{number}"))
+        frames[-1].request_id = number + 2
+    async with grpc.aio.insecure_channel(cast.server.addresses[0]) as channel:
+        call = session_pb2_grpc.SessionServiceStub(channel).Connect()
+        await call.write(session_pb2.ConnectRequest(frames=frames))
+        await call.done_writing()
+        answers = [frame async for response in call for frame in response.frames]
+        assert await call.code() is grpc.StatusCode.OK
+    assert [frame.request_id for frame in answers if frame.HasField("sent")] == [2, 3, 4]
+    assert answers[-1].disconnect.code == session_pb2.DISCONNECT_CODE_INPUT_ENDED
+    chat_id = next(frame.sent.chat_id for frame in answers if frame.HasField("sent"))
+    await bob.until_held(chat_id, 4)
+    assert bob.held.texts(chat_id) == ["0", "1", "2"]
+
+
+async def test_a_late_hello_does_not_end_the_newer_stream_of_its_device(cast: Cast) -> None:
+    """Its client gave up on it; the stream that it opened then has the higher number, on the same node or another."""
+    newer = cast.device("alice")
+    newer.connection_number = 8
+    await newer.connect()
+    late = cast.device("alice", held=newer.held)
+    late.connection_number = 7
+    with contextlib.suppress(DisconnectedError):
+        await late.connect()
+    assert code_of(await late.until_ended()) == "REPLACED"
+    await newer.heartbeat()
+    await newer.send(newer.user_id, "it is not ended")
+    last = cast.device("alice", held=newer.held)
+    last.connection_number = 9
+    await last.connect()
+    assert code_of(await newer.until_ended()) == "REPLACED"
 
 
 async def test_devices_of_other_users_may_have_the_same_name(cast: Cast) -> None:

@@ -95,6 +95,8 @@ class Device:
         self._synced = False
         self._may_read = asyncio.Event()
         self._may_read.set()
+        self.connection_number = 0
+        """What the next Hello says; 0 = nothing, as a device that does not know of it."""
 
     @property
     def is_open(self) -> bool:
@@ -144,6 +146,7 @@ class Device:
             ],
             start_at=start_at,
             sync_token=self.held.sync_token,
+            connection_number=self.connection_number,
         )
         answer = await self.request(session_pb2.ClientFrame(hello=hello))
         self.user_id = answer.welcome.user_id

@@ -168,6 +168,12 @@ class GrpcTransport:
 
     def has_finished(self, stream: "_Stream") -> None:
         """The peer will send nothing more."""
+        if stream.id in self._streams:
+            self._inbound.finished.append(stream.id)
+            self.notify()
+
+    def has_broken(self, stream: "_Stream") -> None:
+        """The call is over."""
         self._report_closed(stream)
         self._end(stream, _OK, b"")
 
@@ -262,7 +268,9 @@ class _Stream:
         except StopIteration as done:
             self._has_read(done.value)
         except Exception:  # whatever the core calls it: the call is over
-            self._has_read(grpc.aio.EOF)
+            self.reading = None
+            if self.status is None and not self.ended.done():
+                self.transport.has_broken(self)
         else:
             future.add_done_callback(self._advance_read)
 

@@ -122,6 +122,7 @@ class Edge:
         self._watching: dict[Connection, tuple[str, ...]] = {}  # what was last said to be on the screen
         self._dirty: dict[Connection, None] = {}  # something to send, or to read for
         self._with_control: dict[Connection, None] = {}  # only control traffic to send, which can wait
+        self._finished: dict[Connection, None] = {}  # their devices send nothing more
         self._unwritable: dict[Connection, int] = {}  # since when, oldest first
         self._alarms = Alarms()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -226,11 +227,16 @@ class Edge:
                 connection.writable = True
                 self._unwritable.pop(connection, None)
                 self._dirty[connection] = None
+        for stream in inbound.finished:
+            connection = self.connections.get(stream)
+            if connection is not None:
+                self._finished[connection] = None
         for stream in inbound.closed:
             connection = self.connections.get(stream)
             if connection is not None:
                 self._forget(connection, now)
         self._take_progress(now)
+        self._end_finished()
         self._flush(now_ms)
         self._metrics.tick_seconds.observe(perf_counter() - started_s)
 
@@ -282,6 +288,16 @@ class Edge:
                 connection.session.note_head(chat_id, seq)
             if connection.session.feed.is_behind:
                 self._dirty[connection] = None
+
+    def _end_finished(self) -> None:
+        """Ends the streams whose devices send nothing more, once all that they sent is answered."""
+        for connection in list(self._finished):
+            session = connection.session
+            if connection.unread or connection.frames or not session.is_answered:
+                continue
+            fits = session.backlog_bytes() <= self._limits.gathered_bytes_max // 2
+            if fits and len(session.events) < self._limits.frames_per_batch_max:
+                self.end(connection, Ended(session_pb2.DISCONNECT_CODE_INPUT_ENDED))
 
     # Effects.
 
@@ -337,6 +353,7 @@ class Edge:
             self._deserted.set()
         self._dirty.pop(connection, None)
         self._with_control.pop(connection, None)
+        self._finished.pop(connection, None)
         self._unwritable.pop(connection, None)
         self._alarms.cancel(connection)
         self._watching.pop(connection, None)

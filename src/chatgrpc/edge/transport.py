@@ -9,8 +9,8 @@ What every implementation guarantees:
 - Per stream, reports come in this order: opened once, then received in the order of the wire, then closed once. Batches that
   arrived before the peer closed are reported before, or in the same `Inbound` as, the closing. After `close()` nothing more
   is received from that stream, not even what was read and not yet drained.
-- A peer that closes its own half (END_STREAM) has closed: all that it sent is received, then the stream is closed, with OK. Of
-  a stream that breaks, what was still under way is lost.
+- A peer that closes its own half (END_STREAM) has finished: all that it sent is received, then the stream stands in
+  `Inbound.finished`, and is ours to close. Of a stream that breaks, what was still under way is lost.
 - A stream is writable from its opening. `write()` makes it unwritable until the transport has taken the message off our
   hands; then it stands in `Inbound.writable`. So at most one message per stream is in the transport, and a peer that does
   not read costs at most that message: what waits beyond it is the edge's to bound.
@@ -58,6 +58,8 @@ class Inbound:
     received: list[tuple[StreamId, list[bytes]]] = field(default_factory=list)
     """Whole messages, still serialized; a stream stands here at most once."""
     writable: list[StreamId] = field(default_factory=list)
+    finished: list[StreamId] = field(default_factory=list)
+    """Streams whose peers will send nothing more, and may still read."""
     closed: list[StreamId] = field(default_factory=list)
     """Streams that are gone. One that we closed is gone when its last message was taken off our hands, or when it was cut."""
 
