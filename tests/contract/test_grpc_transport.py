@@ -3,9 +3,12 @@
 import asyncio
 import gc
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
+import grpc
 import pytest
 
+from chatgrpc.edge.errors import error_info_of
 from chatgrpc.edge.grpc_transport import SERVICE, GrpcTransport
 from chatgrpc.edge.server import GrpcServer, ServerOptions
 from chatgrpc.edge.transport import StreamStatus
@@ -42,6 +45,35 @@ class TestGrpcTransport(TransportSuite):
         await _until(lambda: len(asyncio.all_tasks()) <= tasks)
         # grpc.aio keeps the first call that a server accepts, and the last.
         await _until(lambda: _calls() <= calls + 2)
+
+    async def test_streams_that_say_nothing_have_places_by_address(self) -> None:
+        transport = GrpcTransport(inbox_bytes_max=INBOX_BYTES_MAX, close_timeout_s=CLOSE_TIMEOUT_S, silent_per_address_max=1)
+        server = GrpcServer(ServerOptions())
+        server.register(SERVICE, transport.register)
+        port = await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+
+            def connect() -> Any:
+                return channel.stream_stream(f"/{SERVICE}/Connect")()
+
+            silent = connect()
+            await _until(lambda: transport.stream_count == 1)
+            refused = connect()
+            assert await refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            info = error_info_of(await refused.trailing_metadata())
+            assert info is not None
+            assert info.reason == "TOO_MANY_STREAMS"
+            await silent.write(b"hello")
+            await _until(lambda: any(messages for _, messages in transport.drain().received))
+            another = connect()
+            await _until(lambda: transport.stream_count == 2)
+            another.cancel()
+            await _until(lambda: transport.stream_count == 1)
+            again = connect()
+            await _until(lambda: transport.stream_count == 2)
+            again.cancel()
+            silent.cancel()
+        await server.stop(0)
 
     async def test_an_unknown_status_is_refused_where_it_is_made(self, edge: Edge, peer: Peer) -> None:
         call = peer.connect()

@@ -11,21 +11,28 @@ A read or write under way is never cancelled, except when a stream is cut: the c
 
 import asyncio
 import gc
+import time
 from collections.abc import Callable, Coroutine, Iterable
 from typing import TypeAlias
 
 import grpc
 
-from chatgrpc.edge.errors import trailers_of
+from chatgrpc.edge.errors import StatusError, trailers_of
 from chatgrpc.edge.flood_watch import Delivered
 from chatgrpc.edge.interceptors import bearer_token
+from chatgrpc.edge.shares import Shares, address_of
 from chatgrpc.edge.transport import Inbound, StreamId, StreamOpened, StreamStatus
 
 SERVICE = "chatgrpc.v1.SessionService"
 METHOD = "Connect"
 
 _CUT_TOGETHER_S = 0.1
+_CUTTING_SHARE_MAX = 0.05
+"""Of the loop's time may be used to find what holds calls that are cut, since that takes longer the more streams there are."""
 _OK = StreamStatus("OK", "", "")
+_TOO_MANY_SILENT = StatusError(
+    grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_STREAMS", "Too many streams of this address have said nothing yet. Try again."
+)
 
 _Context: TypeAlias = grpc.aio.ServicerContext[bytes, bytes]
 _Advancing: TypeAlias = Coroutine[asyncio.Future[None], None, bytes | None]
@@ -34,17 +41,26 @@ _Advancing: TypeAlias = Coroutine[asyncio.Future[None], None, bytes | None]
 class GrpcTransport:
     """Implements `edge.transport.Transport` for `chatgrpc.v1.SessionService/Connect`."""
 
-    def __init__(self, *, inbox_bytes_max: int, close_timeout_s: float, delivered: Delivered | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        inbox_bytes_max: int,
+        close_timeout_s: float,
+        delivered: Delivered | None = None,
+        silent_per_address_max: int = 2_000,
+    ) -> None:
         """Belongs to the event loop that is running.
 
         Args:
             inbox_bytes_max: a stream with this many bytes unread is not read on.
             close_timeout_s: how long a peer may take to read what `close()` leaves for it.
             delivered: is told of each stream and message.
+            silent_per_address_max: streams of one address on which no message has come yet; more are refused.
         """
         self.inbox_bytes_max = inbox_bytes_max
         self._close_timeout_s = close_timeout_s
         self.delivered = delivered or Delivered()
+        self._silent = Shares(silent_per_address_max)
         self._loop = asyncio.get_running_loop()
         self._streams: dict[StreamId, _Stream] = {}
         self._next_id = 1
@@ -53,6 +69,7 @@ class GrpcTransport:
         self._wake_up: Callable[[], None] = _nobody
         self._woken = False
         self._overdue: list[_Stream] = []
+        self._cut_not_before_s = 0.0
 
     def register(self, server: grpc.aio.Server, service: str = SERVICE, method: str = METHOD) -> None:
         """Makes the server, which must not have started, hand the streams of a bidirectional method to this transport."""
@@ -112,10 +129,14 @@ class GrpcTransport:
         self._end(closing, status, last)
 
     async def _serve(self, _: object, context: _Context) -> None:
+        if not self._silent.take(address_of(context.peer())):
+            code, message = _TOO_MANY_SILENT.code, _TOO_MANY_SILENT.message
+            await context.abort(code, message, trailers_of(code, _TOO_MANY_SILENT.reason, message))
         stream = self._open(context)
         try:
             await stream.ended
         finally:
+            self.has_spoken(stream)
             self._report_closed(stream)
         if stream.status is not None and stream.status is not _OK:
             code, reason, message = grpc.StatusCode[stream.status.code], stream.status.reason, stream.status.message
@@ -156,6 +177,12 @@ class GrpcTransport:
             self._woken = True
             self._wake_up()
 
+    def has_spoken(self, stream: "_Stream") -> None:
+        """The stream's first message came, or it is over without one."""
+        if stream.is_silent:
+            stream.is_silent = False
+            self._silent.give_back(address_of(stream.peer))
+
     def has_read(self, stream: "_Stream") -> None:
         """The first message since the last drain is in the stream's inbox."""
         self._unread.append(stream)
@@ -183,16 +210,18 @@ class GrpcTransport:
 
     def _cut(self, stream: "_Stream") -> None:
         if not self._overdue:
-            self._loop.call_later(_CUT_TOGETHER_S, self._cut_overdue)
+            self._loop.call_at(max(self._loop.time() + _CUT_TOGETHER_S, self._cut_not_before_s), self._cut_overdue)
         self._overdue.append(stream)
 
     def _cut_overdue(self) -> None:
+        began_s = time.perf_counter()
         overdue, self._overdue = self._overdue, []
         watchers = _cancellation_watchers(self._loop)
         for stream in overdue:
             stream.let_go()
             if watcher := watchers.get(stream.task):
                 watcher.cancel()
+        self._cut_not_before_s = self._loop.time() + (time.perf_counter() - began_s) / _CUTTING_SHARE_MAX
 
 
 class _Stream:
@@ -200,7 +229,7 @@ class _Stream:
 
     __slots__ = (
         *("context", "ended", "held", "id", "inbox", "inbox_bytes"),
-        *("last", "peer", "reading", "status", "task", "transport", "writing"),
+        *("is_silent", "last", "peer", "reading", "status", "task", "transport", "writing"),
     )
 
     def __init__(
@@ -215,6 +244,7 @@ class _Stream:
         self.transport = transport
         self.context: _Context | None = context
         self.peer: str = context.peer()
+        self.is_silent = True
         self.task = task
         self.ended = ended
         self.inbox: list[bytes] = []
@@ -284,6 +314,8 @@ class _Stream:
         assert isinstance(message, bytes)
         self.inbox.append(message)
         self.inbox_bytes += len(message)
+        if self.is_silent:
+            self.transport.has_spoken(self)
         self.transport.delivered.message(self.peer, len(message))
         if len(self.inbox) == 1:
             self.transport.has_read(self)
