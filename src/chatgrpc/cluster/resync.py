@@ -38,6 +38,8 @@ _USERS_PER_S = 400
 _CHATS_PER_READ = 500
 _CHATS_PER_SLICE = 1_000
 """So many are looked at, for whether they are in doubt, before other work has its turn."""
+_SESSIONS_PER_SLICE = 2_000
+"""The same, where a session costs a microsecond."""
 _STATED_MAX = 50_000
 """Heads that are remembered for the length of a pass."""
 _MISSED_MAX = 10_000
@@ -254,7 +256,9 @@ class Resync:
 
     async def _read_memberships(self, work: list[tuple[Connection, Doubt]]) -> None:
         by_user: dict[str, list[tuple[Connection, Doubt]]] = {}
-        for connection, doubt in work:
+        for number, (connection, doubt) in enumerate(work):
+            if number % _SESSIONS_PER_SLICE == 0:
+                await asyncio.sleep(0)
             if doubt.memberships or doubt.chats:
                 by_user.setdefault(connection.session.user_id, []).append((connection, doubt))
         self._users_unread = 0

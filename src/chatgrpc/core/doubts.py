@@ -128,11 +128,12 @@ class Doubts(Generic[Who]):
         of_all, self._of_all = self._of_all, _NONE
         late, self._late = self._late, {}
         work: list[tuple[Who, Doubt]] = []
+        nobody_else = of_all == _NONE
         for who, state in sessions:
             known = late.get(who)
-            doubt = of_all if known is None else of_all | known
-            if doubt == _NONE:
+            if known is None and nobody_else:
                 continue
+            doubt = of_all if known is None else of_all | known
             if state is State.OPEN:
                 work.append((who, doubt))
             elif state is State.OPENING:
