@@ -23,7 +23,7 @@ from chatgrpc.core.owner_desk import OwnerDesk, Tenure
 from chatgrpc.core.row_store import ReadBucket, ReadHead, Write, WriteBoundary, WriteMark, WriteRow, WriteViews
 from chatgrpc.core.sequencer import Lookup
 from chatgrpc.damage_book import DamageBook
-from chatgrpc.edge.look_up import LOOK_UPS_AT_ONCE, look_up
+from chatgrpc.edge.look_up import LookUps
 from chatgrpc.ports.errors import ChatDamagedError, StoreError
 from chatgrpc.ports.row_store import CommittedLog, RowStore
 from chatgrpc.trouble import Trouble
@@ -74,7 +74,7 @@ class StoreRunner:
         self._tasks: set[asyncio.Task[None]] = set()
         self._marks: dict[str, int] = {}
         self._marks_under_way = False
-        self._look_up_slots = asyncio.Semaphore(LOOK_UPS_AT_ONCE)
+        self._look_ups = LookUps(committed)
         self._read_again_slots = asyncio.Semaphore(READS_RETRIED_MAX)
         self.reads_retried = 0
         """Reads that have failed, and are or will be tried again."""
@@ -226,10 +226,10 @@ class StoreRunner:
         self._finish(tenure, lambda now: tenure.shard.bucket_read(read, found, now))
 
     async def _look_up(self, tenure: Tenure, lookup: Lookup) -> None:
-        async with self._look_up_slots:
-            if not self._desk.holds(tenure):
-                return
-            heads, group_counts = await look_up(self._committed, lookup)
+        found = await self._look_ups.run(lookup, lambda: self._desk.holds(tenure))
+        if found is None:
+            return
+        heads, group_counts = found
         self._finish(tenure, lambda now: tenure.shard.looked_up(lookup, heads, group_counts, now))
 
     async def _read_intervals(self, tenure: Tenure, read: ReadIntervals) -> None:

@@ -28,9 +28,10 @@ class Budget:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self.held_bytes = 0
-        """Contents that wait to be decided, and events that are not committed yet."""
+        """Contents that wait to be decided or committed."""
         self.chats_bytes = 0
         """About what the loaded chats take."""
+        self._last: ActiveChat | None = None
         self._chats: OrderedDict[ActiveChat, _Loaded] = OrderedDict()  # the first to go first
         self._heads: OrderedDict[str, tuple[object, int]] = OrderedDict()
 
@@ -42,10 +43,6 @@ class Budget:
             return False
         self.held_bytes += size_bytes
         return True
-
-    def hold(self, size_bytes: int) -> None:
-        """Counts what is held in place of something that was taken."""
-        self.held_bytes += size_bytes
 
     def give(self, size_bytes: int) -> None:
         """It is held no more."""
@@ -71,7 +68,9 @@ class Budget:
         size_bytes = chat.size_bytes
         self.chats_bytes += size_bytes - loaded.size_bytes
         loaded.size_bytes = size_bytes
-        self._chats.move_to_end(chat)
+        if chat is not self._last:
+            self._last = chat
+            self._chats.move_to_end(chat)
         for _ in range(_BUSY_SCAN_MAX):
             if self.has_room:
                 return
@@ -89,6 +88,8 @@ class Budget:
     def remove(self, chat: ActiveChat) -> None:
         """The chat is not loaded any more."""
         self.chats_bytes -= self._chats.pop(chat).size_bytes
+        if chat is self._last:
+            self._last = None
 
     # Heads of chats that are not loaded.
 

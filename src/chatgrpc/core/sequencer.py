@@ -134,8 +134,9 @@ class Sequencer:
         except RefusedError as refused:
             self._answers.append(Answer(ticket, refused.error))
             return
-        at_door = self._door.waiting(write.sender_user_id, write.chat_id)
-        if not at_door and self._is_let_in(write):
+        chat = self._chats.get(write.chat_id)
+        at_door = self._door.waiting(write.sender_user_id, write.chat_id) if self._door.held_bytes else 0
+        if not at_door and ((chat is not None and write.sender_user_id in chat.members) or self._is_let_in(chat, write)):
             self._enter(ticket, write, 0, now_ms)
         elif at_door >= self._limits.writes_waiting_per_chat_max or not self._budget.take(write.content.ByteSize()):
             self._answers.append(Answer(ticket, overloaded()))
@@ -161,11 +162,8 @@ class Sequencer:
         self._budget.give(before_bytes - self._door.held_bytes)
         return released
 
-    def _is_let_in(self, write: Write) -> bool:
+    def _is_let_in(self, chat: ActiveChat | None, write: Write) -> bool:
         """Whether the write may be looked at, and its chat loaded, before it is known who its sender is."""
-        chat = self._chats.get(write.chat_id)
-        if chat is not None and write.sender_user_id in chat.members:
-            return True
         if says_who_may(write):
             return True
         # Behind a write that may make the chat, the sender is what that makes of them.
@@ -289,7 +287,7 @@ class Sequencer:
             head = pending.head
             chat.committed_seq = head.seq
             if chat.in_flight.pop(head.seq, None) is not None:  # else it was given up, and who waited has an answer
-                self._release(chat, len(pending.event))
+                self._release(chat, pending.held_bytes)
                 for ticket, again in pending.tickets:
                     self._answers.append(Answer(ticket, _result(chat.chat_id, head, again)))
                 self._answers += [Answer(ticket, error) for ticket, error in pending.refusals]
@@ -408,7 +406,8 @@ class Sequencer:
                     if lookup is not None:
                         self._lookups.append(lookup)
                         return
-                    self._decide(chat, ticket, write, arm, now_ms)
+                    self._decide(chat, ticket, write, arm, now_ms).held_bytes = size_bytes
+                    size_bytes = 0  # they are held until it is committed
             except RefusedError as refused:
                 self._refuse(chat, ticket, refused.error)
             except Exception as defect:
@@ -418,7 +417,8 @@ class Sequencer:
                 self._refuse(chat, ticket, _not_taken())
             chat.waiting.popleft()
             chat.looked_up = None
-            self._release(chat, size_bytes)
+            if size_bytes:
+                self._release(chat, size_bytes)
         if chat.chat is None:
             self._remove(chat)  # a name that nobody made a chat of must not take a place
 
@@ -472,13 +472,12 @@ class Sequencer:
             "among the events above seen_seq, send it again with the seen_seq of now.",
         )
 
-    def _decide(self, chat: ActiveChat, ticket: Ticket, write: Write, arm: str, now_ms: int) -> None:
+    def _decide(self, chat: ActiveChat, ticket: Ticket, write: Write, arm: str, now_ms: int) -> Pending:
         """Stages a write that was not committed before, or refuses it."""
         self._check_group_counts(chat, write)
         if arm == "chat_created" and chat.chat is None:
             self._count(write, {Deed.CREATE: 1, Deed.ADD: len(write.content.chat_created.members) - 1}, now_ms)
-            self._stage(chat, [(ticket, False)], write, write.content, now_ms)
-            return
+            return self._stage(chat, [(ticket, False)], write, write.content, now_ms)
         if chat.chat is None:
             self._open(chat, write, arm, now_ms)
         if chat.chat is None:
@@ -492,7 +491,7 @@ class Sequencer:
         )
         content = complete(write, circumstances, self._limits)
         self._count(write, _deeds(write, content), now_ms)
-        self._stage(chat, [(ticket, False)], write, content, now_ms)
+        return self._stage(chat, [(ticket, False)], write, content, now_ms)
 
     def _earlier_try(self, chat: ActiveChat, write: Write) -> EventHead | None:
         earlier = chat.find(write.sender_user_id, write.client_message_id)
@@ -574,7 +573,7 @@ class Sequencer:
 
     def _stage(
         self, chat: ActiveChat, tickets: list[tuple[Ticket, bool]], write: Write, content: content_pb2.Content, now_ms: int
-    ) -> None:
+    ) -> Pending:
         """Gives the write the next seq and puts it into the next group."""
         seq = chat.head_seq + 1
         arm = content.WhichOneof("body") or ""
@@ -601,8 +600,6 @@ class Sequencer:
         members = chat.apply(event) if arm in CHANGES_CHAT else None
         left_user_id = content.member_removed.user_id if arm == "member_removed" else ""
         erases_seq = content.delete.target_seq if arm == "delete" else 0
-        chat.held_bytes += len(serialized)
-        self._budget.hold(len(serialized))
         pending = Pending(
             head=head,
             event=serialized,
@@ -621,6 +618,7 @@ class Sequencer:
         self._entries.append(Entry(chat.chat_id, seq, self._epoch, serialized, amends_seq, erases_seq, view))
         self._pending.append((chat, pending))
         chat.in_flight[seq] = pending
+        return pending
 
     def _drop(self, chat: ActiveChat, error: chat_pb2.Error) -> None:
         """Drops a chat whose memory is no longer what the log holds; all who wait in it get this answer."""

@@ -1,6 +1,7 @@
 """What the owner of a chat looks up in its log, read page by page: heads are kept, and what was said is let go at once."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from chatgrpc.core.active_chat import event_head
@@ -9,8 +10,10 @@ from chatgrpc.core.entries import StoredEvent
 from chatgrpc.core.rules import EventHead
 from chatgrpc.core.sequencer import Lookup
 
-LOOK_UPS_AT_ONCE = 4
-"""Of one node; each holds a page."""
+_LONG_AT_ONCE = 4
+"""Look-ups of a node that take several pages; each holds one."""
+_SHORT_AT_ONCE = 32
+"""Those that take one, which is the rule; they wait for no long ones."""
 _PAGE_EVENTS = 256
 _PAGE_BYTES = 512 * 1024
 """A page is parsed in one stretch of the event loop."""
@@ -28,6 +31,21 @@ class Log(Protocol):
     async def count_groups(self, user_ids: Sequence[str]) -> dict[str, int]:
         """Counts the groups of users."""
         ...
+
+
+class LookUps:
+    """The look-ups of one node."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._long = asyncio.Semaphore(_LONG_AT_ONCE)
+        self._short = asyncio.Semaphore(_SHORT_AT_ONCE)
+
+    async def run(self, wanted: Lookup, is_wanted: Callable[[], bool]) -> tuple[list[EventHead], dict[str, int]] | None:
+        """See `look_up`; it waits for its turn, and gives None if it `is_wanted` no more then."""
+        events = sum(up_to_seq - after_seq for after_seq, up_to_seq in wanted.ranges)
+        async with self._short if events <= _PAGE_EVENTS else self._long:
+            return await look_up(self._log, wanted) if is_wanted() else None
 
 
 async def look_up(log: Log, wanted: Lookup) -> tuple[list[EventHead], dict[str, int]]:

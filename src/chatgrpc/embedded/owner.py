@@ -26,7 +26,7 @@ from chatgrpc.core.sequencer import Delivery, Group, Lookup, Sequencer
 from chatgrpc.core.visibility import Interval
 from chatgrpc.core.write import Write
 from chatgrpc.damage_book import DamageBook
-from chatgrpc.edge.look_up import LOOK_UPS_AT_ONCE, look_up
+from chatgrpc.edge.look_up import LookUps
 from chatgrpc.edge.ordering import Progress
 from chatgrpc.metrics import Metrics
 from chatgrpc.ports.chat_log import ChatLog
@@ -70,7 +70,7 @@ class Owner:
         self._finished_groups: list[tuple[Group, bool]] = []
         self._loaded: list[tuple[ActiveChat, StoredChat | None]] = []
         self._looked_up: list[tuple[Lookup, list[EventHead], dict[str, int]]] = []
-        self._look_up_slots = asyncio.Semaphore(LOOK_UPS_AT_ONCE)
+        self._look_ups = LookUps(log)
         self._intervals_read: list[tuple[ReadIntervals, tuple[Interval, ...] | None]] = []  # None: could not be read
         self._failed_reads: list[tuple[ActiveChat, Lookup | None, Exception]] = []
         self._waiting_for_chat: dict[str, dict[Hashable, ChatCallback]] = {}
@@ -210,9 +210,9 @@ class Owner:
 
     async def _look_up(self, lookup: Lookup) -> None:
         try:
-            async with self._look_up_slots:
-                heads, group_counts = await look_up(self._log, lookup)
-            self._looked_up.append((lookup, heads, group_counts))
+            found = await self._look_ups.run(lookup, lambda: True)
+            if found is not None:
+                self._looked_up.append((lookup, *found))
         except Exception as error:
             _report("look_up_failed", error, chat_id=lookup.chat.chat_id)
             self._failed_reads.append((lookup.chat, lookup, error))

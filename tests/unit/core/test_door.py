@@ -109,7 +109,7 @@ def test_nor_does_it_depend_on_what_they_write(arm: str) -> None:
     content = {
         "edit": content_pb2.Content(edit=content_pb2.EditContent(target_seq=3, text="x")),
         "delete": content_pb2.Content(delete=content_pb2.DeleteContent(target_seq=3)),
-        "reaction": content_pb2.Content(reaction=content_pb2.ReactionContent(target_seq=3, emoji="x")),
+        "reaction": content_pb2.Content(reaction=content_pb2.ReactionContent(target_seq=3, emoji="\N{THUMBS UP SIGN}")),
         "members_added": content_pb2.Content(members_added=content_pb2.MembersAddedContent(user_ids=["eve", "mallory"])),
     }[arm]
     owner = Owner(long_chat())

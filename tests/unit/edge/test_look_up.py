@@ -1,5 +1,6 @@
 """A look-up keeps heads: what was said passes through memory page by page."""
 
+import asyncio
 import tracemalloc
 from collections.abc import Sequence
 
@@ -9,7 +10,7 @@ from chatgrpc.core.active_chat import ActiveChat
 from chatgrpc.core.damage import DamageError
 from chatgrpc.core.entries import StoredEvent
 from chatgrpc.core.sequencer import Lookup
-from chatgrpc.edge.look_up import look_up
+from chatgrpc.edge.look_up import LookUps, look_up
 from chatgrpc.v1 import chat_pb2, content_pb2
 
 
@@ -67,3 +68,30 @@ async def test_all_ranges_are_read_and_no_more() -> None:
 async def test_a_log_that_ends_early_is_damaged() -> None:
     with pytest.raises(DamageError, match="no row at seq 5"):
         await look_up(LongLog(4, 10), wanted((0, 9)))
+
+
+async def test_short_ones_do_not_wait_behind_long_ones() -> None:
+    log = LongLog(4_096, 10)
+    going_on = asyncio.Event()
+    under_way: list[int] = []
+    read_after = log.read_after
+
+    async def held(chat_id: str, after_seq: int, up_to_seq: int, limit: int, bytes_max: int) -> list[StoredEvent]:
+        under_way.append(up_to_seq)
+        if up_to_seq == 4_000:
+            await going_on.wait()
+        return await read_after(chat_id, after_seq, up_to_seq, limit, bytes_max)
+
+    log.read_after = held  # type: ignore[method-assign]
+    look_ups = LookUps(log)
+    long = [asyncio.create_task(look_ups.run(wanted((0, 4_000)), lambda: True)) for _ in range(100)]
+    unwanted = asyncio.create_task(look_ups.run(wanted((0, 4_000)), lambda: False))
+    while len(under_way) < 4:
+        await asyncio.sleep(0)
+    found = await look_ups.run(wanted((10, 12)), lambda: True)
+    assert found is not None
+    assert [head.seq for head in found[0]] == [11, 12]
+    assert under_way.count(4_000) == 4, "a few at a time, since each holds a page"
+    going_on.set()
+    assert all(one is not None and len(one[0]) == 4_000 for one in await asyncio.gather(*long))
+    assert await unwanted is None
