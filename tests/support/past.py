@@ -8,7 +8,7 @@ from pathlib import Path
 
 from chatgrpc.adapters.sqlite import SqliteStore
 from chatgrpc.core.ids import direct_chat_id
-from chatgrpc.core.limits import Limits
+from chatgrpc.core.limits import Limits, Rate
 from chatgrpc.core.sequencer import Sequencer
 from chatgrpc.core.write import Write
 from chatgrpc.damage_book import DamageBook
@@ -19,6 +19,7 @@ from chatgrpc.metrics import Metrics
 from chatgrpc.v1 import chat_pb2, content_pb2
 
 _AT_ONCE = 1_000
+_LIMITS = Limits(direct_chats_rate=Rate(1_000_000, 1))  # a long past in a moment
 
 
 async def write_in_the_past(data_dir: Path, writes: Iterable[Write], at_ms: int) -> list[chat_pb2.SendResult]:
@@ -27,7 +28,7 @@ async def write_in_the_past(data_dir: Path, writes: Iterable[Write], at_ms: int)
     results: list[chat_pb2.SendResult] = []
     try:
         metrics = Metrics()
-        sequencer = Sequencer(await store.epochs.next_epoch(), Limits(), random.SystemRandom())
+        sequencer = Sequencer(await store.epochs.next_epoch(), _LIMITS, random.SystemRandom())
         owner = Owner(sequencer, store.log, DamageBook(metrics), metrics, _nobody, crash)
         remaining = iter(writes)
         while some := list(itertools.islice(remaining, _AT_ONCE)):
