@@ -88,7 +88,7 @@ class World:
         choices = [content_pb2.Content(text=content_pb2.TextContent(text=words))] * 3
         if texts:
             target = self.rng.choice(texts)
-            choices += [reply(target, words), reaction(target, self.rng.choice("abc")), reaction(target, ""), delete(target)]
+            choices += [reply(target, words), reaction(target, self.rng.choice("👍🎉🙏")), reaction(target, ""), delete(target)]
         if own:
             target = self.rng.choice(own)
             choices += [edit(target, words), edit(target, words), delete(target)]

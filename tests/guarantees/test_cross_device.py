@@ -22,7 +22,7 @@ async def test_own_messages_edits_reactions_and_deletions_reach_the_other_device
         await laptop.close()
     sent = await phone.send(bob.user_id, "hello")
     chat_id = sent.chat_id
-    for content in (edit(sent.seq, "hello!"), reaction(sent.seq, "x"), delete(sent.seq)):
+    for content in (edit(sent.seq, "hello!"), reaction(sent.seq, "👍"), delete(sent.seq)):
         assert (await phone.send_content(chat_id, content)).HasField("sent")
     if away:
         await laptop.connect()

@@ -159,7 +159,7 @@ async def test_a_stranger_does_nothing_to_a_chat(cast: Cast, secret: Secret) -> 
 CONTENTS = {
     "text": text_content("hello"),
     "reply": reply(1, "hello"),
-    "reaction": reaction(1, "x"),
+    "reaction": reaction(1, "👍"),
     "edit": edit(1, "hello"),
     "delete": delete(1),
     "settings in another's chat": content_pb2.Content(chat_settings=content_pb2.ChatSettingsContent(chat_id=NO_CHAT)),
@@ -372,7 +372,7 @@ async def test_a_new_member_sees_nothing_from_before(cast: Cast, secret: Secret)
     assert set(rose.held.events[secret.chat_id]) == visible
     assert await pages(rose, secret.chat_id, head) == visible
     await check_single_reads(cast.caller("rose"), secret.chat_id, head, visible)
-    for content in (reaction(joined - 1, "x"), reply(joined - 1, "hello"), delete(joined - 1)):
+    for content in (reaction(joined - 1, "👍"), reply(joined - 1, "hello"), delete(joined - 1)):
         assert (await rose.send_content(secret.chat_id, content)).error.code == chat_pb2.ERROR_CODE_TARGET_NOT_FOUND
 
 
@@ -393,7 +393,7 @@ async def test_a_rejoined_member_sees_their_times_and_nothing_between(cast: Cast
     assert await pages(rose, secret.chat_id, head) == visible
     assert set(await cast.caller("rose").seqs(secret.chat_id)) == visible
     await check_single_reads(cast.caller("rose"), secret.chat_id, head, visible)
-    for content in (reaction(left + 1, "x"), reply(left + 1, "hello"), delete(left + 1)):
+    for content in (reaction(left + 1, "👍"), reply(left + 1, "hello"), delete(left + 1)):
         assert (await rose.send_content(secret.chat_id, content)).error.code == chat_pb2.ERROR_CODE_TARGET_NOT_FOUND
 
 

@@ -57,6 +57,8 @@ const (
 	ErrorCode_ERROR_CODE_TOKEN_INVALID ErrorCode = 13
 	// There is no such user, device, message or request.
 	ErrorCode_ERROR_CODE_NOT_FOUND ErrorCode = 14
+	// It would change nothing: this is the sender's reaction already, or there is none to take back. No event came of it.
+	ErrorCode_ERROR_CODE_NOTHING_TO_CHANGE ErrorCode = 15
 	// The store or the chat's owner cannot be reached; nothing is known of the outcome. Send it again, unchanged.
 	ErrorCode_ERROR_CODE_UNAVAILABLE ErrorCode = 100
 	// More requests of this session are unanswered than limits.requests_in_flight_max.
@@ -88,6 +90,7 @@ var (
 		12:  "ERROR_CODE_LINK_INVALID",
 		13:  "ERROR_CODE_TOKEN_INVALID",
 		14:  "ERROR_CODE_NOT_FOUND",
+		15:  "ERROR_CODE_NOTHING_TO_CHANGE",
 		100: "ERROR_CODE_UNAVAILABLE",
 		101: "ERROR_CODE_TOO_MANY_IN_FLIGHT",
 		102: "ERROR_CODE_AFTER_FAILED_SEND",
@@ -110,6 +113,7 @@ var (
 		"ERROR_CODE_LINK_INVALID":        12,
 		"ERROR_CODE_TOKEN_INVALID":       13,
 		"ERROR_CODE_NOT_FOUND":           14,
+		"ERROR_CODE_NOTHING_TO_CHANGE":   15,
 		"ERROR_CODE_UNAVAILABLE":         100,
 		"ERROR_CODE_TOO_MANY_IN_FLIGHT":  101,
 		"ERROR_CODE_AFTER_FAILED_SEND":   102,
@@ -720,7 +724,7 @@ const file_chatgrpc_v1_chat_proto_rawDesc = "" +
 	"\x05Error\x12*\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x16.chatgrpc.v1.ErrorCodeR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12$\n" +
-	"\x0eretry_after_ms\x18\x03 \x01(\rR\fretryAfterMs*\xe1\x04\n" +
+	"\x0eretry_after_ms\x18\x03 \x01(\rR\fretryAfterMs*\x83\x05\n" +
 	"\tErrorCode\x12\x1a\n" +
 	"\x16ERROR_CODE_UNSPECIFIED\x10\x00\x12\x1f\n" +
 	"\x1bERROR_CODE_INVALID_ARGUMENT\x10\x01\x12\x1b\n" +
@@ -737,7 +741,8 @@ const file_chatgrpc_v1_chat_proto_rawDesc = "" +
 	"\x1eERROR_CODE_UNSUPPORTED_CONTENT\x10\v\x12\x1b\n" +
 	"\x17ERROR_CODE_LINK_INVALID\x10\f\x12\x1c\n" +
 	"\x18ERROR_CODE_TOKEN_INVALID\x10\r\x12\x18\n" +
-	"\x14ERROR_CODE_NOT_FOUND\x10\x0e\x12\x1a\n" +
+	"\x14ERROR_CODE_NOT_FOUND\x10\x0e\x12 \n" +
+	"\x1cERROR_CODE_NOTHING_TO_CHANGE\x10\x0f\x12\x1a\n" +
 	"\x16ERROR_CODE_UNAVAILABLE\x10d\x12!\n" +
 	"\x1dERROR_CODE_TOO_MANY_IN_FLIGHT\x10e\x12 \n" +
 	"\x1cERROR_CODE_AFTER_FAILED_SEND\x10f\x12\x1b\n" +

@@ -546,7 +546,7 @@ func (x *TextContent) GetText() string {
 // A reaction. A user has at most one per message; the latest counts.
 type ReactionContent struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Seq of the message reacted to.
+	// Seq of the message reacted to: a text or an encrypted message that is not deleted, of when the user was a member.
 	TargetSeq uint64 `protobuf:"varint,1,opt,name=target_seq,json=targetSeq,proto3" json:"target_seq,omitempty"`
 	// One emoji as people count them (UTS #51: also a flag, a family, with a skin tone), at most 64 bytes; empty takes the
 	// reaction back.

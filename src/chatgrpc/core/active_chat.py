@@ -33,7 +33,13 @@ def event_head(chat_id: str, seq: int, event: bytes) -> EventHead:
         parsed.client_message_id,
         parsed.sent_at_ms,
         parsed.content.WhichOneof("body") or "",
+        reaction_of(parsed.content),
     )
+
+
+def reaction_of(content: content_pb2.Content) -> tuple[int, str] | None:
+    """Target and emoji of a reaction; None of any other content."""
+    return (content.reaction.target_seq, content.reaction.emoji) if content.HasField("reaction") else None
 
 
 @dataclass(slots=True)
@@ -162,6 +168,15 @@ class ActiveChat:
         if self.floor_seq <= seq <= self.head_seq:
             return self.recent[seq - self.floor_seq]
         return None
+
+    def standing_reaction(self, user_id: str, target_seq: int) -> str | None:
+        """The user's reaction to a message, empty for none; None if not all events since the message are in memory."""
+        for head in reversed(self.recent):
+            if head.seq <= target_seq:
+                break
+            if head.reaction is not None and head.reaction[0] == target_seq and head.sender_user_id == user_id:
+                return head.reaction[1]
+        return "" if target_seq >= self.floor_seq - 1 else None
 
     def widen(self, older: list[EventHead], now_ms: int) -> None:
         """Puts the heads of the events just below `floor_seq` in front; they are kept for a minute, for the next repetition."""

@@ -28,7 +28,7 @@ _WHILE_MUTED = frozenset({"member_removed", "hide", "chat_settings", "delete"})
 
 
 class EventHead(NamedTuple):
-    """What the owner remembers of an event: all but what was said."""
+    """What the owner remembers of an event: all but what was said, if it is no reaction."""
 
     seq: int
     message_id: bytes
@@ -36,6 +36,8 @@ class EventHead(NamedTuple):
     client_message_id: bytes
     sent_at_ms: int
     arm: str
+    reaction: tuple[int, str] | None = None
+    """Of a reaction: the seq of its target, and the emoji."""
 
 
 @dataclass(slots=True)
@@ -47,17 +49,19 @@ class Circumstances:
     """The sender's place in the chat; None if they are not a member."""
     head_seq: int
     target: EventHead | None
-    """The event that the content refers to, for an edit or a deletion, if there is one."""
+    """The event that the content refers to, for a reaction, an edit or a deletion, if there is one."""
     now_ms: int
 
 
 def target_seq(content: content_pb2.Content, arm: str) -> int:
-    """Seq of the event whose sender and time decide about this content; 0 = none."""
+    """Seq of the event whose kind, sender and time decide about this content; 0 = none."""
     match arm:
         case "edit":
             return content.edit.target_seq
         case "delete":
             return content.delete.target_seq
+        case "reaction":
+            return content.reaction.target_seq
     return 0
 
 
@@ -96,7 +100,7 @@ def complete(write: Write, circumstances: Circumstances, limits: Limits) -> cont
         _check_reference(content.reply_to_seq, sender, circumstances.head_seq)
     match arm:
         case "reaction":
-            _check_reference(content.reaction.target_seq, sender, circumstances.head_seq)
+            _check_reaction(circumstances.target, sender)
         case "edit":
             _check_edit(write, circumstances, limits)
         case "delete":
@@ -139,6 +143,14 @@ def check_kind(arm: str, kind: content_pb2.ChatKind.ValueType) -> None:
 def _check_reference(seq: int, sender: content_pb2.Member, head_seq: int) -> None:
     if not sender.joined_seq <= seq <= head_seq:
         raise RefusedError(chat_pb2.ERROR_CODE_TARGET_NOT_FOUND, f"There is no message {seq} that you may see in this chat.")
+
+
+def _check_reaction(target: EventHead | None, sender: content_pb2.Member) -> None:
+    if target is None or target.arm not in {"text", "encrypted"} or target.seq < sender.joined_seq:
+        raise RefusedError(
+            chat_pb2.ERROR_CODE_TARGET_NOT_FOUND,
+            "There is no message to react to at this seq, or it is deleted.",
+        )
 
 
 def _check_edit(write: Write, circumstances: Circumstances, limits: Limits) -> None:

@@ -13,7 +13,7 @@ which are answered with a retryable error; the log says, at the next load, what 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from chatgrpc.core.active_chat import ActiveChat, LookedUp, Pending, Ticket
+from chatgrpc.core.active_chat import ActiveChat, LookedUp, Pending, Ticket, reaction_of
 from chatgrpc.core.budget import Budget
 from chatgrpc.core.damage import Damage, DamageError, damage_of
 from chatgrpc.core.door import Door, ReadIntervals, is_their_own, left_seq_of, may_open, says_who_may
@@ -441,7 +441,10 @@ class Sequencer:
         if write.sender_user_id in chat.members:
             target = target_seq(write.content, arm)
             if 0 < target < min(unseen_from, chat.floor_seq):
-                ranges.append((target - 1, target))
+                if arm == "reaction" and chat.floor_seq - target <= self._limits.dedupe_span_max:
+                    ranges = [(target - 1, chat.floor_seq - 1)]  # up to now: is it their reaction already?
+                else:
+                    ranges.append((target - 1, target))
             counted = new_members(write.content, arm)
         elif chat.chat is None:
             counted = new_members(write.content, arm)
@@ -490,6 +493,8 @@ class Sequencer:
             now_ms=now_ms,
         )
         content = complete(write, circumstances, self._limits)
+        if arm == "reaction":
+            _check_changes(chat.standing_reaction(write.sender_user_id, content.reaction.target_seq), content.reaction.emoji)
         self._count(write, _deeds(write, content), now_ms)
         return self._stage(chat, [(ticket, False)], write, content, now_ms)
 
@@ -582,7 +587,13 @@ class Sequencer:
                 member.joined_seq = seq
         sent_at_ms = _stamp_ms(now_ms, chat.sent_at_ms)
         head = EventHead(
-            seq, message_id(now_ms, self._random_bits), write.sender_user_id, write.client_message_id, sent_at_ms, arm
+            seq,
+            message_id(now_ms, self._random_bits),
+            write.sender_user_id,
+            write.client_message_id,
+            sent_at_ms,
+            arm,
+            reaction_of(content),
         )
         event = chat_pb2.ChatEvent(
             chat_id=chat.chat_id,
@@ -655,6 +666,15 @@ def _deeds(write: Write, content: content_pb2.Content) -> dict[Deed, int]:
     if content.HasField("members_added") and not write.answers_request:
         return {Deed.ADD: len(content.members_added.user_ids)}
     return {}
+
+
+def _check_changes(standing: str | None, emoji: str) -> None:
+    """A reaction that changes nothing is no event: it would wake all devices of all members to say nothing."""
+    if standing == emoji:
+        raise RefusedError(
+            chat_pb2.ERROR_CODE_NOTHING_TO_CHANGE,
+            "This is your reaction already." if emoji else "You have no reaction to this message that could be taken back.",
+        )
 
 
 def _no_such_chat(write: Write) -> RefusedError:

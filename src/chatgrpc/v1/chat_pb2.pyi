@@ -56,6 +56,8 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     """The refreshed token is not valid, or is another user's. The session goes on with the token it has."""
     ERROR_CODE_NOT_FOUND: _ErrorCode.ValueType  # 14
     """There is no such user, device, message or request."""
+    ERROR_CODE_NOTHING_TO_CHANGE: _ErrorCode.ValueType  # 15
+    """It would change nothing: this is the sender's reaction already, or there is none to take back. No event came of it."""
     ERROR_CODE_UNAVAILABLE: _ErrorCode.ValueType  # 100
     """The store or the chat's owner cannot be reached; nothing is known of the outcome. Send it again, unchanged."""
     ERROR_CODE_TOO_MANY_IN_FLIGHT: _ErrorCode.ValueType  # 101
@@ -102,6 +104,8 @@ ERROR_CODE_TOKEN_INVALID: ErrorCode.ValueType  # 13
 """The refreshed token is not valid, or is another user's. The session goes on with the token it has."""
 ERROR_CODE_NOT_FOUND: ErrorCode.ValueType  # 14
 """There is no such user, device, message or request."""
+ERROR_CODE_NOTHING_TO_CHANGE: ErrorCode.ValueType  # 15
+"""It would change nothing: this is the sender's reaction already, or there is none to take back. No event came of it."""
 ERROR_CODE_UNAVAILABLE: ErrorCode.ValueType  # 100
 """The store or the chat's owner cannot be reached; nothing is known of the outcome. Send it again, unchanged."""
 ERROR_CODE_TOO_MANY_IN_FLIGHT: ErrorCode.ValueType  # 101

@@ -236,7 +236,7 @@ class ReactionContent(_message.Message):
     TARGET_SEQ_FIELD_NUMBER: _builtins.int
     EMOJI_FIELD_NUMBER: _builtins.int
     target_seq: _builtins.int
-    """Seq of the message reacted to."""
+    """Seq of the message reacted to: a text or an encrypted message that is not deleted, of when the user was a member."""
     emoji: _builtins.str
     """One emoji as people count them (UTS #51: also a flag, a family, with a skin tone), at most 64 bytes; empty takes the
     reaction back.

@@ -39,6 +39,7 @@ LIMITS = Limits(
 MEMBER, ADMIN, OWNER = content_pb2.MEMBER_ROLE_MEMBER, content_pb2.MEMBER_ROLE_ADMIN, content_pb2.MEMBER_ROLE_OWNER
 GROUP, DIRECT, SELF = content_pb2.CHAT_KIND_GROUP, content_pb2.CHAT_KIND_DIRECT, content_pb2.CHAT_KIND_SELF
 KEY = bytes(16)
+BODY = content_pb2.Content.DESCRIPTOR.oneofs_by_name["body"]
 
 
 def content(arm: str, reply_to_seq: int = 0, **fields: Any) -> content_pb2.Content:
@@ -76,6 +77,8 @@ def decide(
     chat = chat or group()
     members = {member.user_id: member for member in chat.members}
     write = Write(chat.chat_id, sender, wanted, KEY, None, join_token=join_token)
+    if target is None and 0 < wanted.reaction.target_seq <= HEAD_SEQ:
+        target = head(wanted.reaction.target_seq, "member2")
     return complete(write, Circumstances(chat, members.get(sender), HEAD_SEQ, target, NOW_MS), LIMITS)
 
 
@@ -412,6 +415,24 @@ def test_g7_fields_of_the_future_count_too() -> None:
     assert shape(small) == OK
 
 
+# Reactions.
+
+
+@pytest.mark.parametrize(
+    ("arm", "expected"),
+    [
+        *((arm, OK) for arm in ("text", "encrypted")),
+        *((arm, "TARGET_NOT_FOUND") for arm in sorted({field.name for field in BODY.fields} - {"text", "encrypted"})),
+    ],
+)
+def test_only_messages_are_reacted_to(arm: str, expected: str) -> None:
+    assert outcome("member", content("reaction", target_seq=6, emoji="👍"), target=head(6, "member2", arm)) == expected
+
+
+def test_nothing_from_before_one_came_is_reacted_to() -> None:
+    assert outcome("member", content("reaction", target_seq=4, emoji="👍"), target=head(4, "member2")) == "TARGET_NOT_FOUND"
+
+
 # Who was a member before.
 
 
@@ -442,7 +463,7 @@ def test_g7_nobody_comes_in_any_number_of_times(memberships: int, expected: str)
 def test_targets() -> None:
     assert target_seq(content("edit", target_seq=3), "edit") == 3
     assert target_seq(content("delete", target_seq=4), "delete") == 4
-    assert target_seq(content("reaction", target_seq=5), "reaction") == 0
+    assert target_seq(content("reaction", target_seq=5), "reaction") == 5
     assert target_seq(content("text", text="hi", reply_to_seq=6), "text") == 0
 
 

@@ -532,6 +532,32 @@ def test_who_reaches_out_too_often_is_told_to_wait() -> None:
     assert owner.result("to dave, later").seq == 2
 
 
+# Reactions that change nothing.
+
+
+def react(target_seq: int, emoji: str) -> content_pb2.Content:
+    return content_pb2.Content(reaction=content_pb2.ReactionContent(target_seq=target_seq, emoji=emoji))
+
+
+@pytest.mark.parametrize("recent", [128, 1], ids=["in memory", "looked up"])
+def test_a_reaction_that_changes_nothing_is_no_event(recent: int) -> None:
+    owner = Owner(Limits(recent_events_per_chat=recent))
+    chat_id = direct_chat_id("alice", "bob")
+    owner.do("message", to("bob", 0, seen_seq=None))
+    outcomes = []
+    for number, emoji in enumerate(["", "👍", "👍", "🎉", "👍", "", "", "👍"]):
+        owner.do(f"r{number}", into(chat_id, 100 + number, react(2, emoji), sender="bob"))
+        outcome = owner.outcomes[f"r{number}"]
+        outcomes.append(outcome.seq if isinstance(outcome, chat_pb2.SendResult) else owner.error(f"r{number}"))
+        owner.do(f"other {number}", into(chat_id, 200 + number, text(), sender="alice"))
+    nothing = "NOTHING_TO_CHANGE"
+    assert outcomes == [nothing, 4, nothing, 7, 9, 11, nothing, 14]
+    owner.do("of another", into(chat_id, 300, react(2, "👍"), sender="alice"))
+    assert owner.result("of another").seq
+    owner.do("again", into(chat_id, 101, react(2, "👍"), sender="bob"))
+    assert owner.result("again").duplicate, "a repetition gets its first result"
+
+
 # Erasing.
 
 

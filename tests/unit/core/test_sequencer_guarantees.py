@@ -224,7 +224,7 @@ class Schedules(RuleBasedStateMachine):
         content = {
             "edit": content_pb2.Content(edit=content_pb2.EditContent(target_seq=target_seq, text="ho")),
             "delete": content_pb2.Content(delete=content_pb2.DeleteContent(target_seq=target_seq)),
-            "reaction": content_pb2.Content(reaction=content_pb2.ReactionContent(target_seq=target_seq, emoji="+")),
+            "reaction": content_pb2.Content(reaction=content_pb2.ReactionContent(target_seq=target_seq, emoji="👍")),
             "encrypted": content_pb2.Content(encrypted=content_pb2.EncryptedContent(scheme="s", ciphertext=b"c")),
         }[arm]
         self.compose(device, chat_id, content, peer_user_id=peer)
