@@ -86,8 +86,8 @@ async def _run(sessions: int, chats: int) -> None:
         asked += len(seqs)
         return seqs
 
-    async def devices(user_id: str) -> set[str]:
-        return {"phone"}
+    async def end_revoked(user_id: str) -> None:
+        """Nobody was revoked."""
 
     def ignore(what: object) -> None:
         """Nobody else looks."""
@@ -95,7 +95,7 @@ async def _run(sessions: int, chats: int) -> None:
     desk = EdgeDesk("here", EdgeLanes(250, 10_000), shard_of, 250, 200_000)
     log: CommittedLog = committed  # type: ignore[assignment]
     resync = Resync(
-        connections, desk, log, heads, shard_of, ignore, ignore, devices, ignore, lambda: time.monotonic_ns() // 1_000_000
+        connections, desk, log, heads, shard_of, ignore, ignore, end_revoked, lambda: time.monotonic_ns() // 1_000_000
     )
     resync.see({shard: Owner("gone" if shard % 3 else "stays", shard + 1) for shard in range(SHARD_COUNT)}, {"gone", "stays"})
     done = asyncio.Event()

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import random
 import secrets
-from collections.abc import AsyncIterator, Collection, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any, cast
 
 import structlog
@@ -41,7 +41,7 @@ from chatgrpc.core.shard import Shard
 from chatgrpc.core.tending import Owner
 from chatgrpc.damage_book import DamageBook
 from chatgrpc.edge.audience import Touched
-from chatgrpc.edge.connection import Connection, Connections
+from chatgrpc.edge.connection import Connections
 from chatgrpc.edge.node import CLOSE_TIMEOUT_S, Node, Stores, crash
 from chatgrpc.edge.server import GrpcServer
 from chatgrpc.metrics import Metrics
@@ -106,7 +106,6 @@ class ClusterNode:
         self._sessions = Sessions(self.node_id, session_map, self._moved_here, self._sessions_rebuilt)
         self._last_seen = RedisLastSeen(redis)
         log = ClusterLog(self._edge_desk, store.committed, lease_clock_ms, self._wake_up)
-        self._device_store = store.devices
         stores = Stores(log, store.receipts, store.cursors, store.profiles, store.devices)
         self.node = Node(settings, stores, self._ordering, self._new_audience, verifier, book, metrics, limits)
         self._audience: ClusterAudience
@@ -120,8 +119,7 @@ class ClusterNode:
             shard_of,
             edge.touch,
             self._presence.doubt,
-            self._devices_of,
-            self._revoked_here,
+            self._end_revoked,
             lease_clock_ms,
         )
         self.directory = ClusterDirectory(self.node_id, self._nodes, self._streams)
@@ -284,11 +282,8 @@ class ClusterNode:
         if message.code == session_pb2.DISCONNECT_CODE_DEVICE_REVOKED:
             await self.node.heed_revocation(message.user_id)
 
-    async def _devices_of(self, user_id: str) -> Collection[str]:
-        return {device.device_id for device in await self._device_store.list(user_id)}
-
-    def _revoked_here(self, connection: Connection) -> None:
-        self.node.edge.end(connection, Ended(session_pb2.DISCONNECT_CODE_DEVICE_REVOKED))
+    async def _end_revoked(self, user_id: str) -> None:
+        await self.node.end_revoked(user_id)
 
     def _wake_up(self) -> None:
         self.node.edge.wake_up()

@@ -65,8 +65,7 @@ class Resync:
         shard_of: Callable[[str], int],
         touched: Callable[[Connection], None],
         doubted: Callable[[Callable[[str], bool]], None],
-        devices: Callable[[str], Awaitable[Collection[str]]],
-        revoked: Callable[[Connection], None],
+        end_revoked: Callable[[str], Awaitable[None]],
         now_ms: Callable[[], int],
         *,
         pause_s: float = _PAUSE_S,
@@ -82,8 +81,8 @@ class Resync:
             shard_of: a chat's shard.
             touched: called with each connection whose session may have something to read now.
             doubted: told, for others to look too, which chats may have changed without our hearing of it.
-            devices: reads which devices of a user are not revoked, and raises `StoreError`.
-            revoked: told of each connection of a device that is.
+            end_revoked: reads what was taken away from a user's devices and tokens, and ends the streams that it concerns;
+                raises `StoreError`.
             now_ms: a monotonic clock.
             pause_s: between two passes.
             jitter_s: at most so much longer.
@@ -96,8 +95,7 @@ class Resync:
         self._shard_of = shard_of
         self._touched = touched
         self._doubted = doubted
-        self._devices = devices
-        self._revoked = revoked
+        self._end_revoked = end_revoked
         self._now_ms = now_ms
         self._pause_s = pause_s
         self._jitter_s = jitter_s
@@ -287,10 +285,7 @@ class Resync:
         connections = [connection for connection, doubt in looked_after if doubt.memberships]
         if connections:
             await self._read_all_memberships_of(user_id, connections)
-            standing = await self._devices(user_id)
-            for connection in connections:
-                if connection.session.device_id not in standing:
-                    self._revoked(connection)
+            await self._end_revoked(user_id)
         for connection, doubt in looked_after:
             for chat_id in () if doubt.memberships else doubt.chats:
                 if not connection.session.feed.knows(chat_id):  # who knows it was told of its head

@@ -237,10 +237,18 @@ class Node:
         await self.edge.audience.end_elsewhere(user_id, device_id, code)
         await self.heed_revocation(user_id)
 
+    async def end_revoked(self, user_id: str) -> None:
+        """Reads what was taken away from the user, if anything, and ends the streams here that it concerns.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        self.edge.end_revoked(user_id, await self._revocations.now(user_id))
+
     async def heed_revocation(self, user_id: str) -> None:
-        """Something was taken away from the user: reads what, and ends the streams here that it concerns."""
+        """Something was taken away from the user: ends the streams here that it concerns."""
         try:
-            self.edge.end_revoked(user_id, await self._revocations.now(user_id))
+            await self.end_revoked(user_id)
         except StoreError as error:
             self._revocation_unread.failed(error)
         else:

@@ -58,8 +58,7 @@ class World:
             shard_of,
             self.touched.append,
             self._doubted,
-            self._devices_of,
-            self._end,
+            self._end_revoked,
             lease_clock_ms,
             pause_s=0.001,
             jitter_s=0,
@@ -77,12 +76,11 @@ class World:
         """Returns when the user's memberships were read so often; in a pass that comes after the heads."""
         await until(lambda: self.cluster.rows.users_read.count(user_id) >= times)
 
-    async def _devices_of(self, user_id: str) -> set[str]:
-        return {"phone", "web"} - self.revoked
-
-    def _end(self, connection: Connection) -> None:
-        self.ended.append(connection)
-        self.streams.close(connection)
+    async def _end_revoked(self, user_id: str) -> None:
+        for connection in list(self.streams.connections.of_user(user_id)):
+            if connection.session.device_id in self.revoked:
+                self.ended.append(connection)
+                self.streams.close(connection)
 
     def _doubted(self, concerns: Callable[[str], bool]) -> None:
         self.doubted.append({chat_id for chat_id in ("g.1", "g.2", "g.3", "g.4") if concerns(chat_id)})
