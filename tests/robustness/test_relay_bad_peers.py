@@ -15,7 +15,7 @@ from chatgrpc.internal.v1 import relay_pb2
 from chatgrpc.ports.cluster import NodeInfo
 from chatgrpc.relay import RelayOptions
 from chatgrpc.relay import link as link_module
-from chatgrpc.relay.link import PROTOCOL_VERSION, Stream
+from chatgrpc.relay.link import PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN, Stream
 from chatgrpc.relay.transport import SERVICE, connect, open_link
 from tests.robustness.support_relay import LinkedNode, event, linked, until
 
@@ -27,7 +27,7 @@ def batch(*frames: relay_pb2.LinkFrame) -> bytes:
     return relay_pb2.LinkBatch(frames=frames).SerializeToString()
 
 
-def hello(node_id: str = "bad", to_node_id: str = "node", version: int = PROTOCOL_VERSION) -> bytes:
+def hello(node_id: str = "bad", to_node_id: str = "node", version: int = PROTOCOL_VERSION_MIN) -> bytes:
     said = relay_pb2.Hello(protocol_version=version, node_id=node_id, to_node_id=to_node_id)
     return batch(relay_pb2.LinkFrame(hello=said))
 
@@ -39,7 +39,7 @@ BAD_HELLOS = {
     "nothing": b"",
     "a beat": BEAT,
     "two hellos": hello() + hello(),
-    "another version": hello(version=PROTOCOL_VERSION + 1),
+    "another version": hello(version=PROTOCOL_VERSION_MAX + 1),
     "to another incarnation": hello(to_node_id="node-before"),
     "from one who has to be dialled": hello(node_id="zed"),
     "from the node itself": hello(node_id="node"),

@@ -10,7 +10,7 @@ from typing import Any, cast
 import structlog
 
 from chatgrpc import background
-from chatgrpc.adapters.cassandra import CassandraSettings, CassandraStore, SchemaError
+from chatgrpc.adapters.cassandra import CassandraSettings, CassandraStore, KeyspaceOwner, SchemaError
 from chatgrpc.adapters.etcd import EtcdCluster
 from chatgrpc.adapters.redis import RedisClient, RedisLastSeen, RedisSessionMap
 from chatgrpc.addresses import join_address
@@ -45,12 +45,12 @@ from chatgrpc.edge.connection import Connections
 from chatgrpc.edge.node import CLOSE_TIMEOUT_S, Node, Stores, crash
 from chatgrpc.edge.server import GrpcServer
 from chatgrpc.metrics import Metrics
-from chatgrpc.ports.cluster import NodeInfo
+from chatgrpc.ports.cluster import ClusterUnavailableError, NodeInfo
 from chatgrpc.ports.errors import StoreError
 from chatgrpc.ports.lease_clock import lease_clock_ms
 from chatgrpc.ports.session_map import SessionEntry
 from chatgrpc.ports.tokens import TokenVerifier
-from chatgrpc.relay import Relay, RelayOptions
+from chatgrpc.relay import PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN, Relay, RelayOptions
 from chatgrpc.v1 import session_pb2
 
 _log = structlog.get_logger()
@@ -85,6 +85,7 @@ class ClusterNode:
     ) -> None:
         self.node_id = secrets.token_hex(8)
         self._settings = settings
+        self._store = store
         self._random = random.Random(secrets.randbits(256))  # noqa: S311  message ids must be unique, not secret
         self._metrics = metrics
         self._limits = limits
@@ -168,6 +169,8 @@ class ClusterNode:
             node_id=self.node_id,
             public_address=cluster.advertise or join_address(server.host, public_port),
             relay_address=cluster.relay_advertise or join_address(cluster.relay_host, self._relay_port),
+            protocol_version_min=PROTOCOL_VERSION_MIN,
+            protocol_version_max=PROTOCOL_VERSION_MAX,
         )
         keeper = self._keeper = ShardKeeper(
             self._cluster,
@@ -181,6 +184,7 @@ class ClusterNode:
             self._book,
             crash,
         )
+        await self._claim_keyspace()
         self.node.edge.start()
         for work in (
             keeper.run(),
@@ -197,6 +201,19 @@ class ClusterNode:
         except TimeoutError:
             raise StartError(
                 f"Cannot join the cluster by etcd ({cluster.etcd}): {keeper.join_error or 'it does not answer'}. "
+                "Is it running, and are --cluster-etcd and its TLS settings right?"
+            ) from None
+
+    async def _claim_keyspace(self) -> None:
+        """While etcd does not answer there is nothing to compare with; joining tells of that."""
+        try:
+            async with asyncio.timeout(_JOIN_TIMEOUT_S):
+                await self._store.claim_base(await self._cluster.epoch_base())
+        except (SchemaError, StoreError) as error:
+            raise StartError(f"Cassandra ({self._settings.cluster.cassandra}): {error}") from error
+        except (ClusterUnavailableError, TimeoutError) as error:
+            raise StartError(
+                f"Cannot join the cluster by etcd ({self._settings.cluster.etcd}): {error or 'it does not answer'}. "
                 "Is it running, and are --cluster-etcd and its TLS settings right?"
             ) from None
 
@@ -420,7 +437,8 @@ async def _open_store(settings: Settings) -> CassandraStore:
                 username=cluster.cassandra_username or "",
                 password=cluster.cassandra_password.get_secret_value() if cluster.cassandra_password else "",
                 ca_file=cluster.cassandra_ca_file,
-            )
+            ),
+            KeyspaceOwner(cluster.name),
         )
     except (StoreError, SchemaError) as error:
         raise StartError(f"Cassandra ({cluster.cassandra}): {error}") from error

@@ -21,6 +21,10 @@ class NodeInfo:
     """It takes no new devices and gives its shards away."""
     drained: bool = False
     """It has no shards any more, and all that it ever pushed was heard: who sees it go afterwards has missed nothing of it."""
+    protocol_version_min: int = 1
+    """The lowest version that it speaks on links with other nodes; nodes of version 1.0 say nothing of it, and speak 1."""
+    protocol_version_max: int = 1
+    """The highest."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,17 @@
 are, `transport.py` how gRPC is set.
 """
 
-from chatgrpc.relay.link import LinkStatus
+from chatgrpc.relay.link import PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN, LinkStatus
 from chatgrpc.relay.relay import Relay, RelayOptions
 from chatgrpc.relay.transport import NodeUnreachableError, Tls, describe_node
 
-__all__ = ["LinkStatus", "NodeUnreachableError", "Relay", "RelayOptions", "Tls", "describe_node"]
+__all__ = [
+    "PROTOCOL_VERSION_MAX",
+    "PROTOCOL_VERSION_MIN",
+    "LinkStatus",
+    "NodeUnreachableError",
+    "Relay",
+    "RelayOptions",
+    "Tls",
+    "describe_node",
+]

@@ -10,16 +10,20 @@ import grpc
 import structlog
 
 from chatgrpc import background
-from chatgrpc.core.links import Heads, HeadsHeard, Message
+from chatgrpc.core.links import HeadIs, Heads, HeadsHeard, Message
 from chatgrpc.internal.v1 import relay_pb2
 from chatgrpc.metrics import Metrics
 from chatgrpc.relay.codec import Decoder, MalformedBatchError, parse_batch
 from chatgrpc.relay.outbox import Outbox
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION_MIN: Final = 1
+"""Raised once no node that speaks less can be beside one of this version: an upgrade rolls from one version to the next."""
+PROTOCOL_VERSION_MAX: Final = 2
+"""2: `HeadIs` may say that a chat is damaged."""
 HEADS_MAX: Final = 10_000
 """Chats in one frame of heads; more are sent in several."""
 
+_SAYS_DAMAGED: Final = 2
 PULSE_S: Final = 0.5
 _PULSES_A_BEAT: Final = 2
 _QUIET_PULSES_MAX: Final = 6
@@ -54,6 +58,8 @@ class Stream:
         self._call = call
         self.heard = relay_pb2.Hello()
         """The Hello that was heard last."""
+        self.version = PROTOCOL_VERSION_MIN
+        """What both ends speak, once the other one's Hello was heard."""
 
     async def read(self) -> bytes | None:
         """The next message; None at the end.
@@ -88,12 +94,17 @@ class Stream:
             LinkEndedError: the call is over.
         """
         hello = relay_pb2.Hello(
-            protocol_version=PROTOCOL_VERSION, node_id=node_id, to_node_id=to_node_id, challenge=challenge, proof=proof
+            protocol_version=PROTOCOL_VERSION_MIN,
+            protocol_version_max=PROTOCOL_VERSION_MAX,
+            node_id=node_id,
+            to_node_id=to_node_id,
+            challenge=challenge,
+            proof=proof,
         )
         await self.write(relay_pb2.LinkBatch(frames=[relay_pb2.LinkFrame(hello=hello)]).SerializeToString())
 
     async def hear_hello(self, node_id: str) -> str:
-        """Reads the first frame, to `node_id`; returns whom it is from.
+        """Reads the first frame, to `node_id`; returns whom it is from. `version` is then what is spoken.
 
         Raises:
             LinkEndedError: the call is over, or was meant for another node.
@@ -106,8 +117,13 @@ class Stream:
         if len(frames) != 1 or frames[0].WhichOneof("body") != "hello":
             raise MalformedBatchError("a link begins with a Hello")
         hello = self.heard = frames[0].hello
-        if hello.protocol_version != PROTOCOL_VERSION:
-            raise LinkEndedError(f"of the two nodes one speaks version {hello.protocol_version}, one {PROTOCOL_VERSION}")
+        lowest, highest = hello.protocol_version, max(hello.protocol_version, hello.protocol_version_max)
+        self.version = min(PROTOCOL_VERSION_MAX, highest)
+        if self.version < max(PROTOCOL_VERSION_MIN, lowest):
+            raise LinkEndedError(
+                f"it speaks versions {lowest} to {highest} of the protocol between nodes, and this node {PROTOCOL_VERSION_MIN} "
+                f"to {PROTOCOL_VERSION_MAX}: upgrade by way of a version that speaks with both"
+            )
         if hello.to_node_id != node_id:
             raise LinkEndedError("it is for another incarnation of the node")
         return hello.node_id
@@ -180,6 +196,8 @@ class Link:
             heads = list(message.heads.items())
             for start in range(0, len(heads), HEADS_MAX):
                 self.send(type(message)(dict(heads[start : start + HEADS_MAX])))
+        elif isinstance(message, HeadIs) and message.damaged and self._stream.version < _SAYS_DAMAGED:
+            return  # it would be read as a chat without events; its question is given up in time
         elif not self._outbox.put(message):
             self._dropped_messages += 1
             self._metrics.relay_dropped[type(message).__name__].inc()

@@ -2,6 +2,7 @@
 
 from chatgrpc.adapters.cassandra.client import CassandraSettings
 from chatgrpc.adapters.cassandra.errors import SchemaError
+from chatgrpc.adapters.cassandra.owner import KeyspaceOwner
 from chatgrpc.adapters.cassandra.store import CassandraStore
 
-__all__ = ["CassandraSettings", "CassandraStore", "SchemaError"]
+__all__ = ["CassandraSettings", "CassandraStore", "KeyspaceOwner", "SchemaError"]

@@ -9,6 +9,7 @@ from chatgrpc.adapters.cassandra.batches import BESIDE_UNDER_WAY_MAX, Batches
 from chatgrpc.adapters.cassandra.client import CassandraClient, CassandraSettings
 from chatgrpc.adapters.cassandra.committed import CassandraCommittedLog
 from chatgrpc.adapters.cassandra.cursors import CassandraCursorStore
+from chatgrpc.adapters.cassandra.owner import KeyspaceOwner, claim, claim_base
 from chatgrpc.adapters.cassandra.receipts import CassandraReceiptStore
 from chatgrpc.adapters.cassandra.rows import CassandraRowStore
 from chatgrpc.adapters.cassandra.schema import migrate, packaged_migrations
@@ -32,25 +33,35 @@ class CassandraStore:
         self.devices = CassandraDeviceStore(client)
 
     @classmethod
-    async def open(cls, settings: CassandraSettings) -> Self:
+    async def open(cls, settings: CassandraSettings, owner: KeyspaceOwner | None = None) -> Self:
         """Connects, and makes the keyspace or brings it to the current schema; any number of nodes may do so at once.
 
+        With an `owner`, takes the keyspace for it.
+
         Raises:
-            SchemaError: the keyspace is another program's, or written by a newer chatgrpc.
+            SchemaError: the keyspace is another program's or another cluster's, or written by a newer chatgrpc.
             StoreUnavailableError: no node answers, none lets us in, or too few are alive.
         """
         given_up = threading.Event()
         try:
-            return await asyncio.to_thread(cls._open, settings, asyncio.get_running_loop(), given_up)
+            return await asyncio.to_thread(cls._open, settings, owner, asyncio.get_running_loop(), given_up)
         except asyncio.CancelledError:
             given_up.set()
             raise
 
     @classmethod
-    def _open(cls, settings: CassandraSettings, loop: asyncio.AbstractEventLoop, given_up: threading.Event) -> Self:
+    def _open(
+        cls,
+        settings: CassandraSettings,
+        owner: KeyspaceOwner | None,
+        loop: asyncio.AbstractEventLoop,
+        given_up: threading.Event,
+    ) -> Self:
         client = CassandraClient(settings, loop)
         try:
             migrate(client, settings.replication_factor, packaged_migrations(), given_up)
+            if owner is not None:
+                claim(client, owner)
             store = cls(client, loop)
             if given_up.is_set():
                 raise StoreUnavailableError("nobody waits for the store any more")
@@ -58,6 +69,15 @@ class CassandraStore:
         except BaseException:
             client.abandon()
             raise
+
+    async def claim_base(self, etcd_base: int) -> None:
+        """Notes from where the cluster's etcd counts epochs: see `owner.claim_base`.
+
+        Raises:
+            SchemaError: the keyspace was used with an etcd that counts from later.
+            StoreUnavailableError: nobody knows.
+        """
+        await asyncio.to_thread(claim_base, self._client, etcd_base)
 
     async def close(self) -> None:
         """Finishes what was asked before, then lets the connections go. Calls after it raise `StoreUnavailableError`."""

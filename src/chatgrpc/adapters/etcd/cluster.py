@@ -97,6 +97,17 @@ class EtcdCluster:
             if not joined:
                 await self.leave()
 
+    async def epoch_base(self) -> int:
+        """What this etcd's epochs are counted from; the first node to ask makes it so.
+
+        Raises:
+            ClusterUnavailableError: etcd does not answer.
+        """
+        try:
+            return await self._found_or_read_base()
+        except EtcdError as error:
+            raise _mapped(error) from error
+
     @property
     def deadline_s(self) -> float:
         """See the port."""

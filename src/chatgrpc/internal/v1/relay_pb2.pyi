@@ -189,8 +189,9 @@ class Hello(_message.Message):
     TO_NODE_ID_FIELD_NUMBER: _builtins.int
     CHALLENGE_FIELD_NUMBER: _builtins.int
     PROOF_FIELD_NUMBER: _builtins.int
+    PROTOCOL_VERSION_MAX_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
-    """The sender's version of this protocol; links are kept between equal versions only."""
+    """The lowest version of this protocol that the sender speaks. Nodes of version 1.0 speak this one and no other."""
     node_id: _builtins.str
     """The sender's incarnation."""
     to_node_id: _builtins.str
@@ -199,6 +200,8 @@ class Hello(_message.Message):
     """Random bytes for the other side to answer, where nodes have a secret; the same in both Hellos of who opened."""
     proof: _builtins.bytes
     """The answer to the other side's challenge: shows that the sender knows the cluster's secret."""
+    protocol_version_max: _builtins.int
+    """The highest version that the sender speaks; 0 = the lowest. Of what both speak, the highest is spoken on the link."""
     def __init__(
         self,
         *,
@@ -207,10 +210,11 @@ class Hello(_message.Message):
         to_node_id: _builtins.str = ...,
         challenge: _builtins.bytes = ...,
         proof: _builtins.bytes = ...,
+        protocol_version_max: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge", "node_id", b"node_id", "proof", b"proof", "protocol_version", b"protocol_version", "to_node_id", b"to_node_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge", "node_id", b"node_id", "proof", b"proof", "protocol_version", b"protocol_version", "protocol_version_max", b"protocol_version_max", "to_node_id", b"to_node_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from chatgrpc.adapters.cassandra import CassandraSettings, CassandraStore, SchemaError
+from chatgrpc.adapters.cassandra import CassandraSettings, CassandraStore, KeyspaceOwner, SchemaError
 from chatgrpc.adapters.cassandra.schema import packaged_migrations
 from chatgrpc.core.row_store import ReadBucket, ReadHead, WriteMark
 from chatgrpc.ports.accounts import Device, Profile, TooManyDevicesError
 from chatgrpc.ports.cursors import Cursor
 from chatgrpc.ports.errors import StoreUnavailableError
 from chatgrpc.ports.receipts import Mark
-from tests.contract.cassandra_stores import open_store
+from tests.contract.cassandra_stores import open_store, settings
 from tests.contract.rows.writes import BYTES_MAX, Rows, log, row, views
 from tests.support.services import CassandraCluster
 
@@ -199,3 +199,38 @@ async def test_a_row_that_lands_while_a_reader_waits_for_it_is_read(shared_cassa
     await rows.write(row(chat, 2))
     assert [stored.seq for stored in await reading] == [1, 2, 3]
     await store.close()
+
+
+class TestOwner:
+    """A keyspace is one cluster's."""
+
+    async def test_a_keyspace_is_taken_once_by_whoever_comes_first(self, shared_cassandra: CassandraCluster) -> None:
+        ours = KeyspaceOwner("ours")
+        stores = await asyncio.gather(*(_open_owned(shared_cassandra, "owned", ours) for _ in range(3)))
+        with pytest.raises(SchemaError, match="belongs to the cluster 'ours', and this node is of 'theirs'"):
+            await _open_owned(shared_cassandra, "owned", KeyspaceOwner("theirs"))
+        for other in (KeyspaceOwner("ours", bucket_seqs=5_000), KeyspaceOwner("ours", shard_count=512)):
+            with pytest.raises(SchemaError, match="was made with 10000 seqs a bucket and 1024 shards"):
+                await _open_owned(shared_cassandra, "owned", other)
+        await asyncio.gather(*(store.close() for store in stores))
+
+    async def test_a_keyspace_of_an_earlier_version_is_taken_as_it_is(self, shared_cassandra: CassandraCluster) -> None:
+        earlier = await open_store(shared_cassandra, "earlier")
+        await earlier.profiles.put(Profile("alice", "Alice"))
+        taken = await _open_owned(shared_cassandra, "earlier", KeyspaceOwner("ours"))
+        assert await taken.profiles.get("alice") == Profile("alice", "Alice")
+        again = await open_store(shared_cassandra, "earlier")
+        await asyncio.gather(*(store.close() for store in (earlier, taken, again)))
+
+    async def test_an_etcd_that_counts_from_earlier_is_refused(self, shared_cassandra: CassandraCluster) -> None:
+        store = await _open_owned(shared_cassandra, "based", KeyspaceOwner("ours"))
+        await asyncio.gather(*(store.claim_base(1_000) for _ in range(3)))
+        await store.claim_base(2_000)
+        with pytest.raises(SchemaError, match="from 2000, and this one counts from 1000"):
+            await store.claim_base(1_000)
+        await store.claim_base(2_000)
+        await store.close()
+
+
+async def _open_owned(cassandra: CassandraCluster, keyspace: str, owner: KeyspaceOwner) -> CassandraStore:
+    return await CassandraStore.open(settings(cassandra, keyspace), owner)
