@@ -267,15 +267,22 @@ class Edge:
                 self._metrics.send_seconds.observe((now.monotonic_ms - ticket.submitted_at_ms) / 1000)
                 self._dirty[ticket.connection] = None
                 if isinstance(answer.outcome, chat_pb2.Error):
-                    self._metrics.send_errors[chat_pb2.ErrorCode.Name(answer.outcome.code)].inc()
+                    code = answer.outcome.code
+                    known = code in chat_pb2.ErrorCode.values()  # else an owner of a later version said it
+                    self._metrics.send_errors[chat_pb2.ErrorCode.Name(code) if known else "UNKNOWN"].inc()
             elif isinstance(ticket, asyncio.Future) and not ticket.done():
                 ticket.set_result(answer.outcome)
         of_user, dirty = self.connections.of_user, self._dirty
         for delivery in progress.deliveries:
             for user_id in delivery.recipients:
-                for connection in of_user(user_id):
+                for connection in list(of_user(user_id)):
                     last = user_id == delivery.left_user_id
-                    connection.session.deliver(delivery.chat_id, delivery.seq, delivery.chunk, last)
+                    try:
+                        connection.session.deliver(delivery.chat_id, delivery.seq, delivery.chunk, last)
+                    except Exception as defect:  # what a node says costs a stream at most
+                        _log.error("session_defect", exc_info=defect)
+                        self.end(connection, Ended(session_pb2.DISCONNECT_CODE_INTERNAL))
+                        continue
                     dirty[connection] = None
             if delivery.changes_members:
                 self.audience.members_changed(delivery.chat_id)

@@ -3,18 +3,20 @@
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 import grpc
 import structlog
 
 from chatgrpc import background
+from chatgrpc.core.lanes import Forwarded
 from chatgrpc.core.links import HeadIs, Heads, HeadsHeard, Message
 from chatgrpc.internal.v1 import relay_pb2
 from chatgrpc.metrics import Metrics
 from chatgrpc.relay.codec import Decoder, MalformedBatchError, parse_batch
 from chatgrpc.relay.outbox import Outbox
+from chatgrpc.v1 import chat_pb2
 
 PROTOCOL_VERSION_MIN: Final = 1
 """Raised once no node that speaks less can be beside one of this version: an upgrade rolls from one version to the next."""
@@ -198,7 +200,9 @@ class Link:
                 self.send(type(message)(dict(heads[start : start + HEADS_MAX])))
         elif isinstance(message, HeadIs) and message.damaged and self._stream.version < _SAYS_DAMAGED:
             return  # it would be read as a chat without events; its question is given up in time
-        elif not self._outbox.put(message):
+        if self._stream.version < _SAYS_DAMAGED:
+            message = _for_version_1(message)
+        if not self._outbox.put(message):
             self._dropped_messages += 1
             self._metrics.relay_dropped[type(message).__name__].inc()
 
@@ -313,6 +317,22 @@ class Link:
                 self.end("nothing was heard for too long")
             if self._full_pulses >= _FULL_PULSES_MAX:
                 self.end("it took nothing for too long")
+
+
+def _for_version_1(message: Message) -> Message:
+    """Nodes of version 1.0 fall over a code that they do not know: it is told them as the one that they know of its kind."""
+    if isinstance(message, Forwarded) and isinstance(message.outcome, chat_pb2.Error):
+        code = message.outcome.code
+        if code > chat_pb2.ERROR_CODE_RATE_LIMITED or chat_pb2.ERROR_CODE_NOT_FOUND < code < chat_pb2.ERROR_CODE_UNAVAILABLE:
+            known = chat_pb2.Error(
+                code=chat_pb2.ERROR_CODE_UNAVAILABLE
+                if code > chat_pb2.ERROR_CODE_UNAVAILABLE
+                else chat_pb2.ERROR_CODE_FORBIDDEN,
+                message=message.outcome.message,
+                retry_after_ms=message.outcome.retry_after_ms,
+            )
+            return replace(message, outcome=known)
+    return message
 
 
 def _reason(error: Exception) -> str:

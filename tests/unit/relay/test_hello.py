@@ -2,8 +2,11 @@
 
 import pytest
 
+from chatgrpc.core.lanes import Forwarded, Lane
+from chatgrpc.core.refusal import Code
 from chatgrpc.internal.v1 import relay_pb2
-from chatgrpc.relay.link import PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN, LinkEndedError, Stream
+from chatgrpc.relay.link import PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN, LinkEndedError, Stream, _for_version_1
+from chatgrpc.v1 import chat_pb2
 
 
 class Said:
@@ -49,3 +52,18 @@ async def test_a_node_of_version_one_hears_the_version_that_it_asks_for() -> Non
     (frame,) = relay_pb2.LinkBatch.FromString(call.heard).frames
     assert frame.hello.protocol_version == 1
     assert frame.hello.protocol_version_max == PROTOCOL_VERSION_MAX
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        (chat_pb2.ERROR_CODE_CHAT_DAMAGED, chat_pb2.ERROR_CODE_UNAVAILABLE),
+        (chat_pb2.ERROR_CODE_RATE_LIMITED, chat_pb2.ERROR_CODE_RATE_LIMITED),
+        (chat_pb2.ERROR_CODE_MUTED, chat_pb2.ERROR_CODE_MUTED),
+    ],
+)
+def test_a_node_of_version_one_is_told_no_code_that_it_does_not_know(code: Code, told: Code) -> None:
+    """It would look up the code's name in the tick, and end."""
+    lane = Lane("edge", "session", "g.1")
+    message = _for_version_1(Forwarded(lane, 1, chat_pb2.Error(code=code, message="why", retry_after_ms=5)))
+    assert message == Forwarded(lane, 1, chat_pb2.Error(code=told, message="why", retry_after_ms=5))
