@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from tests.sim.device import Stream
     from tests.sim.node import Node
 
+_RETRY_MS = 500
+"""A chat that could not be read is read again after a while; sessions' other timers do not run here."""
 _FAR_MS = 4_000_000_000_000
 STATED_MAX = 3
 """Fewer than there are chats, so that some are forgotten."""
@@ -171,7 +173,12 @@ class Edge:
             case _:
                 read_after = self.node.store.read_after
                 session.log_read(await read_after(wanted.chat_id, wanted.after_seq, wanted.up_to_seq, wanted.limit, is_open))
-        session.plan_retries(self._now_ms())
+        for chat_id, _ in session.feed.take_set_aside():
+            self.node.after(_RETRY_MS, partial(self._read_again, session, chat_id))
+        self.flush(session)
+
+    def _read_again(self, session: Session, chat_id: str) -> None:
+        session.feed.resume(chat_id)
         self.flush(session)
 
     async def _membership(self, session: Session, chat_id: str) -> Membership | None:
