@@ -138,7 +138,7 @@ async def test_two_devices_of_one_user_end_in_equal_states(home: Home, names: Na
             async with device:
                 writer = rng.choice([phone, device])
                 sent = await (await writer.send(f"{number}", chat_id=chat_id)).sent
-                await (await writer.react(chat_id, sent.seq, "✓")).sent
+                await (await writer.react(chat_id, sent.seq, "👍")).sent
                 if number == 3:
                     await (await writer.edit(chat_id, sent.seq, "three")).sent
                     await (await writer.hide(chat_id, [first.seq])).sent
