@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import itertools
 import secrets
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -61,6 +62,8 @@ _FLUSH_AT_ONCE_CHUNKS = 64
 """So much makes a write worth its price; a device that catches up must not wait between pages."""
 _HOUSEKEEPING_INTERVAL_S = 0.05
 _SAVE_INTERVAL_MS = 1_000
+_SLICE_S = 0.01
+"""Work that grows with the number of sessions goes on for so long in a tick."""
 _READ_TIMEOUT_S = 5.0
 """A chat of which nothing comes for as long is left alone for a while, and the device's other chats are read."""
 
@@ -122,6 +125,7 @@ class Edge:
         self._watching: dict[Connection, tuple[str, ...]] = {}  # what was last said to be on the screen
         self._dirty: dict[Connection, None] = {}  # something to send, or to read for
         self._with_control: dict[Connection, None] = {}  # only control traffic to send, which can wait
+        self._head_passes: deque[tuple[Iterator[Connection], Mapping[str, int]]] = deque()  # heads not told to all sessions yet
         self._finished: dict[Connection, None] = {}  # their devices send nothing more
         self._unwritable: dict[Connection, int] = {}  # since when, oldest first
         self._alarms = Alarms()
@@ -287,14 +291,25 @@ class Edge:
             if delivery.changes_members:
                 self.audience.members_changed(delivery.chat_id)
         if progress.heads:
-            self._note_heads(progress.heads)
+            self._head_passes.append((iter(list(self.connections)), progress.heads))
+        self._note_heads()
 
-    def _note_heads(self, heads: Mapping[str, int]) -> None:
-        for connection in self.connections:
-            for chat_id, seq in heads.items():
-                connection.session.note_head(chat_id, seq)
-            if connection.session.feed.is_behind:
-                self._dirty[connection] = None
+    def _note_heads(self) -> None:
+        """Goes on telling the sessions of heads, for a moment: after a cut there are as many of both as one tick must not take.
+
+        Who comes meanwhile asks for the heads of their chats after these were stated.
+        """
+        until_s = perf_counter() + _SLICE_S
+        while self._head_passes:
+            connections, heads = self._head_passes[0]
+            for connection in connections:
+                connection.session.note_heads(heads)
+                if connection.session.feed.is_behind:
+                    self._dirty[connection] = None
+                if perf_counter() > until_s:
+                    self.wake_up()
+                    return
+            self._head_passes.popleft()
 
     def _end_finished(self) -> None:
         """Ends the streams whose devices send nothing more, once all that they sent is answered."""
