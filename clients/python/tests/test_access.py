@@ -146,7 +146,7 @@ def test_tls_that_does_not_fit_says_what_does_not(tmp_path: Path) -> None:
             False,
             "what answers there is no gRPC server",
         ),
-        ("Failed to connect to remote host: Connection refused", False, "at chat.example.com:443: Connection refused"),
+        ("Failed to connect to remote host: Connection refused", False, "the server cannot be reached: Connection refused"),
     ],
 )
 def test_what_grpc_says_is_told_in_words(reason: str, tls: bool, words: str, monkeypatch: pytest.MonkeyPatch) -> None:

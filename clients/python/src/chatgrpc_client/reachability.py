@@ -55,7 +55,7 @@ def explain(details: str, address: str, *, tls: bool) -> str:
         return details
     proxy = proxy_of(address)
     by = f" through the proxy {proxy}" if proxy else ""
-    return f"the server cannot be reached at {address}{by}: {_reason(details, address, tls)}"
+    return f"the server cannot be reached{by}: {_reason(details, address, tls)}"
 
 
 def _reason(details: str, address: str, tls: bool) -> str:
