@@ -19,6 +19,9 @@ BOUNDS_S = {"HPACK": 3.0}
 """Wider ones. What gRPC has taken of such calls before their connection is cut costs the event loop 10 ms each (ADR 8)."""
 CELLS = ((4, 1), (4, 8), (16, 8))
 """Megabytes on each connection, and connections."""
+SHORT_KINDS = frozenset({"PING", "SETTINGS", "WINDOW_UPDATE", "CONTINUATION"})
+"""What every run tries, on one connection: the dearest for gRPC. The others differ in the frame only, and take minutes."""
+_KINDS = [pytest.param(kind, marks=() if kind in SHORT_KINDS else pytest.mark.long) for kind in FLOODS]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -28,17 +31,20 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
         yield running
 
 
-@pytest.mark.parametrize("kind", FLOODS)
+@pytest.mark.parametrize("kind", _KINDS)
 async def test_a_flood_at_full_speed_keeps_nobody_waiting(server: ServerProcess, kind: str, long: bool) -> None:
-    """The bound stands beside what the same bytes cost when they go elsewhere; what misses it once may be the machine."""
-    for megabytes, connections in CELLS if long else CELLS[1:2]:
+    """What misses the bound may be the machine: then it stands beside what the same bytes cost when they go elsewhere."""
+    bound_s = BOUNDS_S.get(kind, BOUND_S)
+    for megabytes, connections in CELLS if long else CELLS[:1]:
         seen = []
-        async with sink() as control_port:
-            for _ in range(_TRIES):
+        for _ in range(_TRIES):
+            waited = await flooded(server, server.port, kind, megabytes * MB, connections)
+            if waited.p99_s <= bound_s:
+                break
+            async with sink() as control_port:
                 control = await flooded(server, control_port, kind, megabytes * MB, connections)
-                waited = await flooded(server, server.port, kind, megabytes * MB, connections)
-                seen.append(f"{waited}, control {control}")
-                if waited.p99_s <= BOUNDS_S.get(kind, BOUND_S) + 2 * control.p99_s:
-                    break
-            else:
-                pytest.fail(f"{megabytes} MB on {connections} connections: {'; '.join(seen)}")
+            if waited.p99_s <= bound_s + 2 * control.p99_s:
+                break
+            seen.append(f"{waited}, control {control}")
+        else:
+            pytest.fail(f"{megabytes} MB on {connections} connections: {'; '.join(seen)}")
