@@ -417,6 +417,8 @@ class Schedules(RuleBasedStateMachine):
         return heads, self.log.count_groups(lookup.user_ids) if lookup.user_ids else {}
 
     def was_member(self, lookup: Lookup) -> bool:
+        if not lookup.chat.waiting:
+            return True  # the chat was forgotten meanwhile: its writes have their answers, and what is read is dropped
         _, write, _, _ = lookup.chat.waiting[0]
         if write.content.WhichOneof("body") in {"join_requested", "chat_created"} or write.peer_user_id:
             return True
