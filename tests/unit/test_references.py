@@ -29,6 +29,15 @@ def test_decisions_that_are_cited_are_there() -> None:
             assert int(number) in decisions, f"{path}: ADR {number}"
 
 
+def test_each_decision_has_a_number_of_its_own_and_a_line_in_the_list() -> None:
+    listed = (ROOT / "docs" / "adr" / "README.md").read_text()
+    found = sorted((ROOT / "docs" / "adr").glob("[0-9]*.md"))
+    assert [int(path.name[:4]) for path in found] == list(range(1, len(found) + 1))
+    for number, path in enumerate(found, start=1):
+        title = path.read_text().splitlines()[0].removeprefix(f"# {number}. ")
+        assert f"| [{number}]({path.name}) | {title} |" in listed
+
+
 def test_links_between_pages_lead_somewhere() -> None:
     for path in _tracked("*.md"):
         for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", path.read_text()):
