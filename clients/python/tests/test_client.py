@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from chatgrpc.adapters.jwt import DevIssuer
-from chatgrpc.v1 import chat_pb2, content_pb2
+from chatgrpc.v1 import chat_pb2, content_pb2, session_pb2
 from chatgrpc_client import (
     ChatChange,
     Client,
@@ -37,6 +37,7 @@ from chatgrpc_client.exceptions import (
     UnauthenticatedError,
     WrongUserError,
 )
+from tests.support.device import Device, DisconnectedError
 from tests.support.server import ServerProcess
 
 from .conftest import Home, until, watching
@@ -311,6 +312,27 @@ async def test_revoked_replaced_and_mistaken_devices_stop(home: Home, names: Nam
     async with stranger:
         with pytest.raises(WrongUserError, match=bob_id):
             await stranger.wait_until_live(20)
+
+
+async def test_a_hello_that_was_long_under_way_does_not_end_the_stream_that_the_device_opened_since(
+    home: Home, names: Names
+) -> None:
+    alice_id, bob_id, _ = names
+    async with home.device(alice_id, "phone") as phone, home.device(bob_id, "phone") as bob:
+        await phone.wait_until_live(20)
+        late = Device(home.server.address, await phone._token(), phone.device_id)
+        late.connection_number = 1
+        with pytest.raises(DisconnectedError) as ended:
+            await late.connect()
+        await late.close()
+        assert ended.value.disconnect is not None
+        assert ended.value.disconnect.code == session_pb2.DISCONNECT_CODE_REPLACED
+        outgoing = await bob.send("it goes on", user_id=alice_id)
+        await outgoing.sent
+        async for event in phone.events():
+            if isinstance(event, Message):
+                break
+        assert phone.connection.state is ConnectionState.LIVE
 
 
 async def test_a_device_fetches_a_newer_token_when_another_was_revoked_and_goes_on(home: Home, names: Names) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sqlite3
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
@@ -293,6 +294,24 @@ async def test_a_read_mark_made_offline_goes_with_the_next_hello(tmp_path: Path)
         assert server.streams == 2
         read = {p.chat_id: p.read_seq for p in hellos[0].positions}
         assert read == {CHAT: 1}
+
+
+async def test_the_number_of_a_stream_is_stored_before_its_hello_and_rises_over_a_restart(tmp_path: Path) -> None:
+    numbers: list[int] = []
+
+    async def noting(stream: Stream) -> None:
+        hello = (await stream.read("hello")).hello
+        with contextlib.closing(sqlite3.connect(tmp_path / "alice" / "store.sqlite3")) as stored:
+            (value,) = stored.execute("SELECT value FROM device WHERE name = 'connection_number'").fetchone()
+        assert hello.connection_number == int(value)
+        numbers.append(hello.connection_number)
+
+    for _ in range(2):
+        expected = len(numbers) + 2
+        async with client_of(tmp_path, noting):
+            while len(numbers) < expected:
+                await asyncio.sleep(0.01)
+    assert numbers == sorted(set(numbers)), "each stream has a number of its own, above the earlier ones"
 
 
 async def revoked(stream: Stream) -> None:

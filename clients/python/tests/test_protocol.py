@@ -24,7 +24,7 @@ def session_of(
     received: dict[str, int] | None = None,
     unstored: int = 0,
 ) -> Session:
-    greeting = hello("phone-1", "phone", positions or {}, "", ACKNOWLEDGED)
+    greeting = hello("phone-1", "phone", positions or {}, "", ACKNOWLEDGED, 1)
     return Session(greeting, "alice", outbox or Outbox(()), 0.0, received=received, unstored=unstored)
 
 

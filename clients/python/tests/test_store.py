@@ -11,7 +11,7 @@ from chatgrpc.core.ids import self_chat_id
 from chatgrpc.v1 import chat_pb2, content_pb2, session_pb2
 from chatgrpc_client.datadir import DataDir, new_device_id
 from chatgrpc_client.exceptions import DataDirError, DataDirLockedError, WrongUserError
-from chatgrpc_client.store import HistoryPage, QueuedMessage, Store
+from chatgrpc_client.store import CONNECTION_NUMBER_MAX, HistoryPage, QueuedMessage, Store
 
 from .frames import CHAT, created, event, opened, text
 
@@ -57,6 +57,16 @@ def test_events_place_marks_and_token_survive_a_reopening(path: Path) -> None:
     assert (before.receipts["bob"].delivered_seq, before.receipts["bob"].read_seq) == (2, 1)
     assert [e.seq for _, e in again.arrived(0, again.last_arrival(), 10)] == [1, 2]
     again.close()
+
+
+def test_each_stream_has_a_higher_number_than_the_ones_before_whatever_the_clock_says(path: Path) -> None:
+    store = Store(path, "alice", "phone-1")
+    numbers = [store.next_connection_number(wall_ms) for wall_ms in (1_000, 1_000, 2_000, 0)]
+    store.close()
+    again = Store(path, "alice", "phone-1")
+    numbers += [again.next_connection_number(wall_ms) for wall_ms in (1_500, 9_000, 2**70)]
+    again.close()
+    assert numbers == [1_000, 1_001, 2_000, 2_001, 2_002, 9_000, CONNECTION_NUMBER_MAX]
 
 
 def test_a_batch_is_stored_whole_or_not_at_all(store: Store) -> None:

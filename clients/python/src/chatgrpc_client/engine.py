@@ -43,7 +43,7 @@ from .outbox import Outbox, OutboxEntry
 from .protocol import Session, SessionState, hello
 from .questions import Questions
 from .scout import Scout
-from .store import Applied, QueuedMessage, Store
+from .store import Applied, QueuedMessage, Store, now_ms
 from .store_thread import StoreThread
 
 CLOSE_TIMEOUT_S = 3.0
@@ -204,7 +204,8 @@ class Engine:
         positions = await self.store.call(Store.positions)
         ended = await self.store.call(Store.ended_positions)
         sync_token = await self.store.call(Store.sync_token)
-        session = self._new_session(positions, ended, sync_token)
+        number = await self.store.call(Store.next_connection_number, now_ms())
+        session = self._new_session(positions, ended, sync_token, number)
         link = Connection(session, self, self._node.explain)
         self._session, self._link = session, link
         self.questions.attach(session, link.wake)
@@ -218,13 +219,17 @@ class Engine:
             self.questions.detach()
 
     def _new_session(
-        self, positions: Mapping[str, tuple[int, int]], ended: Mapping[str, int], sync_token: str | None
+        self,
+        positions: Mapping[str, tuple[int, int]],
+        ended: Mapping[str, int],
+        sync_token: str | None,
+        connection_number: int,
     ) -> Session:
         """A session that names the chats which go on: one may have been in more groups than a Hello may name."""
         from_head = sync_token is None and not self._config.replay_all
         start_at = session_pb2.START_AT_HEAD if from_head else session_pb2.START_AT_ACKNOWLEDGED
         session = Session(
-            hello(self._device_id, self._config.device_name, positions, sync_token or "", start_at),
+            hello(self._device_id, self._config.device_name, positions, sync_token or "", start_at, connection_number),
             self._config.user_id,
             self.outbox,
             asyncio.get_running_loop().time(),

@@ -465,8 +465,9 @@ def hello(
     positions: Mapping[str, tuple[int, int]],
     sync_token: str,
     start_at: session_pb2.StartAt.ValueType,
+    connection_number: int,
 ) -> session_pb2.Hello:
-    """Opens a session; `positions` are the last seq held and the last seq read, by chat."""
+    """Opens a session; `positions` are the last seq held and the last seq read, by chat. The number rises with each stream."""
     return session_pb2.Hello(
         device_id=device_id,
         device_name=device_name,
@@ -476,4 +477,5 @@ def hello(
         ],
         start_at=start_at,
         sync_token=sync_token,
+        connection_number=connection_number,
     )

@@ -24,6 +24,8 @@ FAILED_MESSAGES_MAX = 1_000
 UNREAD_MAX = 1_000
 SEQ_MAX = (1 << 63) - 1
 """SQLite's largest number."""
+CONNECTION_NUMBER_MAX = (1 << 64) - 1
+"""The largest that a Hello can carry."""
 
 _SCHEMA = """
 CREATE TABLE device (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -186,6 +188,17 @@ class Store:
     def sync_token(self) -> str | None:
         """The token of the last complete synchronization; None if there was none."""
         return self._device("sync_token") if self._device("synced") else None
+
+    def next_connection_number(self, wall_ms: int) -> int:
+        """The number of the device's next stream, above that of each earlier one: this returns once it is stored.
+
+        The clock makes it rise where the file does not, in a folder that was copied or restored, and the file where the clock
+        does not.
+        """
+        number = min(max(int(self._device("connection_number") or 0) + 1, wall_ms), CONNECTION_NUMBER_MAX)
+        with self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO device VALUES ('connection_number', ?)", (str(number),))
+        return number
 
     def positions(self) -> dict[str, tuple[int, int]]:
         """The last seq held and the last seq read, by chat, of the chats that go on."""
