@@ -1,7 +1,7 @@
 """Around every unary call: it is counted, admitted, authenticated, parsed, and answered with a status that explains itself.
 
 One interceptor, because the order is the point: whatever goes wrong further in is turned into a status and counted further out.
-A service sees only parsed requests of known users, raises what it likes, and never touches a status itself.
+A service sees only parsed requests of bearable size, of known users, raises what it likes, and never touches a status itself.
 """
 
 import asyncio
@@ -16,9 +16,11 @@ from typing import Any, TypeAlias
 import grpc
 import structlog
 
+from chatgrpc.core.limits import Limits
 from chatgrpc.edge.errors import StatusError, trailers_of
 from chatgrpc.edge.flood_watch import Delivered
 from chatgrpc.edge.shares import Shares, address_of
+from chatgrpc.edge.sizes import Sizes
 from chatgrpc.ports.lease_clock import wall_clock_ms
 from chatgrpc.ports.tokens import Claims, KeysUnavailableError, TokenRejectedError, TokenVerifier
 
@@ -107,6 +109,7 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
         now_ms: Callable[[], int] = wall_clock_ms,
         delivered: Delivered | None = None,
         cut: Callable[[str], None] = lambda _: None,
+        sizes: Sizes | None = None,
     ) -> None:
         """Is handed to one server.
 
@@ -117,6 +120,7 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
             now_ms: milliseconds since the Unix epoch.
             delivered: is told of each call and request.
             cut: ends the connection of a peer that abuses it.
+            sizes: how long a request's fields may be; as the default limits say if it is left out.
         """
         self._tokens = tokens
         self._observe = observe
@@ -124,6 +128,7 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
         self._now_ms = now_ms
         self._delivered = delivered or Delivered()
         self._cut = cut
+        self._sizes = sizes or Sizes(Limits())
         self._running = Shares(limits.calls_max)
         self._of_user = Shares(limits.calls_per_user_max)
         self._unchecked = Shares(limits.calls_unchecked_per_address_max)
@@ -140,7 +145,11 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         handler = await continuation(handler_call_details)
         if method.startswith(PUBLIC_METHODS) and handler is not None:
-            return handler if method.startswith(_SESSION) else self._public_call(method, _parsing(handler, self._delivered))
+            return (
+                handler
+                if method.startswith(_SESSION)
+                else self._public_call(method, _parsing(handler, self._delivered, self._sizes))
+            )
         if handler is None or handler.unary_unary is None:
             return grpc.stream_stream_rpc_method_handler(self._refuse_unknown_method)
 
@@ -201,7 +210,7 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
         return message
 
     async def _run(self, handler: _Handler, message: bytes, context: _Context) -> bytes:
-        reply = await handler.unary_unary(_parse(handler, message), context)  # type: ignore[misc,arg-type]
+        reply = await handler.unary_unary(_parse(handler, message, self._sizes), context)  # type: ignore[misc,arg-type]
         return reply if handler.response_serializer is None else handler.response_serializer(reply)
 
     def _public_call(self, method: str, handler: _Handler) -> _Handler:
@@ -288,7 +297,7 @@ def bearer_token(metadata: Any) -> str | None:
     return None
 
 
-def _parsing(handler: _Handler, delivered: Delivered) -> _Handler:
+def _parsing(handler: _Handler, delivered: Delivered, sizes: Sizes) -> _Handler:
     """The same handler, parsing for itself: grpc.aio would answer UNKNOWN, and log a traceback, for what is no request."""
     if handler.request_deserializer is None:
         return handler
@@ -296,7 +305,7 @@ def _parsing(handler: _Handler, delivered: Delivered) -> _Handler:
     async def parsed(request: bytes, context: _Context) -> Any:
         delivered.message(context.peer(), len(request))
         try:
-            return _parse(handler, request)
+            return _parse(handler, request, sizes)
         except StatusError as malformed:
             return await _abort(context, malformed)
 
@@ -332,15 +341,17 @@ async def _one_of(requests: AsyncIterable[bytes]) -> bytes:
     raise _REQUEST_MISSING
 
 
-def _parse(handler: _Handler, request: bytes) -> Any:
+def _parse(handler: _Handler, request: bytes, sizes: Sizes) -> Any:
     if handler.request_deserializer is None:
         return request
     try:
-        return handler.request_deserializer(request)
+        message = handler.request_deserializer(request)
     except Exception:
         raise StatusError(
             grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_MALFORMED", "The request is not the message that the method takes."
         ) from None
+    sizes.check_request(message)
+    return message
 
 
 def _unexpected(method: str, error: Exception) -> StatusError:

@@ -35,6 +35,7 @@ from chatgrpc.edge.services.devices import DeviceService
 from chatgrpc.edge.services.messages import MessageService
 from chatgrpc.edge.services.nodes import NodeService
 from chatgrpc.edge.services.users import UserService
+from chatgrpc.edge.sizes import Sizes
 from chatgrpc.edge.watermarks import Watermarks
 from chatgrpc.metrics import Metrics
 from chatgrpc.ports.accounts import DeviceStore, ProfileStore
@@ -137,7 +138,8 @@ class Node:
         )
         watch = FloodWatch(self._delivered, on_cut=self._metrics.connections_cut.inc)
         tokens = UnrevokedTokens(self._verifier, self._revocations)
-        calls = UnaryInterceptor(tokens, observe, delivered=self._delivered, cut=watch.cut)
+        sizes = Sizes(self._limits)
+        calls = UnaryInterceptor(tokens, observe, delivered=self._delivered, cut=watch.cut, sizes=sizes)
         server = GrpcServer(options, [calls], watch)
         server.register("chatgrpc.v1.SessionService", self._transport.register)
         server.register(

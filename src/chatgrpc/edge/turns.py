@@ -14,6 +14,7 @@ from chatgrpc.core.effects import Effect
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.session import Session, State
 from chatgrpc.edge.connection import Connection
+from chatgrpc.edge.sizes import Sizes
 from chatgrpc.edge.transport import Transport
 from chatgrpc.v1 import session_pb2
 
@@ -21,6 +22,8 @@ _log = structlog.get_logger()
 
 _FRAMES_PER_TURN = 64
 """A stream that sent more waits until all others have had their turn."""
+_LOOKED_INTO_BYTES = 16 * 1024
+"""What is shorter cannot hold so much that it would take long."""
 
 
 class Turns:
@@ -48,6 +51,7 @@ class Turns:
         """Set when the node stops: all streams wait then, for their end."""
         self._transport = transport
         self._limits = limits
+        self._sizes = Sizes(limits)
         self._run = run
         self._wake_up = wake_up
         self._now_ms = now_ms
@@ -108,10 +112,15 @@ class Turns:
     def _unpack(self, connection: Connection, frames: deque[session_pb2.ClientFrame]) -> bool:
         """Makes frames of the next batches until there are some; returns whether there are."""
         while connection.unread and not frames:
-            batch = session_pb2.ConnectRequest.FromString(connection.unread.popleft()).frames
+            message_bytes = connection.unread.popleft()
+            received = session_pb2.ConnectRequest.FromString(message_bytes)
+            batch = received.frames
             if len(batch) > self._limits.frames_per_batch_max:
                 message = f"A batch holds at most {self._limits.frames_per_batch_max} frames; this one has {len(batch)}."
                 self._end(connection, Ended(session_pb2.DISCONNECT_CODE_MALFORMED, message))
+                break
+            if len(message_bytes) > _LOOKED_INTO_BYTES and (said := self._sizes.too_many(received)):
+                self._end(connection, Ended(session_pb2.DISCONNECT_CODE_PROTOCOL_VIOLATION, said))
                 break
             frames.extend(batch)
         return bool(frames)

@@ -438,3 +438,13 @@ async def test_a_call_of_reflection_ends() -> None:
         call: Any = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")()
         assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     await server.stop(0)
+
+
+async def test_a_request_that_is_far_too_long_reaches_no_service(rig: Rig) -> None:
+    """The rig's service has no behaviour, and would fail."""
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await rig.call("x" * 10_000)
+    info = error_info_of(failed.value.trailing_metadata())
+    assert info is not None
+    assert (failed.value.code(), info.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "FIELD_TOO_LONG")
+    assert dict(info.metadata) == {"field": "google.protobuf.StringValue.value", "max": "4096"}
