@@ -432,6 +432,10 @@ class Sequencer:
 
     def _needs(self, chat: ActiveChat, write: Write, arm: str, left_seq: int) -> Lookup | None:
         """What must be read before the write can be decided, if anything."""
+        if write.sender_user_id in chat.members:
+            # They came in again by events that the owner before left uncommitted, of which the stored list did not know yet
+            # when it was read. What they wrote since stands above where they had left.
+            left_seq = 0
         unseen_from = self._unseen_from(chat, write, arm, left_seq)
         below_floor = min(chat.floor_seq - 1, left_seq or chat.floor_seq - 1)
         ranges = [(unseen_from - 1, below_floor)] if unseen_from <= below_floor else []

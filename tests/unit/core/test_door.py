@@ -8,8 +8,10 @@ from chatgrpc.core.clock import Now
 from chatgrpc.core.door import ReadIntervals
 from chatgrpc.core.ids import direct_chat_id, group_chat_id, self_chat_id
 from chatgrpc.core.limits import Limits
+from chatgrpc.core.row_store import WriteViews
 from chatgrpc.core.sequencer import Lookup
 from chatgrpc.core.shard import Request, Shard
+from chatgrpc.core.visibility import Interval
 from chatgrpc.core.write import Write
 from chatgrpc.v1 import chat_pb2, content_pb2
 from tests.unit.core.model_rows import ModelRows
@@ -166,6 +168,28 @@ def test_a_former_member_gets_the_first_result_again_and_reads_no_further_than_t
     assert owner.seq("left again") == 3
     owner.submit("said now", text(GROUP, "bob", 70, seen_seq=1))
     assert owner.code("said now") == chat_pb2.ERROR_CODE_NOT_A_MEMBER
+
+
+def test_who_came_in_again_by_what_the_owner_before_left_uncommitted_has_what_they_said_then_once() -> None:
+    """The list of their memberships says that they left, until the next owner has made the chat's last events count."""
+    before = Owner()
+    before.submit("create", group("alice", "bob"))
+    before.submit("leaves", removal("bob", 8, sender="bob"))
+    added = content_pb2.Content(members_added=content_pb2.MembersAddedContent(user_ids=["bob"]))
+    writes = change(added, 9), text(GROUP, "bob", 10, seen_seq=2), text(GROUP, "alice", 11, seen_seq=2)
+    for write in writes:
+        before.shard.submit("uncommitted", write, NOW)
+        while requests := [request for request in before.shard.take_requests() if not isinstance(request, WriteViews)]:
+            for request in requests:
+                before.rows.answer(before.shard, request, NOW)
+    assert before.shard.take_answers() == [], "nothing of it counts yet"
+    assert before.rows.intervals("bob", GROUP) == (Interval(1, 2),)
+
+    owner = Owner(before.rows)
+    owner.submit("said again", text(GROUP, "bob", 10, seen_seq=2))
+    assert owner.seq("said again") == 4
+    owner.submit("more again", text(GROUP, "alice", 11, seen_seq=2))
+    assert owner.seq("more again") == 5
 
 
 def test_a_former_member_who_saw_much_is_told_no_more_than_a_stranger() -> None:
