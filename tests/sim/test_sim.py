@@ -27,7 +27,7 @@ def test_all_guarantees_hold_whatever_happens(pytestconfig: pytest.Config) -> No
 
 ONCE_FAILED = {
     3001268: "read repair carried the shadow of an erased event, which stood before the slice that was read, without its row",
-    9420179: "who came in again, by what the last owner left uncommitted, was looked for up to where they had left: written twice",
+    9420179: "who came in again, by what the last owner left uncommitted, was looked for only up to where they had left",
     778334: "the run ended while a device caught up, since the nodes that had stated the head were gone",
 }
 """Seeds that found something, and what."""

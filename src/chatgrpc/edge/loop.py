@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-import structlog
 from google.protobuf.message import DecodeError
 
 from chatgrpc import background
@@ -37,6 +36,7 @@ from chatgrpc.core.event_feed import Read
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.session import Session, State, Timings, compare_numbers
 from chatgrpc.core.write import Write
+from chatgrpc.damage_book import DamageBook
 from chatgrpc.edge.admission import Admissions
 from chatgrpc.edge.alarms import Alarms
 from chatgrpc.edge.audience import Audience, Touched
@@ -54,8 +54,6 @@ from chatgrpc.ports.errors import StoreError
 from chatgrpc.ports.tokens import Claims
 from chatgrpc.trouble import Trouble
 from chatgrpc.v1 import chat_pb2, session_pb2
-
-_log = structlog.get_logger()
 
 _FLUSH_INTERVAL_MAX_MS = 25
 _FLUSH_AT_ONCE_CHUNKS = 64
@@ -102,10 +100,12 @@ class Edge:
         timings: Timings,
         pace: Pace,
         metrics: Metrics,
+        book: DamageBook,
         now: Callable[[], Now],
         on_defect: Callable[[BaseException], None],
     ) -> None:
-        """Wires the parts. `on_defect` is told of an exception that may have left the chats' state in memory half changed."""
+        """Wires the parts. `book` is told of mistakes that cost a stream, `on_defect` of those that may have cost more: the
+        chats' state in memory may be half changed."""
         self.connections = Connections()
         self.audience = audience(self.connections, self._touched_by_control)
         self._transport = transport
@@ -118,10 +118,11 @@ class Edge:
         self._timings = timings
         self._pace = pace
         self._metrics = metrics
+        self._book = book
         self._now = now
         self._on_defect = on_defect
         self._flush_interval_ms = pace.flush_interval_ms
-        self._turns = Turns(transport, limits, self._run, self.wake_up, self._now_ms)
+        self._turns = Turns(transport, limits, self._run, self._give_up, self.wake_up, self._now_ms)
         self._watching: dict[Connection, tuple[str, ...]] = {}  # what was last said to be on the screen
         self._dirty: dict[Connection, None] = {}  # something to send, or to read for
         self._with_control: dict[Connection, None] = {}  # only control traffic to send, which can wait
@@ -267,7 +268,10 @@ class Edge:
         for answer in progress.answers:
             ticket = answer.ticket
             if isinstance(ticket, _Request):
-                ticket.connection.session.answered(ticket.request_id, ticket.write, answer.outcome)
+                try:
+                    ticket.connection.session.answered(ticket.request_id, ticket.write, answer.outcome)
+                except Exception as defect:
+                    self._give_up(ticket.connection, defect)
                 self._metrics.send_seconds.observe((now.monotonic_ms - ticket.submitted_at_ms) / 1000)
                 self._dirty[ticket.connection] = None
                 if isinstance(answer.outcome, chat_pb2.Error):
@@ -283,9 +287,8 @@ class Edge:
                     last = user_id == delivery.left_user_id
                     try:
                         connection.session.deliver(delivery.chat_id, delivery.seq, delivery.chunk, last)
-                    except Exception as defect:  # what a node says costs a stream at most
-                        _log.error("session_defect", exc_info=defect)
-                        self.end(connection, Ended(session_pb2.DISCONNECT_CODE_INTERNAL))
+                    except Exception as defect:
+                        self._give_up(connection, defect)
                         continue
                     dirty[connection] = None
             if delivery.changes_members:
@@ -303,7 +306,10 @@ class Edge:
         while self._head_passes:
             connections, heads = self._head_passes[0]
             for connection in connections:
-                connection.session.note_heads(heads)
+                try:
+                    connection.session.note_heads(heads)
+                except Exception as defect:
+                    self._give_up(connection, defect)
                 if connection.session.feed.is_behind:
                     self._dirty[connection] = None
                 if perf_counter() > until_s:
@@ -320,6 +326,18 @@ class Edge:
             fits = session.backlog_bytes() <= self._limits.gathered_bytes_max // 2
             if fits and len(session.events) < self._limits.frames_per_batch_max:
                 self.end(connection, Ended(session_pb2.DISCONNECT_CODE_INPUT_ENDED))
+
+    def _give_up(self, connection: Connection, defect: BaseException) -> None:
+        """Our own code tripped in the work for one stream, whoever said what it tripped over: that costs this stream alone."""
+        self._book.defect("session", defect)
+        if self.connections.get(connection.stream) is not connection:
+            return
+        try:
+            self.end(connection, Ended(session_pb2.DISCONNECT_CODE_INTERNAL))
+        except Exception as again:  # then without what it still had to say
+            self._book.defect("session", again)
+            self._transport.close(connection.stream, StreamStatus(*Ended(session_pb2.DISCONNECT_CODE_INTERNAL).status()))
+            self._forget(connection, self._now())
 
     # Effects.
 
@@ -442,9 +460,10 @@ class Edge:
         """Runs work beside the ticks; what it puts out on the connection is flushed by the tick that follows."""
 
         def failed(defect: BaseException) -> None:
-            _log.error("edge_defect", exc_info=defect)
-            if connection is not None:
-                self.end(connection, Ended(session_pb2.DISCONNECT_CODE_INTERNAL))
+            if connection is None:
+                self._book.defect("edge", defect)
+            else:
+                self._give_up(connection, defect)
 
         task = background.start(work, failed)
         self._tasks.add(task)
@@ -461,25 +480,30 @@ class Edge:
     def _flush(self, now_ms: int) -> None:
         """Sends what is ready on every stream that may be written to, and starts the reads that lagging devices wait for."""
         messages: list[tuple[StreamId, bytes]] = []
-        later: dict[Connection, None] = {}
         due_ms = now_ms - self._flush_interval_ms
-        for connection in self._dirty:
-            session = connection.session
-            if session.state is State.ENDED:
-                continue
-            while (wanted := session.next_read()) is not None:
-                self._start(self._feed(connection, wanted), connection)
-            if not connection.writable or not session.events:
-                continue
-            if connection.written_at_ms > due_ms and len(session.events) < _FLUSH_AT_ONCE_CHUNKS:
-                later[connection] = None
-                continue
-            self._take_message(connection, now_ms, messages)
-        self._dirty = later
-        if later and self._flush_timer is None:
+        dirty, self._dirty = self._dirty, {}
+        for connection in dirty:
+            try:
+                self._flush_one(connection, now_ms, due_ms, messages)
+            except Exception as defect:
+                self._give_up(connection, defect)
+        if self._dirty and self._flush_timer is None:
             self._plan_flush()
         if messages:
             self._transport.write(messages)
+
+    def _flush_one(self, connection: Connection, now_ms: int, due_ms: float, messages: list[tuple[StreamId, bytes]]) -> None:
+        session = connection.session
+        if session.state is State.ENDED:
+            return
+        while (wanted := session.next_read()) is not None:
+            self._start(self._feed(connection, wanted), connection)
+        if not connection.writable or not session.events:
+            return
+        if connection.written_at_ms > due_ms and len(session.events) < _FLUSH_AT_ONCE_CHUNKS:
+            self._dirty[connection] = None  # it must wait
+            return
+        self._take_message(connection, now_ms, messages)
 
     def _take_message(self, connection: Connection, now_ms: int, messages: list[tuple[StreamId, bytes]]) -> None:
         session = connection.session
@@ -522,7 +546,10 @@ class Edge:
         now = self._now()
         now_ms = now.monotonic_ms
         for connection in self._alarms.take_due(now_ms):
-            self._pass_deadline(connection, now_ms)
+            try:
+                self._pass_deadline(connection, now_ms)
+            except Exception as defect:
+                self._give_up(connection, defect)
         self._end_slow_readers(now_ms)
         self.audience.pass_time(now_ms)
         self._ordering.pass_time(now.wall_ms)
@@ -532,10 +559,13 @@ class Edge:
         messages: list[tuple[StreamId, bytes]] = []
         waiting, self._with_control = self._with_control, {}
         for connection in waiting:
-            if connection.writable:
-                self._take_message(connection, now_ms, messages)
-            else:
+            if not connection.writable:
                 self._with_control[connection] = None
+                continue
+            try:
+                self._take_message(connection, now_ms, messages)
+            except Exception as defect:
+                self._give_up(connection, defect)
         if messages:
             self._transport.write(messages)
         if self._dirty:

@@ -117,6 +117,7 @@ class Node:
             _timings(settings),
             _pace(settings),
             metrics,
+            book,
             now,
             crash,
         )

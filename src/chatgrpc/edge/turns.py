@@ -6,7 +6,6 @@ Who pours in frames delays the others by one turn. A stream that must wait is no
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 
-import structlog
 from google.protobuf.message import DecodeError
 
 from chatgrpc.core.disconnect import Ended
@@ -17,8 +16,6 @@ from chatgrpc.edge.connection import Connection
 from chatgrpc.edge.sizes import Sizes
 from chatgrpc.edge.transport import Transport
 from chatgrpc.v1 import session_pb2
-
-_log = structlog.get_logger()
 
 _FRAMES_PER_TURN = 64
 """A stream that sent more waits until all others have had their turn."""
@@ -34,6 +31,7 @@ class Turns:
         transport: Transport,
         limits: Limits,
         run: Callable[[Connection, Sequence[Effect]], None],
+        give_up: Callable[[Connection, BaseException], None],
         wake_up: Callable[[], None],
         now_ms: Callable[[], int],
     ) -> None:
@@ -42,6 +40,7 @@ class Turns:
             transport: holds streams that must wait.
             limits: of batches and of what may wait to be sent.
             run: runs what a session wants done.
+            give_up: ends the stream in whose frames our own code tripped.
             wake_up: starts a tick soon; called when a stream could go on and has had its turn.
             now_ms: the sessions' clock.
         """
@@ -53,6 +52,7 @@ class Turns:
         self._limits = limits
         self._sizes = Sizes(limits)
         self._run = run
+        self._give_up = give_up
         self._wake_up = wake_up
         self._now_ms = now_ms
         self._waiting: dict[Connection, None] = {}
@@ -105,8 +105,7 @@ class Turns:
         except DecodeError:
             self._end(connection, Ended(session_pb2.DISCONNECT_CODE_MALFORMED))
         except Exception as defect:  # a frame that the core trips over costs its own stream, and no other
-            _log.error("session_defect", exc_info=defect)
-            self._end(connection, Ended(session_pb2.DISCONNECT_CODE_INTERNAL))
+            self._give_up(connection, defect)
         self.read_or_hold(connection)
 
     def _unpack(self, connection: Connection, frames: deque[session_pb2.ClientFrame]) -> bool:
