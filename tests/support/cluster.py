@@ -31,7 +31,15 @@ _PY_SPY = str(Path(sys.executable).parent / "py-spy")
 class ClusterNode:
     """One `chatgrpc serve`; its addresses stay the same across restarts, its node id does not."""
 
-    def __init__(self, name: str, flags: Sequence[str], environment: Mapping[str, str], port: int, proxied: bool) -> None:
+    def __init__(
+        self,
+        name: str,
+        flags: Sequence[str],
+        environment: Mapping[str, str],
+        port: int,
+        proxied: bool,
+        program: Sequence[str] = (_CHATGRPC,),
+    ) -> None:
         """Starts nothing.
 
         Args:
@@ -40,9 +48,11 @@ class ClusterNode:
             environment: settings besides.
             port: where devices dial it.
             proxied: other nodes reach it through `link` only, which must have been started before the node is.
+            program: what is started.
         """
         self.name = name
         self.port = port
+        self._program = program
         relay_port = free_port()
         self.link = Link(relay_port) if proxied else None
         """What other nodes dial. Of two nodes the one with the smaller id dials the other, once."""
@@ -58,7 +68,7 @@ class ClusterNode:
     def command(self) -> Sequence[str]:
         """The command line that starts it."""
         advertised = ("--cluster-relay-advertise", self.link.address) if self.link is not None else ()
-        return (_CHATGRPC, "serve", *self._flags, *advertised)
+        return (*self._program, "serve", *self._flags, *advertised)
 
     async def start(self) -> None:
         """Starts it; returns when it accepts devices.
@@ -136,11 +146,19 @@ class RunningCluster:
         await node.start()
         return node
 
-    async def prepare(self, port: int = 0) -> ClusterNode:
-        """One more node, that is not started yet."""
+    async def prepare(
+        self,
+        port: int = 0,
+        *,
+        flags: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        program: Sequence[str] = (_CHATGRPC,),
+    ) -> ClusterNode:
+        """One more node, that is not started yet; the flags, the environment and the program are its own."""
         self._names += 1
         name = f"{self.name}-node-{self._names}"
-        node = ClusterNode(name, self._flags(), self._environment, port or free_port(), self._proxied)
+        flags, environment = (*self._flags(), *flags), {**self._environment, **(environment or {})}
+        node = ClusterNode(name, flags, environment, port or free_port(), self._proxied, program)
         if node.link is not None:
             await node.link.start()
         self.nodes.append(node)
