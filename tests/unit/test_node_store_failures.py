@@ -155,7 +155,7 @@ async def test_a_device_whose_chats_cannot_be_read_is_told_to_come_again(
     await alice.connect()
 
 
-async def test_catching_up_that_fails_ends_the_stream_and_goes_on_at_the_next(
+async def test_catching_up_that_fails_costs_the_stream_nothing_and_goes_on_in_a_while(
     device_of: Callable[[str], Device], faults: Faults
 ) -> None:
     async with device_of("alice") as alice:
@@ -164,11 +164,8 @@ async def test_catching_up_that_fails_ends_the_stream_and_goes_on_at_the_next(
     bob = device_of("bob")
     faults.pages_fail = True
     await bob.connect()
-    ended = await bob.until_ended()
-    assert ended.disconnect is not None
-    assert ended.disconnect.code == session_pb2.DISCONNECT_CODE_UNAVAILABLE
+    await bob.heartbeat()
     assert bob.held.cursors.get(chat_id, 0) == 0
     faults.pages_fail = False
-    await bob.connect()
     await bob.until_held(chat_id, 11)
     assert bob.held.texts(chat_id) == [f"{number}" for number in range(10)]
