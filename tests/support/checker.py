@@ -14,9 +14,10 @@ from tests.support.outbox import Acknowledged, Outbox
 _SHOWN_MAX = 20
 
 
-def log_problems(log: Sequence[chat_pb2.ChatEvent]) -> list[str]:
-    """One order without a gap (G2), nothing twice (G3), and a clock that never falls."""
-    return [f"the log of {log[0].chat_id if log else 'a chat'}: {problem}" for problem in _of_log(log)]
+def log_problems(log: Sequence[chat_pb2.ChatEvent], clock_falls: bool = False) -> list[str]:
+    """One order without a gap (G2), nothing twice (G3), and a clock that never falls, unless the test sets it back."""
+    problems = [*_of_log(log), *([] if clock_falls else _of_clock(log))]
+    return [f"the log of {log[0].chat_id if log else 'a chat'}: {problem}" for problem in problems]
 
 
 def outbox_problems(outbox: Outbox, logs: Iterable[Sequence[chat_pb2.ChatEvent]]) -> list[str]:
@@ -56,9 +57,9 @@ def stranger_problems(outboxes: Iterable[Outbox], logs: Iterable[Sequence[chat_p
     ]
 
 
-def check_log(log: Sequence[chat_pb2.ChatEvent]) -> None:
+def check_log(log: Sequence[chat_pb2.ChatEvent], clock_falls: bool = False) -> None:
     """See `log_problems`."""
-    check(log_problems(log))
+    check(log_problems(log, clock_falls))
 
 
 def check_outbox(outbox: Outbox, logs: Iterable[Sequence[chat_pb2.ChatEvent]]) -> None:
@@ -91,6 +92,9 @@ def _of_log(log: Sequence[chat_pb2.ChatEvent]) -> Iterator[str]:
             yield f"message {client_message_id.hex()} of {user_id} stands at {seqs}, but must be there once"
     if len({event.message_id for event in log}) < len(log):
         yield "a message id is there twice"
+
+
+def _of_clock(log: Sequence[chat_pb2.ChatEvent]) -> Iterator[str]:
     times_ms = [event.sent_at_ms for event in log]
     if times_ms != sorted(times_ms):
         yield "its clock falls"

@@ -48,15 +48,19 @@ class Conversation:
             for chatter in self.chatters.values():
                 chatter.finish()
 
-    async def check(self) -> None:
-        """Every acknowledged message is there once, in order, and every device holds exactly the logs of its chats."""
+    async def check(self, clock_falls: bool = False) -> None:
+        """Every acknowledged message is there once, in order, and every device holds exactly the logs of its chats.
+
+        Args:
+            clock_falls: the test has set the clock back meanwhile.
+        """
         logs: dict[str, list[chat_pb2.ChatEvent]] = {}
         for name, chatter in self.chatters.items():
             for chat_id in chatter.device.held.cursors.keys() - logs.keys():
                 logs[chat_id] = await self._cast.caller(name).log(chat_id)
         assert len(logs) == self._pairs + 1
         for log in logs.values():
-            check_log(log)
+            check_log(log, clock_falls)
         for chatter in self.chatters.values():
             held = chatter.device.held
             await chatter.device.connect()
