@@ -15,9 +15,15 @@ import pytest
 
 from chatgrpc.core.ids import direct_chat_id
 from chatgrpc.v1 import chat_pb2, content_pb2, session_pb2, session_pb2_grpc
-from chatgrpc_client import Client, ClientConfig, LogEvent
+from chatgrpc_client import Client, ClientConfig, LogEvent, MessageDelayed
 from chatgrpc_client.cli.send import NOT_SENT, REFUSED, _Sender
-from chatgrpc_client.exceptions import DeviceRevokedError, RequestTimeoutError
+from chatgrpc_client.exceptions import (
+    ChatDamagedError,
+    DeviceRevokedError,
+    RateLimitedError,
+    RequestTimeoutError,
+    TemporaryError,
+)
 from chatgrpc_client.store import Store
 
 from . import frames
@@ -228,6 +234,36 @@ async def test_a_failed_send_goes_again_with_the_same_key_before_later_ones(tmp_
             await each.sent
     assert [value for value, _ in sends] == ["one", "one", "two", "three"]
     assert sends[0] == sends[1]
+
+
+@pytest.mark.parametrize(("code", "raised"), [("RATE_LIMITED", RateLimitedError), ("CHAT_DAMAGED", ChatDamagedError)])
+async def test_who_waits_for_a_rate_or_a_mend_is_told_so_and_the_message_goes_out_by_itself(
+    tmp_path: Path, code: str, raised: type[TemporaryError]
+) -> None:
+    may_pass = asyncio.Event()
+
+    async def script(stream: Stream) -> None:
+        await stream.welcome(frame(opened(1)))
+        failure = chat_pb2.Error(code=f"ERROR_CODE_{code}", message="Wait for 2 minutes.", retry_after_ms=20)  # type: ignore[arg-type]
+        first = send = await stream.read("send")
+        while not may_pass.is_set():
+            await stream.write(answer(send, failure))
+            send = await stream.read("send")
+            assert send.send.key == first.send.key
+        await stream.write(answer(send, result(2)))
+        await stream.stay()
+
+    async with client_of(tmp_path, script) as (client, _), watching(client) as got:
+        outgoing = await client.send("hi", chat_id=CHAT)
+        await got.until(lambda: len(got.of(MessageDelayed)) > 0)
+        delayed = got.of(MessageDelayed)[0]
+        assert type(delayed.error) is raised
+        assert delayed.client_message_id == outgoing.client_message_id
+        with pytest.raises(RequestTimeoutError, match="Wait for 2 minutes"):
+            await client.wait_until_sent(0.1)
+        may_pass.set()
+        assert (await outgoing.sent).seq == 2
+        assert client.why_waiting == ""
 
 
 async def test_a_stream_that_just_ends_or_owes_an_answer_is_replaced_and_everything_sent_again(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatgrpc.core.ids import self_chat_id
+from chatgrpc.core.ids import is_device_id, self_chat_id
 from chatgrpc.v1 import chat_pb2, content_pb2, session_pb2
 from chatgrpc_client.datadir import DataDir, new_device_id
 from chatgrpc_client.exceptions import DataDirError, DataDirLockedError, WrongUserError
@@ -226,6 +226,6 @@ def test_a_folder_has_one_user_at_a_time(tmp_path: Path) -> None:
 
 
 def test_device_ids_are_valid_and_differ() -> None:
-    first, second = new_device_id("Zoë's phone ☎"), new_device_id("Zoë's phone ☎")
+    first, second = new_device_id(), new_device_id()
     assert first != second
-    assert first.startswith("Zo--s-phone")
+    assert is_device_id(first)

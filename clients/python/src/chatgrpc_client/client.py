@@ -88,7 +88,7 @@ class Client:
         config = self.config
         data_dir = DataDir(config.data_dir)
         try:
-            device_id = config.device_id or new_device_id(config.device_name)
+            device_id = config.device_id or new_device_id()
             store = await asyncio.to_thread(Store, data_dir.store_path, config.user_id, device_id)
             if config.device_id and store.device_id != config.device_id:
                 store.close()
@@ -259,8 +259,13 @@ class Client:
                 while engine.unsettled:
                     await engine.hub.moved()
         except TimeoutError:
-            reason = engine.hub.connection.message or "no answer"
+            reason = engine.why_waiting or "no answer"
             raise RequestTimeoutError(f"{messages(engine.unsettled)} not sent within {timeout_s:g} s: {reason}") from None
+
+    @property
+    def why_waiting(self) -> str:
+        """Why messages wait, for people: the connection, or what the server said of one of them; empty if neither is known."""
+        return self._engine.why_waiting
 
     async def send_without_session(self) -> AsyncIterator[Outcome]:
         """Sends what waits by one call each, in order, and yields what became of each. For a client that stopped.

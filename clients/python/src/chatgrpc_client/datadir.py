@@ -9,8 +9,6 @@ from typing import Self
 
 from .exceptions import DataDirError, DataDirLockedError
 
-_NAME_CHARS_MAX = 40
-
 
 class DataDir:
     """Holds the lock of a folder from its making to `close`."""
@@ -63,7 +61,9 @@ def _make_private(path: Path) -> None:
         path.chmod(mode & 0o700)
 
 
-def new_device_id(device_name: str) -> str:
-    """A device id that nobody else chose: what fits of the name, and 48 random bits."""
-    name = "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "-" for c in device_name).strip("-")
-    return f"{name[:_NAME_CHARS_MAX] or 'device'}-{secrets.token_hex(6)}"
+def new_device_id() -> str:
+    """A device id that nobody else chose: 64 random bits.
+
+    It says nothing of the device, since all members of a chat see it with each message (`sender_device_id`).
+    """
+    return secrets.token_hex(8)

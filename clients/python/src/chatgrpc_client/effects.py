@@ -52,6 +52,8 @@ class Received:
     """Messages that the server will never take."""
     unavailable: list[tuple[OutboxEntry, float]] = field(default_factory=list)
     """Messages that were refused as unavailable, and for how many seconds they have been sent on this stream in vain."""
+    delayed: list[tuple[OutboxEntry, chat_pb2.Error]] = field(default_factory=list)
+    """Messages that wait because of their user's rate, or because their chat must be mended."""
     seen_seq_too_old: list[OutboxEntry] = field(default_factory=list)
     seen_seq_ahead: list[OutboxEntry] = field(default_factory=list)
     answers: list[tuple[int, session_pb2.ServerFrame]] = field(default_factory=list)

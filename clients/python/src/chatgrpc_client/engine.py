@@ -21,6 +21,7 @@ from .events import (
     ChatOpened,
     ConnectionState,
     MessageCommitted,
+    MessageDelayed,
     MessageFailed,
     PresenceChanged,
     ReceiptChanged,
@@ -32,6 +33,7 @@ from .exceptions import (
     ClientClosedError,
     DiskError,
     SessionStoppedError,
+    TemporaryError,
     WrongUserError,
     request_error,
     stop_error,
@@ -90,6 +92,8 @@ class Engine:
         self._keys = asyncio.Lock()
         self._settling = 0
         """Answers to sends that arrived, and are not on disk yet."""
+        self._delayed: dict[bytes, TemporaryError] = {}
+        """Of messages that wait: what the server last said of them."""
         self._own_seqs: dict[str, int] = {}
         """By chat: the last own write that is acknowledged and has not come back on the stream."""
         self._read_marks: dict[str, int] = {}
@@ -357,6 +361,12 @@ class Engine:
                 await self._store_records(records, (), sync_token)
 
     async def _settle_sends(self, received: Received) -> None:
+        for entry, error in received.delayed:
+            delay = request_error(error)
+            assert isinstance(delay, TemporaryError)
+            self._delayed[entry.client_message_id] = delay
+            signal = MessageDelayed(entry.client_message_id, entry.chat_id, delay)
+            self.hub.signal((MessageDelayed, entry.client_message_id), signal)
         if not received.committed and not received.refused:
             return
         refused = [(entry.client_message_id, error) for entry, error in received.refused]
@@ -365,6 +375,7 @@ class Engine:
             self._committed(entry.client_message_id, result)
         for entry, error in received.refused:
             failure = request_error(error)
+            self._delayed.pop(entry.client_message_id, None)
             self.hub.signal(
                 (MessageFailed, entry.client_message_id), MessageFailed(entry.client_message_id, entry.chat_id, failure)
             )
@@ -394,6 +405,7 @@ class Engine:
         return chat_id not in self._own_seqs
 
     def _committed(self, client_message_id: bytes, result: chat_pb2.SendResult) -> None:
+        self._delayed.pop(client_message_id, None)
         self.own_write(result.chat_id, result.seq)
         future = self._outgoing.pop(client_message_id, None)
         if future is not None and not future.done():
@@ -451,6 +463,11 @@ class Engine:
     def unsettled(self) -> int:
         """How many messages wait to be sent, for an answer, or for the answer to be on disk and told."""
         return len(self.outbox) + self._settling
+
+    @property
+    def why_waiting(self) -> str:
+        """Why messages wait, for people; empty if it is not known."""
+        return self.hub.connection.message or next((str(error) for error in self._delayed.values()), "")
 
     def _add_to_outbox(self, entry: OutboxEntry) -> None:
         self.outbox.add(entry)

@@ -10,7 +10,7 @@ from enum import Enum
 
 from chatgrpc.v1 import chat_pb2, session_pb2
 
-from .exceptions import ChatError, RequestError
+from .exceptions import ChatError, RequestError, TemporaryError
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +223,16 @@ class MessageCommitted:
 
 
 @dataclass(frozen=True, slots=True)
+class MessageDelayed:
+    """The server does not take a message of this device yet; it waits, and is sent again by itself."""
+
+    client_message_id: bytes
+    chat_id: str
+    error: TemporaryError
+    """`RateLimitedError` or `ChatDamagedError`."""
+
+
+@dataclass(frozen=True, slots=True)
 class MessageFailed:
     """A message of this device was refused for ever."""
 
@@ -239,6 +249,7 @@ Signal = (
     | PresenceChanged
     | TypingChanged
     | MessageCommitted
+    | MessageDelayed
     | MessageFailed
 )
 ClientEvent = LogEvent | Signal

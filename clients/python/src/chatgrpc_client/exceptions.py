@@ -17,8 +17,10 @@ ChatError
 ├── RequestError                 the server refused a request; `code` says why
 │   ├── InvalidArgumentError     ├── NotAMemberError      ├── ForbiddenError       ├── MutedError
 │   ├── TooLargeError            ├── LimitExceededError   ├── TargetNotFoundError  ├── WindowPassedError
-│   ├── UnsupportedContentError  ├── LinkInvalidError     ├── NotFoundError
+│   ├── UnsupportedContentError  ├── LinkInvalidError     ├── NotFoundError        ├── NothingToChangeError
 │   └── TemporaryError           the same request may succeed later (`retry_after_s`)
+│       ├── RateLimitedError     the user does this too often
+│       └── ChatDamagedError     what the server holds of the chat must be mended first
 ├── RequestTimeoutError          no answer in time; nothing is known of the outcome
 ├── OutboxFullError              too many messages wait to be sent
 └── ClientClosedError            the client was closed; a message that waited is still in the outbox
@@ -142,8 +144,24 @@ class NotFoundError(RequestError):
     """There is no such user, device, message or request."""
 
 
+class NothingToChangeError(RequestError):
+    """It is so already; nothing came of the request."""
+
+
 class TemporaryError(RequestError):
     """The same request may succeed after `retry_after_s` seconds."""
+
+
+class RateLimitedError(TemporaryError):
+    """The user does this too often, and nothing came of it. A message waits and goes out by itself; ask for all else later."""
+
+
+class ChatDamagedError(TemporaryError):
+    """What the server holds of this chat cannot be right, and an operator must mend it. Other chats go on."""
+
+
+LASTING = (RateLimitedError, ChatDamagedError)
+"""Refusals that may last longer than anybody waits for an answer: they are told, and not called a silence of the server."""
 
 
 class RequestTimeoutError(ChatError):
@@ -170,6 +188,12 @@ _REQUEST_ERRORS: dict[int, type[RequestError]] = {
     chat_pb2.ERROR_CODE_UNSUPPORTED_CONTENT: UnsupportedContentError,
     chat_pb2.ERROR_CODE_LINK_INVALID: LinkInvalidError,
     chat_pb2.ERROR_CODE_NOT_FOUND: NotFoundError,
+    chat_pb2.ERROR_CODE_NOTHING_TO_CHANGE: NothingToChangeError,
+}
+
+_TEMPORARY_ERRORS: dict[int, type[TemporaryError]] = {
+    chat_pb2.ERROR_CODE_RATE_LIMITED: RateLimitedError,
+    chat_pb2.ERROR_CODE_CHAT_DAMAGED: ChatDamagedError,
 }
 
 _STOPS: dict[int, type[SessionStoppedError]] = {
@@ -183,7 +207,7 @@ _STOPS: dict[int, type[SessionStoppedError]] = {
 def request_error(error: chat_pb2.Error) -> RequestError:
     """The exception that stands for the server's refusal."""
     if error.code >= FIRST_RETRYABLE_CODE:
-        return TemporaryError(error.code, error.message, error.retry_after_ms / 1000)
+        return _TEMPORARY_ERRORS.get(error.code, TemporaryError)(error.code, error.message, error.retry_after_ms / 1000)
     return _REQUEST_ERRORS.get(error.code, RequestError)(error.code, error.message)
 
 

@@ -29,6 +29,8 @@ DEFAULT_HEARTBEAT_MS = 30_000
 REFRESH_MARGIN_S = 60.0
 """A token is renewed this long before it expires, or at half of its life if that is later."""
 REFRESH_RETRY_S = 1.0
+_DELAYS = frozenset({chat_pb2.ERROR_CODE_RATE_LIMITED, chat_pb2.ERROR_CODE_CHAT_DAMAGED})
+"""Refusals that can last, of which whoever wrote the message is told."""
 
 
 class SessionState(Enum):
@@ -237,6 +239,8 @@ class Session:
         if verdict is Verdict.WILL_RETRY and frame.error.code == chat_pb2.ERROR_CODE_UNAVAILABLE:
             sent_at_s = self._unavailable.setdefault(entry.client_message_id, asked_at_s)
             received.unavailable.append((entry, now_s - sent_at_s))
+        elif verdict is Verdict.WILL_RETRY and frame.error.code in _DELAYS:
+            received.delayed.append((entry, frame.error))
         elif verdict is Verdict.FINAL:
             self._unavailable.pop(entry.client_message_id, None)
             received.refused.append((entry, frame.error))

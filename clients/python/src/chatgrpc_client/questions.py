@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from chatgrpc.v1 import session_pb2
 
-from .exceptions import RequestTimeoutError, TemporaryError, request_error
+from .exceptions import LASTING, RequestError, RequestTimeoutError, TemporaryError, request_error
 from .hub import Hub
 from .protocol import Session, SessionState
 
@@ -54,6 +54,7 @@ class Questions:
             RequestTimeoutError: there was no answer in time.
             SessionStoppedError, ClientClosedError: there will be none.
         """
+        refused: RequestError | None = None
         try:
             async with asyncio.timeout(self._timeout_s):
                 while True:
@@ -62,11 +63,13 @@ class Questions:
                         continue
                     if not answer.HasField("error"):
                         return answer
-                    error = request_error(answer.error)
-                    if not isinstance(error, TemporaryError):
-                        raise error
-                    await asyncio.sleep(error.retry_after_s)
+                    refused = request_error(answer.error)
+                    if not isinstance(refused, TemporaryError):
+                        raise refused
+                    await asyncio.sleep(refused.retry_after_s)
         except TimeoutError:
+            if isinstance(refused, LASTING):
+                raise refused from None
             reason = self._hub.connection.message or "no answer came"
             raise RequestTimeoutError(f"no answer within {self._timeout_s:g} s: {reason}") from None
 

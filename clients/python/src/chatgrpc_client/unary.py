@@ -31,6 +31,7 @@ from chatgrpc.v1 import (
 from .backoff import Backoff
 from .config import ClientConfig, TokenProvider
 from .exceptions import (
+    LASTING,
     ChatError,
     RequestTimeoutError,
     TemporaryError,
@@ -112,6 +113,8 @@ class Caller:
                     self._node.move()
             except TemporaryError as error:
                 delay_s, reason = backoff.next_delay_s(error.retry_after_s), str(error)
+                if isinstance(error, LASTING) and time.monotonic() + delay_s >= deadline_s:
+                    raise
             if time.monotonic() + delay_s >= deadline_s:
                 raise RequestTimeoutError(f"no answer within {self._config.request_timeout_s:g} s: {reason}")
             await asyncio.sleep(delay_s)

@@ -16,6 +16,7 @@ from ..events import (
     Hide,
     LogEvent,
     MessageCommitted,
+    MessageDelayed,
     MessageFailed,
     PresenceChanged,
     ReceiptChanged,
@@ -63,6 +64,7 @@ class Room:
         self._oldest_seq = 0
         self._more_before = False
         self._pending: dict[bytes, tuple[str, str]] = {}
+        self._delayed: set[bytes] = set()
         """Chat and text of the messages that are not committed yet."""
         self._typing: dict[str, float] = {}
         self._keystrokes = Keystrokes()
@@ -196,10 +198,15 @@ class Room:
                 self._other_typing(event.typing)
             case MessageCommitted():
                 self._pending.pop(event.client_message_id, None)
+                self._delayed.discard(event.client_message_id)
                 if event.result.chat_id == self.chat_id:
                     self._committed_seq = max(self._committed_seq, event.result.seq)
+            case MessageDelayed() if event.client_message_id not in self._delayed:
+                self._delayed.add(event.client_message_id)
+                self.note(f"waits, and is sent by itself: {explained(event.error)}")
             case MessageFailed():
                 self.refused = True
+                self._delayed.discard(event.client_message_id)
                 _, text = self._pending.pop(event.client_message_id, ("", ""))
                 self.screen.show(f"     ✗ refused: {explained(event.error)}{f' — {safe(text)}' if text else ''}")
             case ConnectionChanged():

@@ -85,10 +85,10 @@ class _Sender:
             for outgoing in unsettled:
                 await self._report(outgoing)
             if self._unsettled:  # an outbox in which nothing waits is not yet a message that was sent
-                return await self._waits(client.connection.message or "the server did not say what became of it")
+                return await self._waits(client.why_waiting or "the server did not say what became of it")
             await self._report_earlier(earlier)
         except RequestTimeoutError:
-            return await self._waits(client.connection.message or "the server did not answer in time")
+            return await self._waits(client.why_waiting or "the server did not answer in time")
         except DiskError as error:
             complain(f"not sent: {advice(error)}")
             return NOT_SENT
