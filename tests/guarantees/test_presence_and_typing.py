@@ -1,9 +1,11 @@
 """Who is there and who is typing (M11): derived from live sessions, shown to those who watch, gone when they are."""
 
+import time
+
 import pytest
 
-from chatgrpc.v1 import session_pb2
-from chatgrpc.v1.chat_service_pb2 import AddMembersRequest, RemoveMemberRequest
+from chatgrpc.v1 import chat_pb2, session_pb2
+from chatgrpc.v1.chat_service_pb2 import AddMembersRequest, MuteMemberRequest, RemoveMemberRequest
 from tests.support.cast import Cast
 from tests.support.device import Device, next_frame
 
@@ -136,3 +138,19 @@ async def test_typing_claims_no_other_name_than_ones_own(cast: Cast) -> None:
     typing = session_pb2.Typing(chat_id=chat_id, user_id=cast.user("someone"), kind=TEXT)
     await alice.write(session_pb2.ClientFrame(typing=typing))
     assert (await next_frame(bob, "typing")).typing.user_id == alice.user_id
+
+
+async def test_nobody_is_shown_that_a_muted_member_types(cast: Cast) -> None:
+    alice, bob = await cast.online("alice"), await cast.online("bob")
+    chat_id = await cast.group("alice", "bob")
+    until_ms = time.time_ns() // 1_000_000 + 3_600_000
+    mute = MuteMemberRequest(chat_id=chat_id, user_id=bob.user_id, muted_until_ms=until_ms)
+    muted = (await cast.caller("alice").chats.MuteMember(mute)).committed
+    sent = await alice.send(chat_id, "think about it")
+    assert sent.seq > muted.seq > 0
+    for device in (alice, bob):
+        await device.until_held(chat_id, sent.seq)
+    await bob.typing(chat_id, TEXT)
+    await bob.mark_read(chat_id, sent.seq)  # takes the same way
+    await alice.until(lambda: alice.receipts.get((chat_id, bob.user_id), chat_pb2.Receipt()).read_seq == sent.seq)
+    assert not [frame for frame in alice.taken() if frame.HasField("typing")]

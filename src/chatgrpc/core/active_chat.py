@@ -137,6 +137,11 @@ class ActiveChat:
         """Nothing is lost by forgetting the chat: it loads again from the log."""
         return not self.waiting and not self.in_flight
 
+    def may_type(self, user_id: str, wall_ms: int) -> bool:
+        """Whether it is shown to the others when the user types: they are a member, and not muted."""
+        member = self.members.get(user_id)
+        return member is not None and member.muted_until_ms <= wall_ms
+
     def load(self, stored: StoredChat | None) -> None:
         """Takes what the store holds of the chat; None = it does not exist.
 

@@ -59,10 +59,11 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """Waits for a chat to be ready: who asked what."""
+    """Waits for a chat to be ready: who asked what, and when."""
 
     sender_id: str
     question: Question
+    wall_ms: int
 
 
 class OwnerDesk:
@@ -134,7 +135,7 @@ class OwnerDesk:
             if isinstance(message, RaiseMark):
                 message = _since_earlier(cast("_Asked | None", tenure.shard.asked(message.chat_id, asker)), message)
             with_chat = not isinstance(message, AskHead)
-            if tenure.shard.ask_head(_Asked(sender_id, message), message.chat_id, now, asker, with_chat=with_chat):
+            if tenure.shard.ask_head(_Asked(sender_id, message, now.wall_ms), message.chat_id, now, asker, with_chat=with_chat):
                 self.touch(tenure)
         except Exception as defect:
             self.fail(tenure, defect)
@@ -206,7 +207,7 @@ class OwnerDesk:
             self._messages.append((lane.edge_id, tenure.lanes.answered(lane, number, answer.outcome)))
         for head in shard.take_heads():
             asked = cast("_Asked", head.ticket)
-            self._answer(asked.sender_id, asked.question, head.seq, head.chat)
+            self._answer(asked, head.seq, head.chat)
         self.damage += shard.take_damage()
 
     def take_messages(self) -> list[tuple[str, Message]]:
@@ -259,8 +260,9 @@ class OwnerDesk:
             for chat_id, seq in heads.items():
                 book.note(chat_id, seq)
 
-    def _answer(self, sender_id: str, question: Question, head_seq: int | None, chat: ActiveChat | None) -> None:
+    def _answer(self, asked: _Asked, head_seq: int | None, chat: ActiveChat | None) -> None:
         """The chat is ready, or there is none, or it is damaged."""
+        sender_id, question = asked.sender_id, asked.question
         match question:
             case AskHead(chat_id=chat_id, number=number):
                 self._messages.append((sender_id, HeadIs(chat_id, number, head_seq or 0, damaged=head_seq is None)))
@@ -270,7 +272,7 @@ class OwnerDesk:
             case RaiseMark():
                 self._tell_senders(question, chat)
             case TellTyping(chat_id=chat_id, user_id=user_id, kind=kind):
-                if chat is not None and user_id in chat.members:
+                if chat is not None and chat.may_type(user_id, asked.wall_ms):
                     others = tuple(member_id for member_id in chat.recipients if member_id != user_id)
                     self._notices.append(Notice(others, ShowTyping(chat_id, user_id, kind, ())))
 

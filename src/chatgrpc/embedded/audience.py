@@ -69,7 +69,7 @@ class LocalAudience:
         typing = session_pb2.Typing(chat_id=chat_id, user_id=user_id, kind=kind)
 
         def show(chat: ActiveChat | None) -> None:
-            if chat is None or user_id not in chat.members:
+            if chat is None or not chat.may_type(user_id, now().wall_ms):
                 return
             for member_id in chat.recipients:
                 if member_id != user_id:

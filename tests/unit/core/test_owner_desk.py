@@ -50,6 +50,7 @@ class Owner:
         self.messages: list[tuple[str, Message]] = []
         self.deliveries: list[Delivery] = []
         self.notices: list[Notice] = []
+        self.now = NOW
         self.tenure = self.take(epoch=1)
 
     def take(self, epoch: int) -> Tenure:
@@ -58,11 +59,11 @@ class Owner:
         return tenure
 
     def receive(self, message: ForOwner, sender_id: str = "edge") -> None:
-        self.desk.receive(sender_id, message, NOW)
+        self.desk.receive(sender_id, message, self.now)
         while requests := self.desk.take_requests():
             for tenure, request in requests:
                 if self.desk.holds(tenure):
-                    self.rows.answer(tenure.shard, request, NOW)
+                    self.rows.answer(tenure.shard, request, self.now)
                     self.desk.touch(tenure)
         self.messages += self.desk.take_messages()
         self.deliveries += self.desk.take_deliveries()
@@ -75,7 +76,8 @@ class Owner:
     def create_group(self, *user_ids: str) -> None:
         created = content_pb2.ChatCreatedContent(kind=content_pb2.CHAT_KIND_GROUP, title="g")
         for user_id in user_ids:
-            created.members.add(user_id=user_id, role=content_pb2.MEMBER_ROLE_OWNER)
+            role = content_pb2.MEMBER_ROLE_OWNER if user_id == user_ids[0] else content_pb2.MEMBER_ROLE_MEMBER
+            created.members.add(user_id=user_id, role=role)
         write = Write(GROUP, user_ids[0], content_pb2.Content(chat_created=created), bytes(16), 0)
         self.receive(Forward(Lane("edge", "creation", GROUP), 1, 1, write))
         self.take_messages()
@@ -203,6 +205,19 @@ def test_who_types_is_shown_to_the_other_members_if_it_is_a_member() -> None:
     owner.receive(TellTyping(GROUP, "mallory", 1))
     owner.receive(TellTyping(DIRECT, "alice", 1))
     assert owner.notices == [Notice(("alice", "carol"), ShowTyping(GROUP, "bob", 1, ()))]
+
+
+def test_nobody_is_shown_that_a_muted_member_types_until_the_mute_ends() -> None:
+    owner = Owner()
+    owner.create_group("alice", "bob")
+    muted = content_pb2.MemberMutedContent(user_id="bob", muted_until_ms=NOW.wall_ms + 1)
+    write = Write(GROUP, "alice", content_pb2.Content(member_muted=muted), (1).to_bytes(16), 1)
+    owner.receive(Forward(Lane("edge", "muting", GROUP), 1, 1, write))
+    owner.receive(TellTyping(GROUP, "bob", 1))
+    assert owner.notices == []
+    owner.now = Now(NOW.wall_ms + 1, NOW.monotonic_ms)
+    owner.receive(TellTyping(GROUP, "bob", 1))
+    assert owner.notices == [Notice(("alice",), ShowTyping(GROUP, "bob", 1, ()))]
 
 
 def test_a_mark_is_shown_to_those_whose_messages_it_covers() -> None:
