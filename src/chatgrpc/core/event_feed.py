@@ -198,6 +198,10 @@ class EventFeed:
             self._syncing[chat_id] = cursor.head_seq
             self._lag(chat_id, cursor)
 
+    def awaits(self, chat_id: str) -> bool:
+        """It is a chat of the user's of which nothing but its name is known yet."""
+        return chat_id in self._unknown
+
     def knows(self, chat_id: str) -> bool:
         """The user is a member of the chat, as far as this stream has got."""
         cursor = self._cursors.get(chat_id)

@@ -118,6 +118,8 @@ class Session:
         self._refreshes_in_flight = 0
         self._hello_request_id = 0
         self._positions: dict[str, tuple[int, int]] = {}  # what the Hello said: chat -> held up to, read up to
+        self._late_positions: dict[str, tuple[int, int]] = {}  # the same of chats that are not known yet
+        self._late_marks: list[Effect] = []  # of those that became known
         self._at_head = False
         self._early_heads: list[Mapping[str, int]] = []  # that were stated while the session was opened
         self._retries_ms: dict[str, int] = {}  # chat -> when it is read again
@@ -258,6 +260,10 @@ class Session:
         self._answer(request_id, session_pb2.ServerFrame(error=outcome))
 
     def _mark_read(self, mark: session_pb2.MarkRead) -> Sequence[Effect]:
+        if self.feed.awaits(mark.chat_id):
+            held_seq, read_seq = self._late_positions.get(mark.chat_id, (0, 0))
+            self._late_positions[mark.chat_id] = held_seq, max(read_seq, min(mark.seq, _SEQ_MAX))
+            return NOTHING
         read_seq = min(mark.seq, self.feed.head_seq(mark.chat_id))  # perhaps read by pages, above what was pushed
         return [Marked(mark.chat_id, 0, read_seq)] if read_seq else NOTHING
 
@@ -350,16 +356,23 @@ class Session:
             self.feed.note_heads(some)
         self.events += [frame_chunk(session_pb2.ServerFrame(receipt=receipt)) for receipt in admission.receipts]
         effects: list[Effect] = []
-        for chat_id, (held_seq, read_seq) in self._positions.items():  # what the device holds it has received, and perhaps read
-            head_seq = self.feed.head_seq(chat_id)
-            if head_seq and (held_seq or read_seq):
-                effects.append(Marked(chat_id, min(held_seq, head_seq), min(read_seq, head_seq)))
+        for chat_id, position in self._positions.items():
+            if self.feed.awaits(chat_id):
+                self._late_positions[chat_id] = position
+            else:
+                effects += self._marks(chat_id, position)
         self._positions = {}
         self._note_sync()
         early, self._early_frames = self._early_frames, []
         for frame in early:
             effects += self.receive(frame, now.monotonic_ms)
         return effects
+
+    def _marks(self, chat_id: str, position: tuple[int, int]) -> Sequence[Effect]:
+        """What a device holds it has received, and perhaps read."""
+        head_seq = self.feed.head_seq(chat_id)
+        held_seq, read_seq = (min(seq, head_seq) for seq in position)
+        return [Marked(chat_id, held_seq, read_seq)] if held_seq or read_seq else NOTHING
 
     # Events.
 
@@ -413,21 +426,28 @@ class Session:
         """The outcome of a `ReadMembership`."""
         if self.state is State.OPEN:
             self.feed.membership_read(chat_id, membership)
+            if chat_id in self._late_positions and not self.feed.awaits(chat_id):
+                self._late_marks += self._marks(chat_id, self._late_positions.pop(chat_id))
 
     def read_failed(self, wanted: Read) -> None:
         """What `next_read` asked for cannot be read now; it costs this chat, and no other."""
         if self.state is State.OPEN:
             self.feed.read_failed(wanted)
 
-    def plan_retries(self, now_ms: int) -> None:
-        """To be called after the outcome of each read: says when chats that could not be read are read again."""
+    def after_read(self, now_ms: int) -> Sequence[Effect]:
+        """To be called after the outcome of each read: says when chats that could not be read are read again.
+
+        Returns the marks that the device stated of chats which were not known at that time.
+        """
         if self.state is not State.OPEN:
-            return
+            return NOTHING
         for chat_id, failures in self.feed.take_set_aside():
             wait_ms = min(_RETRY_FIRST_MS << min(failures - 1, 16), _RETRY_MAX_MS)
             self._retries_ms[chat_id] = now_ms + wait_ms
             self.deadline_ms = min(self.deadline_ms, now_ms + wait_ms)
         self._note_sync()
+        marks, self._late_marks = self._late_marks, []
+        return marks
 
     def show_receipt(self, receipt: chat_pb2.Receipt) -> None:
         """Someone's marks rose."""

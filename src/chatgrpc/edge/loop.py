@@ -428,7 +428,7 @@ class Edge:
             return
         now = self._now()
         self._run(connection, session.admitted(outcome, now))
-        session.plan_retries(now.monotonic_ms)
+        self._run(connection, session.after_read(now.monotonic_ms))
         self._set_alarm(connection)
 
     async def _verify(self, connection: Connection, request_id: int, token: str) -> None:
@@ -453,7 +453,7 @@ class Edge:
         else:
             self._catch_up_fails.worked()
         self._metrics.catch_up_pages.inc()
-        session.plan_retries(self._now_ms())
+        self._run(connection, session.after_read(self._now_ms()))
         self._set_alarm(connection)
 
     def _start(self, work: Coroutine[Any, Any, None], connection: Connection | None = None) -> None:

@@ -182,7 +182,7 @@ def test_a_device_comes_in_with_what_is_known_and_is_sent_the_rest_once_it_can_b
     stream.hello(positions=[session_pb2.ChatPosition(chat_id=chat_id, seq=5) for chat_id in (CHAT, sick)])
     admission = Admission("alice", TOKEN_EXPIRES_AT_MS, [Membership(CHAT, ALWAYS, 5)], {}, [], "sync", [sick])
     stream.session.admitted(admission, NOW)
-    stream.session.plan_retries(NOW_MS)
+    stream.session.after_read(NOW_MS)
     assert stream.session.next_read() is None
     welcome, synced = stream.frames()
     assert welcome.HasField("welcome")
@@ -195,13 +195,29 @@ def test_a_device_comes_in_with_what_is_known_and_is_sent_the_rest_once_it_can_b
         assert stream.session.next_read() == ReadMembership(sick)
         assert stream.session.next_read() is None
         stream.session.read_failed(ReadMembership(sick))
-        stream.session.plan_retries(stream.now_ms)
+        stream.session.after_read(stream.now_ms)
     stream.pass_time(4_000)
     assert stream.session.next_read() == ReadMembership(sick)
     stream.session.membership_read(sick, Membership(sick, ALWAYS, 8))
     assert stream.session.next_read() == ReadLog(sick, 5, 8, 256, 512 * 1024)
     stream.session.deliver(sick, 9, event_chunk(chat_pb2.ChatEvent(chat_id=sick, seq=9).SerializeToString()), last=False)
     assert stream.frames() == [], "it lags until it has caught up"
+
+
+def test_marks_of_a_chat_that_is_not_known_at_the_hello_count_once_it_is() -> None:
+    stream, sick, gone = Stream(), group_chat_id("bob", bytes(16)), group_chat_id("carol", bytes(16))
+    stream.hello(positions=[session_pb2.ChatPosition(chat_id=chat_id, seq=5, read_seq=2) for chat_id in (sick, gone)])
+    assert stream.session.admitted(Admission("alice", TOKEN_EXPIRES_AT_MS, [], {}, [], "sync", [sick, gone]), NOW) == []
+    assert stream.session.after_read(NOW_MS) == []
+    assert stream.say(mark_read=session_pb2.MarkRead(chat_id=sick, seq=2**64 - 1)) == ()
+    assert stream.say(mark_read=session_pb2.MarkRead(chat_id=sick, seq=1)) == ()
+    stream.pass_time(500)
+    assert [stream.session.next_read(), stream.session.next_read()] == [ReadMembership(sick), ReadMembership(gone)]
+    stream.session.membership_read(gone, None)
+    stream.session.membership_read(sick, Membership(sick, ALWAYS, 8))
+    assert stream.session.after_read(stream.now_ms) == [Marked(sick, 5, 8)]
+    assert stream.session.after_read(stream.now_ms) == []
+    assert stream.say(mark_read=session_pb2.MarkRead(chat_id=gone, seq=3)) == ()
 
 
 def test_a_page_that_cannot_be_read_costs_its_chat_and_no_other() -> None:
@@ -212,7 +228,7 @@ def test_a_page_that_cannot_be_read_costs_its_chat_and_no_other() -> None:
     sick = stream.session.next_read()
     assert isinstance(sick, ReadLog)
     stream.session.read_failed(sick)
-    stream.session.plan_retries(NOW_MS)
+    stream.session.after_read(NOW_MS)
     healthy = stream.session.next_read()
     assert isinstance(healthy, ReadLog)
     assert {sick.chat_id, healthy.chat_id} == {CHAT, other}
