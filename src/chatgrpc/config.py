@@ -30,6 +30,7 @@ from pydantic_settings import (
 
 from chatgrpc.addresses import is_loopback, is_wildcard, split_address, split_addresses
 from chatgrpc.auth_settings import DEV_AUDIENCE, DEV_ISSUER, AuthSettings, auth_problems
+from chatgrpc.limit_settings import LimitSettings
 from chatgrpc.settings_group import SettingsGroup, StartError
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "AuthSettings",
     "ClusterSettings",
     "ConfigError",
+    "LimitSettings",
     "LoadedSettings",
     "LogSettings",
     "Port",
@@ -237,6 +239,7 @@ class Settings(BaseSettings):
     server: ServerSettings = ServerSettings()
     auth: AuthSettings = AuthSettings()
     session: SessionSettings = SessionSettings()
+    limits: LimitSettings = LimitSettings()
     cluster: ClusterSettings = ClusterSettings()
     log: LogSettings = LogSettings()
 

@@ -25,7 +25,7 @@ from chatgrpc.edge.checked_log import CheckedLog
 from chatgrpc.edge.connection import Connections
 from chatgrpc.edge.flood_watch import Delivered, FloodWatch
 from chatgrpc.edge.grpc_transport import GrpcTransport
-from chatgrpc.edge.interceptors import UnaryInterceptor
+from chatgrpc.edge.interceptors import UnaryInterceptor, UnaryLimits
 from chatgrpc.edge.loop import Edge, Pace
 from chatgrpc.edge.ordering import Ordering
 from chatgrpc.edge.revocations import Revocations, UnrevokedTokens
@@ -101,7 +101,10 @@ class Node:
         self._watermarks = Watermarks(stores.receipts, stores.cursors, limits, self._marks_saved)
         self._delivered = Delivered()
         self._transport = GrpcTransport(
-            inbox_bytes_max=limits.backlog_bytes_max, close_timeout_s=CLOSE_TIMEOUT_S, delivered=self._delivered
+            inbox_bytes_max=limits.backlog_bytes_max,
+            close_timeout_s=CLOSE_TIMEOUT_S,
+            delivered=self._delivered,
+            silent_per_address_max=settings.limits.silent_streams_per_address,
         )
         admissions = Admissions(
             verifier, stores.devices, self._revocations, stores.log, stores.cursors, self._watermarks, limits
@@ -128,7 +131,7 @@ class Node:
         def observe(method: str, code: str, seconds: float) -> None:
             self._metrics.unary_seconds[method, code].observe(seconds)
 
-        server_settings = self._settings.server
+        server_settings, shares = self._settings.server, self._settings.limits
         options = ServerOptions(
             host=server_settings.host,
             port=server_settings.port,
@@ -136,11 +139,22 @@ class Node:
             tls_key_file=server_settings.tls_key_file,
             reuse_port=reuse_port,
             message_bytes_max=self._limits.batch_bytes_max,
+            connection_idle_max_s=shares.connection_idle_s,
         )
         watch = FloodWatch(self._delivered, on_cut=self._metrics.connections_cut.inc)
         tokens = UnrevokedTokens(self._verifier, self._revocations)
-        sizes = Sizes(self._limits)
-        calls = UnaryInterceptor(tokens, observe, delivered=self._delivered, cut=watch.cut, sizes=sizes)
+        calls = UnaryInterceptor(
+            tokens,
+            observe,
+            UnaryLimits(
+                calls_per_user_max=shares.calls_per_user,
+                calls_unchecked_per_address_max=shares.unchecked_calls_per_address,
+                calls_public_per_address_max=shares.health_calls_per_address,
+            ),
+            delivered=self._delivered,
+            cut=watch.cut,
+            sizes=Sizes(self._limits),
+        )
         server = GrpcServer(options, [calls], watch)
         server.register("chatgrpc.v1.SessionService", self._transport.register)
         server.register(

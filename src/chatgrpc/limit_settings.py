@@ -1,0 +1,23 @@
+"""Settings of the group `limits`: what one caller may take of a node's connections and calls."""
+
+from pydantic import Field
+
+from chatgrpc.settings_group import SettingsGroup
+
+
+class LimitSettings(SettingsGroup):
+    """What one user, or one address, may use of a node. All callers behind a NAT or a load balancer have one address."""
+
+    calls_per_user: int = Field(default=100, ge=1, le=1_000, description="Unary calls of one user at the same time.")
+    unchecked_calls_per_address: int = Field(
+        default=1_000, ge=1, description="Unary calls of one address that need no token, or whose token is being checked."
+    )
+    health_calls_per_address: int = Field(
+        default=100, ge=1, le=1_000, description="Calls of health and reflection of one address at the same time."
+    )
+    silent_streams_per_address: int = Field(
+        default=2_000, ge=1, description="Streams of one address on which nothing has been said yet."
+    )
+    connection_idle_s: float = Field(
+        default=120.0, ge=0.1, le=86_400, description="A connection without a call or a stream is closed after as long."
+    )

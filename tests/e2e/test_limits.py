@@ -1,0 +1,78 @@
+"""The settings of `limits`, each set so low that two callers meet it."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from chatgrpc.edge.errors import error_info_of
+from tests.support.server import ServerProcess, channel, running_server
+
+CONNECT = "/chatgrpc.v1.SessionService/Connect"
+GET_USER = "/chatgrpc.v1.UserService/GetUser"
+
+
+async def reason_of(call: Any) -> str:
+    """Why a call was refused."""
+    assert await call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    info = error_info_of(await call.trailing_metadata())
+    assert info is not None
+    return str(info.reason)
+
+
+async def refused_when_one_is_open(server: ServerProcess, open_call: Any) -> str:
+    """Opens calls, which stay open unless they are refused, until one is."""
+    async with channel(server.address) as opened:
+        calls = [open_call(opened) for _ in range(2)]
+        ended = [asyncio.ensure_future(call.code()) for call in calls]
+        done, _ = await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
+        [refused] = [call for call, code in zip(calls, ended, strict=True) if code in done]
+        reason = await reason_of(refused)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*ended)
+    return reason
+
+
+async def test_each_limit_is_the_operators(tmp_path: Path) -> None:
+    limits = {
+        "CALLS_PER_USER": "1",
+        "HEALTH_CALLS_PER_ADDRESS": "1",
+        "SILENT_STREAMS_PER_ADDRESS": "1",
+        "CONNECTION_IDLE_S": "0.5",
+    }
+    environment = {f"CHATGRPC_LIMITS__{name}": value for name, value in limits.items()}
+    async with asyncio.timeout(60), running_server(tmp_path / "data", environment) as server:
+        authorization = (("authorization", f"Bearer {server.token('alice')}"),)
+
+        def stream(on: grpc.aio.Channel) -> Any:
+            return on.stream_stream(CONNECT)()
+
+        def watch(on: grpc.aio.Channel) -> Any:
+            return health_pb2_grpc.HealthStub(on).Watch(health_pb2.HealthCheckRequest())
+
+        def call(on: grpc.aio.Channel) -> Any:
+            return on.stream_unary(GET_USER)(metadata=authorization)  # whose request does not come
+
+        assert await refused_when_one_is_open(server, stream) == "TOO_MANY_STREAMS"
+        assert await refused_when_one_is_open(server, watch) == "TOO_MANY_CALLS"
+        assert await refused_when_one_is_open(server, call) == "TOO_MANY_CALLS"
+
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
+        with pytest.raises(asyncio.IncompleteReadError):  # the end of the connection, which nobody else would bring about
+            await reader.readexactly(1_000_000)
+        writer.close()
+
+
+async def test_calls_whose_token_is_not_checked_are_counted_by_address(tmp_path: Path) -> None:
+    environment = {"CHATGRPC_LIMITS__UNCHECKED_CALLS_PER_ADDRESS": "1"}
+    async with asyncio.timeout(60), running_server(tmp_path / "data", environment) as server:
+
+        def list_nodes(on: grpc.aio.Channel) -> Any:
+            return on.stream_unary("/chatgrpc.v1.NodeService/ListNodes")()
+
+        assert await refused_when_one_is_open(server, list_nodes) == "TOO_MANY_CALLS"
