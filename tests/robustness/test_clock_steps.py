@@ -48,6 +48,17 @@ async def test_one_server_whose_clock_is_stepped(tmp_path: Path, library: Path) 
         await steps_are_seen_in_stamps_only(place)
 
 
+async def test_one_server_that_is_started_again_while_its_clock_is_wrong(tmp_path: Path, library: Path) -> None:
+    async with one_stepped_server(tmp_path, library) as place:
+        cast = Cast(place.served, "clock")
+        try:
+            witnesses = await Witnesses.of(cast)
+            for ahead_s in (-3600.0, 7200.0, 0.0):
+                await witnesses.see_a_restart_in_a_step(place, ahead_s)
+        finally:
+            await cast.close()
+
+
 async def test_nodes_whose_clocks_are_stepped(
     tmp_path: Path, library: Path, shared_etcd: EtcdCluster, cluster_redis: RedisServer, shared_cassandra: CassandraCluster
 ) -> None:
@@ -171,6 +182,22 @@ class Witnesses:
         await self._until_stored(sent.seq)
         await self.alice.connect()
         await self._until_read(sent.seq)
+
+    async def see_a_restart_in_a_step(self, place: Place, ahead_s: float) -> None:
+        """What was sent before is there, and what bob reads of it while alice is away she is told as she comes back."""
+        frame = self.alice.compose(self.chat_id, "before the step")
+        sent = (await self.alice.request(frame)).sent
+        place.step(ahead_s)
+        await place.restart()
+        await self._bob.connect()
+        await self._bob.until_held(self.chat_id, sent.seq)
+        await self._bob.mark_read(self.chat_id, sent.seq)
+        await self._bob.heartbeat()
+        await self.alice.connect()
+        await self._until_read(sent.seq)
+        again = (await self.alice.request(frame)).sent
+        assert (again.duplicate, again.seq, again.sent_at_ms) == (True, sent.seq, sent.sent_at_ms)
+        await stamps_are_of_the_clock(self, ahead_s)
 
     async def _bob_reads(self, seq: int) -> None:
         await self._bob.until_held(self.chat_id, seq)
