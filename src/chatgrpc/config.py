@@ -31,6 +31,7 @@ from pydantic_settings import (
 from chatgrpc.addresses import is_loopback, is_wildcard, split_address, split_addresses
 from chatgrpc.auth_settings import DEV_AUDIENCE, DEV_ISSUER, AuthSettings, auth_problems
 from chatgrpc.limit_settings import LimitSettings
+from chatgrpc.rate_settings import RateSettings
 from chatgrpc.settings_group import SettingsGroup, StartError
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "LoadedSettings",
     "LogSettings",
     "Port",
+    "RateSettings",
     "ServerSettings",
     "SessionSettings",
     "Settings",
@@ -240,6 +242,7 @@ class Settings(BaseSettings):
     auth: AuthSettings = AuthSettings()
     session: SessionSettings = SessionSettings()
     limits: LimitSettings = LimitSettings()
+    rates: RateSettings = RateSettings()
     cluster: ClusterSettings = ClusterSettings()
     log: LogSettings = LogSettings()
 

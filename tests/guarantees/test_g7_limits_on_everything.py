@@ -10,6 +10,7 @@ import itertools
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -35,7 +36,7 @@ from tests.support.contents import delete, edit, hide, reaction
 from tests.support.device import Device, DisconnectedError
 from tests.support.outbox import Outbox
 from tests.support.past import text_to_user, write_in_the_past
-from tests.support.server import ServerProcess
+from tests.support.server import ServerProcess, running_server
 
 LIMITS = Limits()
 MINUTE_MS = 60 * 1000
@@ -60,9 +61,9 @@ NOT_DRIVEN_BY_ONE_PEER = {
     "mute_ms_max": "tests/unit/core/test_rules.py",
     "memberships_per_chat_max": "tests/unit/core/test_rules.py",
     "groups_by_others_max": "it takes hundreds of accounts; tests/unit/core/test_sequencer.py",
-    "additions_rate": "tests/unit/core/test_sequencer.py",
     "joins_rate": "tests/unit/core/test_rates.py",
-    "direct_chats_rate": "tests/unit/core/test_sequencer.py",
+    "bots": "tests/unit/core/test_rates.py",
+    "bots_factor": "tests/unit/core/test_rates.py",
     "last_seen_max": "how much is kept in memory; tests/unit/core/test_presence.py",
 }
 
@@ -458,6 +459,31 @@ async def test_groups_rate(cast: Cast) -> None:
     assert all(0 < reply.error.retry_after_ms <= LIMITS.groups_rate.interval_ms + 1 for reply in refused)
     assert (await (await cast.online("bob")).send(cast.user("alice"), "hello")).seq == 2
     await cast.group("alice", "bob")
+
+
+@pytest.mark.embedded_only("the rates of a server are settings")
+async def test_additions_rate_direct_chats_rate(tmp_path: Path) -> None:
+    """The rates that an operator set hold; each refusal says for how long; a bot of the operator's may do it more often."""
+    rates = {"ADDITIONS_BURST": "3", "ADDITIONS_INTERVAL_S": "60", "FIRST_MESSAGES_BURST": "2", "BOTS": "bot.rates"}
+    async with running_server(tmp_path / "data", {f"CHATGRPC_RATES__{name}": value for name, value in rates.items()}) as server:
+        cast = Cast(server, "rates")
+        try:
+            refused: dict[str, list[chat_pb2.Error]] = {"eve": [], "bot": []}
+            for name, errors in refused.items():
+                caller = cast.caller(name)
+                chat_id = await cast.group(name, "alice")  # the first of three additions
+                for number in range(3):
+                    added = AddMembersRequest(chat_id=chat_id, user_ids=[cast.user(f"friend{number}")])
+                    sent = SendMessageRequest(user_id=cast.user(f"friend{number}"), content=text_content("hello"))
+                    for reply in (await caller.chats.AddMembers(added), await caller.messages.SendMessage(sent)):
+                        errors.extend([reply.error] if reply.HasField("error") else [])
+            assert refused["bot"] == []
+            assert [chat_pb2.ErrorCode.Name(error.code) for error in refused["eve"]] == ["ERROR_CODE_RATE_LIMITED"] * 2
+            assert [error.retry_after_ms > 0 for error in refused["eve"]] == [True] * 2
+            assert refused["eve"][0].retry_after_ms <= 60_001
+            assert refused["eve"][1].retry_after_ms <= 30_001
+        finally:
+            await cast.close()
 
 
 async def test_chats_per_user_max_in_a_hello(cast: Cast) -> None:

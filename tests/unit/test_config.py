@@ -12,6 +12,7 @@ from chatgrpc.config import (
     AuthSettings,
     ClusterSettings,
     ConfigError,
+    RateSettings,
     ServerSettings,
     Settings,
     env_name,
@@ -22,6 +23,8 @@ from chatgrpc.config import (
     setting_fields,
     value_of,
 )
+from chatgrpc.core.limits import Limits, Rate
+from chatgrpc.edge.node import limits_of
 
 
 @pytest.fixture(autouse=True)
@@ -207,6 +210,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         ("server.drain_timeout_s", "inf"),
         ("session.heartbeat_interval_s", "nan"),
         ("session.heartbeat_interval_s", "0"),
+        ("rates.joins_burst", "0"),
+        ("rates.joins_interval_s", "0"),
         ("auth.mode", "none"),
         ("auth.leeway_s", "601"),
         ("log.level", "verbose"),
@@ -403,3 +408,11 @@ def test_settings_built_in_code_read_nothing_else_and_do_not_change(monkeypatch:
     assert settings.token_audience == "chatgrpc"
     jwks = Settings(auth=AuthSettings(mode="jwks", issuer="i", audience="a", jwks_file=Path("f")))
     assert (jwks.token_issuer, jwks.token_audience) == ("i", "a")
+
+
+def test_the_rates_are_those_of_the_limits_until_they_are_set() -> None:
+    assert limits_of(Settings()) == Limits()
+    rates = RateSettings(joins_burst=3, joins_interval_s=0.5, bots="news, support")
+    limits = limits_of(Settings(rates=rates))
+    assert limits == Limits(joins_rate=Rate(3, 500), bots=frozenset({"news", "support"}))
+    assert refused({"rates.bots": "news,a b"}) == ["--rates-bots: rates.bots: must be user ids, separated by commas"]

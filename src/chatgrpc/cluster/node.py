@@ -42,7 +42,7 @@ from chatgrpc.core.tending import Owner
 from chatgrpc.damage_book import DamageBook
 from chatgrpc.edge.audience import Touched
 from chatgrpc.edge.connection import Connections
-from chatgrpc.edge.node import CLOSE_TIMEOUT_S, Node, Stores, crash
+from chatgrpc.edge.node import CLOSE_TIMEOUT_S, Node, Stores, crash, limits_of
 from chatgrpc.edge.server import GrpcServer
 from chatgrpc.metrics import Metrics
 from chatgrpc.ports.cluster import ClusterUnavailableError, NodeInfo
@@ -397,7 +397,7 @@ async def serving_clustered(
     closing.add("Cassandra", store.close)
     redis = RedisClient(settings.cluster.redis, settings.cluster.name)
     closing.add("Redis", redis.close)
-    parts = ClusterNode(settings, store, redis, verifier, metrics, Limits())
+    parts = ClusterNode(settings, store, redis, verifier, metrics, limits_of(settings))
     parts.close_by(closing)
     await parts.start_links()
     server = parts.node.server(parts.directory, reuse_port=settings.server.reuse_port)

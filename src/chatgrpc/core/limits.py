@@ -87,6 +87,10 @@ class Limits:
     """How often a user may come in by a link, or ask to; ERROR_CODE_RATE_LIMITED."""
     direct_chats_rate: Rate = Rate(200, 30_000)
     """How often a user may send somebody a first message; ERROR_CODE_RATE_LIMITED."""
+    bots: frozenset[str] = frozenset()
+    """Users who may do all of this more often, as an operator says."""
+    bots_factor: int = 100
+    """How many times more often."""
     nodes_listed_max: int = 1_000
     """Nodes told by NodeService.ListNodes; of more, as many at random."""
     devices_per_user_max: int = 10

@@ -39,6 +39,8 @@ class Rates:
 
     def __init__(self, limits: Limits, users_max: int = _USERS_MAX) -> None:
         self._rates = {deed: getattr(limits, deed.value) for deed in Deed}
+        self._bots = limits.bots
+        self._bots_factor = limits.bots_factor
         self._users_max = users_max
         self._buckets: OrderedDict[str, dict[Deed, _Bucket]] = OrderedDict()
 
@@ -52,13 +54,14 @@ class Rates:
         if len(self._buckets) > self._users_max:
             self._buckets.popitem(last=False)
         longest_ms = 0.0
+        factor = self._bots_factor if user_id in self._bots else 1
         for deed, count in deeds.items():
-            rate = self._rates[deed]
-            bucket = buckets.setdefault(deed, _Bucket(rate.burst, now_ms))
+            burst, interval_ms = self._rates[deed].burst * factor, self._rates[deed].interval_ms / factor
+            bucket = buckets.setdefault(deed, _Bucket(burst, now_ms))
             passed_ms = max(0, now_ms - bucket.filled_at_ms)  # a clock that was set back fills nothing
-            bucket.tokens = min(rate.burst, bucket.tokens + passed_ms / rate.interval_ms)
+            bucket.tokens = min(burst, bucket.tokens + passed_ms / interval_ms)
             bucket.filled_at_ms = now_ms
-            longest_ms = max(longest_ms, (min(count, rate.burst) - bucket.tokens) * rate.interval_ms)
+            longest_ms = max(longest_ms, (min(count, burst) - bucket.tokens) * interval_ms)
         if longest_ms > 0:
             return int(longest_ms) + 1
         for deed, count in deeds.items():

@@ -11,7 +11,7 @@ import structlog
 from chatgrpc.config import Settings
 from chatgrpc.core.disconnect import Ended
 from chatgrpc.core.door import says_who_may
-from chatgrpc.core.limits import Limits
+from chatgrpc.core.limits import Limits, Rate
 from chatgrpc.core.receipts import Mark
 from chatgrpc.core.refusal import outcome_unknown
 from chatgrpc.core.rules import not_a_member
@@ -277,6 +277,23 @@ def crash(defect: BaseException) -> None:
     orders next begins from it."""
     _log.critical("node_defect", exc_info=defect)
     os._exit(os.EX_SOFTWARE)
+
+
+def limits_of(settings: Settings) -> Limits:
+    """The limits of a node: those that an operator chooses, and all others as they are."""
+    rates = settings.rates
+    return Limits(
+        additions_rate=_rate(rates.additions_burst, rates.additions_interval_s),
+        groups_rate=_rate(rates.groups_burst, rates.groups_interval_s),
+        joins_rate=_rate(rates.joins_burst, rates.joins_interval_s),
+        direct_chats_rate=_rate(rates.first_messages_burst, rates.first_messages_interval_s),
+        bots=rates.bot_user_ids,
+        bots_factor=rates.bots_factor,
+    )
+
+
+def _rate(burst: int, interval_s: float) -> Rate:
+    return Rate(burst, max(1, round(interval_s * 1000)))
 
 
 def _timings(settings: Settings) -> Timings:

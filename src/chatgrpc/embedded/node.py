@@ -10,12 +10,11 @@ import structlog
 from chatgrpc.adapters.memory import SoleNode
 from chatgrpc.adapters.sqlite import SqliteStore
 from chatgrpc.config import Settings, StartError
-from chatgrpc.core.limits import Limits
 from chatgrpc.core.sequencer import Sequencer
 from chatgrpc.damage_book import DamageBook
 from chatgrpc.edge.audience import Touched
 from chatgrpc.edge.connection import Connections
-from chatgrpc.edge.node import CLOSE_TIMEOUT_S, Node, Stores, crash
+from chatgrpc.edge.node import CLOSE_TIMEOUT_S, Node, Stores, crash, limits_of
 from chatgrpc.edge.server import GrpcServer
 from chatgrpc.embedded.audience import LocalAudience
 from chatgrpc.embedded.owner import Owner
@@ -45,7 +44,7 @@ async def serving_alone(settings: Settings, verifier: TokenVerifier, metrics: Me
             epoch = await store.epochs.next_epoch()
         except StoreError as error:
             raise StartError(f"The data folder {settings.data_dir} cannot be used: {error}") from error
-        limits = Limits()
+        limits = limits_of(settings)
         # Message ids must be unique, not secret: seeded once from the system, a generator costs a tenth of asking it each time.
         sequencer = Sequencer(epoch, limits, random.Random(secrets.randbits(256)))  # noqa: S311  see above
 

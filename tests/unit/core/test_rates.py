@@ -3,7 +3,7 @@
 from chatgrpc.core.limits import Limits, Rate
 from chatgrpc.core.rates import Deed, Rates
 
-LIMITS = Limits(additions_rate=Rate(5, 1_000), groups_rate=Rate(2, 10_000))
+LIMITS = Limits(additions_rate=Rate(5, 1_000), groups_rate=Rate(2, 10_000), bots=frozenset({"bot"}), bots_factor=10)
 AT_MS = 1_000_000
 
 
@@ -50,3 +50,12 @@ def test_g7_the_users_remembered_are_bounded() -> None:
         assert rates.wait_ms(user_id, {Deed.ADD: 1}, AT_MS) == 0
     assert rates.wait_ms("eve", {Deed.ADD: 4}, AT_MS) > 0, "she was here lately"
     assert rates.wait_ms("alice", {Deed.ADD: 5}, AT_MS) == 0
+
+
+def test_a_bot_does_it_so_many_times_more_often() -> None:
+    rates = Rates(LIMITS)
+    assert rates.wait_ms("bot", {Deed.CREATE: 20}, 0) == 0
+    assert rates.wait_ms("bot", {Deed.CREATE: 1}, 0) == 1_001
+    assert rates.wait_ms("bot", {Deed.CREATE: 1}, 1_001) == 0
+    assert rates.wait_ms("alice", {Deed.CREATE: 2}, 0) == 0
+    assert rates.wait_ms("alice", {Deed.CREATE: 1}, 0) == 10_001
