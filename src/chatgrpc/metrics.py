@@ -11,11 +11,11 @@ import contextlib
 import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
-from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from chatgrpc.config import StartError
+from chatgrpc.metrics_endpoint import MetricsEndpoint
 
 _FAST_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
@@ -123,24 +123,24 @@ class Metrics:
 
 
 class MetricsServer:
-    """The HTTP endpoint, on a thread of its own."""
+    """The HTTP endpoint, on a thread of its own and at most sixteen more, each for a few seconds."""
 
-    def __init__(self, metrics: Metrics, host: str, port: int) -> None:
-        """Starts to listen; port 0 takes any free one.
+    def __init__(self, metrics: Metrics, host: str, port: int, seconds_max: float = 10.0) -> None:
+        """Starts to listen; port 0 takes any free one, and no connection lasts longer than `seconds_max`.
 
         Raises:
             StartError: the address cannot be listened on.
         """
-        self._server: WSGIServer
-        self._thread: threading.Thread
         try:
-            self._server, self._thread = start_http_server(port, host, metrics.registry)
+            self._server = MetricsEndpoint(host, port, metrics.registry, seconds_max)
         except OSError as error:
             raise StartError(
                 f"metrics: cannot listen on {host}:{port}: {error.strerror or error}; "
                 "choose another port with --metrics-port, or turn the endpoint off with --metrics-port 0"
             ) from error
         self.port = self._server.server_port
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
         """Closes the port, and returns once the thread has ended; at most half a second. Again does nothing."""

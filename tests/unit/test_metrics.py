@@ -1,7 +1,11 @@
 """Metrics, and the endpoint at which Prometheus reads them."""
 
 import asyncio
+import contextlib
 import socket
+import struct
+import threading
+import time
 import urllib.error
 import urllib.request
 
@@ -10,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from chatgrpc.config import StartError
 from chatgrpc.metrics import Metrics, MetricsServer
+from chatgrpc.metrics_endpoint import CONNECTIONS_MAX
 
 
 def scrape(port: int) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -99,3 +104,45 @@ def test_stopping_frees_the_port() -> None:
         scrape(server.port)
     again = MetricsServer(Metrics(), "127.0.0.1", server.port)
     again.stop()
+
+
+def test_connections_that_say_nothing_cost_no_scrape_and_a_bounded_number_of_threads() -> None:
+    before = threading.active_count()
+    server = MetricsServer(Metrics(), "127.0.0.1", 0, seconds_max=3600.0)
+    with contextlib.ExitStack() as silent:
+        for number in range(10 * CONNECTIONS_MAX):
+            peer = silent.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=30.0))
+            peer.sendall(b"GET /metrics HTTP/1.1\r\nX: " if number % 2 else b"")
+        assert ("chatgrpc_streams_live", ()) in scrape(server.port)
+        give_up_s = time.monotonic() + 30.0
+        while threading.active_count() > before + 1 + CONNECTIONS_MAX:
+            assert time.monotonic() < give_up_s
+            time.sleep(0.01)
+        server.stop()
+
+
+def test_a_peer_that_goes_on_saying_little_is_cut_off() -> None:
+    server = MetricsServer(Metrics(), "127.0.0.1", 0, seconds_max=0.1)
+    give_up_s = time.monotonic() + 30.0
+    with (
+        socket.create_connection(("127.0.0.1", server.port), timeout=0.05) as peer,
+        contextlib.suppress(ConnectionError),
+    ):
+        is_open = True
+        while is_open:
+            assert time.monotonic() < give_up_s
+            peer.sendall(b"x")
+            with contextlib.suppress(TimeoutError):
+                is_open = peer.recv(1) != b""
+    assert ("chatgrpc_streams_live", ()) in scrape(server.port)
+    server.stop()
+
+
+def test_a_broken_connection_is_no_line_of_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    server = MetricsServer(Metrics(), "127.0.0.1", 0)
+    with socket.create_connection(("127.0.0.1", server.port)) as peer:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closed by RST
+        peer.sendall(b"GET")
+    assert ("chatgrpc_streams_live", ()) in scrape(server.port)
+    server.stop()
+    assert capfd.readouterr().err == ""
