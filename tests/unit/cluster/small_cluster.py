@@ -74,7 +74,8 @@ class SmallNode:
         limits = cluster.limits
         self.desk = OwnerDesk(limits, shard_of)
         self.edge = EdgeDesk(node_id, EdgeLanes(_RESEND_MS, give_up_ms), shard_of, _RESEND_MS, 1_000)
-        self.book = DamageBook(Metrics())
+        self.metrics = Metrics()
+        self.book = DamageBook(self.metrics)
         self.runner = StoreRunner(self.desk, cluster.rows, cluster.rows, self.book, self.wake_up, self.defects.append)
         self.router = Router(self.desk, cluster.session_map, lambda: self.seen_nodes, self.wake_up, self.defects.append)
         self.ordering = ClusterOrdering(
