@@ -199,7 +199,9 @@ class ClusterLog:
 
 
 def _silent_owner() -> StoreUnavailableError:
-    return StoreUnavailableError("the owner of a chat does not answer: its shard is on its way to another node")
+    return StoreUnavailableError(
+        "the node that orders a chat did not answer in time, so where the chat ends is not known. Try again in a moment"
+    )
 
 
 class _Question:

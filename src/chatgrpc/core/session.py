@@ -201,7 +201,11 @@ class Session:
                 return [Watch(tuple(dict.fromkeys(filter(self.feed.knows, looked_at)))[:watched_max])]
             case "hello":
                 return self.end(_violation("A stream has one Hello."))
-        return self._refuse(request_id, chat_pb2.ERROR_CODE_INVALID_ARGUMENT, "Unknown frame.")
+        return self._refuse(
+            request_id,
+            chat_pb2.ERROR_CODE_INVALID_ARGUMENT,
+            "This version of the server does not know such a frame. Send those that its API has, or connect to a newer one.",
+        )
 
     # Requests.
 
