@@ -57,7 +57,8 @@ const (
 	ErrorCode_ERROR_CODE_TOKEN_INVALID ErrorCode = 13
 	// There is no such user, device, message or request.
 	ErrorCode_ERROR_CODE_NOT_FOUND ErrorCode = 14
-	// It would change nothing: this is the sender's reaction already, or there is none to take back. No event came of it.
+	// It would change nothing: the reaction, text, role, title, picture or mute is so already, or there is no reaction to take
+	// back. No event came of it.
 	ErrorCode_ERROR_CODE_NOTHING_TO_CHANGE ErrorCode = 15
 	// The store or the chat's owner cannot be reached; nothing is known of the outcome. Send it again, unchanged.
 	ErrorCode_ERROR_CODE_UNAVAILABLE ErrorCode = 100

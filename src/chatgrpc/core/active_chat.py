@@ -34,12 +34,20 @@ def event_head(chat_id: str, seq: int, event: bytes) -> EventHead:
         parsed.sent_at_ms,
         parsed.content.WhichOneof("body") or "",
         reaction_of(parsed.content),
+        text_of(parsed.content, parsed.seq),
     )
 
 
 def reaction_of(content: content_pb2.Content) -> tuple[int, str] | None:
     """Target and emoji of a reaction; None of any other content."""
     return (content.reaction.target_seq, content.reaction.emoji) if content.HasField("reaction") else None
+
+
+def text_of(content: content_pb2.Content, seq: int) -> tuple[int, int] | None:
+    """Message and hash of the text that an event at `seq` gives it; None of what gives none."""
+    if content.HasField("text"):
+        return seq, hash(content.text.text)
+    return (content.edit.target_seq, hash(content.edit.text)) if content.HasField("edit") else None
 
 
 @dataclass(slots=True)
@@ -182,6 +190,15 @@ class ActiveChat:
             if head.reaction is not None and head.reaction[0] == target_seq and head.sender_user_id == user_id:
                 return head.reaction[1]
         return "" if target_seq >= self.floor_seq - 1 else None
+
+    def has_text(self, target_seq: int, text: str) -> bool:
+        """Whether a message reads like this now, as far as the events in memory tell."""
+        for head in reversed(self.recent):
+            if head.seq < target_seq:
+                break
+            if head.text is not None and head.text[0] == target_seq:
+                return head.text[1] == hash(text)
+        return False
 
     def widen(self, older: list[EventHead], now_ms: int) -> None:
         """Puts the heads of the events just below `floor_seq` in front; they are kept for a minute, for the next repetition."""

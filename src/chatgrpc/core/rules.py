@@ -38,6 +38,8 @@ class EventHead(NamedTuple):
     arm: str
     reaction: tuple[int, str] | None = None
     """Of a reaction: the seq of its target, and the emoji."""
+    text: tuple[int, int] | None = None
+    """Of a text and of an edit: the seq of the message, and the text's hash (of this process)."""
 
 
 @dataclass(slots=True)
@@ -109,10 +111,8 @@ def complete(write: Write, circumstances: Circumstances, limits: Limits) -> cont
             return _complete_addition(write, chat, limits)
         case "member_removed":
             return _complete_removal(write, circumstances)
-        case "role_changed":
-            _check_role_change(content.role_changed, circumstances)
-        case "member_muted":
-            _check_mute(content.member_muted, circumstances, limits)
+        case "role_changed" | "chat_info_changed" | "member_muted":
+            _check_setting(content, circumstances, limits)
         case "join_declined":
             _require_request(chat, [content.join_declined.user_id])
     return content
@@ -123,6 +123,11 @@ def not_a_member() -> RefusedError:
     return RefusedError(
         chat_pb2.ERROR_CODE_NOT_A_MEMBER, "There is no such chat, or you are not a member. Look at ChatService.ListChats."
     )
+
+
+def nothing_to_change(message: str) -> RefusedError:
+    """The refusal of what is so already: as an event, it would wake all devices of all members to say nothing."""
+    return RefusedError(chat_pb2.ERROR_CODE_NOTHING_TO_CHANGE, message)
 
 
 def link_invalid() -> RefusedError:
@@ -233,6 +238,16 @@ def _heir(chat: chat_pb2.Chat, leaving_user_id: str) -> str:
     return (admins or others)[0].user_id
 
 
+def _check_setting(content: content_pb2.Content, circumstances: Circumstances, limits: Limits) -> None:
+    match content.WhichOneof("body"):
+        case "role_changed":
+            _check_role_change(content.role_changed, circumstances)
+        case "chat_info_changed":
+            _check_info_change(content.chat_info_changed, circumstances.chat)
+        case "member_muted":
+            _check_mute(content.member_muted, circumstances, limits)
+
+
 def _check_role_change(change: content_pb2.RoleChangedContent, circumstances: Circumstances) -> None:
     if circumstances.sender is None or circumstances.sender.role < OWNER:
         raise RefusedError(chat_pb2.ERROR_CODE_FORBIDDEN, "Only an owner of the group gives and takes roles.")
@@ -242,6 +257,15 @@ def _check_role_change(change: content_pb2.RoleChangedContent, circumstances: Ci
     owners = sum(1 for other in circumstances.chat.members if other.role == OWNER)
     if member.role == OWNER and change.role != OWNER and owners == 1:
         raise RefusedError(chat_pb2.ERROR_CODE_FORBIDDEN, "A group keeps an owner: make someone else owner first.")
+    if member.role == change.role:
+        raise nothing_to_change("This member has the role already.")
+
+
+def _check_info_change(changed: content_pb2.ChatInfoChangedContent, chat: chat_pb2.Chat) -> None:
+    title_stays = not changed.HasField("title") or changed.title == chat.title
+    picture_stays = not changed.HasField("picture_url") or changed.picture_url == chat.picture_url
+    if title_stays and picture_stays:
+        raise nothing_to_change("The group has this title and this picture already.")
 
 
 def _check_mute(mute: content_pb2.MemberMutedContent, circumstances: Circumstances, limits: Limits) -> None:
@@ -254,6 +278,10 @@ def _check_mute(mute: content_pb2.MemberMutedContent, circumstances: Circumstanc
         raise RefusedError(
             chat_pb2.ERROR_CODE_INVALID_ARGUMENT,
             f"muted_until_ms lies too far ahead: a member can be muted for {limits.mute_ms_max // 86_400_000} days at a time.",
+        )
+    if mute.muted_until_ms == member.muted_until_ms:
+        raise nothing_to_change(
+            "This member is muted until then already." if mute.muted_until_ms else "This member is not muted."
         )
 
 

@@ -13,7 +13,7 @@ which are answered with a retryable error; the log says, at the next load, what 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from chatgrpc.core.active_chat import ActiveChat, LookedUp, Pending, Ticket, reaction_of
+from chatgrpc.core.active_chat import ActiveChat, LookedUp, Pending, Ticket, reaction_of, text_of
 from chatgrpc.core.budget import Budget
 from chatgrpc.core.damage import Damage, DamageError, damage_of
 from chatgrpc.core.door import Door, ReadIntervals, is_their_own, left_seq_of, may_open, says_who_may
@@ -34,6 +34,7 @@ from chatgrpc.core.rules import (
     link_invalid,
     new_members,
     not_a_member,
+    nothing_to_change,
     target_seq,
 )
 from chatgrpc.core.shape import check_shape
@@ -499,6 +500,8 @@ class Sequencer:
         content = complete(write, circumstances, self._limits)
         if arm == "reaction":
             _check_changes(chat.standing_reaction(write.sender_user_id, content.reaction.target_seq), content.reaction.emoji)
+        elif arm == "edit" and chat.has_text(content.edit.target_seq, content.edit.text):
+            raise nothing_to_change("The message has this text already.")
         self._count(write, _deeds(write, content), now_ms)
         return self._stage(chat, [(ticket, False)], write, content, now_ms)
 
@@ -598,6 +601,7 @@ class Sequencer:
             sent_at_ms,
             arm,
             reaction_of(content),
+            text_of(content, seq),
         )
         event = chat_pb2.ChatEvent(
             chat_id=chat.chat_id,
@@ -673,11 +677,9 @@ def _deeds(write: Write, content: content_pb2.Content) -> dict[Deed, int]:
 
 
 def _check_changes(standing: str | None, emoji: str) -> None:
-    """A reaction that changes nothing is no event: it would wake all devices of all members to say nothing."""
     if standing == emoji:
-        raise RefusedError(
-            chat_pb2.ERROR_CODE_NOTHING_TO_CHANGE,
-            "This is your reaction already." if emoji else "You have no reaction to this message that could be taken back.",
+        raise nothing_to_change(
+            "This is your reaction already." if emoji else "You have no reaction to this message that could be taken back."
         )
 
 

@@ -57,7 +57,9 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     ERROR_CODE_NOT_FOUND: _ErrorCode.ValueType  # 14
     """There is no such user, device, message or request."""
     ERROR_CODE_NOTHING_TO_CHANGE: _ErrorCode.ValueType  # 15
-    """It would change nothing: this is the sender's reaction already, or there is none to take back. No event came of it."""
+    """It would change nothing: the reaction, text, role, title, picture or mute is so already, or there is no reaction to take
+    back. No event came of it.
+    """
     ERROR_CODE_UNAVAILABLE: _ErrorCode.ValueType  # 100
     """The store or the chat's owner cannot be reached; nothing is known of the outcome. Send it again, unchanged."""
     ERROR_CODE_TOO_MANY_IN_FLIGHT: _ErrorCode.ValueType  # 101
@@ -105,7 +107,9 @@ ERROR_CODE_TOKEN_INVALID: ErrorCode.ValueType  # 13
 ERROR_CODE_NOT_FOUND: ErrorCode.ValueType  # 14
 """There is no such user, device, message or request."""
 ERROR_CODE_NOTHING_TO_CHANGE: ErrorCode.ValueType  # 15
-"""It would change nothing: this is the sender's reaction already, or there is none to take back. No event came of it."""
+"""It would change nothing: the reaction, text, role, title, picture or mute is so already, or there is no reaction to take
+back. No event came of it.
+"""
 ERROR_CODE_UNAVAILABLE: ErrorCode.ValueType  # 100
 """The store or the chat's owner cannot be reached; nothing is known of the outcome. Send it again, unchanged."""
 ERROR_CODE_TOO_MANY_IN_FLIGHT: ErrorCode.ValueType  # 101

@@ -172,7 +172,7 @@ def test_a_group_keeps_an_owner() -> None:
     chat = group()
     del chat.members[1]
     assert outcome("owner", content("role_changed", user_id="owner", role=ADMIN), chat) == NO
-    assert outcome("owner", content("role_changed", user_id="owner", role=OWNER), chat) == OK
+    assert outcome("owner", content("role_changed", user_id="owner", role=OWNER), chat) == "NOTHING_TO_CHANGE"
     assert outcome("owner", content("role_changed", user_id="owner", role=ADMIN)) == OK, "there is another"
 
 
@@ -527,3 +527,29 @@ def test_the_edge_refuses_groups_before_a_link_wraps_them() -> None:
     ((ticket, _, outcome),) = edge.take_answers()
     assert (ticket, type(outcome)) == ("ticket", chat_pb2.Error)
     assert edge.take_messages(0) == []
+
+
+def test_what_is_so_already_is_no_event() -> None:
+    chat = group()
+    chat.picture_url = "https://p"
+    for member in chat.members:
+        if member.user_id == "member":
+            member.muted_until_ms = NOW_MS + 5
+    nothing = "NOTHING_TO_CHANGE"
+    for wanted, expected in (
+        (content("role_changed", user_id="member", role=MEMBER), nothing),
+        (content("role_changed", user_id="admin", role=ADMIN), nothing),
+        (content("role_changed", user_id="owner2", role=OWNER), nothing),
+        (content("role_changed", user_id="member", role=ADMIN), OK),
+        (content("member_muted", user_id="member", muted_until_ms=NOW_MS + 5), nothing),
+        (content("member_muted", user_id="member", muted_until_ms=NOW_MS + 6), OK),
+        (content("member_muted", user_id="member"), OK),
+        (content("member_muted", user_id="member2"), nothing),
+        (content("chat_info_changed", title="t"), nothing),
+        (content("chat_info_changed", picture_url="https://p"), nothing),
+        (content("chat_info_changed", title="t", picture_url="https://p"), nothing),
+        (content("chat_info_changed", title="t", picture_url=""), OK),
+        (content("chat_info_changed", title="T", picture_url="https://p"), OK),
+    ):
+        assert outcome("owner", wanted, chat) == expected, wanted
+    assert outcome("member2", content("chat_info_changed", title="t"), chat) == NO, "who may not learns nothing else"

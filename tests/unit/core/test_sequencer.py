@@ -558,6 +558,23 @@ def test_a_reaction_that_changes_nothing_is_no_event(recent: int) -> None:
     assert owner.result("again").duplicate, "a repetition gets its first result"
 
 
+def test_an_edit_to_the_same_text_is_no_event() -> None:
+    owner = Owner()
+    chat_id = direct_chat_id("alice", "bob")
+    owner.do("message", to("bob", 0, seen_seq=None))
+    owner.do("other", to("bob", 1, seen_seq=None))
+    outcomes = []
+    for number, words in enumerate(["hi", "ho", "ho", "hi", "hi"]):
+        words_of = content_pb2.Content(edit=content_pb2.EditContent(target_seq=2, text=words))
+        owner.do(f"e{number}", into(chat_id, 100 + number, words_of))
+        outcome = owner.outcomes[f"e{number}"]
+        outcomes.append(outcome.seq if isinstance(outcome, chat_pb2.SendResult) else owner.error(f"e{number}"))
+    nothing = "NOTHING_TO_CHANGE"
+    assert outcomes == [nothing, 4, nothing, 5, nothing]
+    owner.do("again", into(chat_id, 103, edit(2)))
+    assert owner.result("again").duplicate, "a repetition gets its first result"
+
+
 # Erasing.
 
 
