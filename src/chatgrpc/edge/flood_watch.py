@@ -30,6 +30,7 @@ _BYTES_RECEIVED_AT = 128
 """Where tcpi_bytes_received stands in Linux's struct tcp_info, since Linux 4.1."""
 _MESSAGE_ALLOWANCE_BYTES = 1_024
 """What a message may cost in frames around it: its own, acknowledgements, windows, TLS; and a call in header fields."""
+_OFFENCES_MAX = 2
 _PEERS_LOGGED = 8
 _KNOWN_MIN = 4_096
 _SOCKADDR_BYTES = 16
@@ -49,12 +50,12 @@ class FloodLimits:
     """Of a core. Below this share there is room for everybody."""
     cost_per_message_max_s: float = 0.001
     """A message takes some 60 µs, a megabyte of them a few milliseconds; past this something else takes the time."""
-    unread_bytes_max: int = 96 * 1024
-    """Unread in a socket that no message has come from. A first message waits in a window of 64 KiB; what is not under flow
-    control piles up."""
+    strangers_bytes_max: int = 96 * 1024
+    """Read from a connection that no call has ever come from, or unread in its socket. The first message of an innocent one may
+    fill a window of 64 KiB before the event loop hears of its call; what is not under flow control goes on."""
     unexplained_bytes_max: int = 48 * 1024
-    """Read from a connection without a message coming of it: from one that no message has ever come from, at all; from
-    another, between two looks, twice in a row, since a large message may be on its way."""
+    """Read from another connection, between two looks, without a message coming of it, twice in a row, since a large message
+    may be on its way."""
     looking_share_max: float = 0.05
     """Of the time may be used for looking, however many connections there are."""
 
@@ -70,11 +71,13 @@ class Delivered:
     def __init__(self) -> None:
         self._by_peer: dict[str, int] = {}
         self.known: dict[str, None] = {}
-        """Connections that a message has come from."""
+        """Connections that a call or a message has come from: a large message may be on its way on them."""
 
     def opened(self, peer: str) -> None:
         """A call was opened."""
         counts = self._by_peer
+        if peer not in self.known:
+            self.known[peer] = None
         counts[peer] = counts.get(peer, 0) + _MESSAGE_ALLOWANCE_BYTES
 
     def message(self, peer: str, size: int) -> None:
@@ -180,12 +183,12 @@ class FloodWatch:
                 before = None
             if now.peer in known:
                 explained = delivered.get(now.peer, 0) + (now.read if before is None else before.read)
-                offences_max = 2
+                if now.read - explained > self._limits.unexplained_bytes_max:
+                    now.offences = 1 if before is None else before.offences + 1
+                is_guilty = now.offences >= _OFFENCES_MAX
             else:
-                explained, offences_max = delivered.get(now.peer, 0), 1
-            if now.read - explained > self._limits.unexplained_bytes_max:
-                now.offences = 1 if before is None else before.offences + 1
-            if now.offences >= offences_max or (now.unread > self._limits.unread_bytes_max and now.peer not in known):
+                is_guilty = max(now.read, now.unread) > self._limits.strangers_bytes_max
+            if is_guilty:
                 guilty.append((fd, now.peer))
             seen_now[fd] = now
         self._seen = seen_now

@@ -12,7 +12,7 @@ from chatgrpc.edge.flood_watch import Delivered, FloodLimits, FloodWatch
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a connection has received")
 
-LIMITS = FloodLimits(unread_bytes_max=32_768, unexplained_bytes_max=4_096)
+LIMITS = FloodLimits(strangers_bytes_max=16_384, unexplained_bytes_max=4_096)
 MUCH = b"x" * 20_000
 
 
@@ -98,7 +98,7 @@ def test_a_stranger_that_is_read_for_nothing_is_cut_and_a_client_is_not(watched:
 
 def test_what_a_cut_connection_still_holds_is_thrown_away(watched: Watched) -> None:
     flooder = watched.connect()
-    flooder.waits(b"x" * (LIMITS.unread_bytes_max + 1))
+    flooder.waits(b"x" * (LIMITS.strangers_bytes_max + 1))
     watched.look()
     with pytest.raises(ConnectionResetError):
         flooder.served.recv(1024)
@@ -112,6 +112,20 @@ def test_a_large_message_on_its_way_is_waited_for(watched: Watched) -> None:
     client.takes(MUCH)
     watched.look()  # not yet a message
     watched.delivered.message(client.peer, len(MUCH))
+    watched.look()
+    assert not client.is_cut
+
+
+def test_a_first_message_that_is_large_is_waited_for(watched: Watched) -> None:
+    """A Hello may be: first the loop has not heard of its call, then not of the whole message."""
+    assert FloodLimits().strangers_bytes_max > 64 * 1024, "what a stream's window holds before the call is heard of"
+    client = watched.connect()
+    client.takes(b"x" * LIMITS.strangers_bytes_max)
+    watched.look()
+    watched.delivered.opened(client.peer)
+    client.takes(MUCH)
+    watched.look()
+    watched.delivered.message(client.peer, len(MUCH) + LIMITS.strangers_bytes_max)
     watched.look()
     assert not client.is_cut
 
