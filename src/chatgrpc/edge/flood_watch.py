@@ -30,7 +30,6 @@ _BYTES_RECEIVED_AT = 128
 """Where tcpi_bytes_received stands in Linux's struct tcp_info, since Linux 4.1."""
 _MESSAGE_ALLOWANCE_BYTES = 1_024
 """What a message may cost in frames around it: its own, acknowledgements, windows, TLS; and a call in header fields."""
-_OFFENCES_MAX = 2
 _PEERS_LOGGED = 8
 _KNOWN_MIN = 4_096
 _SOCKADDR_BYTES = 16
@@ -53,9 +52,9 @@ class FloodLimits:
     strangers_bytes_max: int = 96 * 1024
     """Read from a connection that no call has ever come from, or unread in its socket. The first message of an innocent one may
     fill a window of 64 KiB before the event loop hears of its call; what is not under flow control goes on."""
-    unexplained_bytes_max: int = 48 * 1024
-    """Read from another connection, between two looks, without a message coming of it, twice in a row, since a large message
-    may be on its way."""
+    unexplained_bytes_max: int = 1_280 * 1024
+    """Read from another connection, while something is wrong, without a message coming of it: more than the largest message,
+    which may be on its way over a slow network, and what a window holds behind it."""
     looking_share_max: float = 0.05
     """Of the time may be used for looking, however many connections there are."""
 
@@ -101,7 +100,8 @@ class _Connection:
     read: int
     """Bytes that gRPC has read from it since it was opened."""
     unread: int
-    offences: int = 0
+    unexplained: int = 0
+    """Bytes read since the first look, of which no message came."""
 
 
 class FloodWatch:
@@ -182,10 +182,10 @@ class FloodWatch:
             if before is not None and before.peer != now.peer:
                 before = None
             if now.peer in known:
-                explained = delivered.get(now.peer, 0) + (now.read if before is None else before.read)
-                if now.read - explained > self._limits.unexplained_bytes_max:
-                    now.offences = 1 if before is None else before.offences + 1
-                is_guilty = now.offences >= _OFFENCES_MAX
+                if before is not None:
+                    taken = now.read - before.read
+                    now.unexplained = max(0, before.unexplained + taken - delivered.get(now.peer, 0))
+                is_guilty = now.unexplained > self._limits.unexplained_bytes_max
             else:
                 is_guilty = max(now.read, now.unread) > self._limits.strangers_bytes_max
             if is_guilty:

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from chatgrpc.core.limits import Limits
 from chatgrpc.edge.flood_watch import Delivered, FloodLimits, FloodWatch
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a connection has received")
 
-LIMITS = FloodLimits(strangers_bytes_max=16_384, unexplained_bytes_max=4_096)
+LIMITS = FloodLimits(strangers_bytes_max=16_384, unexplained_bytes_max=24_000)
 MUCH = b"x" * 20_000
 
 
@@ -113,6 +114,22 @@ def test_a_large_message_on_its_way_is_waited_for(watched: Watched) -> None:
     watched.look()  # not yet a message
     watched.delivered.message(client.peer, len(MUCH))
     watched.look()
+    assert not client.is_cut
+
+
+def test_a_large_message_over_a_slow_network_is_waited_for(watched: Watched) -> None:
+    limits = FloodLimits()
+    assert limits.unexplained_bytes_max > Limits().batch_bytes_max + 64 * 1024, "the largest message, and a window"
+    client = watched.connect()
+    client.takes(b"hello")
+    watched.delivered.message(client.peer, 5)
+    for _ in range(8):
+        watched.look()
+        client.takes(b"x" * 2_900)
+    watched.delivered.message(client.peer, 8 * 2_900)
+    for _ in range(8):
+        watched.look()
+        client.takes(b"x" * 2_900)
     assert not client.is_cut
 
 
