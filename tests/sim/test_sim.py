@@ -117,6 +117,7 @@ FOUND_BY = {
     "rows of later epochs erased": 1,
     "heads not asked for when a node is gone": 8,
     "memberships not read again after a missed push": 255,
+    "nothing doubted after a lost lease": 8,
     "sessions that were just opening not looked at": 131,
     "one entry a device in the session map": 438,
     "one entry a device, and none taken over": 31,
