@@ -112,7 +112,7 @@ FOUND_BY = {
     "boundary before the adopted rows": 0,
     "boundary in the first bucket only": 89,
     "a retry that changes the row": 1,
-    "a stated event taken for a pushed one": 296,
+    "a stated event taken for a pushed one": 1028,
     "nobody told of adopted events": 14,
     "rows of later epochs erased": 1,
     "heads not asked for when a node is gone": 8,
