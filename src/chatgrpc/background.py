@@ -37,8 +37,6 @@ async def again(work: Callable[[], Coroutine[Any, Any, None]], name: str) -> Non
         began_s = asyncio.get_running_loop().time()
         try:
             await work()
-            if (task := asyncio.current_task()) is not None and task.cancelling():
-                return  # it ended by itself in the moment in which it was told to
             _log.error("background_ended", work=name, again_in_s=pause_s)
         except Exception as defect:
             _log.error("background_failed", work=name, again_in_s=pause_s, exc_info=defect)

@@ -214,8 +214,7 @@ def check_address(host: str, port: int, *, reuse_port: bool = False) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if reuse_port:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            probe.bind(address)
-            probe.listen(1)
+            probe.bind(address)  # and no more: who waits for the server would take a socket that listens for it
     except OSError as error:
         where = f"{host} port {port}"
         if error.errno == errno.EADDRINUSE:

@@ -181,6 +181,7 @@ class Relay:
                 pause_s = _PAUSE_MIN_S
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  # spreads, and guards nothing
             pause_s = min(2 * pause_s, _PAUSE_MAX_S)
+        raise asyncio.CancelledError  # `stop` lets a link that is up end by itself: an end that is wanted
 
     async def _dial(self, node_id: str, why_before: str) -> tuple[float, str]:
         """Links once; returns for how many seconds the link was up, and why it was not, which is logged if it is news."""
