@@ -198,7 +198,8 @@ class Link:
             heads = list(message.heads.items())
             for start in range(0, len(heads), HEADS_MAX):
                 self.send(type(message)(dict(heads[start : start + HEADS_MAX])))
-        elif isinstance(message, HeadIs) and message.damaged and self._stream.version < _SAYS_DAMAGED:
+            return
+        if isinstance(message, HeadIs) and message.damaged and self._stream.version < _SAYS_DAMAGED:
             return  # it would be read as a chat without events; its question is given up in time
         if self._stream.version < _SAYS_DAMAGED:
             message = _for_version_1(message)
