@@ -1,6 +1,6 @@
-"""Work beside the one who starts it, of which none can end unseen.
+"""Background tasks, none of which can end unnoticed.
 
-asyncio forgets what a task raised that nobody awaits: the work is not done any more, and everything else goes on as if it were.
+asyncio drops the exception of a task that nobody awaits: its work is no longer done, and everything else goes on as if it were.
 So every task of a node is started here, or by somebody who awaits it.
 """
 

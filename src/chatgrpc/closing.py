@@ -77,7 +77,7 @@ def end_within(seconds: float) -> None:
 def leave(status: int) -> NoReturn:
     """Ends the process now.
 
-    Without what Python and C do at an exit: threads of gRPC and of the driver run on beneath it, and now and then hang it.
+    Skips the exit handlers of Python and C, which hang now and then, since threads of gRPC and of the driver run on meanwhile.
     """
     try:
         with contextlib.suppress(OSError, ValueError):  # nobody reads what is printed any more

@@ -137,6 +137,7 @@ async def test_a_chat_that_cannot_be_loaded_answers_and_loads_later(device_of: C
         history = session_pb2.FetchHistory(chat_id="d.AAAAAAAAAAAAAAAAAAAAAA")
         page = await alice.request(session_pb2.ClientFrame(fetch_history=history))
         assert page.error.code in {chat_pb2.ERROR_CODE_UNAVAILABLE, chat_pb2.ERROR_CODE_NOT_A_MEMBER}
+        assert "committed" not in page.error.message, "a page was asked for, and no write"
         faults.reads_fail = False
         assert (await (await alice.post(frame))).sent.seq == 2
 

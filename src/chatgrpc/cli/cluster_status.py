@@ -32,7 +32,7 @@ _COLUMNS: Final = (
     "VERSION",
 )
 _WORDS: Final = 3
-"""So many of them hold words, the others figures."""
+"""The first columns, which hold words; the others hold figures."""
 _COLUMNS_MIN: Final = 8
 _GAP: Final = 2
 _DAMAGED_CHATS_SHOWN_MAX: Final = 20

@@ -1,7 +1,7 @@
 """Who is told what besides events, where everyone may be connected to any node.
 
 Receipts and typing go to the chat's owner, who knows whom they concern. A receipt goes there twice: when the mark rises, and
-when it is stored, for whoever came in between, too late for the one and too early for the other. Presence is in `presence`.
+again when it is stored, for devices that connected between the two. Presence is in `presence`.
 """
 
 import asyncio
@@ -24,16 +24,16 @@ from chatgrpc.trouble import Trouble
 from chatgrpc.v1 import chat_pb2, session_pb2
 
 _END_INTERVAL_S = 2.0
-"""Streams that are to be ended are spoken of so often."""
+"""Between two rounds of telling other nodes which streams to end."""
 _END_AGAIN_MS = 12_000
-"""Outlasts an admission that had begun, and a confirmation that was on its way before that. Only what a node confirms later
-counts."""
+"""A confirmation counts only if it comes at least this long after the revocation: by then a device that was being admitted
+has been, and a confirmation sent before that has arrived."""
 _END_GIVE_UP_MS = 3_600_000
-"""A node that confirms nothing for so long, being of an earlier version, finds revoked devices in its own passes."""
+"""A node that has confirmed nothing by then is of an earlier version, and finds revoked devices in its own passes."""
 _ENDED_MAX = 10_000
-"""So many are spoken of; the oldest beyond that are left to the passes."""
+"""Streams that other nodes are told of; beyond this the oldest are left to the passes of `resync`."""
 _SHOWN_AGAIN_AFTER_MS = 4_000
-"""A receipt that a device was shown is not shown to it again before that: the second telling is for others."""
+"""A device that was shown a receipt is not shown it again this soon: the second telling is for others."""
 
 _TypingKind: TypeAlias = session_pb2.TypingKind.ValueType
 

@@ -24,7 +24,7 @@ from chatgrpc.v1 import session_pb2
 
 _LOOK_INTERVAL_S = 2.0
 _UNSAVED_MAX = 100_000
-"""Users who left while nobody could be told; of more the first are forgotten."""
+"""Users who left and whose time could not be stored yet; beyond this the oldest are forgotten."""
 
 Presence = tuple[bool, int]
 """Whether a user is online, and when they were seen last if not, in milliseconds since the Unix epoch; 0 = not known."""

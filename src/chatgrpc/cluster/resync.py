@@ -25,9 +25,9 @@ from chatgrpc.trouble import Trouble
 from chatgrpc.v1 import chat_pb2
 
 _PAUSE_S = 1.0
-"""Between two passes: what gives rise to them comes in swarms."""
+"""Between two passes, since what gives rise to them comes in bursts."""
 _JITTER_S = 1.0
-"""At most so much more: what befalls one node befalls all."""
+"""At most this much is added to the pause at random: what befalls one node befalls all at the same moment."""
 _SLOW_PASS_S = 300.0
 _QUESTIONS_MAX = 256
 """Heads that are asked for at the same time."""
@@ -37,7 +37,7 @@ _USERS_MAX = 8
 _USERS_PER_S = 400
 _CHATS_PER_READ = 500
 _CHATS_PER_SLICE = 1_000
-"""So many are looked at, for whether they are in doubt, before other work has its turn."""
+"""Chats of a session that are looked at for doubt before other work has its turn."""
 _SESSIONS_PER_SLICE = 2_000
 """The same, where a session costs a microsecond."""
 _STATED_MAX = 50_000
@@ -46,7 +46,7 @@ _MISSED_MAX = 10_000
 """Chats of which pushes were missed, and whose events are still to be read; beyond it everybody's memberships are read."""
 _MISSED_AT_ONCE = 16
 _MISSED_EVENTS_MAX = 256
-"""Of more events that one chat lacks, its members of now are looked at."""
+"""If more events of one chat were missed, they are not read: the memberships of the chat's present members are."""
 _MISSED_BYTES_MAX = 1 << 20
 _MISSED_TRIES = 5
 

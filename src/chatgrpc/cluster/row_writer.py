@@ -17,7 +17,7 @@ from chatgrpc.trouble import Trouble
 RETRY_FIRST_S: Final = 0.05
 RETRY_MAX_S: Final = 1.0
 WRITES_RETRIED_MAX: Final = 256
-"""Of all shards, under way at the same time: a store that is away, or has just come back, must not be asked by all who wait."""
+"""Writes of all shards tried again at the same time, so that a store that has just come back is not flooded."""
 _RETRY_GRID_S = 0.05
 """Shards begin their rounds at multiples of this, so that the store can gather writes of several into one request."""
 
@@ -35,8 +35,8 @@ class _Backlog:
 class RowWriter:
     """The writes of one node's shards.
 
-    Each is tried at once. One that fails joins the backlog of its shard, which is tried in rounds, a longer time between them
-    each time, until all of it has succeeded: so one that is new is not held up by those that fail, whose rows may be elsewhere.
+    Each is tried at once. One that fails joins the backlog of its shard, which is tried again in rounds, ever further apart,
+    until all of it has succeeded. New writes do not wait for failed ones, which may be for other replicas.
     """
 
     def __init__(

@@ -25,11 +25,11 @@ LINGER_S = 3.0
 _CHECK_INTERVAL_S = 1.0
 _AUDIT_INTERVAL_S = 120.0
 _SETTLED_S = 5.0
-"""So long after a trip that failed, the map may still do what it was asked."""
+"""A write to the map that failed may still take effect this much later."""
 _TELL_INTERVAL_S = 10.0
 """While the map cannot be reached, `rebuilt` is told this often."""
 _DEVICES_PER_TRIP = 1_000
-"""Devices that open wait for no more than that when all entries are looked at."""
+"""Entries looked at in one trip, which devices that are opening may have to wait for."""
 
 Device = tuple[str, str]
 """User id and device id."""

@@ -35,16 +35,16 @@ class Pace:
     """How patient a keeper is."""
 
     tend_interval_s: float = 0.02
-    """Changes of the cluster come in swarms; one look serves those of so long."""
+    """The cluster changes in bursts: all changes of this time are looked at together."""
     look_again_s: float = 1.0
-    """What the coordinator refused or did not answer is tried again."""
+    """Before what the coordinator refused or did not answer is tried again."""
     retry_s: float = 0.3
     """Between two tries to join, to release a shard, to announce something."""
     failed_pause_s: float = 1.0
     """Before a shard that failed is given back, so that one which fails each time does not go round and round."""
     finish_timeout_s: float = 5.0
-    """What a shard has accepted is given so long before the shard is given away. Edges wait twice as long for an outcome, and
-    ask the next owner."""
+    """How long a shard that is given away may take to finish what it has accepted. Edges wait twice as long for an outcome,
+    and ask the next owner."""
 
 
 class ShardKeeper:
@@ -218,7 +218,7 @@ class ShardKeeper:
             self._start(self._announce())
         self._give_back_failed()
         may_own = tuple(sorted(node_id for node_id, info in nodes.items() if not info.draining))
-        # What we give away must be wanted by another, and others want it once they see us drain; we take nothing before that.
+        # While we drain we leave only shards that another node will take (they do once they see us drain), and take none.
         may_take = tuple(node_id for node_id in may_own if node_id != own_id) if self.info.draining else may_own
         for shard in self._tending.to_take(may_take, owners, self._desk.tenures.keys() | self._taking | self._leaving):
             self._taking.add(shard)

@@ -54,8 +54,8 @@ class Activation:
         self.bounded: set[int] = set()
         """Buckets that hold the epoch's boundary."""
         self.untold: list[Delivery] = []
-        """Once ready: adopted events whose delivery nobody can vouch for: the head, to all members, who find by it what else
-        they lack; and those that let a user in or out, to that user, who would not find them by others."""
+        """Once ready: adopted events that may never have been pushed: the head, for all members, whose devices find by it what
+        else they lack; and those that let a user in or out, for that user, whose devices hear of the chat in no other way."""
         self._epoch = epoch
         self._bucket_seqs = bucket_seqs
         self._reads: list[Read] = [ReadHead(chat_id)]

@@ -20,9 +20,10 @@ class _Loaded:
 
 
 class Budget:
-    """Counts what the shards of one node hold, and drops chats that nobody writes to for those that somebody does.
+    """Counts what the shards of one node hold, and drops idle chats to make room for those that are written to.
 
-    The longest idle chat goes first. One that was loaded for a question only goes before all others, and makes no other go.
+    The longest idle chat is dropped first. One that was loaded only to answer a question is dropped before all others, and
+    never makes another one go.
     """
 
     def __init__(self, limits: Limits) -> None:

@@ -75,7 +75,7 @@ def may_open(write: Write) -> bool:
 
 
 def is_their_own(write: Write) -> bool:
-    """To the sender's self chat, or to their direct chat with the user whom they named: theirs, whether it is there or not."""
+    """Whether it goes to the sender's self chat, or direct chat with the user they named: theirs, even before it exists."""
     if write.peer_user_id:
         return write.chat_id == direct_chat_id(write.sender_user_id, write.peer_user_id)
     return write.chat_id == self_chat_id(write.sender_user_id)

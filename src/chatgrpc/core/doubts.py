@@ -17,7 +17,7 @@ from chatgrpc.core.tending import Owner
 from chatgrpc.v1 import chat_pb2
 
 RETURNED_MS = 60_000
-"""By then every node has heard that this one was gone and has come back, and has linked with it anew."""
+"""Within this time every node has heard that this one was gone and is back, and has linked with it anew."""
 
 Who = TypeVar("Who")
 """Whatever stands for a session."""
@@ -25,7 +25,7 @@ Who = TypeVar("Who")
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """Of which chats a session may have missed the last events. Even if of none, its user's memberships may be others."""
+    """Chats whose last events a session may have missed. Even if there are none, its user's memberships may have changed."""
 
     everything: bool = False
     shards: frozenset[int] = frozenset()

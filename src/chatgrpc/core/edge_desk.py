@@ -205,8 +205,8 @@ class EdgeDesk:
     def take_missed(self) -> dict[str, Missed]:
         """Events that an owner says it pushed, and that did not come: they concern every session of the node.
 
-        Such a push may also have let a user in, or out; who it was is found in the store only. That the event is known by other
-        ways (a later push, an answer about the head) does not help: not everybody whom it concerned was told by those.
+        Such a push may also have let a user in, or out; only the store says who it was. Knowing the head from elsewhere (a
+        later push, an answer to a question) is not enough: this push may have been the only news for some users.
         """
         missed, self._missed = self._missed, {}
         return missed
@@ -252,7 +252,7 @@ class EdgeDesk:
             self._stated.popitem(last=False)
 
     def _send(self, chat_id: str, message: Message) -> None:
-        """To the owner as far as it is known; to nobody if there is none, it is sent again when there is."""
+        """Sends it to the owner. If none is known it is dropped here, and sent again once there is one."""
         owner = self._owners.get(self._shard_of(chat_id))
         if owner is not None:
             self._messages.append((owner.node_id, message))

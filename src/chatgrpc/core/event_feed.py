@@ -93,8 +93,8 @@ class _Cursor:
         self.pushed_seq = self.acked_seq = pushed_seq
         self.head_seq = head_seq  # the last event that the user may see; all up to it are accounted for by `intervals`
         self.announced = announced  # the device knows the chat and where its next event stands
-        # It holds the state that the events to come go on from. A position in an interval that is over does not say that: of
-        # that one it may have been told no more than a past member is.
+        # Whether the device holds the chat's state that the next events apply to. A position within a membership that is over
+        # is no proof: of that one the device may know only what past members are told.
         self.has_state = announced and pushed_seq >= min(intervals[-1].joined_seq, head_seq)
         self.lags = False
         # Seq and size of each event pushed and not acknowledged; None for none: most chats are idle, and a deque takes 760 B.

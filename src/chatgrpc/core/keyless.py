@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from chatgrpc.core.active_chat import Ticket
-from chatgrpc.core.refusal import unavailable
+from chatgrpc.core.refusal import owner_silent
 from chatgrpc.core.write import Write
 from chatgrpc.v1 import chat_pb2
 
@@ -65,7 +65,7 @@ class KeylessWrites:
             if now_ms - held.since_ms < self._give_up_after_ms:
                 break
             self._pop(number)
-            failed.append((held.callback, held.ticket, held.write, unavailable()))
+            failed.append((held.callback, held.ticket, held.write, owner_silent()))
         return failed
 
     def close(self, session_id: str) -> list[tuple[str, Callable[[int | None], None]]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 from chatgrpc.core.active_chat import Ticket
-from chatgrpc.core.refusal import unavailable
+from chatgrpc.core.refusal import owner_silent
 from chatgrpc.core.write import Write
 from chatgrpc.v1 import chat_pb2
 
@@ -133,7 +133,7 @@ class EdgeLanes:
             (lane, _), opened_at_ms = next(iter(self._opened_at_ms.items()))
             if now_ms - opened_at_ms < self.give_up_after_ms:
                 break
-            failed += [(ticket, write, unavailable()) for ticket, write in self._forget(lane).values()]
+            failed += [(ticket, write, owner_silent()) for ticket, write in self._forget(lane).values()]
         return failed
 
     def close(self, session_id: str) -> None:

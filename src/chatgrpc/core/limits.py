@@ -23,7 +23,7 @@ class Limits:
     """Size of a message on the stream; passing it: DISCONNECT_CODE_MALFORMED, or gRPC's own RESOURCE_EXHAUSTED."""
     gathered_bytes_max: int = 64 * 1024
     """Frames gathered into one message to a device; a frame that is larger goes alone. A message arrives as a whole or not at
-    all, and must arrive before the device counts as a slow reader: on a link of 2 KB/s this one does."""
+    all; at 2 KB/s this one still arrives before the device counts as a slow reader."""
     frames_per_batch_max: int = 512
     """Frames in a batch; DISCONNECT_CODE_MALFORMED."""
     requests_in_flight_max: int = 256

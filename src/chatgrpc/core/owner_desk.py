@@ -295,7 +295,7 @@ class OwnerDesk:
 
 
 def _asker(sender_id: str, question: Question) -> tuple[str, ...]:
-    """Of whom one question waits at a time: an answer to a later one does for the earlier ones."""
+    """Each asker has one question waiting at a time, since the answer to a later one serves for the earlier ones."""
     match question:
         case RaiseMark(user_id=user_id) | TellTyping(user_id=user_id):
             return sender_id, type(question).__name__, user_id

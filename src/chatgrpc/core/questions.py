@@ -1,10 +1,10 @@
 """Questions of an edge to the owners of chats, asked again until they are answered.
 
-A question that is asked twice may be answered twice, and late. Whoever asks wants to know what is the case *after* the asking,
-so an answer counts only for those who had asked before the question it answers was sent.
+A question that is sent twice may be answered twice, and late. Callers want to know what is the case *after* they asked, so an
+answer serves only callers who asked before that question was sent.
 
-Each who asks is known by the callback, and waits once for each chat, however often they ask: for the first question that will
-do, since else who asks again and again would never hear, and for the last one.
+A caller is known by its callback, and waits once for each chat, however often it asks. It is called with the answer to the
+first question that will do, since one that asks again and again would else never hear, and to the last one.
 """
 
 from collections import OrderedDict

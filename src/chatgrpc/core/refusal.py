@@ -7,6 +7,7 @@ from chatgrpc.v1 import chat_pb2
 RETRY_FROM = chat_pb2.ERROR_CODE_UNAVAILABLE
 """From this code on the same request may succeed later."""
 
+_SILENT_RETRY_AFTER_MS = 500
 _DAMAGED_RETRY_AFTER_MS = 30_000
 """Owners look again about as often."""
 
@@ -35,12 +36,31 @@ def chat_damaged() -> chat_pb2.Error:
     )
 
 
-def unavailable(retry_after_ms: int = 500) -> chat_pb2.Error:
-    """The store or the owner did not answer; a repetition with the same key is safe."""
+def store_silent() -> chat_pb2.Error:
+    """The answer to a write that needed the store, which did not answer; a repetition with the same key is safe."""
     return chat_pb2.Error(
         code=chat_pb2.ERROR_CODE_UNAVAILABLE,
         message="The store did not answer, and nobody knows whether this was committed. Send it again, unchanged.",
-        retry_after_ms=retry_after_ms,
+        retry_after_ms=_SILENT_RETRY_AFTER_MS,
+    )
+
+
+def owner_silent() -> chat_pb2.Error:
+    """The answer to a write that no owner of its chat has answered; a repetition with the same key is safe."""
+    return chat_pb2.Error(
+        code=chat_pb2.ERROR_CODE_UNAVAILABLE,
+        message="The node that orders this chat did not answer, and nobody knows whether this was committed. "
+        "Send it again, unchanged.",
+        retry_after_ms=_SILENT_RETRY_AFTER_MS,
+    )
+
+
+def page_unavailable() -> chat_pb2.Error:
+    """The answer to a request for history that could not be read; it changes nothing, so it may be asked for again."""
+    return chat_pb2.Error(
+        code=chat_pb2.ERROR_CODE_UNAVAILABLE,
+        message="The history of this chat could not be read just now. Ask for it again.",
+        retry_after_ms=_SILENT_RETRY_AFTER_MS,
     )
 
 

@@ -23,7 +23,7 @@ from chatgrpc.core.fold import CHANGES_CHAT
 from chatgrpc.core.ids import RandomBits, direct_chat_id, message_id, self_chat_id
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.rates import Deed, Rates
-from chatgrpc.core.refusal import RefusedError, chat_damaged, overloaded, unavailable
+from chatgrpc.core.refusal import RefusedError, chat_damaged, overloaded, store_silent
 from chatgrpc.core.rules import (
     MESSAGES,
     Circumstances,
@@ -91,7 +91,7 @@ class Delivery:
 
 
 _CLOCKS_DIFFER_MS = 1_000
-"""By so much the wall clocks of a chat's owners may differ in ordinary life; more is a step."""
+"""Wall clocks of a chat's successive owners normally differ by less; more is taken for a step of one of them."""
 
 
 class Sequencer:
@@ -155,7 +155,7 @@ class Sequencer:
     def intervals_failed(self, read: ReadIntervals) -> None:
         """What `take_intervals` asked for could not be read: the writes that waited for it fail, retryably."""
         for ticket, _ in self._release_door(read):
-            self._answers.append(Answer(ticket, unavailable()))
+            self._answers.append(Answer(ticket, store_silent()))
 
     def _release_door(self, read: ReadIntervals) -> list[tuple[Ticket, Write]]:
         before_bytes = self._door.held_bytes
@@ -248,7 +248,7 @@ class Sequencer:
             self._found.append(damage_of(chat.chat_id, error))
         ticket, _, size_bytes, _ = chat.waiting.popleft()
         self._release(chat, size_bytes)
-        self._answers.append(Answer(ticket, unavailable() if error is None else chat_damaged()))
+        self._answers.append(Answer(ticket, store_silent() if error is None else chat_damaged()))
         chat.looked_up = None
         self._advance(chat, now_ms)
 
@@ -276,7 +276,7 @@ class Sequencer:
             return  # forgotten meanwhile; its writes have their answers
         for ticket, _, size_bytes, _ in chat.waiting:
             self._release(chat, size_bytes)
-            self._answers.append(Answer(ticket, unavailable()))
+            self._answers.append(Answer(ticket, store_silent()))
         chat.waiting.clear()
         if chat.chat is None:
             self._remove(chat)
@@ -302,7 +302,7 @@ class Sequencer:
         """The group's append raised: its chats are forgotten, and everything that waited in them fails, retryably."""
         for chat in dict.fromkeys(chat for chat, _ in group.pending):
             if self._chats.get(chat.chat_id) is chat:
-                self._drop(chat, unavailable())
+                self._drop(chat, store_silent())
 
     def drop(self) -> None:
         """The chats are not ours any more: what waits is held no more, and nobody is answered."""

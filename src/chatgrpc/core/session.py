@@ -69,7 +69,7 @@ _RETRY_MAX_MS = 30_000
 """A chat that could not be read is read again after a while, twice as long after each failure."""
 _EARLY_HEADS_MAX = 64
 _LOOKED_AT_PER_WATCHED = 10
-"""Of so many chats that a device wants to watch it is looked whether they are the user's, for each that it may watch."""
+"""Of the chats that a device asks to watch, at most this many times those that it may watch are checked for membership."""
 _SEQ_MAX = 2**63 - 1
 _CHAT_ID_CHARS_MAX = 64
 """Longer than any id of a chat; which are of chats shows who is a member of which."""
@@ -77,7 +77,7 @@ _SHOWN_TO = frozenset({State.OPENING, State.OPEN})
 
 
 def compare_numbers(connection_number: int, other: int) -> int:
-    """Which of two streams of a device is the older one, by its Hello's number: -1 the first, 1 the other, 0 = nobody says."""
+    """Which of two streams of a device is older, by the numbers in their Hellos: -1 the first, 1 the other, 0 = not known."""
     if not connection_number or not other:
         return 0
     return (connection_number > other) - (connection_number < other)
@@ -373,7 +373,7 @@ class Session:
         return effects
 
     def _marks(self, chat_id: str, position: tuple[int, int]) -> Sequence[Effect]:
-        """What a device holds it has received, and perhaps read."""
+        """The marks that follow from a device's position: what it holds was delivered, and perhaps read."""
         head_seq = self.feed.head_seq(chat_id)
         held_seq, read_seq = (min(seq, head_seq) for seq in position)
         return [Marked(chat_id, held_seq, read_seq)] if held_seq or read_seq else NOTHING
@@ -519,7 +519,7 @@ class Session:
     # Time and end.
 
     def excuse_silence(self, now_ms: int) -> None:
-        """The device is not listened to just now, so its silence means nothing; that it takes what it is sent, does."""
+        """We have stopped reading this device, so its silence does not count. It must still read what we send."""
         self._last_input_ms = now_ms
 
     def on_deadline(self, now_ms: int) -> Sequence[Effect]:

@@ -46,7 +46,7 @@ class FloodLimits:
     interval_suspicious_s: float = 0.01
     """The same while something is wrong."""
     busy_share: float = 0.4
-    """Of a core. Below this share there is room for everybody."""
+    """Share of a core; while the process uses less, there is room for everybody, and nothing is looked at."""
     cost_per_message_max_s: float = 0.001
     """A message takes some 60 µs, a megabyte of them a few milliseconds; past this something else takes the time."""
     strangers_bytes_max: int = 96 * 1024
@@ -56,7 +56,7 @@ class FloodLimits:
     """Read from another connection, while something is wrong, without a message coming of it: more than the largest message,
     which may be on its way over a slow network, and what a window holds behind it."""
     looking_share_max: float = 0.05
-    """Of the time may be used for looking, however many connections there are."""
+    """Share of the time that may be used for looking, however many connections there are."""
 
 
 class Delivered:

@@ -28,7 +28,7 @@ METHOD = "Connect"
 
 _CUT_TOGETHER_S = 0.1
 _CUTTING_SHARE_MAX = 0.05
-"""Of the loop's time may be used to find what holds calls that are cut, since that takes longer the more streams there are."""
+"""Share of the loop's time that may go into finding what still refers to calls that were cut: the more streams, the longer."""
 _OK = StreamStatus("OK", "", "")
 _TOO_MANY_SILENT = StatusError(
     grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_STREAMS", "Too many streams of this address have said nothing yet. Try again."
@@ -352,7 +352,7 @@ class _Stream:
 
 
 def _cancellation_watchers(loop: asyncio.AbstractEventLoop) -> dict[object, asyncio.Task[object]]:
-    """By the task in which a handler runs, the task in which grpc.aio waits for the peer to cancel the call.
+    """Maps the task in which a handler runs to the one in which grpc.aio waits for the peer to cancel the call.
 
     Nothing public leads from one to the other. The latter's coroutine refers to the former, and the garbage collector knows.
     """

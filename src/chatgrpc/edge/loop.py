@@ -57,7 +57,7 @@ from chatgrpc.v1 import chat_pb2, session_pb2
 
 _FLUSH_INTERVAL_MAX_MS = 25
 _FLUSH_AT_ONCE_CHUNKS = 64
-"""So much makes a write worth its price; a device that catches up must not wait between pages."""
+"""With this much to send a stream is flushed at once: a device that catches up must not wait between pages."""
 _HOUSEKEEPING_INTERVAL_S = 0.05
 _SAVE_INTERVAL_MS = 1_000
 _SLICE_S = 0.01

@@ -60,7 +60,7 @@ from chatgrpc.v1 import (
 _log = structlog.get_logger()
 
 _OUTCOME_UNKNOWN = frozenset({chat_pb2.ERROR_CODE_UNAVAILABLE, chat_pb2.ERROR_CODE_SEEN_SEQ_TOO_OLD})
-"""Of a write without a key; the second if a try of it may stand too far below the head to be looked for."""
+"""After these nobody knows what became of a write without a key: an earlier try of it may stand too far below the head."""
 CLOSE_TIMEOUT_S = 5.0
 """How long a device may take to read the last frames of its stream."""
 

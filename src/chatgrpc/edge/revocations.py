@@ -17,7 +17,7 @@ from chatgrpc.ports.tokens import Claims, KeysUnavailableError, TokenRejectedErr
 from chatgrpc.v1 import session_pb2
 
 KNOWN_FOR_S: Final = 5.0
-"""For so long a unary call may be answered by what was known of its caller. A node that hears of a revocation asks at once."""
+"""A unary call may be judged by what the store said of its caller this long ago. A node told of a revocation reads again."""
 _USERS_KNOWN_MAX: Final = 10_000
 
 RENEW_AFTER_MS: Final = 1_000

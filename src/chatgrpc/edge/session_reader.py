@@ -2,7 +2,7 @@
 
 from chatgrpc.core.event_feed import LoadChat, Read, ReadMembership
 from chatgrpc.core.limits import Limits
-from chatgrpc.core.refusal import chat_damaged, unavailable
+from chatgrpc.core.refusal import chat_damaged, page_unavailable
 from chatgrpc.core.session import Session
 from chatgrpc.edge.history import Side, read_page
 from chatgrpc.ports.chat_log import ChatReader
@@ -51,7 +51,7 @@ class SessionReader:
             page = await read_page(self._chat_log, membership, side, seq, limit=request.limit, limits=self._limits)
         except StoreError as error:
             self._history_fails.failed(error)
-            session.page_read(request_id, chat_damaged() if isinstance(error, ChatDamagedError) else unavailable())
+            session.page_read(request_id, chat_damaged() if isinstance(error, ChatDamagedError) else page_unavailable())
             return
         self._history_fails.worked()
         frame = session_pb2.HistoryPage(chat_id=request.chat_id, more_before=page.more_before, more_after=page.more_after)

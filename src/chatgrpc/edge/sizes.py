@@ -20,7 +20,7 @@ CONTENT: Final = content_pb2.Content.DESCRIPTOR
 """The one kind of message that is not looked into."""
 
 _NEAR = 16
-"""What passes a limit by less than so many times is the rule's to refuse."""
+"""Up to this multiple of a limit the rule itself refuses, in its own words; beyond it nothing is looked at."""
 _ID_MAX = 1_024
 _TOKEN_MAX = 16 * 1024
 _OTHERS_MAX = 4_096

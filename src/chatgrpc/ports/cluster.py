@@ -84,8 +84,8 @@ class Cluster(Protocol):
     async def take(self, shard: int) -> ShardOwner | None:
         """Takes a shard that nobody owns; None if another node does.
 
-        A shard that is this node's already is returned as it stands: after an error one takes it again, or releases it. What
-        ended in an error may be done late, so a node that hears that it owns a shard which it does not hold does likewise.
+        A shard that is this node's already is returned as it stands. A call that ended in an error may still take effect: if
+        the view says that this node owns a shard which it does not hold, it takes the shard again, or releases it.
 
         Raises:
             ClusterUnavailableError: nobody knows whether it was taken; or the node has not joined, or has lost its lease.

@@ -255,7 +255,7 @@ class Link:
             self.end("its call was cancelled")
 
     def _failed(self, defect: BaseException) -> None:
-        """A part has a mistake of ours: without it the link is of no use, and is dialled again."""
+        """One of the link's tasks ended by a mistake of ours. Without it the link is no use: it ends, and is dialled again."""
         _log.error("relay_link_failed", peer=self.node_id, exc_info=defect)
         self.end("one of its parts failed")
 
@@ -268,7 +268,7 @@ class Link:
             self.end(str(error))
         except Exception:
             _log.exception("relay_receive_failed", peer=self.node_id)
-            self.end("what it brought could not be taken")
+            self.end("a message from it could not be handled")
 
     def _take(self, message: bytes) -> None:
         self._quiet_pulses = 0
@@ -315,13 +315,13 @@ class Link:
             self._quiet_pulses += 1
             self._full_pulses = self._full_pulses + 1 if self._outbox.is_full else 0
             if self._quiet_pulses >= _QUIET_PULSES_MAX:
-                self.end("nothing was heard for too long")
+                self.end(f"nothing was heard of it for {_QUIET_PULSES_MAX * PULSE_S:g} s")
             if self._full_pulses >= _FULL_PULSES_MAX:
-                self.end("it took nothing for too long")
+                self.end(f"it read nothing for {_FULL_PULSES_MAX * PULSE_S:g} s")
 
 
 def _for_version_1(message: Message) -> Message:
-    """Nodes of version 1.0 fall over a code that they do not know: it is told them as the one that they know of its kind."""
+    """Nodes of version 1.0 fail on an error code that they do not know, so they are sent one of its kind that they do know."""
     if isinstance(message, Forwarded) and isinstance(message.outcome, chat_pb2.Error):
         code = message.outcome.code
         if code > chat_pb2.ERROR_CODE_RATE_LIMITED or chat_pb2.ERROR_CODE_NOT_FOUND < code < chat_pb2.ERROR_CODE_UNAVAILABLE:

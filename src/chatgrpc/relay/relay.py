@@ -25,7 +25,7 @@ from chatgrpc.relay.transport import Port, Tls, connect, open_link
 _EXPECT_TIMEOUT_S: Final = 3.0
 """How long a node that dials waits until it is in our view: its own may be ahead."""
 _HELLO_TIMEOUT_S: Final = 5.0
-"""For a connection and the Hellos; longer than the above."""
+"""How long connecting and exchanging Hellos may take; longer than the above."""
 _PAUSE_MIN_S: Final = 0.05
 _PAUSE_MAX_S: Final = 1.0
 _STEADY_S: Final = 2.0

@@ -12,6 +12,7 @@ from chatgrpc.core.lanes import EdgeLanes, Forward, Forwarded, OwnerLanes
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.links import AskHead, HeadIs
 from chatgrpc.core.owner_desk import OwnerDesk, Tenure
+from chatgrpc.core.refusal import owner_silent
 from chatgrpc.core.shard import Shard
 from chatgrpc.core.tending import Owner
 from chatgrpc.core.write import Write
@@ -134,7 +135,7 @@ def test_without_an_owner_it_is_given_up_and_asked_for_no_more(cluster: Cluster)
     cluster.edge.pass_time(NOW.monotonic_ms + 1_000)
     (failed,) = cluster.outcomes().values()
     assert isinstance(failed, chat_pb2.Error)
-    assert failed.code == chat_pb2.ERROR_CODE_UNAVAILABLE
+    assert failed.message == owner_silent().message
     assert (cluster.edge.is_idle, cluster.edge.questions_waiting) == (True, 0)
     cluster.run()
     assert cluster.rows.texts(GROUP, 9) == ["chat_created"], "an answer that comes late sends nothing"

@@ -1,6 +1,16 @@
-"""Refusals: the number of an error's code says whether to try again."""
+"""Refusals: the number of an error's code says whether to try again, and its message what is known."""
 
-from chatgrpc.core.refusal import RefusedError, is_retryable, unavailable
+import pytest
+
+from chatgrpc.core.refusal import (
+    RefusedError,
+    is_retryable,
+    outcome_unknown,
+    overloaded,
+    owner_silent,
+    page_unavailable,
+    store_silent,
+)
 from chatgrpc.v1 import chat_pb2
 
 
@@ -9,10 +19,19 @@ def test_codes_from_100_may_succeed_later() -> None:
         assert is_retryable(chat_pb2.Error(code=code)) == (code >= 100)
 
 
-def test_unavailable_asks_for_the_same_again() -> None:
-    error = unavailable(retry_after_ms=700)
+@pytest.mark.parametrize(
+    "error", [store_silent(), owner_silent(), page_unavailable(), overloaded()], ids=lambda error: error.message
+)
+def test_what_may_succeed_later_says_when(error: chat_pb2.Error) -> None:
     assert is_retryable(error)
-    assert error.retry_after_ms == 700
+    assert error.retry_after_ms > 0
+
+
+def test_only_writes_speak_of_what_is_committed() -> None:
+    for error in (store_silent(), owner_silent(), outcome_unknown()):
+        assert "committed" in error.message
+    assert "committed" not in page_unavailable().message
+    assert "store" not in owner_silent().message, "it is the node that did not answer; nobody knows of its store"
 
 
 def test_a_refusal_carries_its_error() -> None:

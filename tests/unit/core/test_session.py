@@ -25,7 +25,7 @@ from chatgrpc.core.event_feed import LoadChat, ReadLog, ReadMembership
 from chatgrpc.core.events import event_chunk
 from chatgrpc.core.ids import direct_chat_id, group_chat_id, self_chat_id
 from chatgrpc.core.limits import Limits
-from chatgrpc.core.refusal import unavailable
+from chatgrpc.core.refusal import store_silent
 from chatgrpc.core.session import Session, State, Timings
 from chatgrpc.core.visibility import Interval
 from chatgrpc.v1 import chat_pb2, content_pb2, session_pb2
@@ -472,7 +472,7 @@ def test_m7_a_failed_send_comes_again_before_later_ones() -> None:
     stream = Stream().open()
     first, second = (submitted(stream.say(request_id=1 + number, send=send(number))) for number in (1, 2))
     for submit in (first, second):
-        stream.session.answered(submit.request_id, submit.write, unavailable())
+        stream.session.answered(submit.request_id, submit.write, store_silent())
     stream.frames()
     for request_id, number in ((4, 3), (5, 2)):
         stream.say(request_id=request_id, send=send(number))

@@ -11,7 +11,7 @@ from chatgrpc.core.effects import Admission, Admit, End, FetchPage, Marked, Show
 from chatgrpc.core.entries import Membership
 from chatgrpc.core.ids import CLIENT_MESSAGE_ID_BYTES, direct_chat_id, is_chat_id, is_device_id, self_chat_id
 from chatgrpc.core.limits import Limits
-from chatgrpc.core.refusal import unavailable
+from chatgrpc.core.refusal import store_silent
 from chatgrpc.core.rules import MESSAGES
 from chatgrpc.core.session import Session, State, Timings
 from chatgrpc.core.visibility import Interval
@@ -202,9 +202,9 @@ class Peers(RuleBasedStateMachine):
             case Submit(request_id, write) if works:
                 self.session.answered(request_id, write, chat_pb2.SendResult(chat_id=write.chat_id, seq=10))
             case Submit(request_id, write):
-                self.session.answered(request_id, write, unavailable())
+                self.session.answered(request_id, write, store_silent())
             case FetchPage(request_id):
-                self.session.page_read(request_id, session_pb2.HistoryPage() if works else unavailable(), [])
+                self.session.page_read(request_id, session_pb2.HistoryPage() if works else store_silent(), [])
             case VerifyToken(request_id) if works:
                 self.session.token_verified(request_id, "alice", NOW_MS + 10**9, Now(self.now_ms, self.now_ms))
             case VerifyToken(request_id):

@@ -14,15 +14,15 @@ from chatgrpc.adapters.cassandra.client import CassandraClient, Statement
 from chatgrpc.ports.errors import StoreError, StoreUnavailableError
 
 BATCHES_UNDER_WAY_MAX: Final = 128
-"""What is more waits, and is gathered further meanwhile."""
+"""Further writes wait, and are gathered meanwhile."""
 BESIDE_UNDER_WAY_MAX: Final = 16
 """The same of what nobody waits for: marks, receipts, cursors."""
 STATEMENTS_PER_BATCH_MAX: Final = 20
 BYTES_PER_BATCH_MAX: Final = 64 * 1024
-"""Of a batch to one partition; a larger statement goes alone."""
+"""Size of a batch to one partition; a larger statement goes alone."""
 PARTITIONS_PER_BATCH_MAX: Final = 10
 BYTES_PER_SPREAD_BATCH_MAX: Final = 5_000
-"""Of a batch to several partitions. Beyond these two Cassandra, as it is shipped, warns in its log of every such batch."""
+"""Size of a batch to several partitions. Beyond these two sizes Cassandra, as it is shipped, logs a warning for every batch."""
 STATEMENT_BYTES: Final = 100
 """What a statement of ours takes beside its blobs."""
 

@@ -6,15 +6,15 @@ their clocks say and whenever it lands. Four numbers to an epoch leave room for 
 
 
 def row_timestamp(epoch: int) -> int:
-    """Of a row as its owner writes it, the first time and every other."""
+    """Timestamp of a row as its owner writes it, the first time and every other."""
     return 4 * epoch
 
 
 def erasure_timestamp(epoch: int) -> int:
-    """Of the deletion of all that this epoch and earlier ones wrote at a seq."""
+    """Timestamp of the deletion of all that this epoch and earlier ones wrote at a seq."""
     return 4 * epoch + 1
 
 
 def erased_timestamp(epoch: int) -> int:
-    """Of the row without content that takes the place of what was deleted."""
+    """Timestamp of the row without content that takes the place of what was deleted."""
     return 4 * epoch + 2

@@ -39,7 +39,7 @@ from chatgrpc.ports.cluster import ClusterUnavailableError, ClusterView, NodeInf
 from chatgrpc.ports.lease_clock import lease_clock_ms
 
 _LEAVE_TIMEOUT_S: Final = 2.0
-"""A lease that is not given up ends by itself; it is not worth the wait for the election of a leader."""
+"""How long giving up the lease may take. It ends by itself anyway, so nobody waits for etcd to elect a leader."""
 
 _log = structlog.get_logger(__name__)
 

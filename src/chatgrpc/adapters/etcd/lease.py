@@ -20,9 +20,9 @@ from chatgrpc.core.lease import Lease
 from chatgrpc.ports.lease_clock import lease_clock_ms
 
 MARGIN_SHARE: Final = 0.1
-"""Of the time to live: as much may our clock be slower than etcd's, or lose in a step."""
+"""Share of the time to live that is kept as a margin: our clock may be slower than etcd's."""
 STANDSTILL_MAX_S: Final = 30.0
-"""An event loop that has run nothing for so long does not keep its shards from others any more."""
+"""Once the event loop has run nothing for this long, the lease is left to end, so that others can take the shards."""
 _RENEWALS_PER_TTL: Final = 3
 _TRIES_PER_TTL: Final = 5
 _PAUSE_S: Final = 0.05

@@ -91,7 +91,7 @@ class JwksFromFile:
         except (OSError, InvalidJwksError) as error:
             self._version = self._version if isinstance(error, InvalidJwksError) else None
             self._is_good = False
-            _log.error("jwks file not read", path=self._path, error=error, keys_kept=len(self._keys or ()))
+            _log.error("jwks_file_not_read", path=self._path, error=error, keys_kept=len(self._keys or ()))
         else:
             self._is_good = True
-            _log.info("jwks file read", path=self._path, kids=sorted(self._keys))
+            _log.info("jwks_file_read", path=self._path, kids=sorted(self._keys))

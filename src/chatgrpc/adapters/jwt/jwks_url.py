@@ -108,9 +108,9 @@ class JwksFromUrl:
             self._is_failing = False
         except (httpx.HTTPError, httpx.InvalidURL, InvalidJwksError, TimeoutError) as error:
             self._is_failing = True
-            _log.error("jwks not fetched", host=self._http_host, error=error, keys_kept=len(self._keys or ()))
+            _log.error("jwks_not_fetched", host=self._http_host, error=error, keys_kept=len(self._keys or ()))
         else:
-            _log.info("jwks fetched", host=self._http_host, kids=sorted(self._keys))
+            _log.info("jwks_fetched", host=self._http_host, kids=sorted(self._keys))
         finally:
             self._fetching = None
 

@@ -98,7 +98,7 @@ def parse_jwks(document: bytes) -> KeySet:
                 raise InvalidJwksError("an earlier key has the same kid")
             keys[kid] = key
         except InvalidJwksError as error:
-            _log.warning("jwks key passed over", position=position, why=str(error))
+            _log.warning("jwks_key_passed_over", position=position, why=str(error))
     return keys
 
 

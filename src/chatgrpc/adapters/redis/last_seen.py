@@ -12,7 +12,7 @@ from chatgrpc.ports.lease_clock import wall_clock_ms
 _PUT = Script("put_last_seen.lua")
 
 KEPT_S: Final = 30 * 24 * 3600
-"""So that users who never come again do not stay in memory for ever."""
+"""Entries end by themselves then, so that users who never come back are not kept for ever."""
 USERS_PER_WRITE_MAX: Final = 1_000
 """A node that ends tells all its users at once; others must not wait for that."""
 _CLOCKS_DIFFER_MS: Final = 60_000

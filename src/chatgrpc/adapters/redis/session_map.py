@@ -18,7 +18,7 @@ USERS_PER_TRIP_MAX: Final = 10_000
 KEPT_S: Final = 7 * 24 * 3600
 """Longer than any stream lasts: a device that never comes back after its node crashed leaves nothing for ever."""
 VALUE_BYTES_MAX: Final = 256 * 1024
-"""Of one user; what is longer is nothing that we wrote."""
+"""Size of one user's entries; a longer value was not written by us."""
 
 
 class RedisSessionMap:
