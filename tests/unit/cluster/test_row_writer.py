@@ -112,7 +112,10 @@ async def test_one_shard_with_a_long_backlog_does_not_keep_another_from_its_turn
     other = world.take(2)
     (write,) = world.write(other, 1)
     await until(lambda: world.writer.retried == 10 * WRITES_RETRIED_MAX + 1)
-    world.rows.away = False
+    async with world.rows.silent():
+        await until(lambda: world.rows.under_way == WRITES_RETRIED_MAX)
+        await asyncio.sleep(RETRY_MAX_S + RETRY_FIRST_S)  # both are due by now: the loop has no later timer of theirs
+        world.rows.away = False
     await until(lambda: not world.writer.under_way)
     assert (other, write) in world.stored[: 3 * WRITES_RETRIED_MAX]
 
@@ -136,7 +139,9 @@ async def test_rounds_of_shards_that_are_due_at_about_the_same_time_begin_togeth
         world.write(world.take(number), 1)
     await until(lambda: len(world.rows.asked_at_s) >= 40)
     second_s = world.rows.asked_at_s[20:40]
-    assert max(second_s) - min(second_s) < RETRY_FIRST_S
+    # At one multiple of the grid, or at two where the writes came on both sides of one; however late the loop is.
+    beginnings = sum(after_s - before_s > RETRY_FIRST_S / 2 for before_s, after_s in pairwise(second_s))
+    assert beginnings <= 1, second_s
 
 
 async def test_what_is_new_does_not_wait_for_the_round_of_what_failed() -> None:
