@@ -93,6 +93,11 @@ def _check_acknowledged(cluster: "Cluster", logs: dict[str, Log]) -> None:
         log = logs[chat_id]
         if seq > len(log) or log[seq - 1].client_message_id != key:
             raise BrokenError(f"G1: {int.from_bytes(key)} was acknowledged as {chat_id} {seq}, and is not there")
+    keys = {(chat_id, event.client_message_id) for chat_id, log in logs.items() for event in log}
+    for device in cluster.devices:
+        for key, chat_id in device.memory.refused:
+            if (chat_id, key) in keys:
+                raise BrokenError(f"{int.from_bytes(key)} was refused for good, and is an event of {chat_id}")
 
 
 def _check_streams(cluster: "Cluster", chat_id: str, log: Log) -> None:

@@ -75,6 +75,7 @@ class Memory:
 
     received: dict[str, list[chat_pb2.ChatEvent]] = field(default_factory=dict)
     acknowledged: dict[bytes, tuple[str, int]] = field(default_factory=dict)
+    refused: list[tuple[bytes, str]] = field(default_factory=list)
     sent_order: dict[str, list[bytes]] = field(default_factory=dict)
     pages: list[ShownPage] = field(default_factory=list)
 
@@ -240,6 +241,7 @@ class Device:
             )
             if error.code == chat_pb2.ERROR_CODE_NOT_A_MEMBER:
                 messages.remove(message)
+                self.memory.refused.append((message.client_message_id, chat_id))
                 self.memory.sent_order[chat_id].remove(message.client_message_id)
                 self._send_waiting(chat_id)
             elif is_retryable(error):

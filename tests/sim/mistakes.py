@@ -6,7 +6,7 @@ from typing import Any
 
 from chatgrpc.core import row_store
 from chatgrpc.core.activation import Activation
-from chatgrpc.core.active_chat import Ticket
+from chatgrpc.core.active_chat import ActiveChat, Ticket
 from chatgrpc.core.append_pipeline import AppendPipeline
 from chatgrpc.core.clock import Now
 from chatgrpc.core.doubts import EVERYTHING, Doubt, Doubts
@@ -46,6 +46,24 @@ class DeadlineIgnored(Lease):
 
     def holds(self, now_ms: int) -> bool:
         return not self._over
+
+
+# Who may write.
+
+
+class AdmittedAtOnce(ActiveChat):
+    __slots__ = ()
+
+    def await_admission(self, user_id: str) -> bool:
+        return False
+
+
+class WritesOfTheAdmittedNotHeld(Shard):
+    """Gives a write its seq while the event that lets its sender in is not committed."""
+
+    def _activate(self, chat: ActiveChat) -> None:
+        chat.__class__ = AdmittedAtOnce
+        super()._activate(chat)
 
 
 # How a chat is taken over.
@@ -369,6 +387,7 @@ MISTAKES: dict[str, Parts] = {
     "acknowledgement out of order": _parts(shard=Shards.using(pipeline=AcknowledgedOutOfOrder)),
     "seq from a stale tail": _parts(shard=Shards.using(StaleTail)),
     "dedupe window too small": _parts(shard=NoDedupe),
+    "a write taken before its sender's admission counts": _parts(shard=WritesOfTheAdmittedNotHeld),
     "go-back-N without order": _parts(owner_lanes=AnyOrder),
     "re-sent newest first": _parts(edge_lanes=OneLaneAtATime),
     "replay handing over to live with a gap": _parts(feed=GapAtTheSeam),

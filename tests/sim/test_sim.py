@@ -99,6 +99,7 @@ FOUND_BY = {
     "acknowledgement out of order": 46,
     "seq from a stale tail": 0,
     "dedupe window too small": 1,
+    "a write taken before its sender's admission counts": 408,
     "go-back-N without order": 0,
     "re-sent newest first": 0,
     "replay handing over to live with a gap": 0,

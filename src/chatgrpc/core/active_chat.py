@@ -90,6 +90,7 @@ class ActiveChat:
         "_recent_max",
         "_span_max",
         "_widened_until_ms",
+        "awaited_seq",
         "chat",
         "chat_id",
         "committed_seq",
@@ -123,6 +124,7 @@ class ActiveChat:
         self.last_sent_seq: dict[str, int] = {}
         self.in_flight: dict[int, Pending] = {}
         self.waiting: deque[tuple[Ticket, Write, int, int]] = deque()  # with its bytes, and where a sender left who did
+        self.awaited_seq = 0  # the first write that waits does so until this is committed; 0 = it does not
         self.held_bytes = 0  # of the writes that wait and of those in flight
         self.looked_up: LookedUp | None = None
         self._by_key: dict[tuple[str, bytes], EventHead] = {}
@@ -149,6 +151,14 @@ class ActiveChat:
         """Whether it is shown to the others when the user types: they are a member, and not muted."""
         member = self.members.get(user_id)
         return member is not None and member.muted_until_ms <= wall_ms
+
+    def await_admission(self, user_id: str) -> bool:
+        """Whether the user is a member by an event that is not committed yet; notes that the first write waits for it."""
+        member = self.members.get(user_id)
+        if member is None or member.joined_seq <= self.committed_seq:
+            return False
+        self.awaited_seq = member.joined_seq
+        return True
 
     def load(self, stored: StoredChat | None) -> None:
         """Takes what the store holds of the chat; None = it does not exist.

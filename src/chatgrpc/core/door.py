@@ -5,6 +5,10 @@ there is one, since anybody can compute the id of two people's chat (ADR 10). So
 sender's own memberships; whoever does not find the chat there is refused.
 
 A former member is let in, as an earlier try of the write may stand in the log (G3); no further up than where they left.
+
+So that the list is enough to tell who may have an event in the log, nobody's write gets a seq before the event that let them in
+is committed: a list would not know of it, were the owner lost, and they would be told that they are no member while what they
+wrote comes to count.
 """
 
 from dataclasses import dataclass

@@ -119,6 +119,7 @@ class Sequencer:
         self._random_bits = random_bits
         self._chats: dict[str, ActiveChat] = {}
         self._loads: list[ActiveChat] = []
+        self._admitted: list[ActiveChat] = []
         self._lookups: list[Lookup] = []
         self._answers: list[Answer] = []
         self._entries: list[Entry] = []
@@ -287,6 +288,9 @@ class Sequencer:
         for chat, pending in group.pending:
             head = pending.head
             chat.committed_seq = head.seq
+            if 0 < chat.awaited_seq <= head.seq:
+                chat.awaited_seq = 0
+                self._admitted.append(chat)
             if chat.in_flight.pop(head.seq, None) is not None:  # else it was given up, and who waited has an answer
                 self._release(chat, pending.held_bytes)
                 for ticket, again in pending.tickets:
@@ -297,6 +301,11 @@ class Sequencer:
                 Delivery(chat.chat_id, head.seq, chunk, pending.recipients, pending.left_user_id, pending.changes_members)
             )
         return deliveries
+
+    def go_on(self, chat: ActiveChat, now_ms: int) -> None:
+        """Decides what `take_admitted` says can be decided now."""
+        if self._chats.get(chat.chat_id) is chat:
+            self._advance(chat, now_ms)
 
     def failed(self, group: Group) -> None:
         """The group's append raised: its chats are forgotten, and everything that waited in them fails, retryably."""
@@ -317,6 +326,11 @@ class Sequencer:
         """Chats whose state is wanted."""
         loads, self._loads = self._loads, []
         return loads
+
+    def take_admitted(self) -> list[ActiveChat]:
+        """Chats where a write has waited until its sender's admission was committed, which it is."""
+        admitted, self._admitted = self._admitted, []
+        return admitted
 
     def take_lookups(self) -> list[Lookup]:
         """Reads that writes wait for."""
@@ -401,6 +415,8 @@ class Sequencer:
                 earlier = self._earlier_try(chat, write)
                 if earlier is not None:
                     self._answer_again(chat, ticket, earlier)
+                elif chat.await_admission(write.sender_user_id) and not is_their_own(write):
+                    return  # no list of memberships would let them in again to ask what became of it (core.door)
                 else:
                     arm = write.content.WhichOneof("body") or ""
                     lookup = self._needs(chat, write, arm, left_seq) if chat.looked_up is None else None
@@ -433,10 +449,6 @@ class Sequencer:
 
     def _needs(self, chat: ActiveChat, write: Write, arm: str, left_seq: int) -> Lookup | None:
         """What must be read before the write can be decided, if anything."""
-        if write.sender_user_id in chat.members:
-            # They came in again by events that the owner before left uncommitted, of which the stored list did not know yet
-            # when it was read. What they wrote since stands above where they had left.
-            left_seq = 0
         unseen_from = self._unseen_from(chat, write, arm, left_seq)
         below_floor = min(chat.floor_seq - 1, left_seq or chat.floor_seq - 1)
         ranges = [(unseen_from - 1, below_floor)] if unseen_from <= below_floor else []

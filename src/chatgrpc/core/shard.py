@@ -218,6 +218,8 @@ class Shard:
             entry, pair = self._uncommitted.pop((chat_id, seq))
             self._deliveries += self._sequencer.committed(Group([entry], [pair]))
             self._unmarked[chat_id] = seq
+        for chat in self._sequencer.take_admitted():
+            self._sequencer.go_on(chat, now.wall_ms)
         self._requests += pipeline.take_writes()
         self._work()
 

@@ -117,6 +117,9 @@ class Owner:
                 deliveries += self._sequencer.committed(group)
             else:
                 self._sequencer.failed(group)
+        for chat in self._sequencer.take_admitted():
+            with self._fence(chat.chat_id):
+                self._sequencer.go_on(chat, now_ms)
         self._take_reads(now_ms)
         for damage in self._sequencer.take_damage():
             self._book.note(damage)

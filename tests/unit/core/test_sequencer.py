@@ -71,6 +71,8 @@ class Owner:
         group = group or self.take_group()
         self.log.append(group.entries)
         self.deliveries += self.sequencer.committed(group)
+        for chat in self.sequencer.take_admitted():
+            self.sequencer.go_on(chat, self.now_ms)
         self.take_answers()
 
     def fail(self, group: Group | None = None) -> None:

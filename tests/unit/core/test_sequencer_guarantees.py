@@ -339,6 +339,8 @@ class Schedules(RuleBasedStateMachine):
         group, self.group = self.group, None
         self.log.append(group.entries)
         self.take_deliveries(group, self.sequencer.committed(group))
+        for chat in self.sequencer.take_admitted():
+            self.sequencer.go_on(chat, self.now_ms)
         self.progress()
 
     @precondition(lambda self: self.group is not None)
