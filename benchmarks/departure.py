@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable
 from itertools import islice
 
+from chatgrpc.adapters.memory.row_store import MemoryRowStore
 from chatgrpc.cluster.resync import Resync
 from chatgrpc.core.clock import Now
 from chatgrpc.core.edge_desk import EdgeDesk
@@ -22,24 +23,24 @@ from chatgrpc.core.session import Session, Timings
 from chatgrpc.core.tending import Owner
 from chatgrpc.core.visibility import Interval
 from chatgrpc.edge.connection import Connection, Connections
-from chatgrpc.ports.row_store import CommittedLog
 from chatgrpc.v1 import session_pb2
 
 _FAR_MS = 4_000_000_000_000
 _NOW = Now(1_000_000, 1_000_000)
 
 
-class _Memberships:
-    """Of `CommittedLog` what `Resync` reads after a departure."""
+class _Memberships(MemoryRowStore):
+    """The memory store, which answers of whoever is asked for that they are in so many chats, and counts the questions."""
 
     def __init__(self, chats: int) -> None:
+        super().__init__()
         self.users_read = 0
-        self._chats = chats
+        self._chats_each = chats
 
     async def intervals_of_user(self, user_id: str, after_chat_id: str, limit: int) -> list[tuple[str, tuple[Interval, ...]]]:
         self.users_read += 1
         await asyncio.sleep(0)
-        return [(chat_id, (Interval(1),)) for chat_id in islice(_chat_ids(int(user_id), self._chats), limit)]
+        return [(chat_id, (Interval(1),)) for chat_id in islice(_chat_ids(int(user_id), self._chats_each), limit)]
 
 
 def _chat_ids(user: int, chats: int) -> Iterable[str]:
@@ -93,9 +94,8 @@ async def _run(sessions: int, chats: int) -> None:
         """Nobody else looks."""
 
     desk = EdgeDesk("here", EdgeLanes(250, 10_000), shard_of, 250, 200_000)
-    log: CommittedLog = committed  # type: ignore[assignment]
     resync = Resync(
-        connections, desk, log, heads, shard_of, ignore, ignore, end_revoked, lambda: time.monotonic_ns() // 1_000_000
+        connections, desk, committed, heads, shard_of, ignore, ignore, end_revoked, lambda: time.monotonic_ns() // 1_000_000
     )
     resync.see({shard: Owner("gone" if shard % 3 else "stays", shard + 1) for shard in range(SHARD_COUNT)}, {"gone", "stays"})
     done = asyncio.Event()

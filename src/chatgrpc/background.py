@@ -10,6 +10,8 @@ from typing import Any, Final
 
 import structlog
 
+from chatgrpc.core.backoff import Backoff
+
 RESTART_FIRST_S: Final = 0.1
 RESTART_MAX_S: Final = 10.0
 
@@ -30,20 +32,25 @@ def start(work: Coroutine[Any, Any, None], told: Told, *, name: str | None = Non
     return task
 
 
-async def again(work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
-    """Runs work that must not end until it is cancelled: when it raises, that is logged, and it begins anew after a pause."""
-    pause_s = RESTART_FIRST_S
+async def again(work: Callable[[], Coroutine[Any, Any, bool]], name: str) -> None:
+    """Runs work that must go on until it says that it is done, by returning True, or is cancelled.
+
+    When it raises, or returns False, that is logged, and it begins anew after a pause.
+    """
+    backoff = Backoff(RESTART_FIRST_S, RESTART_MAX_S)
+    loop = asyncio.get_running_loop()
     while True:
-        began_s = asyncio.get_running_loop().time()
+        began_s, defect = loop.time(), None
         try:
-            await work()
-            _log.error("background_ended", work=name, again_in_s=pause_s)
-        except Exception as defect:
-            _log.error("background_failed", work=name, again_in_s=pause_s, exc_info=defect)
-        if asyncio.get_running_loop().time() - began_s > RESTART_MAX_S:
-            pause_s = RESTART_FIRST_S  # it had done its work for a while
+            if await work():
+                return
+        except Exception as error:
+            defect = error
+        if loop.time() - began_s > RESTART_MAX_S:
+            backoff.reset()  # it had done its work for a while
+        pause_s = backoff.next_s()
+        _log.error("background_failed" if defect else "background_ended", work=name, again_in_s=pause_s, exc_info=defect)
         await asyncio.sleep(pause_s)
-        pause_s = min(2 * pause_s, RESTART_MAX_S)
 
 
 def logged(name: str) -> Told:

@@ -20,6 +20,7 @@ import structlog
 from chatgrpc import background
 from chatgrpc.addresses import join_address, split_address
 from chatgrpc.config import ENV_PREFIX, Settings, StartError, environment_of
+from chatgrpc.core.backoff import Backoff
 from chatgrpc.greeting import farewell, greet
 from chatgrpc.supervisor_line import FD_ENV, Said
 
@@ -83,7 +84,7 @@ class Supervisor:
     async def _keep_running(self, worker: "_Worker") -> int:
         """Runs a worker again and again; returns the last exit status when all is to stop."""
         loop = asyncio.get_running_loop()
-        starts, delay_s = 0, RESTART_DELAY_MIN_S
+        starts, backoff = 0, Backoff(RESTART_DELAY_MIN_S, RESTART_DELAY_MAX_S)
         while True:
             starts += 1
             started_at_s = loop.time()
@@ -94,11 +95,11 @@ class Supervisor:
                 self._fail(worker, status)
                 return status
             if loop.time() - started_at_s > RESTART_DELAY_MAX_S:
-                delay_s = RESTART_DELAY_MIN_S
+                backoff.reset()
+            delay_s = backoff.next_s()
             _log.warning("worker_ended", worker=worker.number, status=status, reason=worker.reason, restart_in_s=delay_s)
             if await self._stops_within(delay_s):
                 return status
-            delay_s = min(2 * delay_s, RESTART_DELAY_MAX_S)
 
     async def _stops_within(self, seconds: float) -> bool:
         with contextlib.suppress(TimeoutError):

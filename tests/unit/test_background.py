@@ -52,26 +52,20 @@ async def test_what_work_raises_is_told_and_its_cancellation_is_not() -> None:
     assert [type(defect) for defect in told] == [KeyError]
 
 
-async def test_work_that_must_not_end_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_work_begins_anew_until_it_says_that_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background, "RESTART_FIRST_S", 0.0)
     monkeypatch.setattr(background, "RESTART_MAX_S", 0.0)
     runs = 0
-    third = asyncio.Event()
 
-    async def work() -> None:
+    async def work() -> bool:
         nonlocal runs
         runs += 1
         if runs == 1:
             raise KeyError("ours")
-        if runs == 3:
-            third.set()
-            await asyncio.Event().wait()
+        return runs == 3
 
     with capture_logs() as lines:
-        task = asyncio.create_task(background.again(work, "watch"))
         async with asyncio.timeout(30):
-            await third.wait()
-        task.cancel()
-        await asyncio.wait([task])
+            await background.again(work, "watch")
     assert [line["event"] for line in lines] == ["background_failed", "background_ended"]
     assert {line["work"] for line in lines} == {"watch"}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
+from chatgrpc.core.backoff import Backoff
 from chatgrpc.core.owner_desk import Tenure
 from chatgrpc.core.row_store import Write
 from chatgrpc.ports.errors import StoreError
@@ -26,7 +27,7 @@ _RETRY_GRID_S = 0.05
 class _Backlog:
     """What of one shard has failed, and has not succeeded since."""
 
-    retry_s: float = RETRY_FIRST_S
+    backoff: Backoff = field(default_factory=lambda: Backoff(RETRY_FIRST_S, RETRY_MAX_S))
     unfinished: int = 0
     """Writes, wherever they are: here, due, or under way."""
     for_next_round: list[Write] = field(default_factory=list)
@@ -87,9 +88,8 @@ class RowWriter:
         backlog = self._backlogs[tenure]
         if not backlog.for_next_round:
             loop = asyncio.get_running_loop()
-            soonest_s = loop.time() + backlog.retry_s
+            soonest_s = loop.time() + backlog.backoff.next_s()
             loop.call_at(math.ceil(soonest_s / _RETRY_GRID_S) * _RETRY_GRID_S, self._round_is_due, tenure)
-            backlog.retry_s = min(2 * backlog.retry_s, RETRY_MAX_S)
         backlog.for_next_round += writes
 
     def _round_is_due(self, tenure: Tenure) -> None:

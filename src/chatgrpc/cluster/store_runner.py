@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from chatgrpc import background
 from chatgrpc.cluster.row_writer import RETRY_FIRST_S, RETRY_MAX_S, RowWriter
+from chatgrpc.core.backoff import Backoff
 from chatgrpc.core.clock import Now
 from chatgrpc.core.damage import DamageError
 from chatgrpc.core.door import ReadIntervals
@@ -206,10 +207,9 @@ class StoreRunner:
 
     async def _read_again(self, tenure: Tenure, read: _Read, ended: _Ended, deadline_s: float) -> None:
         loop = asyncio.get_running_loop()
-        retry_s = RETRY_FIRST_S
+        backoff = Backoff(RETRY_FIRST_S, RETRY_MAX_S)
         while self._desk.holds(tenure):
-            await asyncio.sleep(min(retry_s, max(0.0, deadline_s - loop.time())))
-            retry_s = min(2 * retry_s, RETRY_MAX_S)
+            await asyncio.sleep(min(backoff.next_s(), max(0.0, deadline_s - loop.time())))
             if loop.time() >= deadline_s:
                 self._finish(tenure, ended(None))
                 return

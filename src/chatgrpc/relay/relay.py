@@ -11,6 +11,7 @@ import grpc
 import structlog
 
 from chatgrpc import background
+from chatgrpc.core.backoff import Backoff
 from chatgrpc.core.links import Message
 from chatgrpc.grpc_calls import end_call
 from chatgrpc.internal.v1 import relay_pb2
@@ -172,16 +173,16 @@ class Relay:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _keep_dialling(self, node_id: str) -> None:
-        pause_s = _PAUSE_MIN_S
+    async def _keep_dialling(self, node_id: str) -> bool:
+        """Links again and again; True once this relay stops, which lets a link that is up end by itself."""
+        backoff = Backoff(_PAUSE_MIN_S, _PAUSE_MAX_S)
         why = ""
         while not self._stopping:
             linked_s, why = await self._dial(node_id, why)
             if linked_s >= _STEADY_S:
-                pause_s = _PAUSE_MIN_S
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  # spreads, and guards nothing
-            pause_s = min(2 * pause_s, _PAUSE_MAX_S)
-        raise asyncio.CancelledError  # `stop` lets a link that is up end by itself: an end that is wanted
+                backoff.reset()
+            await asyncio.sleep(backoff.next_s() * random.uniform(0.5, 1.0))  # noqa: S311  # spreads, and guards nothing
+        return True
 
     async def _dial(self, node_id: str, why_before: str) -> tuple[float, str]:
         """Links once; returns for how many seconds the link was up, and why it was not, which is logged if it is news."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, NoReturn
 
 import structlog
 
@@ -79,14 +79,14 @@ class PrefixWatch:
         self.revision = read.header.revision
         self._on_snapshot(read.kvs)
 
-    async def _follow_anew(self) -> None:
+    async def _follow_anew(self) -> NoReturn:
         """What ended the last time may have been told in part: so all is read again, before changes are followed."""
         if self._has_failed:
             await self._read_all()
         self._has_failed = True
         await self._follow()
 
-    async def _follow(self) -> None:
+    async def _follow(self) -> NoReturn:
         failures = 0
         while True:
             before = self.revision
