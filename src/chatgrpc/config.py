@@ -32,7 +32,8 @@ from chatgrpc.addresses import is_loopback, is_wildcard, split_address, split_ad
 from chatgrpc.auth_settings import DEV_AUDIENCE, DEV_ISSUER, AuthSettings, auth_problems
 from chatgrpc.limit_settings import LimitSettings
 from chatgrpc.rate_settings import RateSettings
-from chatgrpc.settings_group import SettingsGroup, StartError
+from chatgrpc.settings_group import SettingsGroup
+from chatgrpc.start_error import StartError
 
 __all__ = [
     "CONFIG_FILE_ENV",

@@ -1,10 +1,6 @@
-"""What all settings share: how a group of them is declared, and how a node says that it cannot start."""
+"""What all settings share: how a group of them is declared."""
 
 from pydantic import BaseModel, ConfigDict
-
-
-class StartError(Exception):
-    """The node cannot start, and the person who starts it can do something about it. The message says what."""
 
 
 class SettingsGroup(BaseModel):

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import pytest
 from structlog.testing import capture_logs
 
-from chatgrpc.config import StartError
 from chatgrpc.core.links import Heads, Load, Message
 from chatgrpc.ports.cluster import NodeInfo
 from chatgrpc.relay import NodeUnreachableError, RelayOptions, describe_node
 from chatgrpc.relay import relay as relay_module
 from chatgrpc.relay.link import HEADS_MAX
+from chatgrpc.start_error import StartError
 from tests.robustness.support_relay import LinkedNode, event, linked, started, until
 from tests.support.link import Link, link_to
 from tests.support.proxy import Way

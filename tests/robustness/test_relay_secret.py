@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from chatgrpc.cluster.access import RELAY_SECRET_FILE, relay_secret
-from chatgrpc.config import ClusterSettings, Settings, StartError
+from chatgrpc.config import ClusterSettings, Settings
 from chatgrpc.core.links import Load
 from chatgrpc.internal.v1 import relay_pb2
 from chatgrpc.ports.cluster import NodeInfo
@@ -20,6 +20,7 @@ from chatgrpc.relay import RelayOptions
 from chatgrpc.relay.link import LinkEndedError, Stream
 from chatgrpc.relay.proof import CHALLENGE_BYTES, Proof
 from chatgrpc.relay.transport import connect, open_link
+from chatgrpc.start_error import StartError
 from tests.robustness.support_relay import LinkedNode, event, linked, started, until
 
 SECRET = b"known to all nodes of the cluster"

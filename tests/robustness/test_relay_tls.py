@@ -3,10 +3,10 @@
 import pytest
 from structlog.testing import capture_logs
 
-from chatgrpc.config import StartError
 from chatgrpc.relay import NodeUnreachableError, RelayOptions, Tls, describe_node
 from chatgrpc.relay.link import LinkEndedError, Stream
 from chatgrpc.relay.transport import connect, open_link
+from chatgrpc.start_error import StartError
 from tests.robustness.support_relay import LinkedNode, event, linked, started, until
 from tests.support.authority import Authority, Pair
 

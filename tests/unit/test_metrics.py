@@ -12,9 +12,9 @@ import urllib.request
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from chatgrpc.config import StartError
 from chatgrpc.metrics import Metrics, MetricsServer
 from chatgrpc.metrics_endpoint import CONNECTIONS_MAX
+from chatgrpc.start_error import StartError
 
 
 def scrape(port: int) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:

@@ -13,8 +13,8 @@ from chatgrpc.adapters.jwt import DevIssuer
 from chatgrpc.adapters.sqlite.chat_log import SqliteChatLog
 from chatgrpc.config import ServerSettings, Settings
 from chatgrpc.core.entries import Entry, Membership, StoredChat, StoredEvent
-from chatgrpc.node import serving
 from chatgrpc.ports.errors import OutcomeUnknownError, StoreUnavailableError
+from chatgrpc.process.run import serving
 from chatgrpc.v1 import chat_pb2, session_pb2
 from tests.support.device import Device, DisconnectedError
 

@@ -10,11 +10,12 @@ from google.protobuf.message import Message
 
 from chatgrpc.adapters.etcd import read_cluster
 from chatgrpc.cluster.access import etcd_settings, relay_tls
-from chatgrpc.config import ClusterSettings, StartError
+from chatgrpc.config import ClusterSettings
 from chatgrpc.core.ids import SHARD_COUNT
 from chatgrpc.internal.v1 import relay_pb2
 from chatgrpc.ports.cluster import ClusterUnavailableError, NodeInfo, ShardOwner
 from chatgrpc.relay import NodeUnreachableError, Tls, describe_node
+from chatgrpc.start_error import StartError
 
 ANSWER_TIMEOUT_S: Final = 2.0
 """How long a node is waited for."""

@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from chatgrpc.cli.cluster_report import ClusterReport, NodeReport, report
-from chatgrpc.config import ClusterSettings, StartError
+from chatgrpc.config import ClusterSettings
 from chatgrpc.core.ids import SHARD_COUNT
+from chatgrpc.start_error import StartError
 
 REDRAW_INTERVAL_S: Final = 1.0
 _PIPE_WIDTH: Final = 240

@@ -10,14 +10,16 @@ from typing import Annotated
 import typer
 import uvloop
 
-from chatgrpc import logs, workers
+from chatgrpc import logs
 from chatgrpc.cli.flags import ConfigOption, DataDirOption, takes_settings
 from chatgrpc.cli.shown_settings import as_toml
-from chatgrpc.config import LoadedSettings, StartError, load_settings
+from chatgrpc.config import LoadedSettings, load_settings
 from chatgrpc.edge.engine import mute_core_log, serve_by_polling
-from chatgrpc.greeting import COMMANDS_GROUP
 from chatgrpc.masking import mask_addresses
-from chatgrpc.supervisor_line import supervisor_line
+from chatgrpc.process import workers
+from chatgrpc.process.greeting import COMMANDS_GROUP
+from chatgrpc.process.supervisor_line import supervisor_line
+from chatgrpc.start_error import StartError
 
 DAY_S = 86_400
 _OUTPUT_ERRNOS = {errno.ENOSPC, errno.EPIPE, errno.EBADF, errno.EIO}
@@ -136,10 +138,10 @@ def serve(loaded: LoadedSettings) -> None:
     if line is not None:
         line.leave_with_supervisor()
     # gRPC and the stores take time to load, and only this command needs them.
-    from chatgrpc import node  # noqa: PLC0415
+    from chatgrpc.process.run import run  # noqa: PLC0415
 
     try:
-        uvloop.run(node.run(settings))
+        uvloop.run(run(settings))
     except StartError as error:
         if line is None:
             raise

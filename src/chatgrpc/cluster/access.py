@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Final
 
 from chatgrpc.adapters.etcd import EtcdSettings
-from chatgrpc.config import RELAY_SECRET_MIN, ClusterSettings, Settings, StartError
+from chatgrpc.config import RELAY_SECRET_MIN, ClusterSettings, Settings
 from chatgrpc.relay import Tls
 from chatgrpc.secret_files import create_secret_file, read_secret_file
+from chatgrpc.start_error import StartError
 
 RELAY_SECRET_FILE: Final = "relay_secret"  # noqa: S105  the name of the file
 

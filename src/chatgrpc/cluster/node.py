@@ -26,7 +26,7 @@ from chatgrpc.cluster.router import Router
 from chatgrpc.cluster.sessions import Sessions
 from chatgrpc.cluster.shard_keeper import ShardKeeper
 from chatgrpc.cluster.store_runner import StoreRunner
-from chatgrpc.config import Settings, StartError
+from chatgrpc.config import Settings
 from chatgrpc.core.budget import Budget
 from chatgrpc.core.disconnect import Code, Ended
 from chatgrpc.core.edge_desk import EdgeDesk, Missed
@@ -51,6 +51,7 @@ from chatgrpc.ports.lease_clock import lease_clock_ms
 from chatgrpc.ports.session_map import SessionEntry
 from chatgrpc.ports.tokens import TokenVerifier
 from chatgrpc.relay import PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN, Relay, RelayOptions
+from chatgrpc.start_error import StartError
 from chatgrpc.v1 import session_pb2
 
 _log = structlog.get_logger()

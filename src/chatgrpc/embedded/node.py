@@ -9,7 +9,7 @@ import structlog
 
 from chatgrpc.adapters.memory import SoleNode
 from chatgrpc.adapters.sqlite import SqliteStore
-from chatgrpc.config import Settings, StartError
+from chatgrpc.config import Settings
 from chatgrpc.core.sequencer import Sequencer
 from chatgrpc.damage_book import DamageBook
 from chatgrpc.edge.audience import Touched
@@ -21,6 +21,7 @@ from chatgrpc.embedded.owner import Owner
 from chatgrpc.metrics import Metrics
 from chatgrpc.ports.errors import StoreError
 from chatgrpc.ports.tokens import TokenVerifier
+from chatgrpc.start_error import StartError
 
 _log = structlog.get_logger()
 

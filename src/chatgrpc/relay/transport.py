@@ -8,9 +8,9 @@ from typing import Any, Final
 import grpc
 
 from chatgrpc.addresses import join_address
-from chatgrpc.config import StartError
-from chatgrpc.edge.server import check_address, is_worth_a_line, stop_server
+from chatgrpc.grpc_ports import check_address, is_worth_a_line, stop_server
 from chatgrpc.internal.v1 import relay_pb2
+from chatgrpc.start_error import StartError
 
 SERVICE: Final = relay_pb2.DESCRIPTOR.services_by_name["RelayService"].full_name
 MESSAGE_BYTES_MAX: Final = 8 * 1024 * 1024

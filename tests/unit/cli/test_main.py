@@ -20,8 +20,9 @@ from typer.testing import CliRunner, Result
 from chatgrpc.adapters.jwt import open_verifier
 from chatgrpc.cli import main as cli
 from chatgrpc.cli.shown_settings import as_toml
-from chatgrpc.config import Settings, StartError, flag_name, load_settings, setting_fields
-from chatgrpc.greeting import COMMANDS_GROUP
+from chatgrpc.config import Settings, flag_name, load_settings, setting_fields
+from chatgrpc.process.greeting import COMMANDS_GROUP
+from chatgrpc.start_error import StartError
 
 
 @pytest.fixture(autouse=True)
@@ -231,14 +232,14 @@ def test_config_shows_no_secret_and_what_it_shows_can_be_read_again(no_clients: 
 
 def _fake_node(monkeypatch: pytest.MonkeyPatch, run_node: Callable[[Settings], object]) -> None:
     """The node is another package's; here only that `serve` hands it the settings on a running loop."""
-    node = types.ModuleType("chatgrpc.node")
+    node = types.ModuleType("chatgrpc.process.run")
 
     async def run(settings: Settings) -> None:
         run_node(settings)
 
     node.run = run  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "chatgrpc.node", node)
-    monkeypatch.setattr("chatgrpc.node", node, raising=False)
+    monkeypatch.setitem(sys.modules, "chatgrpc.process.run", node)
+    monkeypatch.setattr("chatgrpc.process.run", node, raising=False)
     monkeypatch.setattr("chatgrpc.logs.configure", lambda level, form: structlog.get_logger())
 
 
@@ -262,7 +263,7 @@ def test_serve_with_workers_supervises_them_and_runs_no_node(no_clients: None, m
         supervised.append(settings)
         return 5
 
-    monkeypatch.setattr("chatgrpc.workers.run", run_workers)
+    monkeypatch.setattr("chatgrpc.process.workers.run", run_workers)
     assert run("serve", "--workers", "2", "--cluster-etcd", "127.0.0.1:1").exit_code == 5
     ((settings,), none) = supervised, nodes
     assert (settings.server.workers, settings.cluster.etcd_endpoints) == (2, ["127.0.0.1:1"])

@@ -11,8 +11,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from chatgrpc.config import StartError
 from chatgrpc.edge.server import GrpcServer, ServerOptions
+from chatgrpc.start_error import StartError
 from tests.support.certificate import write_certificate
 from tests.support.link import link_to
 from tests.support.proxy import Way

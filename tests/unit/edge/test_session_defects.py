@@ -12,7 +12,7 @@ import pytest
 from chatgrpc.adapters.jwt import DevIssuer
 from chatgrpc.config import ServerSettings, Settings
 from chatgrpc.core.session import Session
-from chatgrpc.node import serving
+from chatgrpc.process.run import serving
 from chatgrpc.v1 import session_pb2
 from tests.support.device import Device
 from tests.support.ports import free_port

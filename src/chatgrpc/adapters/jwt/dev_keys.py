@@ -10,9 +10,10 @@ from joserfc.jwk import OKPKey
 
 from chatgrpc.adapters.jwt.keys import JwtRegistry
 from chatgrpc.auth_settings import DEV_DEVICE_CLAIM
-from chatgrpc.config import DEV_AUDIENCE, DEV_ISSUER, StartError
+from chatgrpc.config import DEV_AUDIENCE, DEV_ISSUER
 from chatgrpc.core.ids import is_device_id, is_user_id
 from chatgrpc.secret_files import create_secret_file
+from chatgrpc.start_error import StartError
 
 FILE_NAME = "dev_issuer.json"
 

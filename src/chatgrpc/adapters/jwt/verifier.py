@@ -15,9 +15,10 @@ from chatgrpc.adapters.jwt.jwks_url import JwksFromUrl
 from chatgrpc.adapters.jwt.keys import ALGORITHMS, InvalidJwksError, JwtRegistry, KeySource, VerificationKey
 from chatgrpc.adapters.jwt.user_ids import user_id_of
 from chatgrpc.auth_settings import DEV_DEVICE_CLAIM, UserIdRule
-from chatgrpc.config import Settings, StartError
+from chatgrpc.config import Settings
 from chatgrpc.core.ids import is_device_id
 from chatgrpc.ports.tokens import Claims, TokenRejectedError
+from chatgrpc.start_error import StartError
 
 TOKEN_BYTES_MAX = 8192
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from chatgrpc.adapters.jwt import DevIssuer, JwtVerifier, open_verifier
-from chatgrpc.config import Settings, StartError
+from chatgrpc.config import Settings
 from chatgrpc.ports.tokens import TokenRejectedError
+from chatgrpc.start_error import StartError
 
 NOW_MS = 1_800_000_000_123
 

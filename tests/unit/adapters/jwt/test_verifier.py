@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from chatgrpc.adapters.jwt import JwksFromFile, JwtVerifier, open_verifier
 from chatgrpc.adapters.jwt.verifier import TokenRules
-from chatgrpc.config import AuthSettings, Settings, StartError
+from chatgrpc.config import AuthSettings, Settings
 from chatgrpc.ports.tokens import Claims, TokenRejectedError
+from chatgrpc.start_error import StartError
 from tests.contract.jwt_issuer import AUDIENCE, ISSUER, NOW_MS, NOW_S, claims, compose, issuer_server, jwks, new_key, sign
 
 KEY = new_key("EdDSA", "a")

@@ -8,7 +8,7 @@ import pytest
 
 from chatgrpc.adapters.jwt import DevIssuer
 from chatgrpc.config import ServerSettings, Settings
-from chatgrpc.node import serving
+from chatgrpc.process.run import serving
 from tests.support.callers import Caller
 from tests.support.device import Device
 

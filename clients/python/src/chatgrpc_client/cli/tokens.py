@@ -90,7 +90,8 @@ def development_tokens(user_id: str) -> TokenProvider:
     """Signs tokens as `chatgrpc token` does; the one place where the client's commands use the server's package."""
     try:
         from chatgrpc.adapters.jwt.dev_keys import FILE_NAME, DevIssuer  # noqa: PLC0415 (only where there is no other token)
-        from chatgrpc.config import StartError, load_settings  # noqa: PLC0415
+        from chatgrpc.config import load_settings  # noqa: PLC0415
+        from chatgrpc.start_error import StartError  # noqa: PLC0415
     except ModuleNotFoundError:
         fail(
             "no token: give one with --token, or with --token-file or --token-command, which renew it. (Where a server for"

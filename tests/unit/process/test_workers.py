@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from chatgrpc.config import ClusterSettings, ServerSettings, Settings
-from chatgrpc.workers import settings_of_worker
+from chatgrpc.process.workers import settings_of_worker
 from tests.support.ports import free_port
 
 WAIT_S = 60.0
@@ -34,7 +34,7 @@ class Supervised:
         settings = {"CHATGRPC_CLUSTER__ETCD": "127.0.0.1:1", "CHATGRPC_SERVER__METRICS_PORT": "0", **environment}
         with self._output.open("wb") as output, self._errors.open("wb") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.unit.supervised_worker", "supervise", str(self._folder), mode],
+                [sys.executable, "-m", "tests.unit.process.supervised_worker", "supervise", str(self._folder), mode],
                 stdout=output,
                 stderr=errors,
                 env=kept | settings,

@@ -1,7 +1,7 @@
 """A supervisor, and workers that do no more than it takes to see what it does with them.
 
-`python -m tests.unit.supervised_worker supervise FOLDER MODE` supervises; its workers are `… work FOLDER MODE`. Each writes
-into FOLDER/PID what it was started with and which signals it got.
+`python -m tests.unit.process.supervised_worker supervise FOLDER MODE` supervises; its workers are `… work FOLDER MODE`. Each
+writes into FOLDER/PID what it was started with and which signals it got.
 """
 
 import json
@@ -14,18 +14,19 @@ from pathlib import Path
 from types import FrameType
 
 from chatgrpc import logs
-from chatgrpc.config import Settings, StartError, load_settings
-from chatgrpc.supervisor_line import supervisor_line
+from chatgrpc.config import Settings, load_settings
+from chatgrpc.process.supervisor_line import supervisor_line
+from chatgrpc.start_error import StartError
 
 
 def supervise(folder: Path, mode: str) -> int:
     """As `chatgrpc serve` does it."""
     import asyncio
 
-    from chatgrpc.workers import Supervisor
+    from chatgrpc.process.workers import Supervisor
 
     logs.configure("info", "json")
-    command = (sys.executable, "-m", "tests.unit.supervised_worker", "work", str(folder), mode)
+    command = (sys.executable, "-m", "tests.unit.process.supervised_worker", "work", str(folder), mode)
     try:
         return asyncio.run(Supervisor(load_settings({}).settings, command).run())
     except StartError as error:

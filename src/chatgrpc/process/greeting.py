@@ -10,7 +10,7 @@ from pathlib import Path
 
 from chatgrpc.addresses import is_wildcard, join_address
 from chatgrpc.config import Settings
-from chatgrpc.supervisor_line import supervisor_line
+from chatgrpc.process.supervisor_line import supervisor_line
 
 DEFAULT_ADDRESS = "127.0.0.1:15551"
 """Where the commands of the client look for a server that is not named."""

@@ -19,10 +19,11 @@ import structlog
 
 from chatgrpc import background
 from chatgrpc.addresses import join_address, split_address
-from chatgrpc.config import ENV_PREFIX, Settings, StartError, environment_of
+from chatgrpc.config import ENV_PREFIX, Settings, environment_of
 from chatgrpc.core.backoff import Backoff
-from chatgrpc.greeting import farewell, greet
-from chatgrpc.supervisor_line import FD_ENV, Said
+from chatgrpc.process.greeting import farewell, greet
+from chatgrpc.process.supervisor_line import FD_ENV, Said
+from chatgrpc.start_error import StartError
 
 _log = structlog.get_logger()
 

@@ -11,12 +11,13 @@ from typing import Final, NoReturn, TypeAlias
 
 from chatgrpc.adapters.jwt import open_verifier
 from chatgrpc.closing import CLOSE_TIMEOUT_S, UNFINISHED_STATUS, Closing, end_within, leave
-from chatgrpc.config import Settings, StartError
+from chatgrpc.config import Settings
 from chatgrpc.embedded.node import serving_alone
-from chatgrpc.greeting import announce, farewell
 from chatgrpc.metrics import Metrics, MetricsServer
 from chatgrpc.ports.tokens import TokenVerifier
+from chatgrpc.process.greeting import announce, farewell
 from chatgrpc.secret_files import warn_of_open_folder
+from chatgrpc.start_error import StartError
 
 _DRIVERS: Final = frozenset({"cassandra", "redis"})
 """Modules of the extra `cluster`."""

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from chatgrpc.config import load_settings
-from chatgrpc.greeting import greet
+from chatgrpc.process.greeting import greet
 
 
 @pytest.mark.parametrize(
