@@ -1,6 +1,7 @@
 """When each connection's session wants to be looked at: one time for each, however often it is moved."""
 
 import heapq
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from chatgrpc.edge.connection import Connection
@@ -43,12 +44,10 @@ class Alarms:
         if known is not None:
             known.connection = None
 
-    def take_due(self, now_ms: int) -> list[Connection]:
-        """The connections whose time has come; their alarms are off."""
-        due = []
+    def due(self, now_ms: int) -> Iterator[Connection]:
+        """The connections whose time has come; the alarm of each is off once it is taken from here."""
         while self._heap and self._heap[0].due_ms <= now_ms:
             connection = heapq.heappop(self._heap).connection
             if connection is not None:
                 del self._of[connection]
-                due.append(connection)
-        return due
+                yield connection

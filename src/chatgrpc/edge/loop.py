@@ -4,14 +4,15 @@ A tick starts as soon as there is input and no tick is running, so an idle node 
 tick takes in whatever came during the last one, which is what makes group commits and shared writes possible. A stream that was
 quiet is flushed in the tick; one that was written to less than the flush interval ago waits for the rest of it, and gets
 everything in one message. Everything runs on the event loop's thread.
+
+What a tick does for each of its streams it does for as many as there is time for (`slices`), and the next tick goes on; what
+came first is done first. What is made known while too much of that is left waits in the transport, or at whoever says it.
 """
 
 import asyncio
 import contextlib
-import itertools
 import secrets
-from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -34,6 +35,7 @@ from chatgrpc.core.effects import (
 )
 from chatgrpc.core.event_feed import Read
 from chatgrpc.core.limits import Limits
+from chatgrpc.core.sequencer import Answer, Delivery
 from chatgrpc.core.session import Session, State, Timings, compare_numbers
 from chatgrpc.core.write import Write
 from chatgrpc.damage_book import DamageBook
@@ -44,7 +46,8 @@ from chatgrpc.edge.connection import Connection, Connections
 from chatgrpc.edge.ordering import Ordering
 from chatgrpc.edge.revocations import ending
 from chatgrpc.edge.session_reader import SessionReader
-from chatgrpc.edge.transport import StreamId, StreamOpened, StreamStatus, Transport
+from chatgrpc.edge.slices import Backlog, Slice
+from chatgrpc.edge.transport import Inbound, StreamId, StreamOpened, StreamStatus, Transport
 from chatgrpc.edge.turns import Turns
 from chatgrpc.edge.watermarks import Watermarks
 from chatgrpc.metrics import Metrics
@@ -60,8 +63,10 @@ _FLUSH_AT_ONCE_CHUNKS = 64
 """With this much to send a stream is flushed at once: a device that catches up must not wait between pages."""
 _HOUSEKEEPING_INTERVAL_S = 0.05
 _SAVE_INTERVAL_MS = 1_000
-_SLICE_S = 0.01
-"""Work that grows with the number of sessions goes on for so long in a tick."""
+_BEHIND_STEPS = 50_000
+"""While so much of what became known is not told yet, nothing more is taken in."""
+_WRITTEN_TOGETHER = 16
+"""Messages handed to the transport at a time: it takes about as long to start a write as to make the message."""
 _READ_TIMEOUT_S = 5.0
 """A chat of which nothing comes for as long is left alone for a while, and the device's other chats are read."""
 
@@ -103,9 +108,11 @@ class Edge:
         book: DamageBook,
         now: Callable[[], Now],
         on_defect: Callable[[BaseException], None],
+        *,
+        clock_s: Callable[[], float] = perf_counter,
     ) -> None:
         """Wires the parts. `book` is told of mistakes that cost a stream, `on_defect` of those that may have cost more: the
-        chats' state in memory may be half changed."""
+        chats' state in memory may be half changed. `clock_s` says when a slice of work is over."""
         self.connections = Connections()
         self.audience = audience(self.connections, self._touched_by_control)
         self._transport = transport
@@ -120,13 +127,16 @@ class Edge:
         self._metrics = metrics
         self._book = book
         self._now = now
+        self._clock_s = clock_s
         self._on_defect = on_defect
         self._flush_interval_ms = pace.flush_interval_ms
         self._turns = Turns(transport, limits, self._run, self._give_up, self.wake_up, self._now_ms)
         self._watching: dict[Connection, tuple[str, ...]] = {}  # what was last said to be on the screen
         self._dirty: dict[Connection, None] = {}  # something to send, or to read for
         self._with_control: dict[Connection, None] = {}  # only control traffic to send, which can wait
-        self._head_passes: deque[tuple[Iterator[Connection], Mapping[str, int]]] = deque()  # heads not told to all sessions yet
+        self._reported = Backlog()  # what the transport reported
+        self._answers = Backlog()
+        self._news = Backlog()  # events and heads that are not told to all whom they concern
         self._finished: dict[Connection, None] = {}  # their devices send nothing more
         self._unwritable: dict[Connection, int] = {}  # since when, oldest first
         self._alarms = Alarms()
@@ -155,21 +165,22 @@ class Edge:
         """Sends every device a Drain, jittered over the window; streams that open from now on are turned away."""
         self._draining = True
         self._deserted.clear()
-        now_ms = self._now_ms()
-        for connection in list(self.connections):
-            connection.session.drain(secrets.randbelow(window_ms + 1), now_ms)
-            self._dirty[connection] = None
-        self.wake_up()
+        async for connection in self._in_slices(list(self.connections)):
+            connection.session.drain(secrets.randbelow(window_ms + 1), self._now_ms())
+            self.touch(connection)
         if len(self.connections):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._deserted.wait(), window_ms / 1000)
 
     async def stop(self, timeout_s: float) -> None:
         """Takes nothing more in, answers what was taken, ends every stream, stores the marks."""
-        self._turns.stopping = True
+        self._turns.stopping = self._draining = True
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._ordering.settle(), timeout_s)
-        for connection in list(self.connections):
+            async with asyncio.timeout(timeout_s):
+                await self._ordering.settle()
+                while self._answers or self._news:  # noqa: ASYNC110  the ticks go on
+                    await asyncio.sleep(0)
+        async for connection in self._in_slices(list(self.connections)):
             self.end(connection, Ended(session_pb2.DISCONNECT_CODE_SHUTTING_DOWN))
         if self._housekeeping is not None:
             self._housekeeping.cancel()
@@ -205,6 +216,18 @@ class Edge:
     def _now_ms(self) -> int:
         return self._now().monotonic_ms
 
+    def _slice(self) -> Slice:
+        return Slice(self._clock_s)
+
+    async def _in_slices(self, connections: Iterable[Connection]) -> AsyncIterator[Connection]:
+        """Each of many connections, some of which may have ended meanwhile."""
+        slice_ = self._slice()
+        for connection in connections:
+            yield connection
+            if slice_.is_over:
+                await asyncio.sleep(0)
+                slice_ = self._slice()
+
     # A tick.
 
     def _tick(self) -> None:
@@ -218,32 +241,51 @@ class Edge:
         started_s = perf_counter()
         now = self._now()
         now_ms = now.monotonic_ms
-        inbound = self._transport.drain()
+        if not self._reported:
+            inbound = self._transport.drain()
+            self._reported.add(self._take_in(inbound, now), 0)
+        self._go_on(self._reported)
+        if self._answers.steps + self._news.steps < _BEHIND_STEPS:
+            self._receive(now_ms)
+            self._take_progress(now)
+        self._go_on(self._answers)
+        self._go_on(self._news)
+        self._flush(now_ms)
+        self._metrics.tick_seconds.observe(perf_counter() - started_s)
+
+    def _go_on(self, backlog: Backlog) -> None:
+        if backlog and backlog.go_on(self._slice()):
+            self.wake_up()
+
+    def _take_in(self, inbound: Inbound, now: Now) -> Iterator[None]:
+        """Takes in what the transport reported, step by step."""
         for opened in inbound.opened:
-            self._open(opened, now_ms)
+            self._open(opened, now.monotonic_ms)
+            yield
         for stream, batches in inbound.received:
             connection = self.connections.get(stream)
             if connection is not None:
                 self._turns.add(connection, batches)
-        self._receive(now_ms)
+            yield
         for stream in inbound.writable:
             connection = self.connections.get(stream)
             if connection is not None:
                 connection.writable = True
                 self._unwritable.pop(connection, None)
                 self._dirty[connection] = None
+            yield
         for stream in inbound.finished:
             connection = self.connections.get(stream)
             if connection is not None:
                 self._finished[connection] = None
+                self._dirty[connection] = None
+            yield
         for stream in inbound.closed:
             connection = self.connections.get(stream)
             if connection is not None:
-                self._forget(connection, now)
-        self._take_progress(now)
-        self._end_finished()
-        self._flush(now_ms)
-        self._metrics.tick_seconds.observe(perf_counter() - started_s)
+                self._turns.last(connection, now.monotonic_ms)
+                self._forget(connection, self._now())
+            yield
 
     def _open(self, opened: StreamOpened, now_ms: int) -> None:
         session = Session(secrets.token_hex(8), opened.token, self._limits, self._timings, now_ms)
@@ -256,32 +298,55 @@ class Edge:
         self._set_alarm(connection)
 
     def _receive(self, now_ms: int) -> None:
-        """Takes some of what each stream sent; the rest waits for the next tick."""
-        self._dirty |= dict.fromkeys(self._turns.take(now_ms))
+        """Takes some of what some streams sent; the rest waits for the next tick."""
+        self._dirty |= dict.fromkeys(self._turns.take(now_ms, self._slice()))
         watching, self._watching = self._watching, {}
         for connection, chat_ids in watching.items():
             self.audience.watch(connection, chat_ids)
 
     def _take_progress(self, now: Now) -> None:
-        """Passes on what owners have done: answers to those who asked, events to the devices of the members."""
+        """Hears what owners have done: answers for those who asked, events for the devices of the members.
+
+        An answer may be given before the events that came before it are delivered, as when the owner is another node.
+        """
         progress = self._ordering.pump(now.wall_ms)
-        for answer in progress.answers:
+        if progress.answers:
+            self._answers.add(self._answer(progress.answers), len(progress.answers))
+        if progress.deliveries:
+            self._news.add(self._deliver(progress.deliveries), sum(len(told.recipients) for told in progress.deliveries))
+        if progress.heads:
+            connections = list(self.connections)
+            self._news.add(self._tell_heads(connections, progress.heads), len(connections))
+
+    def _answer(self, answers: Iterable[Answer]) -> Iterator[None]:
+        """Hands outcomes to those who asked, step by step."""
+        for answer in answers:
             ticket = answer.ticket
             if isinstance(ticket, _Request):
-                try:
-                    ticket.connection.session.answered(ticket.request_id, ticket.write, answer.outcome)
-                except Exception as defect:
-                    self._give_up(ticket.connection, defect)
-                self._metrics.send_seconds.observe((now.monotonic_ms - ticket.submitted_at_ms) / 1000)
-                self._dirty[ticket.connection] = None
-                if isinstance(answer.outcome, chat_pb2.Error):
-                    code = answer.outcome.code
-                    known = code in chat_pb2.ErrorCode.values()  # else an owner of a later version said it
-                    self._metrics.send_errors[chat_pb2.ErrorCode.Name(code) if known else "UNKNOWN"].inc()
+                self._answer_request(ticket, answer.outcome)
             elif isinstance(ticket, asyncio.Future) and not ticket.done():
                 ticket.set_result(answer.outcome)
-        of_user, dirty = self.connections.of_user, self._dirty
-        for delivery in progress.deliveries:
+            yield
+
+    def _answer_request(self, request: _Request, outcome: chat_pb2.SendResult | chat_pb2.Error) -> None:
+        connection = request.connection
+        try:
+            connection.session.answered(request.request_id, request.write, outcome)
+        except Exception as defect:
+            self._give_up(connection, defect)
+        self._metrics.send_seconds.observe((self._now_ms() - request.submitted_at_ms) / 1000)
+        self._dirty[connection] = None
+        if isinstance(outcome, chat_pb2.Error):
+            known = outcome.code in chat_pb2.ErrorCode.values()  # else an owner of a later version said it
+            self._metrics.send_errors[chat_pb2.ErrorCode.Name(outcome.code) if known else "UNKNOWN"].inc()
+
+    def _deliver(self, deliveries: Sequence[Delivery]) -> Iterator[None]:
+        """Hands events to the devices of the members, step by step.
+
+        Who comes meanwhile reads a head that is as high, or higher; their feed takes what it is handed here for a repetition.
+        """
+        of_user = self.connections.of_user
+        for delivery in deliveries:
             for user_id in delivery.recipients:
                 for connection in list(of_user(user_id)):
                     last = user_id == delivery.left_user_id
@@ -290,42 +355,31 @@ class Edge:
                     except Exception as defect:
                         self._give_up(connection, defect)
                         continue
-                    dirty[connection] = None
+                    self._dirty[connection] = None
+                yield
             if delivery.changes_members:
                 self.audience.members_changed(delivery.chat_id)
-        if progress.heads:
-            self._head_passes.append((iter(list(self.connections)), progress.heads))
-        self._note_heads()
 
-    def _note_heads(self) -> None:
-        """Goes on telling the sessions of heads, for a moment: after a cut there are as many of both as one tick must not take.
+    def _tell_heads(self, connections: Iterable[Connection], heads: Mapping[str, int]) -> Iterator[None]:
+        """Tells sessions of heads, step by step. Who comes meanwhile asks for their chats' heads after these were stated."""
+        for connection in connections:
+            try:
+                connection.session.note_heads(heads)
+            except Exception as defect:
+                self._give_up(connection, defect)
+            if connection.session.feed.is_behind:
+                self._dirty[connection] = None
+            yield
 
-        Who comes meanwhile asks for the heads of their chats after these were stated.
-        """
-        until_s = perf_counter() + _SLICE_S
-        while self._head_passes:
-            connections, heads = self._head_passes[0]
-            for connection in connections:
-                try:
-                    connection.session.note_heads(heads)
-                except Exception as defect:
-                    self._give_up(connection, defect)
-                if connection.session.feed.is_behind:
-                    self._dirty[connection] = None
-                if perf_counter() > until_s:
-                    self.wake_up()
-                    return
-            self._head_passes.popleft()
-
-    def _end_finished(self) -> None:
-        """Ends the streams whose devices send nothing more, once all that they sent is answered."""
-        for connection in list(self._finished):
-            session = connection.session
-            if connection.unread or connection.frames or not session.is_answered:
-                continue
-            fits = session.backlog_bytes() <= self._limits.gathered_bytes_max // 2
-            if fits and len(session.events) < self._limits.frames_per_batch_max:
-                self.end(connection, Ended(session_pb2.DISCONNECT_CODE_INPUT_ENDED))
+    def _is_done(self, connection: Connection) -> bool:
+        """The device sends nothing more, and all that it sent is answered: the rest of the output fits into one message."""
+        session = connection.session
+        return (
+            not (connection.unread or connection.frames)
+            and session.is_answered
+            and session.backlog_bytes() <= self._limits.gathered_bytes_max // 2
+            and len(session.events) < self._limits.frames_per_batch_max
+        )
 
     def _give_up(self, connection: Connection, defect: BaseException) -> None:
         """Our own code tripped in the work for one stream, whoever said what it tripped over: that costs this stream alone."""
@@ -478,19 +532,28 @@ class Edge:
     # Output.
 
     def _flush(self, now_ms: int) -> None:
-        """Sends what is ready on every stream that may be written to, and starts the reads that lagging devices wait for."""
+        """Sends what is ready on the streams that may be written to, and starts the reads that lagging devices wait for."""
+        slice_ = self._slice()
         messages: list[tuple[StreamId, bytes]] = []
         due_ms = now_ms - self._flush_interval_ms
-        dirty, self._dirty = self._dirty, {}
+        dirty, self._dirty = iter(self._dirty), {}
         for connection in dirty:
             try:
                 self._flush_one(connection, now_ms, due_ms, messages)
             except Exception as defect:
                 self._give_up(connection, defect)
-        if self._dirty and self._flush_timer is None:
-            self._plan_flush()
+            if len(messages) >= _WRITTEN_TOGETHER:
+                self._transport.write(messages)
+                messages = []
+            if slice_.is_over:
+                break
         if messages:
             self._transport.write(messages)
+        if self._dirty and self._flush_timer is None:
+            self._plan_flush()
+        if rest := dict.fromkeys(dirty):
+            self._dirty = rest | self._dirty
+            self.wake_up()
 
     def _flush_one(self, connection: Connection, now_ms: int, due_ms: float, messages: list[tuple[StreamId, bytes]]) -> None:
         session = connection.session
@@ -498,6 +561,9 @@ class Edge:
             return
         while (wanted := session.next_read()) is not None:
             self._start(self._feed(connection, wanted), connection)
+        if connection in self._finished and self._is_done(connection):
+            self.end(connection, Ended(session_pb2.DISCONNECT_CODE_INPUT_ENDED))
+            return
         if not connection.writable or not session.events:
             return
         if connection.written_at_ms > due_ms and len(session.events) < _FLUSH_AT_ONCE_CHUNKS:
@@ -545,19 +611,51 @@ class Edge:
         self._housekeeping = asyncio.get_running_loop().call_later(_HOUSEKEEPING_INTERVAL_S, self._keep_house)
         now = self._now()
         now_ms = now.monotonic_ms
-        for connection in self._alarms.take_due(now_ms):
-            try:
-                self._pass_deadline(connection, now_ms)
-            except Exception as defect:
-                self._give_up(connection, defect)
-        self._end_slow_readers(now_ms)
+        left = self._ring(now_ms)
+        left = self._end_slow_readers(now_ms) or left
         self.audience.pass_time(now_ms)
         self._ordering.pass_time(now.wall_ms)
         for kind, count in self._turns.frames_in.items():
             self._metrics.frames_in[kind].inc(count)
         self._turns.frames_in.clear()
+        left = self._flush_control(now_ms) or left
+        if self._dirty:
+            self.wake_up()
+        if now_ms - self._saved_at_ms >= _SAVE_INTERVAL_MS:
+            self._saved_at_ms = now_ms
+            self._start(self._watermarks.save())
+        if left:
+            self._housekeeping.cancel()
+            self._housekeeping = asyncio.get_running_loop().call_later(0, self._keep_house)
+
+    def _ring(self, now_ms: int) -> bool:
+        """Looks at connections whose time has come; returns whether there are more, as in the next two."""
+        slice_ = self._slice()
+        for connection in self._alarms.due(now_ms):
+            try:
+                self._pass_deadline(connection, now_ms)
+            except Exception as defect:
+                self._give_up(connection, defect)
+            if slice_.is_over:
+                return True
+        return False
+
+    def _end_slow_readers(self, now_ms: int) -> bool:
+        slice_ = self._slice()
+        give_up_ms = now_ms - self._pace.slow_reader_timeout_ms
+        while connection := next(iter(self._unwritable), None):
+            if self._unwritable[connection] > give_up_ms:
+                return False
+            self.end(connection, Ended(session_pb2.DISCONNECT_CODE_SLOW_READER))
+            self._unwritable.pop(connection, None)
+            if slice_.is_over:
+                return True
+        return False
+
+    def _flush_control(self, now_ms: int) -> bool:
+        slice_ = self._slice()
         messages: list[tuple[StreamId, bytes]] = []
-        waiting, self._with_control = self._with_control, {}
+        waiting, self._with_control = iter(self._with_control), {}
         for connection in waiting:
             if not connection.writable:
                 self._with_control[connection] = None
@@ -566,13 +664,16 @@ class Edge:
                 self._take_message(connection, now_ms, messages)
             except Exception as defect:
                 self._give_up(connection, defect)
+            if len(messages) >= _WRITTEN_TOGETHER:
+                self._transport.write(messages)
+                messages = []
+            if slice_.is_over:
+                break
         if messages:
             self._transport.write(messages)
-        if self._dirty:
-            self.wake_up()
-        if now_ms - self._saved_at_ms >= _SAVE_INTERVAL_MS:
-            self._saved_at_ms = now_ms
-            self._start(self._watermarks.save())
+        rest = dict.fromkeys(waiting)
+        self._with_control = rest | self._with_control
+        return bool(rest)
 
     def _pass_deadline(self, connection: Connection, now_ms: int) -> None:
         session = connection.session
@@ -584,9 +685,3 @@ class Edge:
         self._set_alarm(connection)
         self._dirty[connection] = None
         self._run(connection, effects)
-
-    def _end_slow_readers(self, now_ms: int) -> None:
-        give_up_ms = now_ms - self._pace.slow_reader_timeout_ms
-        for connection, since_ms in list(itertools.takewhile(lambda item: item[1] <= give_up_ms, self._unwritable.items())):
-            if since_ms <= give_up_ms:
-                self.end(connection, Ended(session_pb2.DISCONNECT_CODE_SLOW_READER))

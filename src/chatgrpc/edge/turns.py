@@ -14,11 +14,15 @@ from chatgrpc.core.limits import Limits
 from chatgrpc.core.session import Session, State
 from chatgrpc.edge.connection import Connection
 from chatgrpc.edge.sizes import Sizes
+from chatgrpc.edge.slices import Slice
 from chatgrpc.edge.transport import Transport
 from chatgrpc.v1 import session_pb2
 
 _FRAMES_PER_TURN = 64
-"""A stream that sent more waits until all others have had their turn."""
+_BYTES_PER_TURN = 256 * 1024
+"""A stream that sent more waits until all others have had their turn; a batch that was begun is not counted again."""
+_BATCH_OVERHEAD_BYTES = 64
+"""What an empty one costs, in bytes of others."""
 _LOOKED_INTO_BYTES = 16 * 1024
 """What is shorter cannot hold so much that it would take long."""
 
@@ -58,16 +62,32 @@ class Turns:
         self._waiting: dict[Connection, None] = {}
 
     def add(self, connection: Connection, batches: Iterable[bytes]) -> None:
-        """The stream sent these; it has a turn in the next `take`."""
+        """The stream sent these; it has a turn in the next `take` that comes to it, and is not read before if it sends more."""
+        if connection in self._waiting and not connection.held:
+            connection.held = True
+            self._transport.hold(connection.stream)
         connection.unread.extend(batches)
         self._waiting[connection] = None
 
-    def take(self, now_ms: int) -> Iterable[Connection]:
-        """Gives each stream that waits a turn; returns them."""
-        waiting, self._waiting = self._waiting, {}
+    def take(self, now_ms: int, slice_: Slice) -> Iterable[Connection]:
+        """Gives each stream that waits a turn, as far as there is time; returns those that had one."""
+        waiting, self._waiting = iter(self._waiting), {}
+        taken = []
         for connection in waiting:
             self._take_turn(connection, now_ms)
-        return waiting
+            taken.append(connection)
+            if slice_.is_over:
+                break
+        if rest := dict.fromkeys(waiting):
+            self._waiting = rest | self._waiting
+            self._wake_up()
+        return taken
+
+    def last(self, connection: Connection, now_ms: int) -> None:
+        """The stream is closed: what it sent before has its turn now, if it has had none."""
+        if connection in self._waiting:
+            del self._waiting[connection]
+            self._take_turn(connection, now_ms)
 
     def read_or_hold(self, connection: Connection) -> None:
         """Goes on with what the stream sent, or with reading it, if its session may; else stops reading, and so the peer.
@@ -90,10 +110,15 @@ class Turns:
 
     def _take_turn(self, connection: Connection, now_ms: int) -> None:
         session, frames = connection.session, connection.frames
+        bytes_left = _BYTES_PER_TURN
         try:
             for _ in range(_FRAMES_PER_TURN if self._may_receive(session) else 0):
-                if not frames and not self._unpack(connection, frames):
-                    break
+                if not frames:
+                    if bytes_left <= 0:
+                        break
+                    bytes_left -= self._unpack(connection, frames)
+                    if not frames:
+                        break
                 frame = frames.popleft()
                 kind = frame.WhichOneof("body") or "unknown"
                 self.frames_in[kind] += 1
@@ -108,10 +133,12 @@ class Turns:
             self._give_up(connection, defect)
         self.read_or_hold(connection)
 
-    def _unpack(self, connection: Connection, frames: deque[session_pb2.ClientFrame]) -> bool:
-        """Makes frames of the next batches until there are some; returns whether there are."""
-        while connection.unread and not frames:
+    def _unpack(self, connection: Connection, frames: deque[session_pb2.ClientFrame]) -> int:
+        """Makes frames of the next batches until there are some; returns how many bytes it looked at."""
+        looked_at = 0
+        while connection.unread and not frames and looked_at < _BYTES_PER_TURN:
             message_bytes = connection.unread.popleft()
+            looked_at += len(message_bytes) + _BATCH_OVERHEAD_BYTES
             received = session_pb2.ConnectRequest.FromString(message_bytes)
             batch = received.frames
             if len(batch) > self._limits.frames_per_batch_max:
@@ -122,7 +149,7 @@ class Turns:
                 self._end(connection, Ended(session_pb2.DISCONNECT_CODE_PROTOCOL_VIOLATION, said))
                 break
             frames.extend(batch)
-        return bool(frames)
+        return looked_at
 
     def _may_receive(self, session: Session) -> bool:
         return (
