@@ -99,6 +99,36 @@ async def test_who_joins_a_watched_group_is_watched_and_who_leaves_it_is_not(cas
     assert (await next_frame(alice, "presence")).presence.user_id == carol.user_id
 
 
+async def test_two_who_have_each_other_on_the_screen_before_the_first_message_are_shown_so(cast: Cast) -> None:
+    alice, bob, carol = [await cast.online(name) for name in ("alice", "bob", "carol")]
+    await alice.watch(user_ids=[bob.user_id])
+    await carol.watch(user_ids=[alice.user_id, bob.user_id])
+    await bob.watch(user_ids=[alice.user_id])
+    for device, other in ((alice, bob), (bob, alice)):
+        assert (await next_frame(device, "presence")).presence == session_pb2.Presence(user_id=other.user_id, online=True)
+    await bob.watch()
+    assert (await next_frame(alice, "presence")).presence == session_pb2.Presence(user_id=bob.user_id)
+    await bob.watch(user_ids=[alice.user_id])
+    await presence_of(alice, bob.user_id, online=True)
+    await bob.close()
+    await presence_of(alice, bob.user_id, online=False)
+    await carol.heartbeat()
+    assert not [frame for frame in carol.taken() if frame.HasField("presence")], "nobody looks at her"
+
+
+async def test_once_the_first_message_has_made_the_chat_its_presence_is_shown(cast: Cast) -> None:
+    alice, bob = await cast.online("alice"), await cast.online("bob")
+    for device, other in ((alice, bob), (bob, alice)):
+        await device.watch(user_ids=[other.user_id])
+    await presence_of(alice, bob.user_id, online=True)
+    chat_id = (await alice.send(bob.user_id, "hello")).chat_id
+    await alice.until_held(chat_id, 2)
+    await alice.watch(chat_id, user_ids=[bob.user_id])
+    await presence_of(alice, bob.user_id, online=True)
+    await bob.close()
+    assert (await presence_of(alice, bob.user_id, online=False)).last_seen_ms > 0
+
+
 async def test_a_large_group_pushes_no_presence(cast: Cast) -> None:
     names = ["alice", "bob", *(f"member{number}" for number in range(31))]
     alice, bob = await cast.online("alice"), await cast.online("bob")

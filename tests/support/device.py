@@ -8,7 +8,7 @@ import contextlib
 import itertools
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -254,9 +254,10 @@ class Device:
         """Says that the user is typing."""
         await self.write(session_pb2.ClientFrame(typing=session_pb2.Typing(chat_id=chat_id, kind=kind)))
 
-    async def watch(self, *chat_ids: str) -> None:
-        """Says which chats are on the screen."""
-        await self.write(session_pb2.ClientFrame(watch_chats=session_pb2.WatchChats(chat_ids=chat_ids)))
+    async def watch(self, *chat_ids: str, user_ids: Sequence[str] = ()) -> None:
+        """Says which chats are on the screen, and with whom a direct chat is."""
+        watch = session_pb2.WatchChats(chat_ids=chat_ids, user_ids=user_ids)
+        await self.write(session_pb2.ClientFrame(watch_chats=watch))
 
     async def heartbeat(self) -> session_pb2.Heartbeat:
         """Asks for a heartbeat; when it is there, the server has taken every frame sent before."""

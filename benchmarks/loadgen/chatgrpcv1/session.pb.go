@@ -2132,8 +2132,12 @@ func (x *TokenRefreshed) GetTokenExpiresAtMs() int64 {
 // The chats on the screen; replaces what was said before.
 type WatchChats struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The chats, at most limits.watched_chats_max. Groups above 32 members push no presence.
-	ChatIds       []string `protobuf:"bytes,1,rep,name=chat_ids,json=chatIds,proto3" json:"chat_ids,omitempty"`
+	// The chats, with `user_ids` at most limits.watched_chats_max. Groups above 32 members push no presence.
+	ChatIds []string `protobuf:"bytes,1,rep,name=chat_ids,json=chatIds,proto3" json:"chat_ids,omitempty"`
+	// Users whose direct chat is on the screen, also before its first message makes it. Where it is made already, it is watched as if
+	// it stood in `chat_ids`; else a Presence of the user is pushed, `online`, once the user names this one likewise, and another one,
+	// not `online` and without a time, when they do no longer. Send it again when the chat opens.
+	UserIds       []string `protobuf:"bytes,2,rep,name=user_ids,json=userIds,proto3" json:"user_ids,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2171,6 +2175,13 @@ func (*WatchChats) Descriptor() ([]byte, []int) {
 func (x *WatchChats) GetChatIds() []string {
 	if x != nil {
 		return x.ChatIds
+	}
+	return nil
+}
+
+func (x *WatchChats) GetUserIds() []string {
+	if x != nil {
+		return x.UserIds
 	}
 	return nil
 }
@@ -2435,10 +2446,11 @@ const file_chatgrpc_v1_session_proto_rawDesc = "" +
 	"\fRefreshToken\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\"?\n" +
 	"\x0eTokenRefreshed\x12-\n" +
-	"\x13token_expires_at_ms\x18\x01 \x01(\x03R\x10tokenExpiresAtMs\"'\n" +
+	"\x13token_expires_at_ms\x18\x01 \x01(\x03R\x10tokenExpiresAtMs\"B\n" +
 	"\n" +
 	"WatchChats\x12\x19\n" +
-	"\bchat_ids\x18\x01 \x03(\tR\achatIds\"5\n" +
+	"\bchat_ids\x18\x01 \x03(\tR\achatIds\x12\x19\n" +
+	"\buser_ids\x18\x02 \x03(\tR\auserIds\"5\n" +
 	"\x05Drain\x12,\n" +
 	"\x12reconnect_after_ms\x18\x01 \x01(\rR\x10reconnectAfterMs\"\x9d\x01\n" +
 	"\n" +

@@ -299,13 +299,28 @@ async def test_ctrl_z_is_no_character_of_a_message(shell: Shell, names: Names) -
     alice, bob, _ = names
     async with terminal(shell, "chat", "--as", alice, "--with", bob) as window:
         await window.until("nothing said yet", "→")
-        await window.until(f"whether {bob} is online is told after the first message")
+        await window.until(f"whether {bob} is online is told after the first message, or while both are here")
         window.type("before ")
         window.type("\x1a")
         window.type("after\r")
         await window.until("you: before after")
         window.type("\x04")
         assert await asyncio.wait_for(window.process.wait(), TIMEOUT_S) == 0
+
+
+async def test_two_who_open_a_chat_before_its_first_message_see_each_other(shell: Shell, names: Names) -> None:
+    alice, bob, _ = names
+    async with terminal(shell, "chat", "--as", alice, "--with", bob) as one:
+        await one.until("nothing said yet", f"whether {bob} is online is told after")
+        async with terminal(shell, "chat", "--as", bob, "--with", alice) as other:
+            await one.until(f"{bob} online")
+            await other.until(f"{alice} online")
+            other.type("\x04")
+            assert await asyncio.wait_for(other.process.wait(), TIMEOUT_S) == 0
+        one.type("hello\r")
+        await one.until("you: hello", f"{bob} last seen")
+        one.type("\x04")
+        assert await asyncio.wait_for(one.process.wait(), TIMEOUT_S) == 0
 
 
 async def test_who_left_a_group_sees_so(shell: Shell, names: Names) -> None:

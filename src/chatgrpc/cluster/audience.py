@@ -1,7 +1,7 @@
 """Who is told what besides events, where everyone may be connected to any node.
 
 Receipts and typing go to the chat's owner, who knows whom they concern. A receipt goes there twice: when the mark rises, and
-again when it is stored, for devices that connected between the two. Presence is in `presence`.
+again when it is stored, for devices that connected between the two. Presence is in `presence` and `looks`.
 """
 
 import asyncio
@@ -9,11 +9,13 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias, cast
 
+from chatgrpc.cluster.looks import LookScreens
 from chatgrpc.cluster.presence import PresenceScreens
 from chatgrpc.cluster.sessions import Sessions
 from chatgrpc.core.clock import Now
 from chatgrpc.core.disconnect import Code
 from chatgrpc.core.edge_desk import EdgeDesk
+from chatgrpc.core.effects import Watch
 from chatgrpc.core.links import EndStream, EndStreamHeard, Message, RaiseMark, ShowReceipt, ShowTyping, TellTyping
 from chatgrpc.core.receipts import Mark, Raised
 from chatgrpc.core.session import compare_numbers
@@ -57,6 +59,7 @@ class ClusterAudience:
         desk: EdgeDesk,
         sessions: Sessions,
         presence: PresenceScreens,
+        looks: LookScreens,
         live_node_ids: Callable[[], Collection[str]],
         say: Callable[[str, Message], None],
         monotonic_ms: Callable[[], int],
@@ -66,6 +69,7 @@ class ClusterAudience:
         self._desk = desk
         self._sessions = sessions
         self._presence = presence
+        self._looks = looks
         self._live_node_ids = live_node_ids
         self._say = say
         self._monotonic_ms = monotonic_ms
@@ -140,6 +144,7 @@ class ClusterAudience:
         """See the protocol."""
         session = connection.session
         self._presence.unwatch(connection)
+        self._looks.look_away(connection)
         self._presence.left(session.user_id, at.wall_ms)
         self._sessions.closed(session.user_id, session.device_id)
 
@@ -212,9 +217,10 @@ class ClusterAudience:
 
     # Presence.
 
-    def watch(self, watcher: Connection, chat_ids: tuple[str, ...]) -> None:
+    def watch(self, watcher: Connection, watch: Watch) -> None:
         """See the protocol."""
-        self._presence.watch(watcher, chat_ids)
+        self._presence.watch(watcher, watch.chat_ids)
+        self._looks.look(watcher, watch.peer_user_ids)
 
     def members_changed(self, chat_id: str) -> None:
         """See the protocol."""

@@ -12,13 +12,14 @@ import structlog
 from chatgrpc import background
 from chatgrpc.adapters.cassandra import CassandraSettings, CassandraStore, KeyspaceOwner, SchemaError
 from chatgrpc.adapters.etcd import EtcdCluster
-from chatgrpc.adapters.redis import RedisClient, RedisLastSeen, RedisSessionMap
+from chatgrpc.adapters.redis import RedisClient, RedisLastSeen, RedisSessionMap, RedisSharedLooks
 from chatgrpc.addresses import join_address
 from chatgrpc.closing import Closing
 from chatgrpc.cluster.access import etcd_settings, relay_secret, relay_tls
 from chatgrpc.cluster.audience import ClusterAudience
 from chatgrpc.cluster.directory import ClusterDirectory, Describer
 from chatgrpc.cluster.log import ClusterLog
+from chatgrpc.cluster.looks import LookScreens
 from chatgrpc.cluster.ordering import ClusterOrdering
 from chatgrpc.cluster.presence import PresenceScreens
 from chatgrpc.cluster.resync import Resync
@@ -107,11 +108,13 @@ class ClusterNode:
         )
         self._sessions = Sessions(self.node_id, session_map, self._moved_here, self._sessions_rebuilt)
         self._last_seen = RedisLastSeen(redis)
+        self._shared_looks = RedisSharedLooks(redis)
         log = ClusterLog(self._edge_desk, store.committed, lease_clock_ms, self._wake_up)
         stores = Stores(log, store.receipts, store.cursors, store.profiles, store.devices)
         self.node = Node(settings, stores, self._ordering, self._new_audience, verifier, book, metrics, limits)
         self._audience: ClusterAudience
         self._presence: PresenceScreens
+        self._looks: LookScreens
         edge = self.node.edge
         self._resync = Resync(
             edge.connections,
@@ -192,6 +195,7 @@ class ClusterNode:
             self._sessions.run(),
             self._audience.run(),
             self._presence.run(),
+            self._looks.run(),
             self._resync.run(),
             self._keep_watch(),
         ):
@@ -316,12 +320,14 @@ class ClusterNode:
         self._presence = PresenceScreens(
             touched, self._edge_desk, self._sessions, self._last_seen, self._live_node_ids, lease_clock_ms
         )
+        self._looks = LookScreens(touched, self._shared_looks, self._presence.is_watched)
         self._audience = ClusterAudience(
             connections,
             touched,
             self._edge_desk,
             self._sessions,
             self._presence,
+            self._looks,
             self._live_node_ids,
             self._ordering.say,
             lease_clock_ms,

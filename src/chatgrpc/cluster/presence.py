@@ -131,6 +131,10 @@ class PresenceScreens:
         members = self._members.get(watcher, {})
         return {user_id for user_ids in members.values() for user_id in user_ids} - {watcher.session.user_id}
 
+    def is_watched(self, watcher: Connection, user_id: str) -> bool:
+        """Whether the device has a chat on its screen of which the user is a member."""
+        return user_id in self._watched_by(watcher)
+
     # Who is there.
 
     async def run(self) -> None:

@@ -69,6 +69,8 @@ class Watch:
     """The session watches the presence of the members of these chats, and of no others."""
 
     chat_ids: tuple[str, ...]
+    peer_user_ids: tuple[str, ...] = ()
+    """Users whose direct chat is on the screen too, whether it is made or not: who does the same sees that this one does."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -196,9 +196,7 @@ class Session:
             case "refresh_token":
                 return self._refresh_token(request_id, frame.refresh_token)
             case "watch_chats":
-                watched_max = self._limits.watched_chats_max
-                looked_at = frame.watch_chats.chat_ids[: watched_max * _LOOKED_AT_PER_WATCHED]
-                return [Watch(tuple(dict.fromkeys(filter(self.feed.knows, looked_at)))[:watched_max])]
+                return [self._watch(frame.watch_chats)]
             case "hello":
                 return self.end(_violation("A stream has one Hello."))
         return self._refuse(
@@ -289,6 +287,18 @@ class Session:
         if kind != session_pb2.TYPING_KIND_RECORDING:
             kind = session_pb2.TYPING_KIND_TEXT
         return [ShowTyping(chat_id, kind)]
+
+    def _watch(self, watch: session_pb2.WatchChats) -> Watch:
+        watched_max = self._limits.watched_chats_max
+        looked_at = watch.chat_ids[: watched_max * _LOOKED_AT_PER_WATCHED]
+        chat_ids = dict.fromkeys(list(dict.fromkeys(filter(self.feed.knows, looked_at)))[:watched_max])
+        peer_user_ids: dict[str, None] = {}
+        for user_id in watch.user_ids[: watched_max - len(chat_ids)]:
+            if is_user_id(user_id) and user_id != self.user_id:
+                peer_user_ids[user_id] = None
+                if self.feed.knows(chat_id := direct_chat_id(self.user_id, user_id)):
+                    chat_ids[chat_id] = None
+        return Watch(tuple(chat_ids), tuple(peer_user_ids))
 
     def _fetch_history(self, request_id: int, request: session_pb2.FetchHistory) -> Sequence[Effect]:
         if not request_id:

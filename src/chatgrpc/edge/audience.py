@@ -5,6 +5,7 @@ from typing import Protocol
 
 from chatgrpc.core.clock import Now
 from chatgrpc.core.disconnect import Code
+from chatgrpc.core.effects import Watch
 from chatgrpc.core.receipts import Mark, Raised
 from chatgrpc.edge.connection import Connection
 from chatgrpc.v1 import session_pb2
@@ -40,8 +41,11 @@ class Audience(Protocol):
         """To be called often, with the monotonic clock: shows who has gone."""
         ...
 
-    def watch(self, watcher: Connection, chat_ids: tuple[str, ...]) -> None:
-        """The session watches the members of these chats, whoever they are; it is shown at once who is there."""
+    def watch(self, watcher: Connection, watch: Watch) -> None:
+        """The session watches the members of these chats, whoever they are; it is shown at once who is there.
+
+        With users who are named without a chat it is shown to be looking at them, and when they look back (`core.looks`).
+        """
         ...
 
     def members_changed(self, chat_id: str) -> None:

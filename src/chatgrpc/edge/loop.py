@@ -131,7 +131,7 @@ class Edge:
         self._on_defect = on_defect
         self._flush_interval_ms = pace.flush_interval_ms
         self._turns = Turns(transport, limits, self._run, self._give_up, self.wake_up, self._now_ms)
-        self._watching: dict[Connection, tuple[str, ...]] = {}  # what was last said to be on the screen
+        self._watching: dict[Connection, Watch] = {}  # what was last said to be on the screen
         self._dirty: dict[Connection, None] = {}  # something to send, or to read for
         self._with_control: dict[Connection, None] = {}  # only control traffic to send, which can wait
         self._reported = Backlog()  # what the transport reported
@@ -301,8 +301,8 @@ class Edge:
         """Takes some of what some streams sent; the rest waits for the next tick."""
         self._dirty |= dict.fromkeys(self._turns.take(now_ms, self._slice()))
         watching, self._watching = self._watching, {}
-        for connection, chat_ids in watching.items():
-            self.audience.watch(connection, chat_ids)
+        for connection, watch in watching.items():
+            self.audience.watch(connection, watch)
 
     def _take_progress(self, now: Now) -> None:
         """Hears what owners have done: answers for those who asked, events for the devices of the members.
@@ -412,8 +412,8 @@ class Edge:
                     self._start(self._verify(connection, request_id, token), connection)
                 case ShowTyping(chat_id, kind):
                     self.audience.typing(chat_id, connection, kind)
-                case Watch(chat_ids):
-                    self._watching[connection] = chat_ids
+                case Watch():
+                    self._watching[connection] = effect
                 case End(ended):
                     self._end(connection, ended)
 

@@ -6,7 +6,9 @@ from functools import partial
 from chatgrpc.core.active_chat import ActiveChat
 from chatgrpc.core.clock import Now
 from chatgrpc.core.disconnect import Code
+from chatgrpc.core.effects import Watch
 from chatgrpc.core.limits import Limits
+from chatgrpc.core.looks import Look, Looks
 from chatgrpc.core.presence import PresenceBook
 from chatgrpc.core.receipts import Mark, Raised
 from chatgrpc.edge.audience import Touched
@@ -26,6 +28,7 @@ class LocalAudience:
         self._small_group_members_max = limits.small_group_members_max
         self._touched = touched
         self._presence = PresenceBook(limits)
+        self._looks: Looks[Connection] = Looks()
         self._untold: dict[tuple[str, str], Raised] = {}  # marks that rose while their chats were not loaded
         self._screens: dict[Connection, tuple[str, ...]] = {}  # the chats that each watches
         self._on_screen: dict[str, dict[Connection, None]] = {}  # the same by chat
@@ -90,6 +93,7 @@ class LocalAudience:
     def disconnected(self, connection: Connection, at: Now) -> None:
         """See the protocol."""
         self._unwatch(connection)
+        self._show_looks(self._looks.look_away(connection, connection.session.user_id))
         self._presence.disconnected(connection.session.user_id, at)
 
     def pass_time(self, now_ms: int) -> None:
@@ -97,11 +101,12 @@ class LocalAudience:
         for user_id in self._presence.take_offline(now_ms):
             self._show_presence(user_id)
 
-    def watch(self, watcher: Connection, chat_ids: tuple[str, ...]) -> None:
+    def watch(self, watcher: Connection, watch: Watch) -> None:
         """See the protocol."""
         self._unwatch(watcher)
-        self._screens[watcher] = chat_ids
-        for chat_id in chat_ids:
+        self._screens[watcher] = watch.chat_ids
+        self._show_looks(self._looks.look(watcher, watcher.session.user_id, watch.peer_user_ids))
+        for chat_id in watch.chat_ids:
             self._on_screen.setdefault(chat_id, {})[watcher] = None
         self._watch_members(watcher, known=())
 
@@ -147,6 +152,14 @@ class LocalAudience:
             if not watchers:
                 del self._on_screen[chat_id]
         self._presence.unwatch(watcher)
+
+    def _show_looks(self, looks: Iterable[Look[Connection]]) -> None:
+        """Whoever has a chat with the user on the screen is shown their presence anyhow."""
+        for look in looks:
+            if look.user_id not in self._presence.watched(look.looker):
+                presence = session_pb2.Presence(user_id=look.user_id, online=look.looks_back)
+                look.looker.session.show_presence(presence)
+                self._touched(look.looker)
 
     def _show_presence(self, user_id: str) -> None:
         presence = self._presence.presence(user_id, now())

@@ -991,18 +991,27 @@ class WatchChats(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CHAT_IDS_FIELD_NUMBER: _builtins.int
+    USER_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def chat_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The chats, at most limits.watched_chats_max. Groups above 32 members push no presence."""
+        """The chats, with `user_ids` at most limits.watched_chats_max. Groups above 32 members push no presence."""
+
+    @_builtins.property
+    def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Users whose direct chat is on the screen, also before its first message makes it. Where it is made already, it is watched as if
+        it stood in `chat_ids`; else a Presence of the user is pushed, `online`, once the user names this one likewise, and another one,
+        not `online` and without a time, when they do no longer. Send it again when the chat opens.
+        """
 
     def __init__(
         self,
         *,
         chat_ids: _abc.Iterable[_builtins.str] | None = ...,
+        user_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat_ids", b"chat_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat_ids", b"chat_ids", "user_ids", b"user_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

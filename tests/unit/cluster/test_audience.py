@@ -5,12 +5,14 @@ from collections.abc import Mapping
 
 import pytest
 
-from chatgrpc.adapters.memory import MemoryLastSeen
+from chatgrpc.adapters.memory import MemoryLastSeen, MemorySharedLooks
 from chatgrpc.cluster.audience import ClusterAudience, RecentReceipts
+from chatgrpc.cluster.looks import LookScreens
 from chatgrpc.cluster.presence import PresenceScreens
 from chatgrpc.cluster.sessions import Sessions
 from chatgrpc.core.clock import Now
 from chatgrpc.core.edge_desk import Missed
+from chatgrpc.core.effects import Watch
 from chatgrpc.core.links import EndStream, EndStreamHeard, Message, RaiseMark, ShowReceipt, ShowTyping
 from chatgrpc.core.receipts import Mark, Raised
 from chatgrpc.edge.connection import Connection
@@ -44,12 +46,15 @@ class Place:
             lambda: node.seen_nodes,
             lease_clock_ms,
         )
+        self.shared_looks = MemorySharedLooks(lambda: self.now_ms / 1000)
+        self.looks = LookScreens(self.touched.append, self.shared_looks, self.presence.is_watched)
         self.audience = ClusterAudience(
             self.streams.connections,
             self.touched.append,
             node.edge,
             self.sessions,
             self.presence,
+            self.looks,
             lambda: node.seen_nodes,
             node.ordering.say,
             lambda: self.now_ms,
@@ -237,11 +242,12 @@ async def test_who_comes_is_in_the_map_and_who_goes_was_seen_last_then() -> None
     async with small_cluster(nodes=2) as cluster:
         place = World(cluster).one
         alice = await place.connect("alice")
-        place.audience.watch(alice, (CHAT,))
+        place.audience.watch(alice, Watch((CHAT,), ("bob",)))
         assert await cluster.session_map.of_users(["alice"]) == {"alice": [SessionEntry("alice", "phone", place.node.node_id)]}
         place.audience.disconnected(alice, Now(wall_ms=5_000, monotonic_ms=1))
         assert len(place.sessions) == 0
         assert place.presence._chats == {}
+        assert place.looks._looks.pairs() == []
         await place.presence.save_last_seen()
         assert await place.last_seen.of_users(["alice"]) == {"alice": 5_000}
 

@@ -565,6 +565,20 @@ def test_only_known_chats_are_watched_and_only_so_many() -> None:
     assert list(stream.say(watch_chats=session_pb2.WatchChats())) == [Watch(())]
 
 
+def test_users_are_looked_at_who_have_no_chat_with_this_one_and_the_chat_is_watched_if_there_is_one() -> None:
+    stream = Stream(Limits(watched_chats_max=3))
+    stream.hello()
+    group = group_chat_id("alice", bytes(16))
+    memberships = [Membership(chat_id, (Interval(1),), 1) for chat_id in (CHAT, group)]
+    stream.session.admitted(Admission("alice", TOKEN_EXPIRES_AT_MS, memberships, {}, [], ""), NOW)
+    watch = session_pb2.WatchChats(user_ids=["bob", "no user id", "alice"])
+    assert list(stream.say(watch_chats=watch)) == [Watch((CHAT,), ("bob",))]
+    watch = session_pb2.WatchChats(chat_ids=[group, direct_chat_id("alice", "carol")], user_ids=["bob", "carol", "dave"])
+    assert list(stream.say(watch_chats=watch)) == [Watch((group, CHAT), ("bob", "carol"))]
+    watch = session_pb2.WatchChats(user_ids=["carol"] * 500_000 + ["bob"])
+    assert list(stream.say(watch_chats=watch)) == [Watch((), ("carol",))]
+
+
 def test_a_past_chat_is_neither_typed_in_nor_watched() -> None:
     stream = Stream().open(head_seq=5)
     stream.session.deliver(CHAT, 6, event(6), last=True)

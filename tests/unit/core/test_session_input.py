@@ -9,7 +9,7 @@ from chatgrpc.core.clock import Now
 from chatgrpc.core.disconnect import ENDINGS
 from chatgrpc.core.effects import Admission, Admit, End, FetchPage, Marked, ShowTyping, Submit, VerifyToken, Watch
 from chatgrpc.core.entries import Membership
-from chatgrpc.core.ids import CLIENT_MESSAGE_ID_BYTES, direct_chat_id, is_chat_id, is_device_id, self_chat_id
+from chatgrpc.core.ids import CLIENT_MESSAGE_ID_BYTES, direct_chat_id, is_chat_id, is_device_id, is_user_id, self_chat_id
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.refusal import store_silent
 from chatgrpc.core.rules import MESSAGES
@@ -72,7 +72,9 @@ bodies = st.one_of(
         lambda body: {"fetch_history": body}
     ),
     st.builds(session_pb2.RefreshToken, token=texts).map(lambda body: {"refresh_token": body}),
-    st.builds(session_pb2.WatchChats, chat_ids=st.lists(texts, max_size=5)).map(lambda body: {"watch_chats": body}),
+    st.builds(session_pb2.WatchChats, chat_ids=st.lists(texts, max_size=5), user_ids=st.lists(texts, max_size=5)).map(
+        lambda body: {"watch_chats": body}
+    ),
     st.just({}),
 )
 unknown_fields = st.sampled_from([b""] * 9 + [b"\xa2\x06\x03abc", b"\xc0\x3e\x07", b"\x1a\x00", b"\x52\x00"])
@@ -173,8 +175,9 @@ class Peers(RuleBasedStateMachine):
                 assert chat_id in CHATS
                 assert kind in session_pb2.TypingKind.values()
                 assert kind != session_pb2.TYPING_KIND_UNSPECIFIED
-            case Watch(chat_ids):
-                assert len(chat_ids) <= LIMITS.watched_chats_max
+            case Watch(chat_ids, peer_user_ids):
+                assert max(len(chat_ids), len(peer_user_ids)) <= LIMITS.watched_chats_max
+                assert all(is_user_id(user_id) for user_id in peer_user_ids)
                 assert set(chat_ids) <= set(CHATS)
             case End(ended):
                 assert ended.code in ENDINGS

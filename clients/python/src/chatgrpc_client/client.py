@@ -286,9 +286,14 @@ class Client:
         """The user is typing; say it again every few seconds while they do."""
         self._engine.typing(chat_id, kind)
 
-    def watch(self, chat_ids: Sequence[str]) -> None:
-        """These chats are on the screen: the presence of their members is told from now on."""
-        self._engine.watch(chat_ids)
+    def watch(self, chat_ids: Sequence[str], user_ids: Sequence[str] = ()) -> None:
+        """These chats are on the screen: the presence of their members is told from now on.
+
+        With those of `user_ids` a direct chat is on the screen, which nobody may have made yet. Until somebody does, it is told
+        that they are online while they have this user on their screen likewise, and they are shown the same. To be said again
+        once the chat opened.
+        """
+        self._engine.watch(chat_ids, user_ids)
 
     # --- looking back
 

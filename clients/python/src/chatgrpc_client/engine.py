@@ -97,7 +97,7 @@ class Engine:
         self._own_seqs: dict[str, int] = {}
         """By chat: the last own write that is acknowledged and has not come back on the stream."""
         self._read_marks: dict[str, int] = {}
-        self._watched: list[str] = []
+        self._watched: session_pb2.WatchChats | None = None
         self._unacknowledged: deque[Record | _Synced] = deque()
         """With `manual_ack`: what the consumer has not acknowledged, in order of arrival."""
         self._received: dict[str, int] = {}
@@ -248,7 +248,7 @@ class Engine:
         for chat_id, seq in self._read_marks.items():
             session.mark_read(chat_id, seq)
         self._read_marks.clear()
-        if self._watched:
+        if self._watched is not None:
             session.watch(self._watched)
         return session
 
@@ -550,9 +550,9 @@ class Engine:
             self._session.typing(chat_id, kind)
             self._wake()
 
-    def watch(self, chat_ids: Sequence[str]) -> None:
-        """Says which chats are on the screen, on this session and all later ones."""
-        self._watched = list(chat_ids)
+    def watch(self, chat_ids: Sequence[str], user_ids: Sequence[str] = ()) -> None:
+        """Says which chats are on the screen, and with whom, on this session and all later ones."""
+        self._watched = session_pb2.WatchChats(chat_ids=chat_ids, user_ids=user_ids)
         if self._session is not None:
             self._session.watch(self._watched)
             self._wake()

@@ -101,7 +101,7 @@ class Session:
         self._own_acks_due_s = 0.0
         self._read_marks: dict[str, int] = {}
         self._typing: dict[str, session_pb2.TypingKind.ValueType] = {}
-        self._watched: list[str] | None = None
+        self._watched: session_pb2.WatchChats | None = None
 
         self._connect_deadline_s = now_s + connect_timeout_s
         self._heartbeat_interval_s = 0.0
@@ -295,9 +295,9 @@ class Session:
         """The user is typing."""
         self._typing[chat_id] = kind
 
-    def watch(self, chat_ids: Sequence[str]) -> None:
-        """These chats are on the screen."""
-        self._watched = list(chat_ids)
+    def watch(self, watched: session_pb2.WatchChats) -> None:
+        """What is on the screen."""
+        self._watched = watched
 
     def token_due(self, now_s: float) -> bool:
         """Whether it is time to fetch a newer token and hand it to `refresh_token`, or to report `token_failed`."""
@@ -359,7 +359,7 @@ class Session:
 
     def _take_latest_values(self, frames: list[session_pb2.ClientFrame]) -> None:
         if self._watched is not None:
-            frames.append(session_pb2.ClientFrame(watch_chats=session_pb2.WatchChats(chat_ids=self._watched)))
+            frames.append(session_pb2.ClientFrame(watch_chats=self._watched))
             self._watched = None
         for chat_id, seq in self._read_marks.items():
             frames.append(session_pb2.ClientFrame(mark_read=session_pb2.MarkRead(chat_id=chat_id, seq=seq)))

@@ -5,6 +5,7 @@ from chatgrpc.adapters.memory.last_seen import MemoryLastSeen
 from chatgrpc.adapters.memory.node_directory import SoleNode
 from chatgrpc.adapters.memory.row_store import MemoryRowStore
 from chatgrpc.adapters.memory.session_map import MemorySessionMap
+from chatgrpc.adapters.memory.shared_looks import MemorySharedLooks
 from chatgrpc.adapters.memory.store import MemoryStore
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "MemoryLastSeen",
     "MemoryRowStore",
     "MemorySessionMap",
+    "MemorySharedLooks",
     "MemoryStore",
     "SoleNode",
 ]

@@ -93,7 +93,7 @@ class Room:
         self._unread.pop(chat_id, None)
         self._shown_seq = self._committed_seq = self._oldest_seq = 0
         self._more_before = False
-        self.client.watch([chat_id])
+        self._watch()
         try:
             await self.client.wait_until_live(CONNECT_PATIENCE_S)
             self.was_live = True
@@ -101,6 +101,9 @@ class Room:
             self.note(f"not connected: {explained(error)}; what you type is kept and sent when the connection is back")
         await self._load_state()
         await self._show_newest()
+
+    def _watch(self) -> None:
+        self.client.watch([self.chat_id], [self.peer_user_id] if self.peer_user_id else [])
 
     async def _load_state(self) -> None:
         state = await self.client.chat(self.chat_id)
@@ -186,7 +189,7 @@ class Room:
             case ChatOpened() if event.chat.chat_id == self.chat_id:
                 self.chat.CopyFrom(event.chat)
                 self._ticks.members(member.user_id for member in self.chat.members)
-                self.client.watch([self.chat_id])  # the server watches chats that it knows us to be in
+                self._watch()  # the server watches chats that it knows us to be in
             case ReceiptChanged() if event.receipt.user_id == self.client.user_id and event.receipt.chat_id != self.chat_id:
                 self._read_elsewhere(event.receipt)
             case ReceiptChanged() if event.receipt.chat_id == self.chat_id:
@@ -282,7 +285,8 @@ class Room:
         before = self.presences.get(presence.user_id)
         self.presences[presence.user_id] = presence
         if not self.screen.shows_toolbar and (before is None or before.online != presence.online):
-            self.note(f"{safe(presence.user_id)} is {self.presence_text(presence.user_id)}")
+            text = self.presence_text(presence.user_id)
+            self.note(f"{safe(presence.user_id)} {'is not here any more' if text.startswith('is told') else f'is {text}'}")
 
     def _other_typing(self, typing: session_pb2.Typing) -> None:
         if typing.kind == session_pb2.TYPING_KIND_STOPPED:
@@ -366,12 +370,15 @@ class Room:
         )
 
     def presence_text(self, user_id: str) -> str:
-        """`online`, `last seen …` or `offline`; without a connection, or before the first message, nobody can tell."""
+        """`online`, `last seen …` or `offline`; without a connection nobody can tell.
+
+        Before the first message users are shown to each other while both have this chat on the screen, and not else.
+        """
         if self.client.connection.state is not ConnectionState.LIVE:
             return "not known while not connected"
         presence = self.presences.get(user_id)
-        if presence is None and not self.chat.members:
-            return "is told after the first message"  # the server shows it to members of a chat, and there is none yet
+        if not self.chat.members and (presence is None or not presence.online):
+            return "is told after the first message, or while both are here"
         if presence is None or (not presence.online and not presence.last_seen_ms):
             return "offline"
         return "online" if presence.online else f"last seen {clock(presence.last_seen_ms)}"
