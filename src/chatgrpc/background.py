@@ -35,7 +35,9 @@ def start(work: Coroutine[Any, Any, None], told: Told, *, name: str | None = Non
 async def again(work: Callable[[], Coroutine[Any, Any, bool]], name: str) -> None:
     """Runs work that must go on until it says that it is done, by returning True, or is cancelled.
 
-    When it raises, or returns False, that is logged, and it begins anew after a pause.
+    When it raises, or returns False, that is logged, and it begins anew after a pause. Once this is cancelled it does not: what
+    the work raised may have taken the place of its cancellation, as it does when a TaskGroup fails and is cancelled at the same
+    time (gh-116720, Python before 3.13).
     """
     backoff = Backoff(RESTART_FIRST_S, RESTART_MAX_S)
     loop = asyncio.get_running_loop()
@@ -45,12 +47,19 @@ async def again(work: Callable[[], Coroutine[Any, Any, bool]], name: str) -> Non
             if await work():
                 return
         except Exception as error:
+            if _is_cancelled():
+                raise asyncio.CancelledError from error
             defect = error
         if loop.time() - began_s > RESTART_MAX_S:
             backoff.reset()  # it had done its work for a while
         pause_s = backoff.next_s()
         _log.error("background_failed" if defect else "background_ended", work=name, again_in_s=pause_s, exc_info=defect)
         await asyncio.sleep(pause_s)
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def logged(name: str) -> Told:

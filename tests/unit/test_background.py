@@ -13,7 +13,7 @@ from chatgrpc import background
 AWAITED = {
     "closing.py": "waits for the part, and looks at what it raised",
     "edge/services/devices.py": "awaits it, shielded",
-    "edge/server.py": "awaits it",
+    "grpc_ports.py": "awaits it",
     "adapters/sqlite/store.py": "awaits it, shielded",
     "adapters/cassandra/store.py": "awaits it, shielded",
     "background.py": "is where they are started",
@@ -69,3 +69,23 @@ async def test_work_begins_anew_until_it_says_that_it_is_done(monkeypatch: pytes
             await background.again(work, "watch")
     assert [line["event"] for line in lines] == ["background_failed", "background_ended"]
     assert {line["work"] for line in lines} == {"watch"}
+
+
+async def test_work_whose_cancellation_was_lost_over_a_failure_does_not_begin_anew() -> None:
+    runs = 0
+
+    async def fails_as_it_is_cancelled() -> bool:
+        nonlocal runs
+        runs += 1
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise ExceptionGroup("of a group", [KeyError("ours")]) from None
+        return True
+
+    task = asyncio.create_task(background.again(fails_as_it_is_cancelled, "lost"))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task], timeout=30)
+    assert task.cancelled()
+    assert runs == 1

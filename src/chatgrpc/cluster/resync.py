@@ -272,9 +272,9 @@ class Resync:
 
         try:
             await _each(list(by_user.items()), _USERS_MAX, read)
-        except* StoreError as errors:
+        except StoreError as error:
             self._users_unread = len(by_user)
-            self._reading_fails.failed(errors.exceptions[0])
+            self._reading_fails.failed(error)
             for looked_after in by_user.values():
                 for connection, doubt in looked_after:
                     self._look_later(connection, Doubt(chats=doubt.chats, memberships=doubt.memberships))
@@ -370,13 +370,25 @@ class _Pace:
 
 
 async def _each(items: Iterable[_Item], at_once: int, work: Callable[[_Item], Coroutine[Any, Any, None]]) -> None:
-    """Works on all items, so many at the same time; what the first failure leaves is not worked on."""
+    """Works on all items, so many at the same time; once the store has failed none is begun any more.
+
+    Raises:
+        StoreError: the first failure.
+    """
     remaining = iter(items)
+    failures: list[StoreError] = []
 
     async def worker() -> None:
         for item in remaining:
-            await work(item)
+            try:
+                await work(item)
+            except StoreError as error:  # not for the group, which may lose its own cancellation over what a worker raises
+                failures.append(error)
+            if failures:
+                return
 
     async with asyncio.TaskGroup() as group:
         for _ in range(at_once):
             group.create_task(worker())
+    if failures:
+        raise failures[0]

@@ -170,7 +170,8 @@ class Edge:
             self.touch(connection)
         if len(self.connections):
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._deserted.wait(), window_ms / 1000)
+                async with asyncio.timeout(window_ms / 1000):
+                    await self._deserted.wait()
 
     async def stop(self, timeout_s: float) -> None:
         """Takes nothing more in, answers what was taken, ends every stream, stores the marks."""

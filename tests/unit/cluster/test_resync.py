@@ -15,6 +15,7 @@ from chatgrpc.edge.connection import Connection
 from chatgrpc.ports.errors import StoreUnavailableError
 from chatgrpc.ports.lease_clock import lease_clock_ms
 from tests.unit.cluster.small_cluster import (
+    GIVE_UP_S,
     SmallCluster,
     SmallNode,
     group_creation,
@@ -107,7 +108,9 @@ async def running(slow_pass_s: float = FOREVER_S) -> AsyncIterator[World]:
             yield world
         finally:
             task.cancel()
-            (ended,) = await asyncio.gather(task, return_exceptions=True)
+            await asyncio.wait([task], timeout=GIVE_UP_S)
+        assert task.done(), "it goes on though it was cancelled"
+        (ended,) = await asyncio.gather(task, return_exceptions=True)
         assert isinstance(ended, asyncio.CancelledError), ended
 
 
@@ -370,6 +373,20 @@ async def test_who_was_read_before_the_store_failed_is_not_read_again() -> None:
         world.resync.suspect_memberships()
         await world.until_read("bob", times=3)
         assert world.cluster.rows.users_read.count("alice") == 1
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_it_ends_when_cancelled_also_while_the_store_fails(turns: int) -> None:
+    """At whichever turn of the loop after the failure: what fails must not take the place of the cancellation."""
+    async with running() as world:
+        for number in range(20):
+            world.streams.open(f"user-{number}")
+            world.cluster.rows.away_for.add(f"user-{number}")
+        world.resync.suspect_memberships()
+        while not world.cluster.rows.users_read:
+            await asyncio.sleep(0)
+        for _ in range(turns):
+            await asyncio.sleep(0)
 
 
 async def test_the_stream_of_a_device_that_was_revoked_ends_though_nobody_said_so() -> None:

@@ -190,7 +190,8 @@ class Engine:
         self._hurry.clear()
         await asyncio.sleep(hurried_s)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._hurry.wait(), delay_s - hurried_s)
+            async with asyncio.timeout(delay_s - hurried_s):
+                await self._hurry.wait()
 
     async def _has_newer_token(self, than: str) -> bool:
         try:
