@@ -18,7 +18,7 @@ from chatgrpc.core.lanes import EdgeLanes, Forward, Forwarded, OwnerLanes
 from chatgrpc.core.lease import Keepalive, Lease
 from chatgrpc.core.links import Deliver
 from chatgrpc.core.row_store import WriteRow
-from chatgrpc.core.rules import EventHead
+from chatgrpc.core.rules import EventMeta
 from chatgrpc.core.sequencer import Lookup
 from chatgrpc.core.session import State
 from chatgrpc.core.shard import Shard
@@ -171,7 +171,7 @@ class Shards:
 class NoDedupe(Shard):
     """Looks for an earlier try in memory only: the dedupe window is too small."""
 
-    def looked_up(self, lookup: Lookup, heads: list[EventHead], group_counts: dict[str, int], now: Now) -> None:
+    def looked_up(self, lookup: Lookup, metas: list[EventMeta], group_counts: dict[str, int], now: Now) -> None:
         super().looked_up(lookup, [], group_counts, now)
 
 

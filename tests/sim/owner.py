@@ -3,11 +3,11 @@
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
-from chatgrpc.core.active_chat import event_head
+from chatgrpc.core.active_chat import event_meta
 from chatgrpc.core.door import ReadIntervals
 from chatgrpc.core.owner_desk import ForOwner, Notice, OwnerDesk, Tenure
 from chatgrpc.core.row_store import ReadBucket, ReadHead
-from chatgrpc.core.rules import EventHead
+from chatgrpc.core.rules import EventMeta
 from chatgrpc.core.sequencer import Delivery, Lookup
 from chatgrpc.core.shard import Request
 from chatgrpc.ports.session_map import SessionMapUnavailableError
@@ -70,9 +70,9 @@ class Owner:
                 bucket = await store.read_bucket(request, wanted)
                 hand_over = lambda: shard.bucket_read(request, bucket, self.node.now())  # noqa: E731
             case Lookup():
-                heads = await self._look_up(request, wanted)
+                metas = await self._look_up(request, wanted)
                 counts = dict.fromkeys(request.user_ids, 0)
-                hand_over = lambda: shard.looked_up(request, heads, counts, self.node.now())  # noqa: E731
+                hand_over = lambda: shard.looked_up(request, metas, counts, self.node.now())  # noqa: E731
             case ReadIntervals(user_id=user_id, chat_id=chat_id):
                 intervals = (await store.memberships(user_id, wanted)).get(chat_id, ())
                 hand_over = lambda: shard.intervals_read(request, intervals, self.node.now())  # noqa: E731
@@ -84,15 +84,15 @@ class Owner:
             self.desk.touch(tenure)
             self.pump()
 
-    async def _look_up(self, lookup: Lookup, wanted: Callable[[], bool]) -> list[EventHead]:
-        heads: list[EventHead] = []
+    async def _look_up(self, lookup: Lookup, wanted: Callable[[], bool]) -> list[EventMeta]:
+        metas: list[EventMeta] = []
         for after_seq, up_to_seq in lookup.ranges:
             at_seq = after_seq
             while at_seq < up_to_seq:
                 page = await self.node.store.read_after(lookup.chat.chat_id, at_seq, up_to_seq, 1_000, wanted)
-                heads += [event_head(lookup.chat.chat_id, stored.seq, stored.event) for stored in page]
-                at_seq = heads[-1].seq
-        return heads
+                metas += [event_meta(lookup.chat.chat_id, stored.seq, stored.event) for stored in page]
+                at_seq = metas[-1].seq
+        return metas
 
     # The nodes that news is for.
 

@@ -1,4 +1,4 @@
-"""One chat in the memory of its owner: its state, the heads of its latest events, and the writes on their way."""
+"""One chat in the memory of its owner: its state, what is known of its latest events, and the writes on their way."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from chatgrpc.core.damage import stored_chat, stored_event
 from chatgrpc.core.entries import MemberView, StoredChat
 from chatgrpc.core.fold import apply_event
-from chatgrpc.core.rules import EventHead
+from chatgrpc.core.rules import EventMeta
 from chatgrpc.core.visibility import Interval
 from chatgrpc.core.write import Write
 from chatgrpc.v1 import chat_pb2, content_pb2
@@ -19,14 +19,14 @@ Ticket = object
 """Names who waits for an answer; the sequencer hands it back as it was."""
 
 
-def event_head(chat_id: str, seq: int, event: bytes) -> EventHead:
-    """The head of the event that is stored at a place.
+def event_meta(chat_id: str, seq: int, event: bytes) -> EventMeta:
+    """What is remembered of the event that is stored at a place.
 
     Raises:
         DamageError: it is none.
     """
     parsed = stored_event(chat_id, seq, event)
-    return EventHead(
+    return EventMeta(
         parsed.seq,
         parsed.message_id,
         parsed.sender_user_id,
@@ -54,7 +54,7 @@ def text_of(content: content_pb2.Content, seq: int) -> tuple[int, int] | None:
 class Pending:
     """An event that has its seq and is not committed yet."""
 
-    head: EventHead
+    meta: EventMeta
     event: bytes
     """Serialized ChatEvent."""
     recipients: tuple[str, ...]
@@ -74,14 +74,14 @@ class Pending:
 class LookedUp:
     """What was read from the store for the write that waits at the head of a chat's queue."""
 
-    targets: dict[int, EventHead] = field(default_factory=dict)
+    targets: dict[int, EventMeta] = field(default_factory=dict)
     group_counts: dict[str, int] = field(default_factory=dict)
 
 
 class ActiveChat:
     """A chat that its owner has loaded.
 
-    `recent` holds the heads of the events `floor_seq … head_seq` without a gap, and `_by_key` finds them by sender and client
+    `recent` holds the meta of the events `floor_seq … head_seq` without a gap, and `_by_key` finds them by sender and client
     message id, so for a device that has seen `floor_seq - 1` the check for a duplicate is one look into a dict (G3).
     """
 
@@ -109,7 +109,7 @@ class ActiveChat:
     )
 
     def __init__(self, chat_id: str, recent_max: int, span_max: int) -> None:
-        """`recent_max` heads are kept in memory, for a minute after a wider search up to `span_max`."""
+        """The meta of `recent_max` events is kept in memory, for a minute after a wider search up to `span_max`."""
         self.chat_id = chat_id
         self.chat: chat_pb2.Chat | None = None
         self.loaded = False
@@ -120,21 +120,21 @@ class ActiveChat:
         self.head_seq = 0
         self.committed_seq = 0
         self.sent_at_ms = 0
-        self.recent: deque[EventHead] = deque()
+        self.recent: deque[EventMeta] = deque()
         self.last_sent_seq: dict[str, int] = {}
         self.in_flight: dict[int, Pending] = {}
         self.waiting: deque[tuple[Ticket, Write, int, int]] = deque()  # with its bytes, and where a sender left who did
         self.awaited_seq = 0  # the first write that waits does so until this is committed; 0 = it does not
         self.held_bytes = 0  # of the writes that wait and of those in flight
         self.looked_up: LookedUp | None = None
-        self._by_key: dict[tuple[str, bytes], EventHead] = {}
+        self._by_key: dict[tuple[str, bytes], EventMeta] = {}
         self._recent_max = recent_max
         self._span_max = span_max
         self._widened_until_ms = 0
 
     @property
     def floor_seq(self) -> int:
-        """The lowest seq whose head is in memory."""
+        """The lowest seq whose meta is in memory."""
         return self.head_seq - len(self.recent) + 1
 
     @property
@@ -169,60 +169,60 @@ class ActiveChat:
         if stored is None:
             self.loaded = True
             return
-        head = event_head(self.chat_id, stored.head_seq, stored.head_event)
+        meta = event_meta(self.chat_id, stored.head_seq, stored.head_event)
         state = stored_chat(self.chat_id, stored.chat, stored.head_seq)
         self.loaded = True
-        self.recent.append(head)
-        self._remember(head)
-        self.head_seq = self.committed_seq = head.seq
-        self.sent_at_ms = head.sent_at_ms
+        self.recent.append(meta)
+        self._remember(meta)
+        self.head_seq = self.committed_seq = meta.seq
+        self.sent_at_ms = meta.sent_at_ms
         self.restore(state)
 
     def restore(self, chat: chat_pb2.Chat) -> None:
         """Takes the state that later events are applied to."""
         self._set_chat(chat)
 
-    def find(self, sender_user_id: str, client_message_id: bytes) -> EventHead | None:
+    def find(self, sender_user_id: str, client_message_id: bytes) -> EventMeta | None:
         """The event, among those in memory, that the sender sent under this id."""
         return self._by_key.get((sender_user_id, client_message_id))
 
-    def event_head(self, seq: int) -> EventHead | None:
-        """The head of an event, if it is in memory."""
+    def event_meta(self, seq: int) -> EventMeta | None:
+        """What is remembered of an event, if it is in memory."""
         if self.floor_seq <= seq <= self.head_seq:
             return self.recent[seq - self.floor_seq]
         return None
 
     def standing_reaction(self, user_id: str, target_seq: int) -> str | None:
         """The user's reaction to a message, empty for none; None if not all events since the message are in memory."""
-        for head in reversed(self.recent):
-            if head.seq <= target_seq:
+        for meta in reversed(self.recent):
+            if meta.seq <= target_seq:
                 break
-            if head.reaction is not None and head.reaction[0] == target_seq and head.sender_user_id == user_id:
-                return head.reaction[1]
+            if meta.reaction is not None and meta.reaction[0] == target_seq and meta.sender_user_id == user_id:
+                return meta.reaction[1]
         return "" if target_seq >= self.floor_seq - 1 else None
 
     def has_text(self, target_seq: int, text: str) -> bool:
         """Whether a message reads like this now, as far as the events in memory tell."""
-        for head in reversed(self.recent):
-            if head.seq < target_seq:
+        for meta in reversed(self.recent):
+            if meta.seq < target_seq:
                 break
-            if head.text is not None and head.text[0] == target_seq:
-                return head.text[1] == hash(text)
+            if meta.text is not None and meta.text[0] == target_seq:
+                return meta.text[1] == hash(text)
         return False
 
-    def widen(self, older: list[EventHead], now_ms: int) -> None:
-        """Puts the heads of the events just below `floor_seq` in front; they are kept for a minute, for the next repetition."""
-        for head in reversed(older):
-            self.recent.appendleft(head)
-            self._remember(head)
+    def widen(self, older: list[EventMeta], now_ms: int) -> None:
+        """Puts the meta of the events just below `floor_seq` in front; it is kept for a minute, for the next repetition."""
+        for meta in reversed(older):
+            self.recent.appendleft(meta)
+            self._remember(meta)
         self._widened_until_ms = now_ms + 60_000
 
-    def append(self, head: EventHead, now_ms: int) -> None:
-        """Notes the head of the next event."""
-        self.recent.append(head)
-        self.head_seq = head.seq
-        self.sent_at_ms = head.sent_at_ms
-        self._remember(head)
+    def append(self, meta: EventMeta, now_ms: int) -> None:
+        """Notes the next event."""
+        self.recent.append(meta)
+        self.head_seq = meta.seq
+        self.sent_at_ms = meta.sent_at_ms
+        self._remember(meta)
         excess = len(self.recent) - (self._recent_max if now_ms >= self._widened_until_ms else self._span_max)
         if excess > 0:
             self._forget_oldest(min(excess, 16))  # a widened window shrinks a few at a time
@@ -262,17 +262,17 @@ class ActiveChat:
 
     def mark_erased(self, seq: int) -> None:
         """The event's content is gone: it can be edited or deleted no more."""
-        head = self.event_head(seq)
-        if head is None:
+        meta = self.event_meta(seq)
+        if meta is None:
             return
-        erased = head._replace(arm="erased")
+        erased = meta._replace(arm="erased")
         self.recent[seq - self.floor_seq] = erased
         self._by_key[erased.sender_user_id, erased.client_message_id] = erased
 
-    def _remember(self, head: EventHead) -> None:
-        self._by_key[head.sender_user_id, head.client_message_id] = head
-        if self.last_sent_seq.get(head.sender_user_id, 0) < head.seq:
-            self.last_sent_seq[head.sender_user_id] = head.seq
+    def _remember(self, meta: EventMeta) -> None:
+        self._by_key[meta.sender_user_id, meta.client_message_id] = meta
+        if self.last_sent_seq.get(meta.sender_user_id, 0) < meta.seq:
+            self.last_sent_seq[meta.sender_user_id] = meta.seq
 
     def _set_chat(self, chat: chat_pb2.Chat | None) -> None:
         self.chat = chat

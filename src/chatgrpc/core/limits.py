@@ -114,7 +114,7 @@ class Limits:
     dedupe_span_max: int = 4_096
     """Events of the log looked through for a duplicate; ERROR_CODE_SEEN_SEQ_TOO_OLD."""
     recent_events_per_chat: int = 128
-    """Events of an active chat that the owner keeps the heads of in memory, so that most checks read nothing."""
+    """Events of an active chat whose meta the owner keeps in memory, so that most checks read nothing."""
     chats_active_max: int = 100_000
     """Chats that a node keeps loaded, of all that it orders; the longest idle ones are dropped."""
     chats_active_bytes_max: int = 256 * 1024 * 1024

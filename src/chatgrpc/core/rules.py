@@ -27,7 +27,7 @@ _ADMINS_ONLY = frozenset({"members_added", "chat_info_changed", "member_muted", 
 _WHILE_MUTED = frozenset({"member_removed", "hide", "chat_settings", "delete"})
 
 
-class EventHead(NamedTuple):
+class EventMeta(NamedTuple):
     """What the owner remembers of an event: all but what was said, if it is no reaction."""
 
     seq: int
@@ -50,7 +50,7 @@ class Circumstances:
     sender: content_pb2.Member | None
     """The sender's place in the chat; None if they are not a member."""
     head_seq: int
-    target: EventHead | None
+    target: EventMeta | None
     """The event that the content refers to, for a reaction, an edit or a deletion, if there is one."""
     now_ms: int
 
@@ -150,7 +150,7 @@ def _check_reference(seq: int, sender: content_pb2.Member, head_seq: int) -> Non
         raise RefusedError(chat_pb2.ERROR_CODE_TARGET_NOT_FOUND, f"There is no message {seq} that you may see in this chat.")
 
 
-def _check_reaction(target: EventHead | None, sender: content_pb2.Member) -> None:
+def _check_reaction(target: EventMeta | None, sender: content_pb2.Member) -> None:
     if target is None or target.arm not in {"text", "encrypted"} or target.seq < sender.joined_seq:
         raise RefusedError(
             chat_pb2.ERROR_CODE_TARGET_NOT_FOUND,

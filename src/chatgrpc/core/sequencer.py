@@ -27,7 +27,7 @@ from chatgrpc.core.refusal import RefusedError, chat_damaged, overloaded, store_
 from chatgrpc.core.rules import (
     MESSAGES,
     Circumstances,
-    EventHead,
+    EventMeta,
     check_kind,
     complete,
     duration,
@@ -48,7 +48,7 @@ _RETRY_AFTER_MAX_MS = 60 * 60 * 1000
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """What a chat's next write needs from the store: heads of events, and in how many groups users are."""
+    """What a chat's next write needs from the store: the meta of events, and in how many groups users are."""
 
     chat: ActiveChat
     ranges: tuple[tuple[int, int], ...]
@@ -220,19 +220,19 @@ class Sequencer:
             return
         self._advance(chat, now_ms)
 
-    def looked_up(self, lookup: Lookup, found: list[EventHead], group_counts: dict[str, int], now_ms: int) -> None:
-        """Hands over what `take_lookups` asked for: the heads of all ranges, in order of seq, and the counts of groups."""
+    def looked_up(self, lookup: Lookup, found: list[EventMeta], group_counts: dict[str, int], now_ms: int) -> None:
+        """Hands over what `take_lookups` asked for: the meta of the events in all ranges, by rising seq, and counts of groups."""
         chat = lookup.chat
         if self._chats.get(chat.chat_id) is not chat:
             return  # forgotten meanwhile; its writes have their answers
-        heads = {head.seq: head for head in found}
-        for seq in lookup.erasing & heads.keys():
-            heads[seq] = heads[seq]._replace(arm="erased")
-        chat.looked_up = LookedUp(heads, group_counts)
+        metas = {meta.seq: meta for meta in found}
+        for seq in lookup.erasing & metas.keys():
+            metas[seq] = metas[seq]._replace(arm="erased")
+        chat.looked_up = LookedUp(metas, group_counts)
         floor_seq = chat.floor_seq
-        older: list[EventHead] = []
-        while floor_seq - 1 - len(older) in heads:
-            older.append(heads[floor_seq - 1 - len(older)])
+        older: list[EventMeta] = []
+        while floor_seq - 1 - len(older) in metas:
+            older.append(metas[floor_seq - 1 - len(older)])
         if older:
             chat.widen(older[::-1], now_ms)
         self._advance(chat, now_ms)
@@ -286,19 +286,19 @@ class Sequencer:
         """The group's append returned: its answers may leave, and so may its deliveries, which are returned."""
         deliveries = []
         for chat, pending in group.pending:
-            head = pending.head
-            chat.committed_seq = head.seq
-            if 0 < chat.awaited_seq <= head.seq:
+            meta = pending.meta
+            chat.committed_seq = meta.seq
+            if 0 < chat.awaited_seq <= meta.seq:
                 chat.awaited_seq = 0
                 self._admitted.append(chat)
-            if chat.in_flight.pop(head.seq, None) is not None:  # else it was given up, and who waited has an answer
+            if chat.in_flight.pop(meta.seq, None) is not None:  # else it was given up, and who waited has an answer
                 self._release(chat, pending.held_bytes)
                 for ticket, again in pending.tickets:
-                    self._answers.append(Answer(ticket, _result(chat.chat_id, head, again)))
+                    self._answers.append(Answer(ticket, _result(chat.chat_id, meta, again)))
                 self._answers += [Answer(ticket, error) for ticket, error in pending.refusals]
             chunk = event_chunk(pending.event)
             deliveries.append(
-                Delivery(chat.chat_id, head.seq, chunk, pending.recipients, pending.left_user_id, pending.changes_members)
+                Delivery(chat.chat_id, meta.seq, chunk, pending.recipients, pending.left_user_id, pending.changes_members)
             )
         return deliveries
 
@@ -517,15 +517,15 @@ class Sequencer:
         self._count(write, _deeds(write, content), now_ms)
         return self._stage(chat, [(ticket, False)], write, content, now_ms)
 
-    def _earlier_try(self, chat: ActiveChat, write: Write) -> EventHead | None:
+    def _earlier_try(self, chat: ActiveChat, write: Write) -> EventMeta | None:
         earlier = chat.find(write.sender_user_id, write.client_message_id)
         if earlier is None and chat.looked_up is not None:
-            for head in chat.looked_up.targets.values():
-                if (head.sender_user_id, head.client_message_id) == (write.sender_user_id, write.client_message_id):
-                    return head
+            for meta in chat.looked_up.targets.values():
+                if (meta.sender_user_id, meta.client_message_id) == (write.sender_user_id, write.client_message_id):
+                    return meta
         return earlier
 
-    def _answer_again(self, chat: ActiveChat, ticket: Ticket, earlier: EventHead) -> None:
+    def _answer_again(self, chat: ActiveChat, ticket: Ticket, earlier: EventMeta) -> None:
         on_its_way = chat.in_flight.get(earlier.seq)
         if on_its_way is not None:
             on_its_way.tickets.append((ticket, True))
@@ -557,13 +557,13 @@ class Sequencer:
                 retry_after_ms=min(wait_ms, _RETRY_AFTER_MAX_MS),
             )
 
-    def _target(self, chat: ActiveChat, seq: int) -> EventHead | None:
+    def _target(self, chat: ActiveChat, seq: int) -> EventMeta | None:
         if seq == 0:
             return None
-        head = chat.event_head(seq)
-        if head is None and chat.looked_up is not None:
-            head = chat.looked_up.targets.get(seq)
-        return head
+        meta = chat.event_meta(seq)
+        if meta is None and chat.looked_up is not None:
+            meta = chat.looked_up.targets.get(seq)
+        return meta
 
     def _open(self, chat: ActiveChat, write: Write, arm: str, now_ms: int) -> None:
         """Stages the event that makes a self chat or a direct chat, if the write may make it."""
@@ -605,7 +605,7 @@ class Sequencer:
             for member in content.chat_created.members:
                 member.joined_seq = seq
         sent_at_ms = _stamp_ms(now_ms, chat.sent_at_ms)
-        head = EventHead(
+        meta = EventMeta(
             seq,
             message_id(now_ms, self._random_bits),
             write.sender_user_id,
@@ -618,7 +618,7 @@ class Sequencer:
         event = chat_pb2.ChatEvent(
             chat_id=chat.chat_id,
             seq=seq,
-            message_id=head.message_id,
+            message_id=meta.message_id,
             client_message_id=write.client_message_id,
             sender_user_id=write.sender_user_id,
             sender_device_id=write.sender_device_id,
@@ -627,12 +627,12 @@ class Sequencer:
         )
         serialized = event.SerializeToString()
         recipients_before = chat.recipients
-        chat.append(head, now_ms)
+        chat.append(meta, now_ms)
         members = chat.apply(event) if arm in CHANGES_CHAT else None
         left_user_id = content.member_removed.user_id if arm == "member_removed" else ""
         erases_seq = content.delete.target_seq if arm == "delete" else 0
         pending = Pending(
-            head=head,
+            meta=meta,
             event=serialized,
             recipients=recipients_before if left_user_id else chat.recipients,
             left_user_id=left_user_id,
@@ -666,9 +666,9 @@ class Sequencer:
         chat.held_bytes = 0
 
 
-def _result(chat_id: str, head: EventHead, again: bool) -> chat_pb2.SendResult:
+def _result(chat_id: str, meta: EventMeta, again: bool) -> chat_pb2.SendResult:
     return chat_pb2.SendResult(
-        chat_id=chat_id, seq=head.seq, message_id=head.message_id, sent_at_ms=head.sent_at_ms, duplicate=again
+        chat_id=chat_id, seq=meta.seq, message_id=meta.message_id, sent_at_ms=meta.sent_at_ms, duplicate=again
     )
 
 

@@ -27,7 +27,7 @@ from chatgrpc.core.lease import Holds
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.rates import Rates
 from chatgrpc.core.row_store import ReadBucket, ReadHead, StoredBucket, StoredHead, WriteMark
-from chatgrpc.core.rules import EventHead
+from chatgrpc.core.rules import EventMeta
 from chatgrpc.core.sequencer import Answer, Delivery, Group, Lookup, Sequencer
 from chatgrpc.core.visibility import Interval
 from chatgrpc.core.write import Write
@@ -169,14 +169,14 @@ class Shard:
         """A `ReadIntervals` was not answered in its time: the writes that wait for it fail, retryably."""
         self._sequencer.intervals_failed(read)
 
-    def looked_up(self, lookup: Lookup, heads: list[EventHead], group_counts: dict[str, int], now: Now) -> None:
+    def looked_up(self, lookup: Lookup, metas: list[EventMeta], group_counts: dict[str, int], now: Now) -> None:
         """A `Lookup` succeeded."""
         if not self._lease.holds(now.monotonic_ms):
             return
         self._lookups_under_way -= 1
         chat_id = lookup.chat.chat_id
         try:
-            self._sequencer.looked_up(lookup, heads, group_counts, now.wall_ms)
+            self._sequencer.looked_up(lookup, metas, group_counts, now.wall_ms)
             self._work()
         except Exception as defect:
             self._give_up(chat_id, defect)

@@ -1,13 +1,13 @@
-"""What the owner of a chat looks up in its log, read page by page: heads are kept, and what was said is let go at once."""
+"""What the owner of a chat looks up in its log, page by page: the meta of events is kept, and what was said is let go at once."""
 
 import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from chatgrpc.core.active_chat import event_head
+from chatgrpc.core.active_chat import event_meta
 from chatgrpc.core.damage import DamageError
 from chatgrpc.core.entries import StoredEvent
-from chatgrpc.core.rules import EventHead
+from chatgrpc.core.rules import EventMeta
 from chatgrpc.core.sequencer import Lookup
 
 _LONG_AT_ONCE = 4
@@ -41,21 +41,21 @@ class LookUps:
         self._long = asyncio.Semaphore(_LONG_AT_ONCE)
         self._short = asyncio.Semaphore(_SHORT_AT_ONCE)
 
-    async def run(self, wanted: Lookup, is_wanted: Callable[[], bool]) -> tuple[list[EventHead], dict[str, int]] | None:
+    async def run(self, wanted: Lookup, is_wanted: Callable[[], bool]) -> tuple[list[EventMeta], dict[str, int]] | None:
         """See `look_up`; it waits for its turn, and gives None if it `is_wanted` no more then."""
         events = sum(up_to_seq - after_seq for after_seq, up_to_seq in wanted.ranges)
         async with self._short if events <= _PAGE_EVENTS else self._long:
             return await look_up(self._log, wanted) if is_wanted() else None
 
 
-async def look_up(log: Log, wanted: Lookup) -> tuple[list[EventHead], dict[str, int]]:
-    """Reads the heads of all ranges, in order of seq, and the counts of users' groups.
+async def look_up(log: Log, wanted: Lookup) -> tuple[list[EventMeta], dict[str, int]]:
+    """Reads the meta of the events in all ranges, in order of seq, and the counts of users' groups.
 
     Raises:
         StoreError: something cannot be read.
         DamageError: what is stored there is no event.
     """
-    heads: list[EventHead] = []
+    metas: list[EventMeta] = []
     for after_seq, up_to_seq in wanted.ranges:
         at_seq = after_seq
         while at_seq < up_to_seq:
@@ -64,5 +64,5 @@ async def look_up(log: Log, wanted: Lookup) -> tuple[list[EventHead], dict[str, 
                 raise DamageError(f"there is no row at seq {at_seq + 1}, which was committed")
             for stored in page:
                 at_seq += 1
-                heads.append(event_head(wanted.chat.chat_id, at_seq, stored.event))
-    return heads, await log.count_groups(wanted.user_ids) if wanted.user_ids else {}
+                metas.append(event_meta(wanted.chat.chat_id, at_seq, stored.event))
+    return metas, await log.count_groups(wanted.user_ids) if wanted.user_ids else {}

@@ -21,7 +21,7 @@ from chatgrpc.core.active_chat import ActiveChat, Ticket
 from chatgrpc.core.damage import DamageError, damage_of
 from chatgrpc.core.door import ReadIntervals
 from chatgrpc.core.entries import StoredChat
-from chatgrpc.core.rules import EventHead
+from chatgrpc.core.rules import EventMeta
 from chatgrpc.core.sequencer import Delivery, Group, Lookup, Sequencer
 from chatgrpc.core.visibility import Interval
 from chatgrpc.core.write import Write
@@ -69,7 +69,7 @@ class Owner:
         self._group_under_way = False
         self._finished_groups: list[tuple[Group, bool]] = []
         self._loaded: list[tuple[ActiveChat, StoredChat | None]] = []
-        self._looked_up: list[tuple[Lookup, list[EventHead], dict[str, int]]] = []
+        self._looked_up: list[tuple[Lookup, list[EventMeta], dict[str, int]]] = []
         self._look_ups = LookUps(log)
         self._intervals_read: list[tuple[ReadIntervals, tuple[Interval, ...] | None]] = []  # None: could not be read
         self._failed_reads: list[tuple[ActiveChat, Lookup | None, Exception]] = []
@@ -143,9 +143,9 @@ class Owner:
                 self._sequencer.loaded(chat, stored, now_ms)
             self._call_back(chat.chat_id)
         looked_up, self._looked_up = self._looked_up, []
-        for lookup, heads, group_counts in looked_up:
+        for lookup, metas, group_counts in looked_up:
             with self._fence(lookup.chat.chat_id):
-                self._sequencer.looked_up(lookup, heads, group_counts, now_ms)
+                self._sequencer.looked_up(lookup, metas, group_counts, now_ms)
         intervals_read, self._intervals_read = self._intervals_read, []
         for read, intervals in intervals_read:
             with self._fence(read.chat_id):

@@ -1,6 +1,6 @@
 """A store of rows that does at once whatever it is asked, for tests of owners."""
 
-from chatgrpc.core.active_chat import event_head
+from chatgrpc.core.active_chat import event_meta
 from chatgrpc.core.clock import Now
 from chatgrpc.core.damage import DamageError
 from chatgrpc.core.door import ReadIntervals
@@ -45,7 +45,7 @@ class ModelRows:
                 events = [event for after_seq, up_to_seq in ranges for event in self._run(chat.chat_id, after_seq, up_to_seq)]
                 counts = {user_id: self.group_counts.get(user_id, 0) for user_id in user_ids}
                 try:
-                    heads = [event_head(chat.chat_id, event.seq, event.event) for event in events]
+                    heads = [event_meta(chat.chat_id, event.seq, event.event) for event in events]
                 except DamageError as error:
                     shard.look_up_failed(request, error, now)
                 else:

@@ -13,7 +13,7 @@ from chatgrpc.core.refusal import RefusedError
 from chatgrpc.core.rules import (
     MESSAGES,
     Circumstances,
-    EventHead,
+    EventMeta,
     check_kind,
     complete,
     new_members,
@@ -63,15 +63,15 @@ def group(kind: content_pb2.ChatKind.ValueType = GROUP) -> chat_pb2.Chat:
     return chat
 
 
-def head(seq: int, sender: str, arm: str = "text", age_ms: int = 0) -> EventHead:
-    return EventHead(seq, KEY, sender, KEY, NOW_MS - age_ms, arm)
+def head(seq: int, sender: str, arm: str = "text", age_ms: int = 0) -> EventMeta:
+    return EventMeta(seq, KEY, sender, KEY, NOW_MS - age_ms, arm)
 
 
 def decide(
     sender: str,
     wanted: content_pb2.Content,
     chat: chat_pb2.Chat | None = None,
-    target: EventHead | None = None,
+    target: EventMeta | None = None,
     join_token: str = "",
 ) -> content_pb2.Content:
     chat = chat or group()
@@ -86,7 +86,7 @@ def outcome(
     sender: str,
     wanted: content_pb2.Content,
     chat: chat_pb2.Chat | None = None,
-    target: EventHead | None = None,
+    target: EventMeta | None = None,
     join_token: str = "",
 ) -> str:
     """OK, or the code it is refused with."""
@@ -221,7 +221,7 @@ def test_replies_and_reactions_refer_to_what_the_sender_may_see(seq: int, expect
         (None, "TARGET_NOT_FOUND"),
     ],
 )
-def test_edits(target: EventHead | None, expected: str) -> None:
+def test_edits(target: EventMeta | None, expected: str) -> None:
     assert outcome("member", content("edit", target_seq=6, text="ho"), target=target) == expected
 
 
@@ -244,7 +244,7 @@ def test_edits(target: EventHead | None, expected: str) -> None:
         ("admin", GROUP, None, "TARGET_NOT_FOUND"),
     ],
 )
-def test_deletions(sender: str, kind: Any, target: EventHead | None, expected: str) -> None:
+def test_deletions(sender: str, kind: Any, target: EventMeta | None, expected: str) -> None:
     assert outcome(sender, content("delete", target_seq=6), group(kind), target) == expected
 
 

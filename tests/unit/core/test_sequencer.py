@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from chatgrpc.core.active_chat import ActiveChat, event_head
+from chatgrpc.core.active_chat import ActiveChat, event_meta
 from chatgrpc.core.ids import direct_chat_id, group_chat_id, self_chat_id
 from chatgrpc.core.limits import Limits, Rate
 from chatgrpc.core.sequencer import Delivery, Group, Lookup, Sequencer
@@ -58,7 +58,7 @@ class Owner:
         events = [event for after, up_to in lookup.ranges for event in self.log.read_after(lookup.chat.chat_id, after, up_to)]
         counts = self.log.count_groups(lookup.user_ids) if lookup.user_ids else {}
         self.sequencer.looked_up(
-            lookup, [event_head(lookup.chat.chat_id, event.seq, event.event) for event in events], counts, self.now_ms
+            lookup, [event_meta(lookup.chat.chat_id, event.seq, event.event) for event in events], counts, self.now_ms
         )
         self.take_answers()
 
@@ -591,7 +591,7 @@ def test_a_deleted_message_cannot_be_edited_while_the_deletion_is_on_its_way() -
     [of_delete] = owner.sequencer.take_lookups()
     owner.answer(of_delete)
     [of_edit] = owner.sequencer.take_lookups()
-    stale = [event_head(chat_id, event.seq, event.event) for event in owner.log.read_after(chat_id, 1, 2)]
+    stale = [event_meta(chat_id, event.seq, event.event) for event in owner.log.read_after(chat_id, 1, 2)]
     owner.commit()
     owner.sequencer.looked_up(of_edit, stale, {}, owner.now_ms)
     owner.settle()

@@ -9,13 +9,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from chatgrpc.core.active_chat import ActiveChat, event_head
+from chatgrpc.core.active_chat import ActiveChat, event_meta
 from chatgrpc.core.door import ReadIntervals
 from chatgrpc.core.entries import StoredChat
 from chatgrpc.core.ids import direct_chat_id, group_chat_id, self_chat_id
 from chatgrpc.core.limits import Limits, Rate
 from chatgrpc.core.refusal import is_retryable
-from chatgrpc.core.rules import EventHead
+from chatgrpc.core.rules import EventMeta
 from chatgrpc.core.sequencer import Answer, Delivery, Group, Lookup, Sequencer
 from chatgrpc.core.visibility import Interval
 from chatgrpc.core.write import Write
@@ -106,7 +106,7 @@ class Schedules(RuleBasedStateMachine):
         self.sequencer = Sequencer(self.epoch, LIMITS, random.Random(self.epoch))
         self.group: Group | None = None
         self.loads: list[tuple[ActiveChat, StoredChat | None]] = []
-        self.lookups: list[tuple[Lookup, list[EventHead], dict[str, int]]] = []
+        self.lookups: list[tuple[Lookup, list[EventMeta], dict[str, int]]] = []
         self.intervals: list[tuple[ReadIntervals, tuple[Interval, ...]]] = []
         self.delivered_seq: dict[str, int] = {}
         self.answered_seq: dict[str, int] = {}
@@ -408,14 +408,14 @@ class Schedules(RuleBasedStateMachine):
         membership = self.log.membership(read.user_id, read.chat_id)
         return membership.intervals if membership is not None else ()
 
-    def look_up(self, lookup: Lookup) -> tuple[list[EventHead], dict[str, int]]:
+    def look_up(self, lookup: Lookup) -> tuple[list[EventMeta], dict[str, int]]:
         chat_id = lookup.chat.chat_id
         events = [
             event for after_seq, up_to_seq in lookup.ranges for event in self.log.read_after(chat_id, after_seq, up_to_seq)
         ]
         assert [e.seq for e in events] == sorted({e.seq for e in events}), "ranges overlap, or stand in the wrong order"
         assert not lookup.ranges or self.was_member(lookup), "nothing is looked up for who never was a member"
-        heads = [event_head(chat_id, event.seq, event.event) for event in events]
+        heads = [event_meta(chat_id, event.seq, event.event) for event in events]
         return heads, self.log.count_groups(lookup.user_ids) if lookup.user_ids else {}
 
     def was_member(self, lookup: Lookup) -> bool:

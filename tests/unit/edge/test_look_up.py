@@ -1,4 +1,4 @@
-"""A look-up keeps heads: what was said passes through memory page by page."""
+"""A look-up keeps the meta of events: what was said passes through memory page by page."""
 
 import asyncio
 import tracemalloc
@@ -49,19 +49,19 @@ async def test_a_look_up_of_two_hundred_megabytes_holds_a_few() -> None:
     log = LongLog(4_096, 60_000)
     tracemalloc.start()
     try:
-        heads, _ = await look_up(log, wanted((0, 4_096)))
+        metas, _ = await look_up(log, wanted((0, 4_096)))
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert log.read_bytes > 240_000_000
     assert peak_bytes < 8_000_000
-    assert [head.seq for head in heads] == list(range(1, 4_097))
-    assert heads[7].client_message_id == (8).to_bytes(16)
+    assert [meta.seq for meta in metas] == list(range(1, 4_097))
+    assert metas[7].client_message_id == (8).to_bytes(16)
 
 
 async def test_all_ranges_are_read_and_no_more() -> None:
-    heads, counts = await look_up(LongLog(2_000, 10), wanted((3, 5), (300, 1_000), user_ids=("alice", "bob")))
-    assert [head.seq for head in heads] == [4, 5, *range(301, 1_001)]
+    metas, counts = await look_up(LongLog(2_000, 10), wanted((3, 5), (300, 1_000), user_ids=("alice", "bob")))
+    assert [meta.seq for meta in metas] == [4, 5, *range(301, 1_001)]
     assert counts == {"alice": 3, "bob": 3}
 
 
@@ -90,7 +90,7 @@ async def test_short_ones_do_not_wait_behind_long_ones() -> None:
         await asyncio.sleep(0)
     found = await look_ups.run(wanted((10, 12)), lambda: True)
     assert found is not None
-    assert [head.seq for head in found[0]] == [11, 12]
+    assert [meta.seq for meta in found[0]] == [11, 12]
     assert under_way.count(4_000) == 4, "a few at a time, since each holds a page"
     going_on.set()
     assert all(one is not None and len(one[0]) == 4_000 for one in await asyncio.gather(*long))
