@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 
 from chatgrpc.adapters.cassandra import CassandraSettings, CassandraStore
 from chatgrpc.core.epochs import Row
-from chatgrpc.core.row_store import Write, WriteRow
+from chatgrpc.core.row_store import StoreWrite, WriteRow
 from chatgrpc.ports.errors import StoreError
 from tests.support.services import CassandraCluster
 
@@ -38,7 +38,7 @@ def coalesced(store: CassandraStore) -> Begin:
     """The store's way."""
 
     def begin(writes: Sequence[WriteRow], landed: Callable[[int, StoreError | None], None]) -> None:
-        def written(part: Sequence[Write], error: StoreError | None) -> None:
+        def written(part: Sequence[StoreWrite], error: StoreError | None) -> None:
             landed(len(part), error)
 
         store.rows.write(writes, written)

@@ -10,7 +10,7 @@ from chatgrpc.core.edge_desk import ForEdge
 from chatgrpc.core.effects import Admission, Admit, Effect, End, FetchPage, Marked, Submit, Watch
 from chatgrpc.core.effects import ShowTyping as TypingSeen
 from chatgrpc.core.entries import Membership, StoredChat
-from chatgrpc.core.event_feed import LoadChat, Read, ReadMembership
+from chatgrpc.core.event_feed import FeedRead, LoadChat, ReadMembership
 from chatgrpc.core.lanes import Outcome
 from chatgrpc.core.links import Deliver, RaiseMark, ShowReceipt, ShowTyping, TellTyping
 from chatgrpc.core.receipts import ReceiptBook
@@ -163,7 +163,7 @@ class Edge:
 
     # What sessions read.
 
-    async def _feed(self, session: Session, wanted: Read) -> None:
+    async def _feed(self, session: Session, wanted: FeedRead) -> None:
         is_open = self._is_open(session)
         match wanted:
             case ReadMembership(chat_id=chat_id):

@@ -70,7 +70,7 @@ class WritesOfTheAdmittedNotHeld(Shard):
 
 
 class NoBoundary(Activation):
-    def _boundary_writes(self) -> list[row_store.Write]:
+    def _boundary_writes(self) -> list[row_store.StoreWrite]:
         return []
 
     def _finish(self) -> None:
@@ -79,7 +79,7 @@ class NoBoundary(Activation):
 
 
 class BoundaryFirst(Activation):
-    def _plan(self) -> list[list[row_store.Write]]:
+    def _plan(self) -> list[list[row_store.StoreWrite]]:
         plan = super()._plan()
         return [plan[1], plan[0], *plan[2:]] if plan else plan
 
@@ -90,7 +90,7 @@ class NotWrittenAgain(Activation):
     def _first_ruled_seq(self) -> int:
         return self.head_seq + 1
 
-    def _adopted_rows(self) -> list[row_store.Write]:
+    def _adopted_rows(self) -> list[row_store.StoreWrite]:
         return []
 
 
@@ -98,7 +98,7 @@ class AdoptedUnderOldEpoch(Activation):
     def _first_ruled_seq(self) -> int:
         return self.head_seq + 1
 
-    def _adopted_rows(self) -> list[row_store.Write]:
+    def _adopted_rows(self) -> list[row_store.StoreWrite]:
         return [WriteRow(self.chat_id, bucket_of(row.seq, self._bucket_seqs), row) for row in self._tail]
 
 
@@ -115,7 +115,7 @@ class StaleTail(Activation):
 class AcknowledgedEarly(AppendPipeline):
     """Counts all that is under way as soon as anything lands."""
 
-    def stored(self, write: row_store.Write) -> list[int]:
+    def stored(self, write: row_store.StoreWrite) -> list[int]:
         self._landed.update(self._under_way)
         return super().stored(write)
 
@@ -123,7 +123,7 @@ class AcknowledgedEarly(AppendPipeline):
 class AcknowledgedOutOfOrder(AppendPipeline):
     """A row that has landed lets all below it count."""
 
-    def stored(self, write: row_store.Write) -> list[int]:
+    def stored(self, write: row_store.StoreWrite) -> list[int]:
         if isinstance(write, WriteRow):
             self._landed.update(seq for seq in self._under_way if seq < write.row.seq)
         return super().stored(write)
@@ -288,7 +288,7 @@ def _parts(**changed: Any) -> Parts:
 class ViewsAllAtOnce(Activation):
     """Stores what follows from the adopted events in any order."""
 
-    def _plan(self) -> list[list[row_store.Write]]:
+    def _plan(self) -> list[list[row_store.StoreWrite]]:
         plan = super()._plan()
         return [*plan[:2], [write for step in plan[2:] for write in step]] if plan else plan
 

@@ -15,7 +15,7 @@ from chatgrpc.core.row_store import (
     ReadHead,
     StoredBucket,
     StoredHead,
-    Write,
+    StoreWrite,
     WriteBoundary,
     WriteMark,
     WriteRow,
@@ -56,7 +56,7 @@ class StoreClient:
     async def read_bucket(self, read: ReadBucket, wanted: Wanted) -> StoredBucket:
         return (await self._bucket(read.chat_id, read.bucket, read.from_seq, wanted)).stored()
 
-    async def write(self, write: Write, wanted: Wanted) -> None:
+    async def write(self, write: StoreWrite, wanted: Wanted) -> None:
         match write:
             case WriteRow():
                 await self._write(lambda replica: replica.put_row(write), wanted)

@@ -10,7 +10,7 @@ from typing import Final
 
 from chatgrpc.core.backoff import Backoff
 from chatgrpc.core.owner_desk import Tenure
-from chatgrpc.core.row_store import Write
+from chatgrpc.core.row_store import StoreWrite
 from chatgrpc.ports.errors import StoreError
 from chatgrpc.ports.row_store import RowStore
 from chatgrpc.trouble import Trouble
@@ -30,7 +30,7 @@ class _Backlog:
     backoff: Backoff = field(default_factory=lambda: Backoff(RETRY_FIRST_S, RETRY_MAX_S))
     unfinished: int = 0
     """Writes, wherever they are: here, due, or under way."""
-    for_next_round: list[Write] = field(default_factory=list)
+    for_next_round: list[StoreWrite] = field(default_factory=list)
 
 
 class RowWriter:
@@ -44,7 +44,7 @@ class RowWriter:
         self,
         rows: RowStore,
         holds: Callable[[Tenure], bool],
-        stored: Callable[[Tenure, Sequence[Write]], None],
+        stored: Callable[[Tenure, Sequence[StoreWrite]], None],
         trouble: Trouble,
     ) -> None:
         """
@@ -63,15 +63,15 @@ class RowWriter:
         self._stored = stored
         self._trouble = trouble
         self._backlogs: dict[Tenure, _Backlog] = {}
-        self._due: deque[tuple[Tenure, list[Write]]] = deque()
+        self._due: deque[tuple[Tenure, list[StoreWrite]]] = deque()
         self._room = WRITES_RETRIED_MAX
 
-    def write(self, tenure: Tenure, writes: Sequence[Write]) -> None:
+    def write(self, tenure: Tenure, writes: Sequence[StoreWrite]) -> None:
         """Begins to write; returns at once."""
         self.under_way += len(writes)
         self._rows.write(writes, partial(self._tried, tenure))
 
-    def _tried(self, tenure: Tenure, writes: Sequence[Write], error: StoreError | None) -> None:
+    def _tried(self, tenure: Tenure, writes: Sequence[StoreWrite], error: StoreError | None) -> None:
         if error is None:
             self.under_way -= len(writes)
             self._succeeded(tenure, writes)
@@ -84,7 +84,7 @@ class RowWriter:
             self.under_way -= len(writes)
         self._trouble.failed(error)
 
-    def _put_by(self, tenure: Tenure, writes: Sequence[Write]) -> None:
+    def _put_by(self, tenure: Tenure, writes: Sequence[StoreWrite]) -> None:
         backlog = self._backlogs[tenure]
         if not backlog.for_next_round:
             loop = asyncio.get_running_loop()
@@ -110,7 +110,7 @@ class RowWriter:
             self._room -= len(now)
             self._rows.write(now, partial(self._tried_again, tenure))
 
-    def _tried_again(self, tenure: Tenure, writes: Sequence[Write], error: StoreError | None) -> None:
+    def _tried_again(self, tenure: Tenure, writes: Sequence[StoreWrite], error: StoreError | None) -> None:
         self._room += len(writes)
         if error is None:
             self._leave_backlog(tenure, writes)
@@ -120,7 +120,7 @@ class RowWriter:
             self._put_by(tenure, writes)
         self._begin_due()
 
-    def _leave_backlog(self, tenure: Tenure, writes: Sequence[Write]) -> None:
+    def _leave_backlog(self, tenure: Tenure, writes: Sequence[StoreWrite]) -> None:
         self.under_way -= len(writes)
         self.retried -= len(writes)
         backlog = self._backlogs[tenure]
@@ -128,6 +128,6 @@ class RowWriter:
         if not backlog.unfinished:
             del self._backlogs[tenure]
 
-    def _succeeded(self, tenure: Tenure, writes: Sequence[Write]) -> None:
+    def _succeeded(self, tenure: Tenure, writes: Sequence[StoreWrite]) -> None:
         self._trouble.worked()
         self._stored(tenure, writes)

@@ -21,7 +21,7 @@ from chatgrpc.core.clock import Now
 from chatgrpc.core.damage import DamageError
 from chatgrpc.core.door import ReadIntervals
 from chatgrpc.core.owner_desk import OwnerDesk, Tenure
-from chatgrpc.core.row_store import ReadBucket, ReadHead, Write, WriteBoundary, WriteMark, WriteRow, WriteViews
+from chatgrpc.core.row_store import ReadBucket, ReadHead, StoreWrite, WriteBoundary, WriteMark, WriteRow, WriteViews
 from chatgrpc.core.sequencer import Lookup
 from chatgrpc.damage_book import DamageBook
 from chatgrpc.edge.look_up import LookUps
@@ -92,7 +92,7 @@ class StoreRunner:
 
     def start_requests(self) -> None:
         """Starts what shards want, and sorts out what they have to say."""
-        writes: dict[Tenure, list[Write]] = {}
+        writes: dict[Tenure, list[StoreWrite]] = {}
         for tenure, request in self._desk.take_requests():
             match request:
                 case WriteRow() | WriteBoundary() | WriteViews():
@@ -156,7 +156,7 @@ class StoreRunner:
 
     # Writes.
 
-    def _stored(self, tenure: Tenure, writes: Sequence[Write]) -> None:
+    def _stored(self, tenure: Tenure, writes: Sequence[StoreWrite]) -> None:
         self._finish(tenure, partial(_stored, tenure, writes))
 
     def _note_marks(self, marks: Sequence[WriteMark]) -> None:
@@ -259,6 +259,6 @@ def _intervals_ended(tenure: Tenure, read: ReadIntervals, _: Exception | None) -
     return lambda now: tenure.shard.intervals_failed(read)
 
 
-def _stored(tenure: Tenure, writes: Sequence[Write], now: Now) -> None:
+def _stored(tenure: Tenure, writes: Sequence[StoreWrite], now: Now) -> None:
     for write in writes:
         tenure.shard.stored(write, now)

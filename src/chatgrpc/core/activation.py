@@ -23,12 +23,12 @@ from chatgrpc.core.epochs import BUCKET_SEQS, Row, adopted_tail, bucket_of
 from chatgrpc.core.events import event_chunk
 from chatgrpc.core.fold import CHANGES_CHAT
 from chatgrpc.core.row_store import (
-    Read,
     ReadBucket,
     ReadHead,
     StoredBucket,
     StoredHead,
-    Write,
+    StoreRead,
+    StoreWrite,
     WriteBoundary,
     WriteRow,
     WriteViews,
@@ -58,8 +58,8 @@ class Activation:
         else they lack; and those that let a user in or out, for that user, whose devices hear of the chat in no other way."""
         self._epoch = epoch
         self._bucket_seqs = bucket_seqs
-        self._reads: list[Read] = [ReadHead(chat_id)]
-        self._writes: list[Write] = []
+        self._reads: list[StoreRead] = [ReadHead(chat_id)]
+        self._writes: list[StoreWrite] = []
         self.writes = False
         """It has begun to write: what it wrote may still be on its way when it is given up."""
         self._head = StoredHead()
@@ -67,20 +67,20 @@ class Activation:
         self._rows: list[Row] = []
         self._boundaries: dict[int, int] = {}
         self._tail: list[Row] = []
-        self._steps: list[list[Write]] = []
-        self._unstored: dict[tuple[type[Write], int], Write] = {}  # of this step, those that have not succeeded
+        self._steps: list[list[StoreWrite]] = []
+        self._unstored: dict[tuple[type[StoreWrite], int], StoreWrite] = {}  # of this step, those that have not succeeded
 
     @property
     def mark_seq(self) -> int:
         """The committed mark that was read."""
         return self._head.mark_seq
 
-    def take_reads(self) -> list[Read]:
+    def take_reads(self) -> list[StoreRead]:
         """Reads to run."""
         reads, self._reads = self._reads, []
         return reads
 
-    def take_writes(self) -> list[Write]:
+    def take_writes(self) -> list[StoreWrite]:
         """Writes to run."""
         writes, self._writes = self._writes, []
         return writes
@@ -118,7 +118,7 @@ class Activation:
             return
         self._take_over(tail)
 
-    def stored(self, write: Write) -> None:
+    def stored(self, write: StoreWrite) -> None:
         """A write succeeded, perhaps not for the first time."""
         if self._unstored.pop(_key(write), None) is not None:
             self._next_step()
@@ -156,23 +156,23 @@ class Activation:
     def _first_ruled_seq(self) -> int:
         return self._head.mark_seq + 1
 
-    def _plan(self) -> list[list[Write]]:
+    def _plan(self) -> list[list[StoreWrite]]:
         """The writes of each step; a step begins when the one before it is safe."""
         if not self._tail:
             return []
         views = self._view_writes()
-        amendments: list[Write] = [write for write in views if write.entry.amends_seq]
-        states: list[list[Write]] = [[write] for write in views if write.entry.view is not None]
-        erasures: list[Write] = [write for write in views if write.entry.erases_seq]
+        amendments: list[StoreWrite] = [write for write in views if write.entry.amends_seq]
+        states: list[list[StoreWrite]] = [[write] for write in views if write.entry.view is not None]
+        erasures: list[StoreWrite] = [write for write in views if write.entry.erases_seq]
         return [self._adopted_rows(), self._boundary_writes(), amendments, *states, erasures]
 
-    def _adopted_rows(self) -> list[Write]:
+    def _adopted_rows(self) -> list[StoreWrite]:
         return [
             WriteRow(self.chat_id, bucket_of(row.seq, self._bucket_seqs), Row(row.seq, self._epoch, row.event))
             for row in self._tail
         ]
 
-    def _boundary_writes(self) -> list[Write]:
+    def _boundary_writes(self) -> list[StoreWrite]:
         buckets = dict.fromkeys(bucket_of(row.seq, self._bucket_seqs) for row in self._tail)
         return [WriteBoundary(self.chat_id, bucket, self._epoch, self.first_seq) for bucket in buckets]
 
@@ -234,7 +234,7 @@ class Activation:
         self.stored_chat = StoredChat(self._chat, self.head_seq, self._head_row().event)
 
 
-def _key(write: Write) -> tuple[type[Write], int]:
+def _key(write: StoreWrite) -> tuple[type[StoreWrite], int]:
     """Names a write among those of one step."""
     match write:
         case WriteRow(row=row):

@@ -8,7 +8,7 @@ from collections import deque
 
 from chatgrpc.core.entries import Entry
 from chatgrpc.core.epochs import BUCKET_SEQS, Row, bucket_of
-from chatgrpc.core.row_store import Write, WriteBoundary, WriteRow, WriteViews
+from chatgrpc.core.row_store import StoreWrite, WriteBoundary, WriteRow, WriteViews
 
 
 class AppendPipeline:
@@ -44,7 +44,7 @@ class AppendPipeline:
         self._landed: set[int] = set()
         self._views_wanted = 0  # seq whose views are being written
         self._boundary_under_way = False
-        self._writes: list[Write] = []
+        self._writes: list[StoreWrite] = []
 
     @property
     def is_idle(self) -> bool:
@@ -59,12 +59,12 @@ class AppendPipeline:
         self._waiting.append(entry)
         self._let_out()
 
-    def take_writes(self) -> list[Write]:
+    def take_writes(self) -> list[StoreWrite]:
         """Writes to run, each until it succeeds."""
         writes, self._writes = self._writes, []
         return writes
 
-    def stored(self, write: Write) -> list[int]:
+    def stored(self, write: StoreWrite) -> list[int]:
         """A write succeeded, perhaps not for the first time; returns the seqs that became committed, in order."""
         match write:
             case WriteBoundary(bucket=bucket):

@@ -67,7 +67,7 @@ class ReadMembership:
     chat_id: str
 
 
-Read: TypeAlias = ReadLog | LoadChat | ReadMembership
+FeedRead: TypeAlias = ReadLog | LoadChat | ReadMembership
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +276,7 @@ class EventFeed:
             self._retire(chat_id, cursor)
         return seq
 
-    def next_read(self) -> Read | None:
+    def next_read(self) -> FeedRead | None:
         """What to read next; None if nothing may be read now. To be called again at once until it is None."""
         if len(self._clearing) < _MEMBERSHIPS_AT_ONCE:
             under_way = self._reading.chat_id if self._reading is not None else ""  # up to a head that would be another then
@@ -289,7 +289,7 @@ class EventFeed:
             return self._reading
         return None
 
-    def read_failed(self, read: Read) -> None:
+    def read_failed(self, read: FeedRead) -> None:
         """What `next_read` asked for cannot be read now: the chat is left alone until `resume`."""
         if isinstance(read, ReadMembership):
             self._clearing.discard(read.chat_id)

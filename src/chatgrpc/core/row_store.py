@@ -86,5 +86,5 @@ class WriteMark:
     seq: int
 
 
-Write: TypeAlias = WriteRow | WriteBoundary | WriteViews
-Read: TypeAlias = ReadHead | ReadBucket
+StoreWrite: TypeAlias = WriteRow | WriteBoundary | WriteViews
+StoreRead: TypeAlias = ReadHead | ReadBucket

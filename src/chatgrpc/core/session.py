@@ -30,7 +30,7 @@ from chatgrpc.core.effects import (
     Watch,
 )
 from chatgrpc.core.entries import Membership, StoredChat, StoredEvent
-from chatgrpc.core.event_feed import EventFeed, Read, Start
+from chatgrpc.core.event_feed import EventFeed, FeedRead, Start
 from chatgrpc.core.events import frame_chunk, history_chunk, sent_chunk
 from chatgrpc.core.ids import CLIENT_MESSAGE_ID_BYTES, direct_chat_id, is_chat_id, is_device_id, is_user_id
 from chatgrpc.core.limits import Limits
@@ -416,7 +416,7 @@ class Session:
         if self.state is State.OPEN:
             self.feed.note_membership(chat_id, seq)
 
-    def next_read(self) -> Read | None:
+    def next_read(self) -> FeedRead | None:
         """What the feed wants read next, unless too much waits to be sent already."""
         if self.state is not State.OPEN:
             return None
@@ -443,7 +443,7 @@ class Session:
             if chat_id in self._late_positions and not self.feed.awaits(chat_id):
                 self._late_marks += self._marks(chat_id, self._late_positions.pop(chat_id))
 
-    def read_failed(self, wanted: Read) -> None:
+    def read_failed(self, wanted: FeedRead) -> None:
         """What `next_read` asked for cannot be read now; it costs this chat, and no other."""
         if self.state is State.OPEN:
             self.feed.read_failed(wanted)

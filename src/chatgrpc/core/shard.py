@@ -32,7 +32,7 @@ from chatgrpc.core.sequencer import Answer, Delivery, Group, Lookup, Sequencer
 from chatgrpc.core.visibility import Interval
 from chatgrpc.core.write import Write
 
-Request: TypeAlias = row_store.Read | row_store.Write | Lookup | ReadIntervals
+Request: TypeAlias = row_store.StoreRead | row_store.StoreWrite | Lookup | ReadIntervals
 """What the shell runs, each until it succeeds; then it calls the method named for it."""
 
 
@@ -195,7 +195,7 @@ class Shard:
             self._give_up(chat_id, defect)
         self._forget(chat_id)
 
-    def stored(self, write: row_store.Write, now: Now) -> None:
+    def stored(self, write: row_store.StoreWrite, now: Now) -> None:
         """A write succeeded. `now` was read after the success was known: past the deadline it counts for nothing."""
         if not self._lease.holds(now.monotonic_ms):
             return
@@ -205,7 +205,7 @@ class Shard:
         except Exception as defect:
             self._give_up(chat_id, defect)
 
-    def _stored(self, chat_id: str, write: row_store.Write, now: Now) -> None:
+    def _stored(self, chat_id: str, write: row_store.StoreWrite, now: Now) -> None:
         activation = self._activations.get(chat_id)
         if activation is not None:
             activation.stored(write)

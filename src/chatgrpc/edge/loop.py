@@ -33,7 +33,7 @@ from chatgrpc.core.effects import (
     VerifyToken,
     Watch,
 )
-from chatgrpc.core.event_feed import Read
+from chatgrpc.core.event_feed import FeedRead
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.sequencer import Answer, Delivery
 from chatgrpc.core.session import Session, State, Timings, compare_numbers
@@ -496,7 +496,7 @@ class Edge:
         connection.session.token_verified(request_id, verified.user_id, verified.expires_at_ms, self._now())
         self._set_alarm(connection)
 
-    async def _feed(self, connection: Connection, wanted: Read) -> None:
+    async def _feed(self, connection: Connection, wanted: FeedRead) -> None:
         """Reads what the feed of a lagging device wants next. What cannot be read costs its chat, which is tried again."""
         session = connection.session
         try:

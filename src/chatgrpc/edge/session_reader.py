@@ -1,6 +1,6 @@
 """What sessions need read from the log: pages for lagging devices, pages of history, memberships."""
 
-from chatgrpc.core.event_feed import LoadChat, Read, ReadMembership
+from chatgrpc.core.event_feed import FeedRead, LoadChat, ReadMembership
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.refusal import chat_damaged, page_unavailable
 from chatgrpc.core.session import Session
@@ -19,7 +19,7 @@ class SessionReader:
         self._limits = limits
         self._history_fails = Trouble("history_failed")
 
-    async def feed(self, session: Session, wanted: Read) -> None:
+    async def feed(self, session: Session, wanted: FeedRead) -> None:
         """Reads what the session's feed wants.
 
         Raises:

@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from chatgrpc.core.entries import StoredEvent
-from chatgrpc.core.row_store import ReadBucket, ReadHead, StoredBucket, StoredHead, Write, WriteMark
+from chatgrpc.core.row_store import ReadBucket, ReadHead, StoredBucket, StoredHead, StoreWrite, WriteMark
 from chatgrpc.core.visibility import Interval
 from chatgrpc.ports.errors import StoreError
 
 __all__ = ["CommittedLog", "Interval", "RowStore", "StoredEvent", "Written"]
 
-Written = Callable[[Sequence[Write], StoreError | None], None]
+Written = Callable[[Sequence[StoreWrite], StoreError | None], None]
 """Called with writes and what became of them: None = safe; an error = nobody knows, and they may be written again."""
 
 
@@ -42,7 +42,7 @@ class RowStore(Protocol):
         """
         ...
 
-    def write(self, writes: Sequence[Write], written: Written) -> None:
+    def write(self, writes: Sequence[StoreWrite], written: Written) -> None:
         """Begins to write; returns at once.
 
         `written` is called on the event loop, perhaps several times, and names each write exactly once. The store gathers what

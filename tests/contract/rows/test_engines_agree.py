@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from chatgrpc.adapters.memory import MemoryRowStore
 from chatgrpc.core.epochs import Row
-from chatgrpc.core.row_store import ReadBucket, ReadHead, Write, WriteBoundary, WriteMark
+from chatgrpc.core.row_store import ReadBucket, ReadHead, StoreWrite, WriteBoundary, WriteMark
 from chatgrpc.ports.errors import ChatDamagedError
 from tests.contract.rows.writes import BYTES_MAX, Rows, row, views
 from tests.contract.stores.entries import view
@@ -26,7 +26,7 @@ steps = st.tuples(
 )
 
 
-def write_of(chat_id: str, step: Step) -> Write | WriteMark:
+def write_of(chat_id: str, step: Step) -> StoreWrite | WriteMark:
     kind, seq, epoch, other, number = step
     match kind:
         case "row":
@@ -42,7 +42,7 @@ def write_of(chat_id: str, step: Step) -> Write | WriteMark:
     return views(chat_id, seq, epoch=epoch, erases_seq=other)
 
 
-async def write(rows: Rows, step: Write | WriteMark) -> None:
+async def write(rows: Rows, step: StoreWrite | WriteMark) -> None:
     if isinstance(step, WriteMark):
         await rows.store.write_marks([step])
     else:

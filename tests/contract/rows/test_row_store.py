@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from chatgrpc.core.row_store import ReadBucket, ReadHead, StoredBucket, StoredHead, Write, WriteBoundary, WriteMark
+from chatgrpc.core.row_store import ReadBucket, ReadHead, StoredBucket, StoredHead, StoreWrite, WriteBoundary, WriteMark
 from chatgrpc.ports.errors import StoreError
 from chatgrpc.ports.row_store import Interval
 from tests.contract.rows.writes import Rows, log, row, views
@@ -78,7 +78,7 @@ class TestBoundaries:
 
 class TestReports:
     async def test_of_many_writes_at_once_name_each_once(self, rows: Rows, chat: str) -> None:
-        writes: list[Write] = [row(f"{chat}{n % 301}", n, 1 + n % 3, "x" * (n % 700)) for n in range(1, 3_001)]
+        writes: list[StoreWrite] = [row(f"{chat}{n % 301}", n, 1 + n % 3, "x" * (n % 700)) for n in range(1, 3_001)]
         writes += [WriteBoundary(f"{chat}{n}", 0, 1, 1) for n in range(300)]
         writes += [views(f"{chat}{n}", 1, view(b"state")) for n in range(50)]
         await rows.write(*writes)
@@ -89,12 +89,12 @@ class TestReports:
 
     async def test_go_to_whom_asked(self, rows: Rows, chat: str) -> None:
         loop = asyncio.get_running_loop()
-        reported: list[list[Write]] = [[] for _ in range(40)]
+        reported: list[list[StoreWrite]] = [[] for _ in range(40)]
         asked = [[row(chat, seq), row(f"{chat}{seq}", seq), row(f"{chat}{seq}", seq + 1)] for seq in range(40)]
         done = loop.create_future()
 
         def ask(number: int) -> None:
-            def written(part: Sequence[Write], error: StoreError | None) -> None:
+            def written(part: Sequence[StoreWrite], error: StoreError | None) -> None:
                 assert error is None
                 reported[number].extend(part)
                 if sum(map(len, reported)) == 120 and not done.done():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from chatgrpc.core.entries import ChatView, Entry
 from chatgrpc.core.epochs import Row, bucket_of
-from chatgrpc.core.row_store import Write, WriteRow, WriteViews
+from chatgrpc.core.row_store import StoreWrite, WriteRow, WriteViews
 from chatgrpc.ports.errors import StoreError
 from chatgrpc.ports.row_store import CommittedLog, RowStore
 from tests.contract.stores.entries import event
@@ -22,18 +22,18 @@ class Rows:
     store: RowStore
     committed: CommittedLog
 
-    async def write(self, *writes: Write) -> None:
+    async def write(self, *writes: StoreWrite) -> None:
         """Writes, and waits until all is reported, each write once and none as failed."""
         errors = await self.try_to_write(*writes)
         assert errors == [None] * len(writes)
 
-    async def try_to_write(self, *writes: Write) -> list[StoreError | None]:
+    async def try_to_write(self, *writes: StoreWrite) -> list[StoreError | None]:
         """Writes, and waits until all is reported, each write once; what became of each, in any order."""
-        reported: list[Write] = []
+        reported: list[StoreWrite] = []
         errors: list[StoreError | None] = []
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-        def written(part: Sequence[Write], error: StoreError | None) -> None:
+        def written(part: Sequence[StoreWrite], error: StoreError | None) -> None:
             reported.extend(part)
             errors.extend([error] * len(part))
             if len(reported) == len(writes):

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from chatgrpc.adapters.cassandra import CassandraStore
-from chatgrpc.core.row_store import Write, WriteViews
+from chatgrpc.core.row_store import StoreWrite, WriteViews
 from chatgrpc.ports.accounts import DeviceStore, ProfileStore
 from chatgrpc.ports.chat_log import Entry
 from chatgrpc.ports.cursors import CursorStore
@@ -37,7 +37,7 @@ def clustered(store: CassandraStore) -> Engine:
     async def commit(entry: Entry) -> None:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-        def written(_writes: Sequence[Write], error: StoreError | None) -> None:
+        def written(_writes: Sequence[StoreWrite], error: StoreError | None) -> None:
             if error is not None:
                 done.set_exception(error)
             else:

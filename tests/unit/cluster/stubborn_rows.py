@@ -7,7 +7,7 @@ from functools import partial
 
 from chatgrpc.adapters.memory import MemoryRowStore
 from chatgrpc.core.entries import StoredEvent
-from chatgrpc.core.row_store import ReadBucket, ReadHead, StoredBucket, StoredHead, Write, WriteMark
+from chatgrpc.core.row_store import ReadBucket, ReadHead, StoredBucket, StoredHead, StoreWrite, WriteMark
 from chatgrpc.core.visibility import Interval
 from chatgrpc.ports.errors import StoreError, StoreUnavailableError
 from chatgrpc.ports.row_store import Written
@@ -22,7 +22,7 @@ class StubbornRows(MemoryRowStore):
         """Every read fails, and every write is reported as failed, though it may have been done."""
         self.away_for: set[str] = set()
         """To list the chats of these users fails."""
-        self.tries: list[Write] = []
+        self.tries: list[StoreWrite] = []
         """Each try of each write."""
         self.marks: list[list[WriteMark]] = []
         """Each try to raise marks."""
@@ -52,7 +52,7 @@ class StubbornRows(MemoryRowStore):
             for report in withheld:
                 report()
 
-    def write(self, writes: Sequence[Write], written: Written) -> None:
+    def write(self, writes: Sequence[StoreWrite], written: Written) -> None:
         self.tries += writes
         super().write(writes, partial(self._report, written))
 
@@ -106,7 +106,7 @@ class StubbornRows(MemoryRowStore):
         if self.away:
             raise StoreUnavailableError("away")
 
-    def _report(self, written: Written, writes: Sequence[Write], error: StoreError | None) -> None:
+    def _report(self, written: Written, writes: Sequence[StoreWrite], error: StoreError | None) -> None:
         if self._answers.is_set():
             written(writes, StoreUnavailableError("away") if self.away else error)
         else:

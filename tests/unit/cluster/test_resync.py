@@ -9,7 +9,7 @@ import pytest
 from chatgrpc.cluster.log import ClusterLog
 from chatgrpc.cluster.resync import Resync
 from chatgrpc.core.edge_desk import Missed
-from chatgrpc.core.event_feed import Read, ReadMembership
+from chatgrpc.core.event_feed import FeedRead, ReadMembership
 from chatgrpc.core.tending import Owner
 from chatgrpc.edge.connection import Connection
 from chatgrpc.ports.errors import StoreUnavailableError
@@ -474,7 +474,7 @@ def _chats_of_two_shards() -> tuple[str, str]:
     return first, next(f"g.{number}" for number in range(2, 100) if shard_of(f"g.{number}") != shard_of(first))
 
 
-def _reads(connection: Connection) -> list[Read]:
+def _reads(connection: Connection) -> list[FeedRead]:
     """What the session wants to read, of which it is told nothing."""
     wanted = connection.session.next_read() or connection.session.feed._reading
     return [wanted] if wanted is not None else []

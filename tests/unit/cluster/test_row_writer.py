@@ -13,7 +13,7 @@ from chatgrpc.core.epochs import Row
 from chatgrpc.core.lanes import OwnerLanes
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.owner_desk import OwnerDesk, Tenure
-from chatgrpc.core.row_store import Write, WriteRow
+from chatgrpc.core.row_store import StoreWrite, WriteRow
 from chatgrpc.core.shard import Shard
 from chatgrpc.ports.errors import StoreError
 from chatgrpc.ports.row_store import Written
@@ -35,8 +35,8 @@ class TimedRows(StubbornRows):
         self.asked_at_s: list[float] = []
         self.under_way = 0
 
-    def write(self, writes: Sequence[Write], written: Written) -> None:
-        def answered(writes: Sequence[Write], error: StoreError | None) -> None:
+    def write(self, writes: Sequence[StoreWrite], written: Written) -> None:
+        def answered(writes: Sequence[StoreWrite], error: StoreError | None) -> None:
             self.under_way -= len(writes)
             written(writes, error)
 
@@ -50,7 +50,7 @@ class World:
 
     def __init__(self) -> None:
         self.rows = TimedRows()
-        self.stored: list[tuple[Tenure, Write]] = []
+        self.stored: list[tuple[Tenure, StoreWrite]] = []
         self.desk = OwnerDesk(Limits(), lambda chat_id: 1)
         self.trouble = Trouble("store_unavailable", lambda: {"writes": self.writer.retried}, interval_s=3_600.0, calm_s=0.0)
         self.writer = RowWriter(self.rows, self.desk.holds, self._stored, self.trouble)
@@ -60,14 +60,14 @@ class World:
         self.desk.take(tenure)
         return tenure
 
-    def write(self, tenure: Tenure, count: int, first_seq: int = 1) -> list[Write]:
+    def write(self, tenure: Tenure, count: int, first_seq: int = 1) -> list[StoreWrite]:
         """Writes so many rows of a chat of this shard."""
         seqs = range(first_seq, first_seq + count)
-        writes: list[Write] = [WriteRow(f"g.{tenure.number}", 0, Row(seq, 1, b"event")) for seq in seqs]
+        writes: list[StoreWrite] = [WriteRow(f"g.{tenure.number}", 0, Row(seq, 1, b"event")) for seq in seqs]
         self.writer.write(tenure, writes)
         return writes
 
-    def _stored(self, tenure: Tenure, writes: Sequence[Write]) -> None:
+    def _stored(self, tenure: Tenure, writes: Sequence[StoreWrite]) -> None:
         self.stored += [(tenure, write) for write in writes]
 
 

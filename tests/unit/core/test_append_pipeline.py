@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from chatgrpc.core.append_pipeline import AppendPipeline
 from chatgrpc.core.entries import ChatView, Entry
-from chatgrpc.core.row_store import Write, WriteBoundary, WriteRow, WriteViews
+from chatgrpc.core.row_store import StoreWrite, WriteBoundary, WriteRow, WriteViews
 
 
 def entry(seq: int, changes_chat: bool = False) -> Entry:
@@ -18,7 +18,7 @@ def pipeline(
     return AppendPipeline("c", 7, head_seq, head_seq + 1, set(bounded), window, bucket_seqs)
 
 
-def row_seqs(writes: list[Write]) -> list[int]:
+def row_seqs(writes: list[StoreWrite]) -> list[int]:
     return [write.row.seq for write in writes if isinstance(write, WriteRow)]
 
 
@@ -78,8 +78,8 @@ def test_in_whatever_order_writes_land_all_events_count_once_in_order(data: st.D
     appends = pipeline(window=window, bucket_seqs=data.draw(st.integers(2, 8)), bounded=())
     views = data.draw(st.sets(st.integers(1, 25)))
     counted: list[int] = []
-    landed: list[Write] = []
-    under_way: list[Write] = []
+    landed: list[StoreWrite] = []
+    under_way: list[StoreWrite] = []
     appended = 0
     while len(counted) < count:
         if appended < count and (not under_way or data.draw(st.booleans())):

@@ -3,7 +3,7 @@
 import pytest
 
 from chatgrpc.core.entries import Membership, StoredChat, StoredEvent
-from chatgrpc.core.event_feed import EventFeed, LoadChat, Read, ReadLog, ReadMembership, Start
+from chatgrpc.core.event_feed import EventFeed, FeedRead, LoadChat, ReadLog, ReadMembership, Start
 from chatgrpc.core.events import event_chunk
 from chatgrpc.core.ids import self_chat_id
 from chatgrpc.core.limits import Limits
@@ -482,7 +482,7 @@ def test_a_page_that_comes_back_empty_is_not_asked_for_again() -> None:
     device.open(Membership(CHAT, ALWAYS, 5), one=2)
     device.read_log()
     device.feed.log_read([])
-    read: Read | None = device.feed.next_read()
+    read: FeedRead | None = device.feed.next_read()
     assert read is None
     device.deliver(6)
     assert device.feed.next_read() == ReadMembership(CHAT), "the next delivery is a gap"

@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from chatgrpc.core.clock import Now
 from chatgrpc.core.effects import Admission, Admit, Marked
 from chatgrpc.core.entries import Membership
-from chatgrpc.core.event_feed import LoadChat, Read, ReadLog
+from chatgrpc.core.event_feed import FeedRead, LoadChat, ReadLog
 from chatgrpc.core.events import event_chunk
 from chatgrpc.core.fold import apply_event
 from chatgrpc.core.ids import direct_chat_id, group_chat_id, self_chat_id
@@ -56,7 +56,7 @@ class Devices(RuleBasedStateMachine):
         self.session: Session | None = None
         self.hello = session_pb2.Hello()
         self.admission: Admission | None = None
-        self.reading: Read | None = None
+        self.reading: FeedRead | None = None
         self.read_early: object = None
         self.heads_at_hello: dict[str, int] = {}
         self.synced = False
@@ -242,7 +242,7 @@ class Devices(RuleBasedStateMachine):
             if self.reading is not None:
                 self.end_read(early=False)
 
-    def read(self, reading: Read) -> object:
+    def read(self, reading: FeedRead) -> object:
         if isinstance(reading, ReadLog):
             assert reading.after_seq < reading.up_to_seq <= self.log.head_seq(reading.chat_id)
             assert 0 < reading.limit <= LIMITS.unacknowledged_events_max

@@ -14,7 +14,7 @@ from chatgrpc.core.row_store import (
     ReadHead,
     StoredBucket,
     StoredHead,
-    Write,
+    StoreWrite,
     WriteBoundary,
     WriteMark,
     WriteRow,
@@ -72,7 +72,7 @@ class CassandraRowStore:
         boundaries = dict(found[0][0].items()) if found and found[0][0] else {}
         return StoredBucket([Row(seq, epoch, event) for seq, epoch, event in rows], boundaries)
 
-    def write(self, writes: Sequence[Write], written: Written) -> None:
+    def write(self, writes: Sequence[StoreWrite], written: Written) -> None:
         """See the port."""
         if self._closed:
             self._loop.call_soon(written, list(writes), StoreUnavailableError("the store is closed"))

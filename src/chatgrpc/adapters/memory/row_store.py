@@ -13,7 +13,7 @@ from chatgrpc.core.row_store import (
     ReadHead,
     StoredBucket,
     StoredHead,
-    Write,
+    StoreWrite,
     WriteBoundary,
     WriteMark,
     WriteRow,
@@ -55,7 +55,7 @@ class MemoryRowStore:
         ]
         return StoredBucket(rows, dict(chat.boundaries.get(read.bucket, {})))
 
-    def write(self, writes: Sequence[Write], written: Written) -> None:
+    def write(self, writes: Sequence[StoreWrite], written: Written) -> None:
         """See the port."""
         error: StoreError | None = None
         try:
@@ -121,7 +121,7 @@ class MemoryRowStore:
     def _chat(self, chat_id: str) -> "_Chat":
         return self._chats.setdefault(chat_id, _Chat())
 
-    def _put(self, write: Write) -> None:
+    def _put(self, write: StoreWrite) -> None:
         match write:
             case WriteRow():
                 self._chat(write.chat_id).put_row(write.row)
