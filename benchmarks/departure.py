@@ -20,7 +20,7 @@ from chatgrpc.core.ids import SHARD_COUNT, shard_of
 from chatgrpc.core.lanes import EdgeLanes
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.session import Session, Timings
-from chatgrpc.core.tending import Owner
+from chatgrpc.core.tending import ShardOwner
 from chatgrpc.core.visibility import Interval
 from chatgrpc.edge.connection import Connection, Connections
 from chatgrpc.v1 import session_pb2
@@ -97,12 +97,14 @@ async def _run(sessions: int, chats: int) -> None:
     resync = Resync(
         connections, desk, committed, heads, shard_of, ignore, ignore, end_revoked, lambda: time.monotonic_ns() // 1_000_000
     )
-    resync.see({shard: Owner("gone" if shard % 3 else "stays", shard + 1) for shard in range(SHARD_COUNT)}, {"gone", "stays"})
+    resync.see(
+        {shard: ShardOwner("gone" if shard % 3 else "stays", shard + 1) for shard in range(SHARD_COUNT)}, {"gone", "stays"}
+    )
     done = asyncio.Event()
     stall = asyncio.create_task(_longest_stall_s(done))
     running = asyncio.create_task(resync.run())
     began_s = time.perf_counter()
-    resync.see({shard: Owner("stays", 9_999) for shard in range(SHARD_COUNT)}, {"stays"})
+    resync.see({shard: ShardOwner("stays", 9_999) for shard in range(SHARD_COUNT)}, {"stays"})
     while committed.users_read < sessions:  # noqa: ASYNC110  what is waited for has no event
         await asyncio.sleep(0.05)
     done.set()

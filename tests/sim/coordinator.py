@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from chatgrpc.core.tending import Owner
+from chatgrpc.core.tending import ShardOwner
 from tests.sim.climate import Climate
 from tests.sim.world import World
 
@@ -16,7 +16,7 @@ class View:
 
     revision: int
     nodes: tuple[str, ...]
-    owners: dict[int, Owner]
+    owners: dict[int, ShardOwner]
     salt: int
     """Another one moves shards about: a hand-over storm."""
 
@@ -112,7 +112,7 @@ class Coordinator:
 
     def _tell(self) -> None:
         nodes = tuple(dict.fromkeys(node_id for node_id, _ in self._leases.values()))
-        owners = {shard: Owner(node_id, epoch) for shard, (node_id, epoch, _) in self._owners.items()}
+        owners = {shard: ShardOwner(node_id, epoch) for shard, (node_id, epoch, _) in self._owners.items()}
         view = View(self._revision, nodes, owners, self._salt)
         for push in self._watches.values():
             delay_ms = self.world.between(1, 20)

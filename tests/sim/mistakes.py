@@ -22,7 +22,7 @@ from chatgrpc.core.rules import EventMeta
 from chatgrpc.core.sequencer import Lookup
 from chatgrpc.core.session import State
 from chatgrpc.core.shard import Shard
-from chatgrpc.core.tending import Owner
+from chatgrpc.core.tending import ShardOwner
 from chatgrpc.core.write import Write
 from chatgrpc.ports.session_map import SessionEntry, SessionMap
 from tests.sim.parts import Parts
@@ -363,7 +363,7 @@ class PushLostWhileOpeningForgotten(Doubts[str]):
 class ShardsOfNowSuspected(Doubts[str]):
     """Suspects only the shards that a node had to the last."""
 
-    def see(self, owners: Mapping[int, Owner], live: Collection[str], drained: Collection[str] = ()) -> Doubt | None:
+    def see(self, owners: Mapping[int, ShardOwner], live: Collection[str], drained: Collection[str] = ()) -> Doubt | None:
         doubt = super().see(owners, live, drained)
         self._had = {
             node_id: {shard for shard in had if owners[shard].node_id == node_id} for node_id, had in self._had.items()

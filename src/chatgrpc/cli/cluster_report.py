@@ -12,8 +12,9 @@ from chatgrpc.adapters.etcd import read_cluster
 from chatgrpc.cluster.access import etcd_settings, relay_tls
 from chatgrpc.config import ClusterSettings
 from chatgrpc.core.ids import SHARD_COUNT
+from chatgrpc.core.tending import ShardOwner
 from chatgrpc.internal.v1 import relay_pb2
-from chatgrpc.ports.cluster import ClusterUnavailableError, NodeInfo, ShardOwner
+from chatgrpc.ports.cluster import ClusterUnavailableError, NodeInfo
 from chatgrpc.relay import NodeUnreachableError, Tls, describe_node
 from chatgrpc.start_error import StartError
 

@@ -39,7 +39,7 @@ from chatgrpc.core.links import EndStream, EndStreamHeard, Load, Message, ShowRe
 from chatgrpc.core.owner_desk import OwnerDesk
 from chatgrpc.core.rates import Rates
 from chatgrpc.core.shard import Shard
-from chatgrpc.core.tending import Owner
+from chatgrpc.core.tending import ShardOwner
 from chatgrpc.damage_book import DamageBook
 from chatgrpc.edge.audience import Touched
 from chatgrpc.edge.connection import Connections
@@ -334,7 +334,7 @@ class ClusterNode:
         )
         return self._audience
 
-    def _seen(self, owners: Mapping[int, Owner], nodes: Mapping[str, NodeInfo]) -> None:
+    def _seen(self, owners: Mapping[int, ShardOwner], nodes: Mapping[str, NodeInfo]) -> None:
         self._known_nodes = nodes
         self._resync.see(owners, nodes, self._keeper.drained if self._keeper is not None else ())
         self._relay.see(nodes)

@@ -36,7 +36,7 @@ from chatgrpc.core.links import (
 )
 from chatgrpc.core.owner_desk import OwnerDesk, Tenure
 from chatgrpc.core.sequencer import Answer, Delivery
-from chatgrpc.core.tending import Owner
+from chatgrpc.core.tending import ShardOwner
 from chatgrpc.core.write import Write
 from chatgrpc.damage_book import DamageBook
 from chatgrpc.edge.ordering import Progress
@@ -176,7 +176,7 @@ class ClusterOrdering:
         self._inbox.append((sender_id, messages))
         self._wake_up()
 
-    def see(self, owners: Mapping[int, Owner], live_node_ids: frozenset[str]) -> None:
+    def see(self, owners: Mapping[int, ShardOwner], live_node_ids: frozenset[str]) -> None:
         """The cluster has changed."""
         self.owner.see(live_node_ids)
         self.edge.see(owners, now().monotonic_ms)

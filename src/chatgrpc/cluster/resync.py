@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from chatgrpc.core.doubts import Doubt, Doubts, users_changed
 from chatgrpc.core.edge_desk import EdgeDesk, Missed
 from chatgrpc.core.session import State
-from chatgrpc.core.tending import Owner
+from chatgrpc.core.tending import ShardOwner
 from chatgrpc.core.visibility import Interval, last_change
 from chatgrpc.edge.connection import Connection, Connections
 from chatgrpc.ports.errors import ChatDamagedError, StoreError
@@ -113,7 +113,9 @@ class Resync:
 
     # What gives rise to doubt.
 
-    def see(self, owners: Mapping[int, Owner], live_node_ids: Collection[str], drained_node_ids: Collection[str] = ()) -> None:
+    def see(
+        self, owners: Mapping[int, ShardOwner], live_node_ids: Collection[str], drained_node_ids: Collection[str] = ()
+    ) -> None:
         """The cluster, whenever it has changed: see `Doubts.see`."""
         self._suspect(self._doubts.see(owners, live_node_ids, drained_node_ids))
 

@@ -15,7 +15,7 @@ from chatgrpc.core.lanes import OwnerLanes
 from chatgrpc.core.lease import Holds, Lease
 from chatgrpc.core.owner_desk import OwnerDesk, Tenure
 from chatgrpc.core.shard import Shard
-from chatgrpc.core.tending import Owner, Tending
+from chatgrpc.core.tending import ShardOwner, Tending
 from chatgrpc.damage_book import DamageBook
 from chatgrpc.ports.cluster import Cluster, ClusterUnavailableError, ClusterView, NodeInfo
 from chatgrpc.ports.lease_clock import lease_clock_ms
@@ -27,7 +27,7 @@ _LANES_PER_SHARD_MAX = 128
 _CALLS_MAX = 32
 """Of the coordinator at the same time."""
 
-Seen = Callable[[Mapping[int, Owner], Mapping[str, NodeInfo]], None]
+Seen = Callable[[Mapping[int, ShardOwner], Mapping[str, NodeInfo]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,9 +210,7 @@ class ShardKeeper:
     def _tend(self) -> None:
         """Looks at the cluster, and begins what is to be done."""
         own_id, nodes = self.info.node_id, self._view.nodes
-        owners = {
-            shard: Owner(owner.node_id, owner.epoch) for shard, owner in self._view.owners.items() if owner.node_id in nodes
-        }
+        owners = {shard: owner for shard, owner in self._view.owners.items() if owner.node_id in nodes}
         self._seen(owners, nodes)
         if nodes.get(own_id) != self.info and not self._announcing:
             self._start(self._announce())

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from chatgrpc.core.rules import new_members
 from chatgrpc.core.session import State
-from chatgrpc.core.tending import Owner
+from chatgrpc.core.tending import ShardOwner
 from chatgrpc.v1 import chat_pb2
 
 RETURNED_MS = 60_000
@@ -76,7 +76,7 @@ class Doubts(Generic[Who]):
 
     # What gives rise to doubt. Each says what it put in doubt, for others who watch the chats to look too; None for nothing.
 
-    def see(self, owners: Mapping[int, Owner], live: Collection[str], drained: Collection[str] = ()) -> Doubt | None:
+    def see(self, owners: Mapping[int, ShardOwner], live: Collection[str], drained: Collection[str] = ()) -> Doubt | None:
         """The cluster, whenever it has changed.
 
         Owners that are gone may have taken along what they had not pushed yet, also of shards that they had given away; but not

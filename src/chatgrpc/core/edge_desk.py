@@ -27,7 +27,7 @@ from chatgrpc.core.links import (
 from chatgrpc.core.questions import Questions
 from chatgrpc.core.refusal import RefusedError
 from chatgrpc.core.shape import check_depth
-from chatgrpc.core.tending import Owner
+from chatgrpc.core.tending import ShardOwner
 from chatgrpc.core.write import Write
 
 ForEdge: TypeAlias = Forwarded | Deliver | Heads | HeadIs | MembersAre | ShowReceipt | ShowTyping
@@ -59,7 +59,7 @@ class EdgeDesk:
         self._lanes = lanes
         self._shard_of = shard_of
         self._stated_max = stated_max
-        self._owners: Mapping[int, Owner] = {}
+        self._owners: Mapping[int, ShardOwner] = {}
         self._now_ms = 0  # when the latest head was stated
         self._keyless = KeylessWrites(lanes.give_up_after_ms, self._submit_keyless)
         self._stated: OrderedDict[str, int] = OrderedDict()
@@ -74,7 +74,7 @@ class EdgeDesk:
 
     # What the shell puts in.
 
-    def see(self, owners: Mapping[int, Owner], now_ms: int) -> set[int]:
+    def see(self, owners: Mapping[int, ShardOwner], now_ms: int) -> set[int]:
         """The cluster has changed. What an old owner has not answered yet goes to the new one; returns shards that moved."""
         before, self._owners = self._owners, owners
         changed = {shard for shard, owner in owners.items() if before.get(shard) != owner}

@@ -14,11 +14,12 @@ from typing import NamedTuple, TypeAlias
 from chatgrpc.core.ids import SHARD_COUNT
 
 
-class Owner(NamedTuple):
+class ShardOwner(NamedTuple):
     """Who owns a shard, and since when."""
 
     node_id: str
     epoch: int
+    """Unique among all owners of all shards, and rising: a later owner of a shard has a greater one."""
 
 
 WantedOwner: TypeAlias = Callable[[tuple[str, ...], int], str]
@@ -40,7 +41,11 @@ class Tending:
         self._taken: dict[int, int] = {}  # shard to the epoch under which it was ours last
 
     def to_take(
-        self, node_ids: tuple[str, ...], owners: Mapping[int, Owner], held: Container[int], wanted: WantedOwner = wanted_owner
+        self,
+        node_ids: tuple[str, ...],
+        owners: Mapping[int, ShardOwner],
+        held: Container[int],
+        wanted: WantedOwner = wanted_owner,
     ) -> list[int]:
         """Shards to take now.
 
@@ -70,7 +75,7 @@ class Tending:
         self._taken[shard] = epoch
         return True
 
-    def _may_take(self, node_ids: tuple[str, ...], shard: int, owner: Owner | None, wanted: WantedOwner) -> bool:
+    def _may_take(self, node_ids: tuple[str, ...], shard: int, owner: ShardOwner | None, wanted: WantedOwner) -> bool:
         if owner is None:
             return wanted(node_ids, shard) == self._node_id
         return owner.node_id == self._node_id and owner.epoch > self._taken.get(shard, 0)

@@ -1,4 +1,4 @@
-"""What the owner of a chat looks up in its log, page by page: the meta of events is kept, and what was said is let go at once."""
+"""What the owner of a chat looks up in its log, page by page: the meta of events is kept, what was said is let go at once."""
 
 import asyncio
 from collections.abc import Callable, Sequence

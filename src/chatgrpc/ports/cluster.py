@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from chatgrpc.core.lease import Lease
+from chatgrpc.core.tending import ShardOwner
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +26,6 @@ class NodeInfo:
     """The lowest version that it speaks on links with other nodes; nodes of version 1.0 say nothing of it, and speak 1."""
     protocol_version_max: int = 1
     """The highest."""
-
-
-@dataclass(frozen=True, slots=True)
-class ShardOwner:
-    """Who owns a shard, and since when."""
-
-    node_id: str
-    epoch: int
-    """Unique among all owners of all shards, and rising: a later owner of a shard has a greater one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,9 @@ from rich.console import Console
 from chatgrpc.cli.cluster_report import ClusterReport, NodeReport
 from chatgrpc.cli.cluster_status import duration, ranges, shown
 from chatgrpc.core.ids import SHARD_COUNT
+from chatgrpc.core.tending import ShardOwner
 from chatgrpc.internal.v1 import relay_pb2
-from chatgrpc.ports.cluster import NodeInfo, ShardOwner
+from chatgrpc.ports.cluster import NodeInfo
 
 FIRST, SECOND = "1" * 32, "2" * 32
 

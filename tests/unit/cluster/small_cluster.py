@@ -23,7 +23,7 @@ from chatgrpc.core.links import EndStream, EndStreamHeard, Message, ShowReceipt,
 from chatgrpc.core.owner_desk import OwnerDesk
 from chatgrpc.core.sequencer import Delivery
 from chatgrpc.core.shard import Shard
-from chatgrpc.core.tending import Owner, wanted_owner
+from chatgrpc.core.tending import ShardOwner, wanted_owner
 from chatgrpc.core.write import Write
 from chatgrpc.damage_book import DamageBook
 from chatgrpc.metrics import Metrics
@@ -68,7 +68,7 @@ class SmallNode:
         """Heads of pushes that were missed."""
         self.chats_missed: list[str] = []
         self.times_returned = 0
-        self.seen_owners: Mapping[int, Owner] = {}
+        self.seen_owners: Mapping[int, ShardOwner] = {}
         self.seen_nodes: Mapping[str, NodeInfo] = {}
         self.defects: list[BaseException] = []
         limits = cluster.limits
@@ -219,7 +219,7 @@ class SmallNode:
     def _returned(self) -> None:
         self.times_returned += 1
 
-    def _seen(self, owners: Mapping[int, Owner], nodes: Mapping[str, NodeInfo]) -> None:
+    def _seen(self, owners: Mapping[int, ShardOwner], nodes: Mapping[str, NodeInfo]) -> None:
         self.seen_owners, self.seen_nodes = owners, nodes
         self.ordering.see(owners, frozenset(nodes))
 

@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager
 
 from chatgrpc.adapters.memory import MemoryCluster, MemoryCoordinator
 from chatgrpc.core.lease import Lease
-from chatgrpc.ports.cluster import ClusterUnavailableError, ClusterView, NodeInfo, ShardOwner
+from chatgrpc.core.tending import ShardOwner
+from chatgrpc.ports.cluster import ClusterUnavailableError, ClusterView, NodeInfo
 
 
 class StubbornCluster(MemoryCluster):

@@ -10,7 +10,7 @@ from chatgrpc.cluster.log import ClusterLog
 from chatgrpc.cluster.resync import Resync
 from chatgrpc.core.edge_desk import Missed
 from chatgrpc.core.event_feed import FeedRead, ReadMembership
-from chatgrpc.core.tending import Owner
+from chatgrpc.core.tending import ShardOwner
 from chatgrpc.edge.connection import Connection
 from chatgrpc.ports.errors import StoreUnavailableError
 from chatgrpc.ports.lease_clock import lease_clock_ms
@@ -123,8 +123,10 @@ async def test_heads_are_asked_for_of_the_shards_whose_owner_is_gone() -> None:
         await world.chats(there, elsewhere, texts=1)
         alice = world.streams.open("alice", {there: 1, elsewhere: 1})
         zoe = world.streams.open("zoe")
-        world.resync.see({shard_of(there): Owner("gone", 1), shard_of(elsewhere): Owner("stays", 2)}, {"gone", "stays"})
-        world.resync.see({shard_of(elsewhere): Owner("stays", 2)}, {"stays"})
+        world.resync.see(
+            {shard_of(there): ShardOwner("gone", 1), shard_of(elsewhere): ShardOwner("stays", 2)}, {"gone", "stays"}
+        )
+        world.resync.see({shard_of(elsewhere): ShardOwner("stays", 2)}, {"stays"})
         await world.until_read()
         assert world.asked == [there]
         assert _reads(alice) == [ReadMembership(there)]
@@ -136,9 +138,9 @@ async def test_an_owner_that_is_gone_may_have_taken_along_pushes_of_shards_that_
     async with running() as world:
         await world.chats("g.1", texts=1)
         alice = world.streams.open("alice", {"g.1": 1})
-        world.resync.see({shard_of("g.1"): Owner("gone", 1)}, {"gone", "stays"})
-        world.resync.see({shard_of("g.1"): Owner("stays", 2)}, {"gone", "stays"})
-        world.resync.see({shard_of("g.1"): Owner("stays", 2)}, {"stays"})
+        world.resync.see({shard_of("g.1"): ShardOwner("gone", 1)}, {"gone", "stays"})
+        world.resync.see({shard_of("g.1"): ShardOwner("stays", 2)}, {"gone", "stays"})
+        world.resync.see({shard_of("g.1"): ShardOwner("stays", 2)}, {"stays"})
         await world.until_read()
         assert _reads(alice) == [ReadMembership("g.1")]
 
@@ -146,14 +148,14 @@ async def test_an_owner_that_is_gone_may_have_taken_along_pushes_of_shards_that_
 async def test_a_node_that_never_owned_anything_leaves_no_doubt() -> None:
     async with running() as world:
         world.streams.open("alice")
-        world.resync.see({1: Owner("stays", 1)}, {"idle", "stays"})
-        world.resync.see({1: Owner("stays", 1)}, {"stays"})
+        world.resync.see({1: ShardOwner("stays", 1)}, {"idle", "stays"})
+        world.resync.see({1: ShardOwner("stays", 1)}, {"stays"})
         assert not world.resync._doubts.wanted
 
 
 async def test_others_are_told_which_chats_are_in_doubt() -> None:
     async with running() as world:
-        world.resync.see({shard_of("g.2"): Owner("gone", 1)}, {"gone"})
+        world.resync.see({shard_of("g.2"): ShardOwner("gone", 1)}, {"gone"})
         world.resync.see({}, set())
         world.resync.suspect_all()
         world.resync.suspect_memberships()
@@ -307,7 +309,7 @@ async def test_missed_pushes_whose_chat_cannot_be_read_put_all_memberships_in_do
 async def test_an_owner_of_which_all_had_heard_everything_leaves_no_doubt() -> None:
     async with running() as world:
         world.streams.open("alice", {"g.1": 1})
-        world.resync.see({shard_of("g.1"): Owner("gone", 1)}, {"gone", "stays"})
+        world.resync.see({shard_of("g.1"): ShardOwner("gone", 1)}, {"gone", "stays"})
         world.resync.see({}, {"stays"}, {"gone"})
         assert not world.resync._doubts.wanted
         assert world.doubted == []
@@ -456,7 +458,9 @@ async def test_after_a_return_all_is_asked_for_and_again_over_links_that_come_up
         there, elsewhere = _chats_of_two_shards()
         await world.chats(there, elsewhere)
         world.streams.open("alice", {there: 1, elsewhere: 1})
-        world.resync.see({shard_of(there): Owner("linked", 1), shard_of(elsewhere): Owner("other", 2)}, {"linked", "other"})
+        world.resync.see(
+            {shard_of(there): ShardOwner("linked", 1), shard_of(elsewhere): ShardOwner("other", 2)}, {"linked", "other"}
+        )
         world.resync.linked("linked")
         assert not world.resync._doubts.wanted, "a heartbeat tells what a link lost"
         world.resync.returned()

@@ -13,7 +13,7 @@ from chatgrpc.core.limits import Limits
 from chatgrpc.core.links import AskHead, AskMembers, HeadIs, MembersAre, Message, RaiseMark, TellTyping
 from chatgrpc.core.owner_desk import OwnerDesk, Tenure
 from chatgrpc.core.shard import Shard
-from chatgrpc.core.tending import Owner
+from chatgrpc.core.tending import ShardOwner
 from chatgrpc.core.write import Write
 from chatgrpc.v1 import chat_pb2, content_pb2
 from tests.unit.core.model_rows import ModelRows
@@ -44,7 +44,7 @@ class Cluster:
 
     def edge(self, node_id: str) -> EdgeDesk:
         desk = EdgeDesk(node_id, EdgeLanes(250, 10_000), lambda chat_id: 1, 250, 1_000)
-        desk.see({1: Owner("owner", 1)}, 0)
+        desk.see({1: ShardOwner("owner", 1)}, 0)
         return desk
 
     def tick(self) -> None:
@@ -175,7 +175,7 @@ def test_a_lane_is_kept_only_while_something_waits_in_it() -> None:
     cluster = Cluster(edges=1)
     lanes = EdgeLanes(250, 10_000)
     edge = EdgeDesk("edge", lanes, lambda chat_id: 1, 250, 1_000)
-    edge.see({1: Owner("owner", 1)}, 0)
+    edge.see({1: ShardOwner("owner", 1)}, 0)
     for number in range(1_000):
         chat_id = direct_chat_id("alice", f"x{number}")
         content = content_pb2.Content(text=content_pb2.TextContent(text="a"))

@@ -16,15 +16,15 @@ from chatgrpc.core.links import (
     ShowTyping,
     TellTyping,
 )
-from chatgrpc.core.tending import Owner
+from chatgrpc.core.tending import ShardOwner
 from chatgrpc.core.write import Write
 from chatgrpc.v1 import chat_pb2, content_pb2
 
-ONE = {1: Owner("owner", 5)}
-OTHER = {1: Owner("heir", 9)}
+ONE = {1: ShardOwner("owner", 5)}
+OTHER = {1: ShardOwner("heir", 9)}
 
 
-def desk(owners: Mapping[int, Owner] = ONE, stated_max: int = 100) -> EdgeDesk:
+def desk(owners: Mapping[int, ShardOwner] = ONE, stated_max: int = 100) -> EdgeDesk:
     """A desk to which all chats belong to shard 1, but those named "far…", which are of shard 2."""
     lanes = EdgeLanes(resend_after_ms=100, give_up_after_ms=1_000)
     made = EdgeDesk("edge", lanes, lambda chat_id: 2 if chat_id.startswith("far") else 1, 100, stated_max)
@@ -78,12 +78,12 @@ def test_without_an_owner_nothing_is_sent_until_there_is_one() -> None:
 
 
 def test_what_one_owner_has_not_answered_goes_to_the_next_one_and_to_it_alone() -> None:
-    edge = desk(ONE | {2: Owner("far owner", 6)})
+    edge = desk(ONE | {2: ShardOwner("far owner", 6)})
     edge.submit("session", "a", write("a"), 0)
     edge.submit("session", "b", write("b", "far c"), 0)
     edge.ask_head("c", lambda seq: None, 0)
     edge.take_messages(0)
-    assert edge.see(OTHER | {2: Owner("far owner", 6)}, 10) == {1}
+    assert edge.see(OTHER | {2: ShardOwner("far owner", 6)}, 10) == {1}
     assert {(node_id, type(message)) for node_id, message in edge.take_messages(10)} == {("heir", AskHead), ("heir", Forward)}
 
 
@@ -93,7 +93,7 @@ def test_the_same_node_under_another_epoch_is_another_owner() -> None:
     edge.take_messages(0)
     assert edge.see(ONE, 10) == set()
     assert edge.take_messages(10) == []
-    assert edge.see({1: Owner("owner", 6)}, 20) == {1}
+    assert edge.see({1: ShardOwner("owner", 6)}, 20) == {1}
     assert [node_id for node_id, _ in edge.take_messages(20)] == ["owner"]
 
 

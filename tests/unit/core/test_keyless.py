@@ -14,7 +14,7 @@ from chatgrpc.core.links import AskHead, HeadIs
 from chatgrpc.core.owner_desk import OwnerDesk, Tenure
 from chatgrpc.core.refusal import owner_silent
 from chatgrpc.core.shard import Shard
-from chatgrpc.core.tending import Owner
+from chatgrpc.core.tending import ShardOwner
 from chatgrpc.core.write import Write
 from chatgrpc.v1 import chat_pb2, content_pb2
 from tests.unit.core.model_rows import ModelRows
@@ -44,7 +44,7 @@ class Cluster:
         self.epoch += 1
         self.owner = OwnerDesk(Limits(), lambda chat_id: 1)
         self.owner.take(Tenure(1, Shard(self.epoch, Lease(), Limits(), random.Random(self.epoch)), OwnerLanes(10)))
-        self.edge.see({1: Owner(f"owner {self.epoch}", self.epoch)}, NOW.monotonic_ms)
+        self.edge.see({1: ShardOwner(f"owner {self.epoch}", self.epoch)}, NOW.monotonic_ms)
 
     def run(self, *, tells: Callable[[ForEdge], bool] = lambda message: True) -> None:
         """Lets everything go on; what the owner `tells` the edge hears."""

@@ -20,7 +20,7 @@ from chatgrpc.core.rules import (
     target_seq,
 )
 from chatgrpc.core.shape import check_shape
-from chatgrpc.core.tending import Owner
+from chatgrpc.core.tending import ShardOwner
 from chatgrpc.core.write import Write
 from chatgrpc.v1 import chat_pb2, content_pb2, message_service_pb2, session_pb2
 
@@ -522,7 +522,7 @@ def test_other_fields_that_nobody_knows_are_kept_and_parse_in_every_answer() -> 
 
 def test_the_edge_refuses_groups_before_a_link_wraps_them() -> None:
     edge = EdgeDesk("edge", EdgeLanes(100, 1_000), lambda chat_id: 1, 100, 100)
-    edge.see({1: Owner("owner", 1)}, 0)
+    edge.see({1: ShardOwner("owner", 1)}, 0)
     edge.submit("s", "ticket", Write("c", "alice", with_unknown(at_content=groups(98)), KEY, 0), 0)
     ((ticket, _, outcome),) = edge.take_answers()
     assert (ticket, type(outcome)) == ("ticket", chat_pb2.Error)

@@ -5,7 +5,7 @@ from itertools import permutations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatgrpc.core.tending import Owner, Tending, wanted_owner
+from chatgrpc.core.tending import ShardOwner, Tending, wanted_owner
 
 NODES = ("n1", "n2", "n3")
 SHARDS = range(256)
@@ -41,16 +41,16 @@ def test_takes_what_nobody_owns_and_should_be_its_own() -> None:
 def test_leaves_alone_what_another_one_owns_or_should_own_or_what_it_holds() -> None:
     tending = Tending("n1", 256)
     first, second, *others = wanted_by("n1")
-    assert tending.to_take(NODES, {first: Owner("n2", 5)}, {second}) == others
+    assert tending.to_take(NODES, {first: ShardOwner("n2", 5)}, {second}) == others
 
 
 def test_takes_again_what_the_coordinator_says_it_has() -> None:
     tending = Tending("n1", 256)
     theirs = wanted_by("n2")[0]
-    assert theirs in tending.to_take(NODES, {theirs: Owner("n1", 5)}, ()), "the answer to an earlier take was lost"
+    assert theirs in tending.to_take(NODES, {theirs: ShardOwner("n1", 5)}, ()), "the answer to an earlier take was lost"
     assert tending.took(theirs, 5)
-    assert theirs not in tending.to_take(NODES, {theirs: Owner("n1", 5)}, ()), "given away, and the watch is behind"
-    assert theirs in tending.to_take(NODES, {theirs: Owner("n1", 6)}, ()), "taken once more since, unknowingly"
+    assert theirs not in tending.to_take(NODES, {theirs: ShardOwner("n1", 5)}, ()), "given away, and the watch is behind"
+    assert theirs in tending.to_take(NODES, {theirs: ShardOwner("n1", 6)}, ()), "taken once more since, unknowingly"
 
 
 def test_an_old_answer_gives_nothing_back() -> None:

@@ -35,7 +35,8 @@ from chatgrpc.adapters.etcd.wire_pb2 import (
     TxnRequest,
 )
 from chatgrpc.core.lease import Lease
-from chatgrpc.ports.cluster import ClusterUnavailableError, ClusterView, NodeInfo, ShardOwner
+from chatgrpc.core.tending import ShardOwner
+from chatgrpc.ports.cluster import ClusterUnavailableError, ClusterView, NodeInfo
 from chatgrpc.ports.lease_clock import lease_clock_ms
 
 _LEAVE_TIMEOUT_S: Final = 2.0

@@ -10,7 +10,8 @@ import structlog
 
 from chatgrpc.adapters.etcd.wire_pb2 import Event, KeyValue
 from chatgrpc.core.ids import SHARD_COUNT
-from chatgrpc.ports.cluster import ClusterView, NodeInfo, ShardOwner
+from chatgrpc.core.tending import ShardOwner
+from chatgrpc.ports.cluster import ClusterView, NodeInfo
 
 _NODES: Final = b"nodes/"
 _SHARDS: Final = b"shards/"

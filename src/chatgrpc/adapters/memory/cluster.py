@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from chatgrpc.core.lease import Lease
-from chatgrpc.ports.cluster import ClusterUnavailableError, ClusterView, NodeInfo, ShardOwner
+from chatgrpc.core.tending import ShardOwner
+from chatgrpc.ports.cluster import ClusterUnavailableError, ClusterView, NodeInfo
 
 DEFAULT_TTL_S = 5.0
 DEFAULT_MARGIN_S = 0.5

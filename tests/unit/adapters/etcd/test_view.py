@@ -6,7 +6,8 @@ import pytest
 
 from chatgrpc.adapters.etcd.view import KeySpace, LiveView, node_value
 from chatgrpc.adapters.etcd.wire_pb2 import Event, KeyValue
-from chatgrpc.ports.cluster import NodeInfo, ShardOwner
+from chatgrpc.core.tending import ShardOwner
+from chatgrpc.ports.cluster import NodeInfo
 
 INFO = NodeInfo("one", "a:1", "b:2")
 OURS = [
