@@ -74,7 +74,7 @@ class NoBoundary(Activation):
         return []
 
     def _finish(self) -> None:
-        self.bounded = set(_EVERY_BUCKET)
+        self.buckets_with_boundary = set(_EVERY_BUCKET)
         super()._finish()
 
 
@@ -133,8 +133,8 @@ class BoundaryInFirstBucketOnly(AppendPipeline):
     """Writes no boundary into the later buckets."""
 
     def append(self, entry: Entry) -> None:
-        if self._bounded or self._next_seq > self._first_seq:
-            self._bounded |= {bucket_of(self._next_seq, self._bucket_seqs)}
+        if self._buckets_with_boundary or self._next_seq > self._first_seq:
+            self._buckets_with_boundary |= {bucket_of(self._next_seq, self._bucket_seqs)}
         super().append(entry)
 
 
@@ -162,7 +162,13 @@ class Shards:
             def _new_pipeline(self, ready: Activation) -> AppendPipeline:
                 window = self._limits.appends_in_flight_per_chat_max
                 return pipeline(
-                    ready.chat_id, self.epoch, ready.head_seq, ready.first_seq, ready.bounded, window, self._bucket_seqs
+                    ready.chat_id,
+                    self.epoch,
+                    ready.head_seq,
+                    ready.first_seq,
+                    ready.buckets_with_boundary,
+                    window,
+                    self._bucket_seqs,
                 )
 
         return Mistaken

@@ -14,7 +14,7 @@ from chatgrpc.core.write import Write
 from chatgrpc.damage_book import DamageBook
 from chatgrpc.edge.node import crash
 from chatgrpc.embedded.node import DATABASE_NAME
-from chatgrpc.embedded.owner import Owner
+from chatgrpc.embedded.ordering import LocalOrdering
 from chatgrpc.metrics import Metrics
 from chatgrpc.v1 import chat_pb2, content_pb2
 
@@ -29,7 +29,7 @@ async def write_in_the_past(data_dir: Path, writes: Iterable[Write], at_ms: int)
     try:
         metrics = Metrics()
         sequencer = Sequencer(await store.epochs.next_epoch(), _LIMITS, random.SystemRandom())
-        owner = Owner(sequencer, store.log, DamageBook(metrics), metrics, _nobody, crash)
+        owner = LocalOrdering(sequencer, store.log, DamageBook(metrics), metrics, _nobody, crash)
         remaining = iter(writes)
         while some := list(itertools.islice(remaining, _AT_ONCE)):
             results += await _commit(owner, some, at_ms)
@@ -45,7 +45,7 @@ def text_to_user(sender_user_id: str, user_id: str, text: str) -> Write:
     return Write(chat_id, sender_user_id, content, os.urandom(16), None, peer_user_id=user_id)
 
 
-async def _commit(owner: Owner, writes: list[Write], at_ms: int) -> list[chat_pb2.SendResult]:
+async def _commit(owner: LocalOrdering, writes: list[Write], at_ms: int) -> list[chat_pb2.SendResult]:
     for number, write in enumerate(writes):
         owner.submit(number, "past", write, at_ms)
     outcomes: dict[object, chat_pb2.SendResult | chat_pb2.Error] = {}

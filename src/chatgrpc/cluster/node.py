@@ -18,7 +18,7 @@ from chatgrpc.closing import Closing
 from chatgrpc.cluster.access import etcd_settings, relay_secret, relay_tls
 from chatgrpc.cluster.audience import ClusterAudience
 from chatgrpc.cluster.directory import ClusterDirectory, Describer
-from chatgrpc.cluster.log import ClusterLog
+from chatgrpc.cluster.history import ClusterHistory
 from chatgrpc.cluster.looks import LookScreens
 from chatgrpc.cluster.ordering import ClusterOrdering
 from chatgrpc.cluster.presence import PresenceScreens
@@ -109,7 +109,7 @@ class ClusterNode:
         self._sessions = Sessions(self.node_id, session_map, self._moved_here, self._sessions_rebuilt)
         self._last_seen = RedisLastSeen(redis)
         self._shared_looks = RedisSharedLooks(redis)
-        log = ClusterLog(self._edge_desk, store.committed, lease_clock_ms, self._wake_up)
+        log = ClusterHistory(self._edge_desk, store.committed, lease_clock_ms, self._wake_up)
         stores = Stores(log, store.receipts, store.cursors, store.profiles, store.devices)
         self.node = Node(settings, stores, self._ordering, self._new_audience, verifier, book, metrics, limits)
         self._audience: ClusterAudience

@@ -51,7 +51,7 @@ class Activation:
         self.head_seq = 0
         self.first_seq = 0
         """The first seq that the epoch rules."""
-        self.bounded: set[int] = set()
+        self.buckets_with_boundary: set[int] = set()
         """Buckets that hold the epoch's boundary."""
         self.untold: list[Delivery] = []
         """Once ready: adopted events that may never have been pushed: the head, for all members, whose devices find by it what
@@ -223,7 +223,7 @@ class Activation:
             self._unstored = {_key(write): write for write in step}
             self._writes += step
             self.writes = True
-            self.bounded |= {write.bucket for write in step if isinstance(write, WriteBoundary)}
+            self.buckets_with_boundary |= {write.bucket for write in step if isinstance(write, WriteBoundary)}
 
     def _finish(self) -> None:
         if self.ready:

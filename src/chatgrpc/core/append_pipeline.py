@@ -20,7 +20,7 @@ class AppendPipeline:
         epoch: int,
         head_seq: int,
         first_seq: int,
-        bounded: set[int],
+        buckets_with_boundary: set[int],
         window: int,
         bucket_seqs: int = BUCKET_SEQS,
     ) -> None:
@@ -28,14 +28,14 @@ class AppendPipeline:
         Args:
             head_seq: the committed head, as the activation found it.
             first_seq: the first seq that the epoch rules; what its boundary says.
-            bounded: buckets that hold the epoch's boundary already.
+            buckets_with_boundary: those that hold the epoch's boundary already.
             window: rows under way at once.
         """
         self.chat_id = chat_id
         self.committed_seq = head_seq
         self._epoch = epoch
         self._first_seq = first_seq
-        self._bounded = bounded
+        self._buckets_with_boundary = buckets_with_boundary
         self._window = window
         self._bucket_seqs = bucket_seqs
         self._next_seq = head_seq + 1
@@ -68,7 +68,7 @@ class AppendPipeline:
         """A write succeeded, perhaps not for the first time; returns the seqs that became committed, in order."""
         match write:
             case WriteBoundary(bucket=bucket):
-                self._bounded.add(bucket)
+                self._buckets_with_boundary.add(bucket)
                 self._boundary_under_way = False
             case WriteRow(row=row) if row.seq in self._under_way:
                 self._landed.add(row.seq)
@@ -99,7 +99,7 @@ class AppendPipeline:
         """Lets rows out into the window, no row before its bucket holds our boundary."""
         while self._waiting and len(self._under_way) < self._window:
             bucket = bucket_of(self._waiting[0].seq, self._bucket_seqs)
-            if bucket not in self._bounded:
+            if bucket not in self._buckets_with_boundary:
                 if not self._boundary_under_way:
                     self._boundary_under_way = True
                     self._writes.append(WriteBoundary(self.chat_id, bucket, self._epoch, self._first_seq))

@@ -221,7 +221,7 @@ class Sequencer:
         self._advance(chat, now_ms)
 
     def looked_up(self, lookup: Lookup, found: list[EventMeta], group_counts: dict[str, int], now_ms: int) -> None:
-        """Hands over what `take_lookups` asked for: the meta of all events in the ranges, by rising seq, and counts of groups."""
+        """Hands over what `take_lookups` asked for: the meta of all events in its ranges, by seq, and counts of groups."""
         chat = lookup.chat
         if self._chats.get(chat.chat_id) is not chat:
             return  # forgotten meanwhile; its writes have their answers

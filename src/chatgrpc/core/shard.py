@@ -340,7 +340,7 @@ class Shard:
             self.epoch,
             activation.head_seq,
             activation.first_seq,
-            activation.bounded,
+            activation.buckets_with_boundary,
             self._limits.appends_in_flight_per_chat_max,
             self._bucket_seqs,
         )

@@ -13,7 +13,7 @@ from chatgrpc.core.presence import PresenceBook
 from chatgrpc.core.receipts import Mark, Raised
 from chatgrpc.edge.audience import Touched
 from chatgrpc.edge.connection import Connection, Connections
-from chatgrpc.embedded.owner import Owner
+from chatgrpc.embedded.ordering import LocalOrdering
 from chatgrpc.ports.lease_clock import now
 from chatgrpc.v1 import chat_pb2, session_pb2
 
@@ -21,10 +21,10 @@ from chatgrpc.v1 import chat_pb2, session_pb2
 class LocalAudience:
     """`edge.audience.Audience`: finds the sessions that something concerns, and shows it to them."""
 
-    def __init__(self, connections: Connections, owner: Owner, limits: Limits, touched: Touched) -> None:
+    def __init__(self, connections: Connections, ordering: LocalOrdering, limits: Limits, touched: Touched) -> None:
         """See the protocol for `touched`."""
         self._connections = connections
-        self._owner = owner
+        self._ordering = ordering
         self._small_group_members_max = limits.small_group_members_max
         self._touched = touched
         self._presence = PresenceBook(limits)
@@ -44,7 +44,7 @@ class LocalAudience:
         first = self._untold.get(key, raised)
         self._untold[key] = Raised(mark, first.delivered_from_seq, first.read_from_seq)
         tell = partial(self._tell_senders, key)
-        self._owner.with_chat(mark.chat_id, ("mark", mark.user_id), tell)
+        self._ordering.with_chat(mark.chat_id, ("mark", mark.user_id), tell)
 
     def marks_saved(self, marks: Sequence[Mark]) -> None:
         """See the protocol; who comes has the marks in memory saved first, so nobody has missed one."""
@@ -80,7 +80,7 @@ class LocalAudience:
                         connection.session.show_typing(typing)
                         self._touched(connection)
 
-        self._owner.with_chat(chat_id, ("typing", user_id), show)
+        self._ordering.with_chat(chat_id, ("typing", user_id), show)
 
     # Presence.
 
@@ -143,7 +143,7 @@ class LocalAudience:
             self._touched(watcher)
 
         for chat_id in chat_ids:
-            self._owner.with_chat(chat_id, ("watch", watcher), add)
+            self._ordering.with_chat(chat_id, ("watch", watcher), add)
 
     def _unwatch(self, watcher: Connection) -> None:
         for chat_id in self._screens.pop(watcher, ()):

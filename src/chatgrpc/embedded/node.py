@@ -17,7 +17,7 @@ from chatgrpc.edge.connection import Connections
 from chatgrpc.edge.node import CLOSE_TIMEOUT_S, Node, Stores, crash, limits_of
 from chatgrpc.edge.server import GrpcServer
 from chatgrpc.embedded.audience import LocalAudience
-from chatgrpc.embedded.owner import Owner
+from chatgrpc.embedded.ordering import LocalOrdering
 from chatgrpc.metrics import Metrics
 from chatgrpc.ports.errors import StoreError
 from chatgrpc.ports.tokens import TokenVerifier
@@ -53,13 +53,13 @@ async def serving_alone(settings: Settings, verifier: TokenVerifier, metrics: Me
             node.edge.wake_up()
 
         book = DamageBook(metrics)
-        owner = Owner(sequencer, store.log, book, metrics, wake_up, crash)
+        ordering = LocalOrdering(sequencer, store.log, book, metrics, wake_up, crash)
 
         def audience(connections: Connections, touched: Touched) -> LocalAudience:
-            return LocalAudience(connections, owner, limits, touched)
+            return LocalAudience(connections, ordering, limits, touched)
 
         stores = Stores(store.log, store.receipts, store.cursors, store.profiles, store.devices)
-        node = Node(settings, stores, owner, audience, verifier, book, metrics, limits)
+        node = Node(settings, stores, ordering, audience, verifier, book, metrics, limits)
         directory = SoleNode(settings.server.host, lambda: len(node.edge.connections))
         server = node.server(directory)
         port = directory.port = await server.start()

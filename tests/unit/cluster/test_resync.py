@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from chatgrpc.cluster.log import ClusterLog
+from chatgrpc.cluster.history import ClusterHistory
 from chatgrpc.cluster.resync import Resync
 from chatgrpc.core.edge_desk import Missed
 from chatgrpc.core.event_feed import FeedRead, ReadMembership
@@ -49,7 +49,7 @@ class World:
         self.ended: list[Connection] = []
         self.asking = 0
         self.asking_most = 0
-        log = ClusterLog(self.node.edge, cluster.rows, lease_clock_ms, self.node.wake_up, head_timeout_s=FOREVER_S)
+        log = ClusterHistory(self.node.edge, cluster.rows, lease_clock_ms, self.node.wake_up, head_timeout_s=FOREVER_S)
         self._heads = log.heads
         self.resync = Resync(
             self.streams.connections,

@@ -1,6 +1,6 @@
 """A shard that nobody owns costs a device its chats of that shard, for as long as that lasts, and no other."""
 
-from chatgrpc.cluster.log import ClusterLog
+from chatgrpc.cluster.history import ClusterHistory
 from chatgrpc.core.clock import Now
 from chatgrpc.core.effects import Admission
 from chatgrpc.core.limits import Limits
@@ -35,9 +35,9 @@ class Phone:
         self.session = Session("session", "token", Limits(), Timings(), 0)
         self._delivered = 0
 
-    def log(self, head_timeout_s: float) -> ClusterLog:
+    def log(self, head_timeout_s: float) -> ClusterHistory:
         node = self._node
-        return ClusterLog(
+        return ClusterHistory(
             node.edge,
             self._cluster.rows,
             lease_clock_ms,

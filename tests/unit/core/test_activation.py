@@ -46,7 +46,7 @@ def test_a_chat_that_nobody_made_is_ready_after_two_reads_and_leaves_no_trace() 
     assert activation.ready
     assert activation.take_writes() == []
     assert activation.stored_chat is None
-    assert activation.bounded == set()
+    assert activation.buckets_with_boundary == set()
     assert activation.first_seq == 1
 
 

@@ -39,7 +39,7 @@ _LOOK_AGAIN_INTERVAL_S = 30.0
 ChatCallback = Callable[[ActiveChat | None], None]
 
 
-class Owner:
+class LocalOrdering:
     """`edge.ordering.Ordering`: owns all chats of this process."""
 
     def __init__(

@@ -18,7 +18,7 @@ _HEAD_TIMEOUT_S = 8.0
 _HELLO_TIMEOUT_S = 2.0
 
 
-class ClusterLog:
+class ClusterHistory:
     """`ports.chat_log.ChatReader`."""
 
     def __init__(

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 import pytest
 
-from chatgrpc.cluster.log import ClusterLog
+from chatgrpc.cluster.history import ClusterHistory
 from chatgrpc.core.entries import ChatView, Entry, Membership, MemberView
 from chatgrpc.core.links import AskHead
 from chatgrpc.core.row_store import WriteViews
@@ -30,8 +30,8 @@ ALL = 1_000
 SOON_S = 0.05
 
 
-def log_of(node: SmallNode, cluster: SmallCluster, head_timeout_s: float = GIVE_UP_S) -> ClusterLog:
-    return ClusterLog(node.edge, cluster.rows, lease_clock_ms, node.wake_up, head_timeout_s=head_timeout_s)
+def log_of(node: SmallNode, cluster: SmallCluster, head_timeout_s: float = GIVE_UP_S) -> ClusterHistory:
+    return ClusterHistory(node.edge, cluster.rows, lease_clock_ms, node.wake_up, head_timeout_s=head_timeout_s)
 
 
 # One chat.
@@ -218,7 +218,7 @@ async def test_a_membership_that_is_not_there_at_the_second_read_is_left_out_and
         ]
 
 
-def _between_reads(log: ClusterLog, work: Callable[[], Awaitable[None]]) -> None:
+def _between_reads(log: ClusterHistory, work: Callable[[], Awaitable[None]]) -> None:
     """Does something before heads are asked for, the first time: after the first read, and before the second."""
     ask = log._heads_in_time
     pending = [work]
