@@ -80,12 +80,11 @@ async def _run(sessions: int, chats: int) -> None:
     committed = _Memberships(chats)
     asked = 0
 
-    async def heads(chat_ids: Iterable[str]) -> list[int]:
+    async def heads(chat_ids: list[str]) -> dict[str, int | None]:
         nonlocal asked
         await asyncio.sleep(0)
-        seqs = [5 for _ in chat_ids]
-        asked += len(seqs)
-        return seqs
+        asked += len(chat_ids)
+        return dict.fromkeys(chat_ids, 5)
 
     async def end_revoked(user_id: str) -> None:
         """Nobody was revoked."""

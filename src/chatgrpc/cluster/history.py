@@ -110,7 +110,7 @@ class ClusterHistory:
         if not asked:
             return [Membership(chat_id, intervals, last_change(intervals)) for chat_id, intervals in listed], []
         stated = {
-            chat_id: self._known_head(chat_id, seq) for chat_id, seq in (await self._heads_in_time(asked, timeout_s)).items()
+            chat_id: self._known_head(chat_id, seq) for chat_id, seq in (await self.heads_in_time(asked, timeout_s)).items()
         }
         heads |= stated
         memberships: list[Membership] = []
@@ -128,12 +128,12 @@ class ClusterHistory:
             after_chat_id = page[-1][0]
         return memberships, unknown
 
-    async def _heads_in_time(self, chat_ids: Iterable[str], timeout_s: float) -> dict[str, int | None]:
-        """See `stated_heads`; only those that their owners state in time."""
+    async def heads_in_time(self, chat_ids: Iterable[str], timeout_s: float | None = None) -> dict[str, int | None]:
+        """Asks the owners for the heads of chats: those that they state in time, None for one that is damaged."""
         questions = {chat_id: _Question(self._desk, chat_id, self._now_ms()) for chat_id in chat_ids}
         self._wake_up()
         try:
-            await asyncio.wait([question.head for question in questions.values()], timeout=timeout_s)
+            await asyncio.wait([question.head for question in questions.values()], timeout=timeout_s or self._head_timeout_s)
             return {chat_id: question.head.result() for chat_id, question in questions.items() if question.head.done()}
         finally:
             for question in questions.values():

@@ -120,7 +120,7 @@ class ClusterNode:
             edge.connections,
             self._edge_desk,
             store.committed,
-            log.heads,
+            log.heads_in_time,
             shard_of,
             edge.touch,
             self._presence.doubt,

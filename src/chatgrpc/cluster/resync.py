@@ -19,7 +19,7 @@ from chatgrpc.core.session import State
 from chatgrpc.core.tending import ShardOwner
 from chatgrpc.core.visibility import Interval, last_change
 from chatgrpc.edge.connection import Connection, Connections
-from chatgrpc.ports.errors import ChatDamagedError, StoreError
+from chatgrpc.ports.errors import StoreError, StoreUnavailableError
 from chatgrpc.ports.row_store import CommittedLog
 from chatgrpc.trouble import Trouble
 from chatgrpc.v1 import chat_pb2
@@ -29,12 +29,14 @@ _PAUSE_S = 1.0
 _JITTER_S = 1.0
 """At most this much is added to the pause at random: what befalls one node befalls all at the same moment."""
 _SLOW_PASS_S = 300.0
-_QUESTIONS_MAX = 256
-"""Heads that are asked for at the same time."""
-_QUESTIONS_PER_S = 4_000
-_USERS_MAX = 8
+_QUESTIONS_TOGETHER = 16
+_QUESTIONS_MAX = 32 * _QUESTIONS_TOGETHER
+"""Heads that are asked for at the same time; some together, which takes half as long as one by one."""
+_QUESTIONS_PER_S = 10_000
+_USERS_MAX = 16
 """Users whose memberships are read at the same time."""
-_USERS_PER_S = 400
+_USERS_PER_S = 1_500
+"""These two so that 20,000 sessions of 20 chats are looked after within one heartbeat of 30 s (G4)."""
 _CHATS_PER_READ = 500
 _CHATS_PER_SLICE = 1_000
 """Chats of a session that are looked at for doubt before other work has its turn."""
@@ -61,7 +63,7 @@ class Resync:
         connections: Connections,
         desk: EdgeDesk,
         committed: CommittedLog,
-        heads: Callable[[Iterable[str]], Awaitable[list[int]]],
+        heads: Callable[[list[str]], Awaitable[Mapping[str, int | None]]],
         shard_of: Callable[[str], int],
         touched: Callable[[Connection], None],
         doubted: Callable[[Callable[[str], bool]], None],
@@ -77,7 +79,7 @@ class Resync:
             connections: whose sessions are looked after.
             desk: told of heads that memberships state.
             committed: the store.
-            heads: asks the owners for the heads of chats, and raises `StoreError` if that takes too long.
+            heads: asks the owners for the heads of chats; returns those that they stated in time, None of one that is damaged.
             shard_of: a chat's shard.
             touched: called with each connection whose session may have something to read now.
             doubted: told, for others to look too, which chats may have changed without our hearing of it.
@@ -197,46 +199,17 @@ class Resync:
     async def _ask_heads(self, work: list[tuple[Connection, Doubt]]) -> None:
         if not any(doubt.of_heads for _, doubt in work):
             return
-        stated: dict[str, int] = {}
-        waiting: dict[str, list[Connection]] = {}
-        unanswered: list[StoreError] = []
-        pace = _Pace(_QUESTIONS_PER_S)
-
-        async def ask(item: tuple[Connection, str] | None) -> None:
-            if item is None:
-                await asyncio.sleep(0)
-                return
-            connection, chat_id = item
-            if chat_id in waiting:
-                waiting[chat_id].append(connection)
-            elif chat_id in stated:
-                self._note_head(connection, chat_id, stated[chat_id])
-            else:
-                waiting[chat_id] = [connection]
-                await pace.turn()
-                await answer(chat_id)
-
-        async def answer(chat_id: str) -> None:
-            try:
-                (seq,) = await self._heads([chat_id])
-            except ChatDamagedError:
-                return  # nothing more can be known of it, and to ask again and again would not mend it
-            except StoreError as error:
-                unanswered.append(error)
-                for connection in waiting.pop(chat_id):
-                    self._look_later(connection, Doubt(chats=frozenset({chat_id}), memberships=False))
-                return
-            if len(stated) >= _STATED_MAX:
-                stated.clear()
-            stated[chat_id] = seq
-            for connection in waiting.pop(chat_id):
-                self._note_head(connection, chat_id, seq)
-
-        await _each(self._in_doubt(work), _QUESTIONS_MAX, ask)
-        self._heads_unanswered = len(unanswered)
-        if unanswered:
-            self._asking_fails.failed(unanswered[-1])
-        elif stated:
+        asking = _Asking(self._heads, self._note_head)
+        in_doubt = self._in_doubt(work)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(_QUESTIONS_MAX // _QUESTIONS_TOGETHER):
+                group.create_task(asking.ask(in_doubt))
+        for connection, chat_id in asking.unanswered:
+            self._look_later(connection, Doubt(chats=frozenset({chat_id}), memberships=False))
+        self._heads_unanswered = len({chat_id for _, chat_id in asking.unanswered})
+        if asking.unanswered:
+            self._asking_fails.failed(StoreUnavailableError("nodes that order chats did not answer in time"))
+        elif asking.stated:
             self._asking_fails.worked()
 
     def _in_doubt(self, work: Iterable[tuple[Connection, Doubt]]) -> Iterator[tuple[Connection, str] | None]:
@@ -268,7 +241,7 @@ class Resync:
 
         async def read(item: tuple[str, list[tuple[Connection, Doubt]]]) -> None:
             user_id, looked_after = item
-            await pace.turn()
+            await pace.turn(1)
             await self._read_memberships_of(user_id, looked_after)
             del by_user[user_id]
 
@@ -354,6 +327,55 @@ class Resync:
         return user_ids
 
 
+class _Asking:
+    """The heads of one pass: each is asked for once, whoever wants to know it."""
+
+    def __init__(
+        self, heads: Callable[[list[str]], Awaitable[Mapping[str, int | None]]], tell: Callable[[Connection, str, int], None]
+    ) -> None:
+        self.stated: dict[str, int] = {}
+        self.unanswered: list[tuple[Connection, str]] = []
+        self._heads = heads
+        self._tell = tell
+        self._waiting: dict[str, list[Connection]] = {}
+        self._pace = _Pace(_QUESTIONS_PER_S)
+
+    async def ask(self, in_doubt: Iterator[tuple[Connection, str] | None]) -> None:
+        """Asks for what is in doubt, some together; of several who do that each takes a part."""
+        wanted: list[str] = []
+        for item in in_doubt:
+            if item is None:
+                await asyncio.sleep(0)
+                continue
+            connection, chat_id = item
+            if chat_id in self._waiting:
+                self._waiting[chat_id].append(connection)
+            elif chat_id in self.stated:
+                self._tell(connection, chat_id, self.stated[chat_id])
+            else:
+                self._waiting[chat_id] = [connection]
+                wanted.append(chat_id)
+                if len(wanted) == _QUESTIONS_TOGETHER:
+                    await self._ask(wanted)
+                    wanted = []
+        if wanted:
+            await self._ask(wanted)
+
+    async def _ask(self, chat_ids: list[str]) -> None:
+        await self._pace.turn(len(chat_ids))
+        found = await self._heads(chat_ids)
+        if len(self.stated) >= _STATED_MAX:
+            self.stated.clear()
+        for chat_id in chat_ids:
+            connections = self._waiting.pop(chat_id)
+            if chat_id not in found:
+                self.unanswered += ((connection, chat_id) for connection in connections)
+            elif (seq := found[chat_id]) is not None:  # else nothing more can be known of it, and asking would not mend it
+                self.stated[chat_id] = seq
+                for connection in connections:
+                    self._tell(connection, chat_id, seq)
+
+
 class _Pace:
     """Turns at a bounded rate, in small swarms, since timers are not that fine."""
 
@@ -363,10 +385,10 @@ class _Pace:
         self._interval_s = 1 / per_s
         self._at_s = 0.0
 
-    async def turn(self) -> None:
-        """Returns when it is somebody's turn."""
+    async def turn(self, turns: int) -> None:
+        """Returns when it is somebody's turn, who takes so many."""
         now_s = asyncio.get_running_loop().time()
-        self._at_s = max(self._at_s, now_s) + self._interval_s
+        self._at_s = max(self._at_s, now_s) + turns * self._interval_s
         if self._at_s - now_s > self._SWARM_S:
             await asyncio.sleep(self._at_s - now_s)
 

@@ -220,15 +220,15 @@ async def test_a_membership_that_is_not_there_at_the_second_read_is_left_out_and
 
 def _between_reads(log: ClusterHistory, work: Callable[[], Awaitable[None]]) -> None:
     """Does something before heads are asked for, the first time: after the first read, and before the second."""
-    ask = log._heads_in_time
+    ask = log.heads_in_time
     pending = [work]
 
-    async def heads(chat_ids: Iterable[str], timeout_s: float) -> dict[str, int | None]:
+    async def heads(chat_ids: Iterable[str], timeout_s: float | None = None) -> dict[str, int | None]:
         if pending:
             await pending.pop()()
         return await ask(chat_ids, timeout_s)
 
-    log._heads_in_time = heads  # type: ignore[method-assign]
+    log.heads_in_time = heads  # type: ignore[method-assign]
 
 
 def _removal(chat_id: str, user_id: str) -> Write:
