@@ -7,6 +7,7 @@ import time
 import grpc
 import pytest
 
+from chatgrpc.core.limits import Limits
 from chatgrpc.v1 import chat_pb2, session_pb2, session_pb2_grpc
 from chatgrpc.v1.device_service_pb2 import ListDevicesRequest, RevokeDeviceRequest
 from tests.support.cast import Cast
@@ -156,3 +157,44 @@ async def test_a_device_without_a_valid_token_is_not_let_in(cast: Cast) -> None:
     for token in ("", "x", cast.token("alice")[:-4] + "AAAA"):
         alice.token = token
         assert await refused(alice) == "UNAUTHENTICATED"
+
+
+# Ephemeral devices.
+
+
+async def test_devices_of_jobs_give_way_to_each_other_and_to_those_that_last(cast: Cast) -> None:
+    alice, bob = await cast.online("alice"), await cast.online("bob")
+    jobs = []
+    devices_max = Limits().devices_per_user_max
+    for number in range(devices_max + 2):
+        job = cast.device("alice", f"job-{number}")
+        job.ephemeral = True
+        await job.connect(session_pb2.START_AT_HEAD)
+        assert (await job.send(bob.user_id, f"{number} is done")).seq == number + 2
+        jobs.append(job)
+    ended = await jobs[0].until_ended()
+    assert ended.disconnect is not None
+    assert ended.disconnect.code == session_pb2.DISCONNECT_CODE_TOO_MANY_DEVICES
+    laptop = await cast.online("alice", "laptop")
+    chat_id = (await laptop.send(bob.user_id, "all is done")).chat_id
+    for device in (alice, laptop, bob):
+        await device.until_held(chat_id, devices_max + 4)
+    devices = (await cast.caller("alice").devices.ListDevices(ListDevicesRequest())).devices
+    assert len(devices) == devices_max
+    assert {"phone", "laptop"} <= {device.device_id for device in devices}
+
+
+async def test_of_an_ephemeral_device_the_server_keeps_no_cursor(cast: Cast) -> None:
+    alice, bob = await cast.online("alice"), await cast.online("bob")
+    chat_id = (await alice.send(bob.user_id, "one")).chat_id
+    job = cast.device("alice", "job")
+    job.ephemeral = True
+    await job.connect()
+    await job.until_held(chat_id, 2)
+    await job.heartbeat()
+    await job.close()
+    again = cast.device("alice", "job")
+    again.ephemeral = True
+    await again.connect()
+    await again.until_held(chat_id, 2)
+    assert set(again.held.events[chat_id]) == {1, 2}

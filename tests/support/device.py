@@ -95,6 +95,7 @@ class Device:
         self._synced = False
         self._may_read = asyncio.Event()
         self._may_read.set()
+        self.ephemeral = False
         self.connection_number = 0
         """What the next Hello says; 0 = nothing, as a device that does not know of it."""
 
@@ -147,6 +148,7 @@ class Device:
             start_at=start_at,
             sync_token=self.held.sync_token,
             connection_number=self.connection_number,
+            ephemeral=self.ephemeral,
         )
         answer = await self.request(session_pb2.ClientFrame(hello=hello))
         self.user_id = answer.welcome.user_id

@@ -869,8 +869,13 @@ type Hello struct {
 	// since the Unix epoch does. Of two streams of a device the one with the lower number is ended, whichever Hello comes later.
 	// Without it, 0, the stream whose Hello comes later stays.
 	ConnectionNumber uint64 `protobuf:"varint,8,opt,name=connection_number,json=connectionNumber,proto3" json:"connection_number,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// The device is there for one task, such as a job that tells how it went, and takes no place from the user's others: once the user
+	// has limits.devices_per_user_max devices, a new one makes that of these give way which connected longest ago, and its stream, if
+	// it has one, ends with DISCONNECT_CODE_TOO_MANY_DEVICES. What it acknowledges is not kept for its next stream: let it begin with
+	// START_AT_HEAD, or name what it holds. Said in the first Hello of the device.
+	Ephemeral     bool `protobuf:"varint,9,opt,name=ephemeral,proto3" json:"ephemeral,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Hello) Reset() {
@@ -957,6 +962,13 @@ func (x *Hello) GetConnectionNumber() uint64 {
 		return x.ConnectionNumber
 	}
 	return 0
+}
+
+func (x *Hello) GetEphemeral() bool {
+	if x != nil {
+		return x.Ephemeral
+	}
+	return false
 }
 
 // What a device holds of a chat.
@@ -2352,7 +2364,7 @@ const file_chatgrpc_v1_session_proto_rawDesc = "" +
 	"disconnect\x18\x0e \x01(\v2\x17.chatgrpc.v1.DisconnectH\x00R\n" +
 	"disconnect\x12F\n" +
 	"\x0ftoken_refreshed\x18\x0f \x01(\v2\x1b.chatgrpc.v1.TokenRefreshedH\x00R\x0etokenRefreshedB\x06\n" +
-	"\x04body\"\xad\x02\n" +
+	"\x04body\"\xcb\x02\n" +
 	"\x05Hello\x12\x1b\n" +
 	"\tdevice_id\x18\x01 \x01(\tR\bdeviceId\x12\x1f\n" +
 	"\vdevice_name\x18\x02 \x01(\tR\n" +
@@ -2363,7 +2375,8 @@ const file_chatgrpc_v1_session_proto_rawDesc = "" +
 	"\bfeatures\x18\x06 \x03(\tR\bfeatures\x12\x1d\n" +
 	"\n" +
 	"sync_token\x18\a \x01(\tR\tsyncToken\x12+\n" +
-	"\x11connection_number\x18\b \x01(\x04R\x10connectionNumber\"T\n" +
+	"\x11connection_number\x18\b \x01(\x04R\x10connectionNumber\x12\x1c\n" +
+	"\tephemeral\x18\t \x01(\bR\tephemeral\"T\n" +
 	"\fChatPosition\x12\x17\n" +
 	"\achat_id\x18\x01 \x01(\tR\x06chatId\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x19\n" +

@@ -256,6 +256,19 @@ async def test_a_user_whose_id_is_a_number_can_be_opened_as_the_client_says(shel
             assert await alice.end() == 0
 
 
+def test_the_devices_of_jobs_take_no_place_from_those_that_last(shell: Shell, names: Names, tmp_path: Path) -> None:
+    alice, bob, _ = names
+    for number in range(12):
+        shell.environment["XDG_DATA_HOME"] = str(tmp_path / f"home{number}")
+        assert shell.call("send", "--as", alice, "--to", bob, f"build {number} is green")[0] == 0
+    shell.environment["XDG_DATA_HOME"] = str(tmp_path / "phone")
+    code, lines = shell.call("tail", "--as", alice, "--with", bob, "--count", "1")
+    assert code == 0, lines
+    _, lines = shell.call("devices", "--as", alice)
+    assert len(lines) == 10
+    assert sum("  tail  " in line for line in lines) == 1, lines
+
+
 def test_send_needs_no_device_where_the_user_has_as_many_as_allowed(shell: Shell, names: Names, tmp_path: Path) -> None:
     """A job whose home is not kept is a new device each time, and went on until there were ten."""
     alice, bob, _ = names

@@ -18,6 +18,8 @@ class Admit:
     device_id: str
     device_name: str
     sync_token: str
+    ephemeral: bool = False
+    """See `Hello.ephemeral`."""
 
 
 @dataclass(frozen=True, slots=True)

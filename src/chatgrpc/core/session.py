@@ -90,6 +90,8 @@ class Session:
         self.session_id = session_id
         self.user_id = ""
         self.device_id = ""
+        self.ephemeral = False
+        """The device gives way to others, and its cursors are not kept."""
         self.connection_number = 0
         """Of two streams of the device the one with the lower number is the older; 0 = the device says nothing of it."""
         self.state = State.AWAITING_HELLO
@@ -166,8 +168,9 @@ class Session:
         self._positions = _positions(hello, 2 * self._limits.chats_per_user_max)
         self._at_head = hello.start_at == session_pb2.START_AT_HEAD
         self.connection_number = hello.connection_number
+        self.ephemeral = hello.ephemeral
         name = hello.device_name.encode()[: self._limits.device_name_bytes_max].decode(errors="ignore")
-        return [Admit(token, hello.device_id, name, hello.sync_token)]
+        return [Admit(token, hello.device_id, name, hello.sync_token, hello.ephemeral)]
 
     def _dispatch(self, frame: session_pb2.ClientFrame, now_ms: int) -> Sequence[Effect]:
         request_id = frame.request_id

@@ -21,6 +21,7 @@ from chatgrpc.v1 import session_pb2
 _MEMBERSHIPS_PER_READ = 500
 
 Identified: TypeAlias = Callable[[Claims], Awaitable[None]]
+GaveWay: TypeAlias = Callable[[str, str], Awaitable[None]]
 
 
 class Admissions:
@@ -45,7 +46,7 @@ class Admissions:
         self._limits = limits
         self._trouble = Trouble("admission_failed")
 
-    async def admit(self, wanted: Admit, now: Now, identified: Identified) -> Admission | Ended:
+    async def admit(self, wanted: Admit, now: Now, identified: Identified, gave_way: GaveWay) -> Admission | Ended:
         """Admits a device, or says why not.
 
         Args:
@@ -53,6 +54,7 @@ class Admissions:
             now: the time of the Hello.
             identified: awaited as soon as the device may come in, before its chats are read. From then on the session must
                 be found and note deliveries, so that none falls between the reading and the opening.
+            gave_way: awaited with the user and the id of an ephemeral device that is none of the user's any more.
         """
         try:
             claims = await self._verifier.verify(wanted.token, now.wall_ms)
@@ -61,9 +63,16 @@ class Admissions:
             refusal = ending(claims, wanted.device_id, await self._revocations.lately(claims.user_id))
             if refusal is not None:
                 return refusal
-            await self._devices.connect(
-                claims.user_id, wanted.device_id, wanted.device_name, now.wall_ms, self._limits.devices_per_user_max
+            connected = await self._devices.connect(
+                claims.user_id,
+                wanted.device_id,
+                wanted.device_name,
+                now.wall_ms,
+                self._limits.devices_per_user_max,
+                ephemeral=wanted.ephemeral,
             )
+            if connected.gave_way:
+                await gave_way(claims.user_id, connected.gave_way)
             await identified(claims)
             # A revocation ends the streams that it finds; from here on it finds this one.
             refusal = ending(claims, wanted.device_id, await self._revocations.now(claims.user_id))
@@ -71,7 +80,7 @@ class Admissions:
                 return refusal
             memberships, unknown = await self._memberships(claims.user_id)
             await self._watermarks.save()  # so that what was acknowledged a moment ago is found
-            acked = await self._cursors.of_device(claims.user_id, wanted.device_id)
+            acked = {} if wanted.ephemeral else await self._cursors.of_device(claims.user_id, wanted.device_id)
             marks, sync_token = await self._watermarks.changed(claims.user_id, wanted.sync_token, now)
         except TokenRejectedError as rejected:
             return Ended(session_pb2.DISCONNECT_CODE_UNAUTHENTICATED, str(rejected), rejected.reason)

@@ -420,7 +420,7 @@ class Edge:
 
     def _note_mark(self, connection: Connection, chat_id: str, delivered_seq: int, read_seq: int) -> None:
         session = connection.session
-        if delivered_seq:
+        if delivered_seq and not session.ephemeral:
             self._watermarks.note_cursor(session.user_id, session.device_id, chat_id, delivered_seq)
         raised = self._watermarks.raise_mark(chat_id, session.user_id, delivered_seq, read_seq, self._now())
         if raised is not None:
@@ -475,7 +475,7 @@ class Edge:
                 self.end(replaced, Ended(session_pb2.DISCONNECT_CODE_REPLACED))
             await self.audience.connected(connection)
 
-        outcome = await self._admissions.admit(wanted, self._now(), identified)
+        outcome = await self._admissions.admit(wanted, self._now(), identified, self._end_who_gave_way)
         if session.state is not State.OPENING:
             return
         if isinstance(outcome, Ended):
@@ -485,6 +485,12 @@ class Edge:
         self._run(connection, session.admitted(outcome, now))
         self._run(connection, session.after_read(now.monotonic_ms))
         self._set_alarm(connection)
+
+    async def _end_who_gave_way(self, user_id: str, device_id: str) -> None:
+        if device_id in await self.audience.online_devices(user_id):
+            code = session_pb2.DISCONNECT_CODE_TOO_MANY_DEVICES
+            self.end_device(user_id, device_id, Ended(code, "Another device took the place of this ephemeral one."))
+            await self.audience.end_elsewhere(user_id, device_id, code)
 
     async def _verify(self, connection: Connection, request_id: int, token: str) -> None:
         verified = await self._admissions.verify(token, connection.session.device_id, self._now().wall_ms)

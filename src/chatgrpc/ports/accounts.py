@@ -1,5 +1,6 @@
 """The ports of users' profiles and devices."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -40,6 +41,20 @@ class Device:
     connected_at_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """A device that may come in."""
+
+    device: Device
+    gave_way: str = ""
+    """The id of an ephemeral one that is registered no more, since there was no place left."""
+
+
+def first_to_give_way(ephemeral: Iterable[Device]) -> Device | None:
+    """Of a user's ephemeral devices the one that makes room for another: that connected longest ago; None if there are none."""
+    return min(ephemeral, key=lambda device: (device.connected_at_ms, device.device_id), default=None)
+
+
 class DeviceRevokedError(Exception):
     """The device was revoked and may not connect again."""
 
@@ -61,14 +76,17 @@ class Standing:
 class DeviceStore(Protocol):
     """Keeps the devices of each user. A revoked device stays revoked, until `REVOKED_KEPT_MAX` others were revoked after it."""
 
-    async def connect(self, user_id: str, device_id: str, name: str, now_ms: int, devices_max: int) -> Device:
+    async def connect(
+        self, user_id: str, device_id: str, name: str, now_ms: int, devices_max: int, *, ephemeral: bool = False
+    ) -> Connected:
         """Registers a device on its first connection, and notes the time on every one.
 
-        A name that is not empty is kept on the first connection only; after that, `rename` changes it.
+        A name that is not empty is kept on the first connection only; after that, `rename` changes it. So is `ephemeral`: where
+        there is no place for a new device, the ephemeral one gives way that connected longest ago.
 
         Raises:
             DeviceRevokedError: it was revoked.
-            TooManyDevicesError: it is new, and `devices_max` devices are registered and not revoked.
+            TooManyDevicesError: it is new, `devices_max` devices are registered and not revoked, and none of them is ephemeral.
         """
         ...
 

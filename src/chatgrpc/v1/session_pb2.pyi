@@ -403,6 +403,7 @@ class Hello(_message.Message):
     FEATURES_FIELD_NUMBER: _builtins.int
     SYNC_TOKEN_FIELD_NUMBER: _builtins.int
     CONNECTION_NUMBER_FIELD_NUMBER: _builtins.int
+    EPHEMERAL_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
     """Names the device among the user's devices; chosen once by the device. 1 to 64 of letters, digits, `_`, `.`, `-`."""
     device_name: _builtins.str
@@ -419,6 +420,12 @@ class Hello(_message.Message):
     """Rises with each connection of the device, also over its restarts: the greater of the last number plus one and the milliseconds
     since the Unix epoch does. Of two streams of a device the one with the lower number is ended, whichever Hello comes later.
     Without it, 0, the stream whose Hello comes later stays.
+    """
+    ephemeral: _builtins.bool
+    """The device is there for one task, such as a job that tells how it went, and takes no place from the user's others: once the user
+    has limits.devices_per_user_max devices, a new one makes that of these give way which connected longest ago, and its stream, if
+    it has one, ends with DISCONNECT_CODE_TOO_MANY_DEVICES. What it acknowledges is not kept for its next stream: let it begin with
+    START_AT_HEAD, or name what it holds. Said in the first Hello of the device.
     """
     @_builtins.property
     def positions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatPosition]:
@@ -439,10 +446,11 @@ class Hello(_message.Message):
         features: _abc.Iterable[_builtins.str] | None = ...,
         sync_token: _builtins.str = ...,
         connection_number: _builtins.int = ...,
+        ephemeral: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["connection_number", b"connection_number", "device_id", b"device_id", "device_name", b"device_name", "features", b"features", "positions", b"positions", "start_at", b"start_at", "sync_token", b"sync_token", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connection_number", b"connection_number", "device_id", b"device_id", "device_name", b"device_name", "ephemeral", b"ephemeral", "features", b"features", "positions", b"positions", "start_at", b"start_at", "sync_token", b"sync_token", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

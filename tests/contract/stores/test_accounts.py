@@ -12,7 +12,7 @@ NOW_MS = 1_700_000_000_000
 
 
 async def connect(engine: Engine, device_id: str, now_ms: int, name: str = "", user_id: str = "alice") -> Device:
-    return await engine.devices.connect(user_id, device_id, name, now_ms, DEVICES_MAX)
+    return (await engine.devices.connect(user_id, device_id, name, now_ms, DEVICES_MAX)).device
 
 
 class TestProfiles:
@@ -73,6 +73,54 @@ class TestConnect:
             ("device1", 1, 1),
             ("device2", 3, 3),
         ]
+
+
+class TestEphemeral:
+    """Devices that give way."""
+
+    async def connect(self, engine: Engine, device_id: str, now_ms: int, *, ephemeral: bool = True) -> str:
+        """Returns which one gave way."""
+        return (await engine.devices.connect("alice", device_id, "", now_ms, DEVICES_MAX, ephemeral=ephemeral)).gave_way
+
+    async def listed(self, engine: Engine) -> set[str]:
+        return {device.device_id for device in await engine.devices.list("alice")}
+
+    async def test_the_one_that_connected_longest_ago_gives_way_to_any_new_one(self, engine: Engine) -> None:
+        for number, device_id in enumerate(("job1", "job2", "job3")):
+            assert await self.connect(engine, device_id, number) == ""
+        assert await self.connect(engine, "job1", 10) == "", "it is known"
+        assert await self.connect(engine, "phone", 11, ephemeral=False) == "job2"
+        assert await self.connect(engine, "job4", 12) == "job3"
+        assert await self.connect(engine, "laptop", 13, ephemeral=False) == "job1"
+        assert await self.listed(engine) == {"phone", "job4", "laptop"}
+
+    async def test_lasting_devices_give_way_to_none(self, engine: Engine) -> None:
+        for number in range(DEVICES_MAX):
+            await self.connect(engine, f"device{number}", number, ephemeral=False)
+        for ephemeral in (True, False):
+            with pytest.raises(TooManyDevicesError):
+                await self.connect(engine, "another", 9, ephemeral=ephemeral)
+        await self.connect(engine, "device0", 10)
+        with pytest.raises(TooManyDevicesError):
+            await self.connect(engine, "another", 11)
+
+    async def test_one_that_gave_way_may_come_again_and_one_that_was_revoked_may_not(self, engine: Engine) -> None:
+        for number, device_id in enumerate(("job1", "job2", "job3", "job4")):
+            await self.connect(engine, device_id, number)
+        assert await self.connect(engine, "job1", 10) == "job2"
+        await engine.devices.revoke("alice", "job3", NOW_MS)
+        assert await self.connect(engine, "phone", 11, ephemeral=False) == ""
+        with pytest.raises(DeviceRevokedError):
+            await self.connect(engine, "job3", 12)
+        assert await self.listed(engine) == {"job4", "job1", "phone"}
+
+    async def test_many_that_come_at_once_leave_as_many_as_allowed(self, engine: Engine) -> None:
+        await self.connect(engine, "phone", 0, ephemeral=False)
+        gave_way = await asyncio.gather(*(self.connect(engine, f"job{number}", number) for number in range(1, 9)))
+        left = await self.listed(engine)
+        assert "phone" in left
+        assert len(left) == DEVICES_MAX
+        assert left | set(filter(None, gave_way)) == {"phone", *(f"job{number}" for number in range(1, 9))}
 
 
 class TestList:

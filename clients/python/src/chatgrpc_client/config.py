@@ -32,6 +32,9 @@ class ClientConfig:
     """Names the device among the user's. Empty: chosen at random when the folder is made, and kept in it."""
     device_name: str = ""
     """What the user calls it, at most 64 bytes; also the beginning of a device id that is chosen at random."""
+    ephemeral: bool = False
+    """The device is there for one task, as a job is whose folder is not kept. It gives way to others where the user has as many
+    devices as allowed: then the session ends with `TooManyDevicesError`."""
     tls: bool = False
     """Use TLS, trusting `tls_ca_file`, or the machine's certificates if there is none."""
     tls_ca_file: Path | None = None

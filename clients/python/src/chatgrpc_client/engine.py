@@ -234,7 +234,15 @@ class Engine:
         from_head = sync_token is None and not self._config.replay_all
         start_at = session_pb2.START_AT_HEAD if from_head else session_pb2.START_AT_ACKNOWLEDGED
         session = Session(
-            hello(self._device_id, self._config.device_name, positions, sync_token or "", start_at, connection_number),
+            hello(
+                self._device_id,
+                self._config.device_name,
+                positions,
+                sync_token or "",
+                start_at,
+                connection_number,
+                ephemeral=self._config.ephemeral,
+            ),
             self._config.user_id,
             self.outbox,
             asyncio.get_running_loop().time(),

@@ -470,6 +470,8 @@ def hello(
     sync_token: str,
     start_at: session_pb2.StartAt.ValueType,
     connection_number: int,
+    *,
+    ephemeral: bool = False,
 ) -> session_pb2.Hello:
     """Opens a session; `positions` are the last seq held and the last seq read, by chat. The number rises with each stream."""
     return session_pb2.Hello(
@@ -482,4 +484,5 @@ def hello(
         start_at=start_at,
         sync_token=sync_token,
         connection_number=connection_number,
+        ephemeral=ephemeral,
     )

@@ -8,7 +8,16 @@ from dataclasses import replace
 from typing import Final, NamedTuple
 
 from chatgrpc.adapters.cassandra.client import CassandraClient
-from chatgrpc.ports.accounts import REVOKED_KEPT_MAX, Device, DeviceRevokedError, Profile, Standing, TooManyDevicesError
+from chatgrpc.ports.accounts import (
+    REVOKED_KEPT_MAX,
+    Connected,
+    Device,
+    DeviceRevokedError,
+    Profile,
+    Standing,
+    TooManyDevicesError,
+    first_to_give_way,
+)
 from chatgrpc.ports.errors import StoreUnavailableError
 
 _REGISTRATION_TRIES: Final = 5
@@ -76,13 +85,19 @@ class CassandraDeviceStore:
         self._rename = client.prepare("UPDATE {keyspace}.devices SET name = ? WHERE user_id = ? AND device_id = ?")
         self._revoke = client.prepare("UPDATE {keyspace}.devices SET revoked = true WHERE user_id = ? AND device_id = ?")
         self._forget = client.prepare("DELETE FROM {keyspace}.devices WHERE user_id = ? AND device_id = ?")
+        self._give_way = client.prepare("DELETE FROM {keyspace}.devices WHERE user_id = ? AND device_id = ?", idempotent=False)
+        self._ephemeral = client.prepare("SELECT device_id FROM {keyspace}.ephemeral_devices WHERE user_id = ?")
+        self._note_ephemeral = client.prepare("INSERT INTO {keyspace}.ephemeral_devices (user_id, device_id) VALUES (?, ?)")
+        self._forget_ephemeral = client.prepare("DELETE FROM {keyspace}.ephemeral_devices WHERE user_id = ? AND device_id = ?")
         # The greater value has the later timestamp, whoever writes it and when.
         self._void_tokens = client.prepare(
             "UPDATE {keyspace}.token_bounds USING TIMESTAMP ? SET not_before_ms = ? WHERE user_id = ?"
         )
         self._not_before = client.prepare("SELECT not_before_ms FROM {keyspace}.token_bounds WHERE user_id = ?")
 
-    async def connect(self, user_id: str, device_id: str, name: str, now_ms: int, devices_max: int) -> Device:
+    async def connect(
+        self, user_id: str, device_id: str, name: str, now_ms: int, devices_max: int, *, ephemeral: bool = False
+    ) -> Connected:
         """See the port."""
         async with self._turns.of(user_id):
             for _ in range(_REGISTRATION_TRIES):
@@ -92,12 +107,17 @@ class CassandraDeviceStore:
                 known = stored.registered.get(device_id)
                 if known is not None:
                     await self._client.write(self._note_connection.bind((now_ms, user_id, device_id)))
-                    return replace(known, connected_at_ms=now_ms)
+                    return Connected(replace(known, connected_at_ms=now_ms))
+                gives_way = ""
                 if len(stored.registered) >= devices_max:
-                    raise TooManyDevicesError(f"{len(stored.registered)} devices are registered")
+                    gives_way = await self._first_to_give_way(user_id, stored)
+                if ephemeral:  # before it is registered: one that nobody knows to be ephemeral would never give way
+                    await self._client.write(self._note_ephemeral.bind((user_id, device_id)))
                 device = Device(user_id, device_id, name, created_at_ms=now_ms, connected_at_ms=now_ms)
-                if await self._try_to_register(device, stored.registrations):
-                    return device
+                if await self._try_to_register(device, stored.registrations, gives_way):
+                    if gives_way:
+                        await self._client.write(self._forget_ephemeral.bind((user_id, gives_way)))
+                    return Connected(device, gives_way)
         raise StoreUnavailableError(f"Cassandra: {_REGISTRATION_TRIES} others registered devices of one user meanwhile")
 
     async def list(self, user_id: str) -> builtins.list[Device]:
@@ -124,6 +144,7 @@ class CassandraDeviceStore:
             # The bound first: who is told that the second failed tries again, and finds the device still there.
             await self._client.write(self._void_tokens.bind((now_ms, now_ms, user_id)))
             await self._client.write(self._revoke.bind((user_id, device_id)))
+            await self._client.write(self._forget_ephemeral.bind((user_id, device_id)))
             oldest_first = sorted(stored.revoked, key=lambda known: (stored.revoked[known], known))
             for forgotten in oldest_first[: max(0, len(oldest_first) + 1 - REVOKED_KEPT_MAX)]:
                 await self._client.write(self._forget.bind((user_id, forgotten)))
@@ -146,11 +167,22 @@ class CassandraDeviceStore:
                 registered[device_id] = Device(user_id, device_id, name, created_at_ms, connected_at_ms)
         return _Devices(registrations, registered, revoked)
 
-    async def _try_to_register(self, device: Device, registrations: int | None) -> bool:
-        """Registers a device unless another was registered since `registrations` was read."""
+    async def _first_to_give_way(self, user_id: str, stored: _Devices) -> str:
+        rows = await self._client.read(self._ephemeral.bind((user_id,)))
+        registered = stored.registered
+        device = first_to_give_way(registered[device_id] for (device_id,) in rows if device_id in registered)
+        if device is None:
+            raise TooManyDevicesError(f"{len(registered)} devices are registered")
+        return device.device_id
+
+    async def _try_to_register(self, device: Device, registrations: int | None, gives_way: str) -> bool:
+        """Registers a device in the place of another, if one is named, unless another was since `registrations` was read."""
         count = self._count_registration.bind(((registrations or 0) + 1, device.user_id, registrations))
         values = (device.name, device.created_at_ms, device.connected_at_ms, device.user_id, device.device_id)
-        answer = await self._client.compare_and_set(self._client.batch([count, self._register.bind(values)]))
+        changes = [count, self._register.bind(values)]
+        if gives_way:
+            changes.append(self._give_way.bind((device.user_id, gives_way)))
+        answer = await self._client.compare_and_set(self._client.batch(changes))
         return bool(answer[0][0])
 
 

@@ -4,7 +4,16 @@ import builtins
 from dataclasses import replace
 
 from chatgrpc.adapters.memory.shelf import Shelf
-from chatgrpc.ports.accounts import REVOKED_KEPT_MAX, Device, DeviceRevokedError, Profile, Standing, TooManyDevicesError
+from chatgrpc.ports.accounts import (
+    REVOKED_KEPT_MAX,
+    Connected,
+    Device,
+    DeviceRevokedError,
+    Profile,
+    Standing,
+    TooManyDevicesError,
+    first_to_give_way,
+)
 
 
 class MemoryProfileStore:
@@ -32,19 +41,31 @@ class MemoryDeviceStore:
         self._shelf = shelf
         self._devices: dict[str, dict[str, Device]] = {}
         self._revoked: dict[str, dict[str, int]] = {}  # user id -> device id -> when it was revoked, oldest first
+        self._ephemeral: set[tuple[str, str]] = set()
         self._not_before_ms: dict[str, int] = {}
 
-    async def connect(self, user_id: str, device_id: str, name: str, now_ms: int, devices_max: int) -> Device:
+    async def connect(
+        self, user_id: str, device_id: str, name: str, now_ms: int, devices_max: int, *, ephemeral: bool = False
+    ) -> Connected:
         """See the port."""
         self._shelf.check_open()
         if device_id in self._revoked.get(user_id, ()):
             raise DeviceRevokedError(f"device {device_id} was revoked")
         devices = self._devices.setdefault(user_id, {})
+        gives_way = None
         if device_id not in devices and len(devices) >= devices_max:
-            raise TooManyDevicesError(f"{len(devices)} devices are registered")
+            gives_way = first_to_give_way(
+                device for device in devices.values() if (user_id, device.device_id) in self._ephemeral
+            )
+            if gives_way is None:
+                raise TooManyDevicesError(f"{len(devices)} devices are registered")
+            self._ephemeral.remove((user_id, gives_way.device_id))
+            del devices[gives_way.device_id]
+        if device_id not in devices and ephemeral:
+            self._ephemeral.add((user_id, device_id))
         known = devices.get(device_id, Device(user_id, device_id, name, created_at_ms=now_ms, connected_at_ms=now_ms))
         devices[device_id] = replace(known, connected_at_ms=now_ms)
-        return devices[device_id]
+        return Connected(devices[device_id], gives_way.device_id if gives_way is not None else "")
 
     async def list(self, user_id: str) -> builtins.list[Device]:
         """See the port."""
@@ -65,6 +86,7 @@ class MemoryDeviceStore:
         self._shelf.check_open()
         device = self._devices.get(user_id, {}).pop(device_id, None)
         if device is not None:
+            self._ephemeral.discard((user_id, device_id))
             self._not_before_ms[user_id] = max(now_ms, self._not_before_ms.get(user_id, 0))
             revoked = self._revoked.setdefault(user_id, {})
             revoked[device_id] = now_ms

@@ -4,12 +4,21 @@ import builtins
 import json
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import astuple, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import NamedTuple
 
 from chatgrpc.adapters.sqlite.readers import Readers
 from chatgrpc.adapters.sqlite.writer import Writer
-from chatgrpc.ports.accounts import REVOKED_KEPT_MAX, Device, DeviceRevokedError, Profile, Standing, TooManyDevicesError
+from chatgrpc.ports.accounts import (
+    REVOKED_KEPT_MAX,
+    Connected,
+    Device,
+    DeviceRevokedError,
+    Profile,
+    Standing,
+    TooManyDevicesError,
+    first_to_give_way,
+)
 
 _GET_PROFILE = "SELECT user_id, display_name, about, picture_url FROM profiles WHERE user_id = ?"
 _PUT_PROFILE = "INSERT OR REPLACE INTO profiles (user_id, display_name, about, picture_url) VALUES (?, ?, ?, ?)"
@@ -19,12 +28,14 @@ _LIST = """
     WHERE user_id = ? AND NOT revoked ORDER BY created_at_ms, device_id"""
 
 _DEVICES_OF = """
-    SELECT revoked, user_id, device_id, name, created_at_ms, connected_at_ms FROM devices
+    SELECT revoked, ephemeral, user_id, device_id, name, created_at_ms, connected_at_ms FROM devices
     WHERE user_id IN (SELECT value FROM json_each(?))"""
 
 _PUT_DEVICE = """
-    INSERT OR REPLACE INTO devices (user_id, device_id, name, created_at_ms, connected_at_ms, revoked)
-    VALUES (?, ?, ?, ?, ?, 0)"""
+    INSERT OR REPLACE INTO devices (user_id, device_id, name, created_at_ms, connected_at_ms, ephemeral, revoked)
+    VALUES (?, ?, ?, ?, ?, ?, 0)"""
+
+_GIVE_WAY = "DELETE FROM devices WHERE user_id = ? AND device_id = ? AND ephemeral"
 
 _RENAME = """
     UPDATE devices SET name = ? WHERE user_id = ? AND device_id = ? AND NOT revoked
@@ -72,9 +83,11 @@ class SqliteDeviceStore:
         self._writer = writer
         self._readers = readers
 
-    async def connect(self, user_id: str, device_id: str, name: str, now_ms: int, devices_max: int) -> Device:
+    async def connect(
+        self, user_id: str, device_id: str, name: str, now_ms: int, devices_max: int, *, ephemeral: bool = False
+    ) -> Connected:
         """See the port."""
-        return await self._writer.call(_connect, _Connect(user_id, device_id, name, now_ms, devices_max))
+        return await self._writer.call(_connect, _Connect(user_id, device_id, name, now_ms, devices_max, ephemeral))
 
     async def list(self, user_id: str) -> builtins.list[Device]:
         """See the port."""
@@ -99,6 +112,7 @@ class _Connect(NamedTuple):
     name: str
     now_ms: int
     devices_max: int
+    ephemeral: bool
 
 
 class _Revoke(NamedTuple):
@@ -112,30 +126,59 @@ def _put_profiles(db: sqlite3.Connection, profiles: Sequence[Profile]) -> list[N
     return [None] * len(profiles)
 
 
-def _connect(db: sqlite3.Connection, calls: Sequence[_Connect]) -> list[Device | Exception]:
+@dataclass(slots=True)
+class _DevicesOf:
+    """What is stored of one user's devices."""
+
+    registered: dict[str, Device] = field(default_factory=dict)
+    ephemeral: set[str] = field(default_factory=set)
+    revoked: set[str] = field(default_factory=set)
+
+
+def _connect(db: sqlite3.Connection, calls: Sequence[_Connect]) -> list[Connected | Exception]:
     """Reads the users' devices at once, decides in memory, writes at once: after a restart all devices come together."""
-    users: dict[str, dict[str, Device | None]] = {call.user_id: {} for call in calls}
-    for revoked, *columns in db.execute(_DEVICES_OF, (json.dumps(list(users)),)).fetchall():
+    users = {call.user_id: _DevicesOf() for call in calls}
+    for revoked, ephemeral, *columns in db.execute(_DEVICES_OF, (json.dumps(list(users)),)).fetchall():
         device = Device(*columns)
-        users[device.user_id][device.device_id] = None if revoked else device
+        of_user = users[device.user_id]
+        if revoked:
+            of_user.revoked.add(device.device_id)
+            continue
+        of_user.registered[device.device_id] = device
+        if ephemeral:
+            of_user.ephemeral.add(device.device_id)
     outcomes = [_connect_one(users[call.user_id], call) for call in calls]
-    connected = {(device.user_id, device.device_id): device for device in outcomes if isinstance(device, Device)}
-    db.executemany(_PUT_DEVICE, map(astuple, connected.values()))
+    done = [(call, outcome) for call, outcome in zip(calls, outcomes, strict=True) if isinstance(outcome, Connected)]
+    db.executemany(_GIVE_WAY, [(call.user_id, outcome.gave_way) for call, outcome in done if outcome.gave_way])
+    connected = {(call.user_id, call.device_id) for call, _ in done}
+    rows = [
+        (*astuple(users[user_id].registered[device_id]), device_id in users[user_id].ephemeral)
+        for user_id, device_id in connected
+        if device_id in users[user_id].registered  # else it gave way to one that came with it
+    ]
+    db.executemany(_PUT_DEVICE, rows)
     return outcomes
 
 
-def _connect_one(devices: dict[str, Device | None], call: _Connect) -> Device | Exception:
-    """`devices` are the user's, None for a revoked one."""
-    known = devices.get(call.device_id)
-    if known is None and call.device_id in devices:
+def _connect_one(devices: _DevicesOf, call: _Connect) -> Connected | Exception:
+    """Decides on one call, in memory."""
+    if call.device_id in devices.revoked:
         return DeviceRevokedError(f"device {call.device_id} was revoked")
+    registered = devices.registered
+    known = registered.get(call.device_id)
+    gives_way = None
     if known is None:
-        registered = sum(device is not None for device in devices.values())
-        if registered >= call.devices_max:
-            return TooManyDevicesError(f"{registered} devices are registered")
         known = Device(call.user_id, call.device_id, call.name, created_at_ms=call.now_ms, connected_at_ms=call.now_ms)
-    device = devices[call.device_id] = replace(known, connected_at_ms=call.now_ms)
-    return device
+        if len(registered) >= call.devices_max:
+            gives_way = first_to_give_way(registered[device_id] for device_id in devices.ephemeral)
+            if gives_way is None:
+                return TooManyDevicesError(f"{len(registered)} devices are registered")
+            del registered[gives_way.device_id]
+            devices.ephemeral.remove(gives_way.device_id)
+        if call.ephemeral:
+            devices.ephemeral.add(call.device_id)
+    device = registered[call.device_id] = replace(known, connected_at_ms=call.now_ms)
+    return Connected(device, gives_way.device_id if gives_way is not None else "")
 
 
 def _rename(db: sqlite3.Connection, calls: Sequence[tuple[str, str, str]]) -> list[Device | None]:

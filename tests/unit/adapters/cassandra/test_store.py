@@ -11,7 +11,7 @@ import pytest
 from chatgrpc.adapters.cassandra import CassandraSettings, CassandraStore, KeyspaceOwner, SchemaError
 from chatgrpc.adapters.cassandra.schema import packaged_migrations
 from chatgrpc.core.row_store import ReadBucket, ReadHead, WriteMark
-from chatgrpc.ports.accounts import Device, Profile, TooManyDevicesError
+from chatgrpc.ports.accounts import Connected, Profile, TooManyDevicesError
 from chatgrpc.ports.cursors import Cursor
 from chatgrpc.ports.errors import StoreUnavailableError
 from chatgrpc.ports.receipts import Mark
@@ -176,14 +176,14 @@ async def test_devices_that_register_at_several_nodes_at_once_never_pass_the_lim
     outcomes = await asyncio.gather(
         *(node.devices.connect(user, f"device{n}", "", 100, 4) for n, node in enumerate(nodes * 3)), return_exceptions=True
     )
-    registered = {outcome.device_id for outcome in outcomes if isinstance(outcome, Device)}
+    registered = {outcome.device.device_id for outcome in outcomes if isinstance(outcome, Connected)}
     assert len(registered) <= 4
-    assert {type(outcome) for outcome in outcomes} <= {Device, TooManyDevicesError, StoreUnavailableError}
+    assert {type(outcome) for outcome in outcomes} <= {Connected, TooManyDevicesError, StoreUnavailableError}
     assert {device.device_id for device in await nodes[0].devices.list(user)} == registered
     # Whoever was turned away because all were at it at once, comes again.
     for number in range(9):
         if f"device{number}" not in registered and len(registered) < 4:
-            registered.add((await nodes[1].devices.connect(user, f"device{number}", "", 200, 4)).device_id)
+            registered.add((await nodes[1].devices.connect(user, f"device{number}", "", 200, 4)).device.device_id)
     with pytest.raises(TooManyDevicesError):
         await nodes[2].devices.connect(user, "one more", "", 300, 4)
     await asyncio.gather(*(node.close() for node in nodes))

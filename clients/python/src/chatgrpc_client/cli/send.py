@@ -54,7 +54,7 @@ def send(
         text.encode()
     except UnicodeEncodeError:
         raise typer.BadParameter("the text is not UTF-8", param_hint="'TEXT'") from None
-    sender = _Sender(access.client(device), to, chat, timeout_s, as_json, access.token_hint)
+    sender = _Sender(access.client(device, ephemeral=True), to, chat, timeout_s, as_json, access.token_hint)
     run(lambda: sender.run(text), access.token_hint)
 
 
