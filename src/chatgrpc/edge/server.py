@@ -9,6 +9,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from chatgrpc.edge.certificate_files import CertificateFiles
 from chatgrpc.edge.flood_watch import FloodWatch
 from chatgrpc.grpc_ports import check_address, is_worth_a_line, stop_server
 from chatgrpc.start_error import StartError
@@ -24,7 +25,7 @@ class ServerOptions:
     port: int = 0
     """0 takes any free port."""
     tls_cert_file: Path | None = None
-    """PEM, with the chain; both files or none."""
+    """PEM, with the chain; both files or none. They are read again when they change."""
     tls_key_file: Path | None = None
     reuse_port: bool = False
     """Several processes may listen on the port (SO_REUSEPORT), and the kernel spreads connections over them."""
@@ -126,13 +127,7 @@ class GrpcServer:
                 return self._server.add_insecure_port(address)
             return self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
-            files = f"{options.tls_cert_file} and {options.tls_key_file}"
-            hint = (
-                "Choose another address or port."
-                if credentials is None
-                else f"Are {files} a TLS certificate and its key, as PEM?"
-            )
-            raise StartError(f"Cannot listen on {address}. {hint}") from error
+            raise StartError(f"Cannot listen on {address}. Choose another address or port.") from error
 
 
 def _channel_arguments(options: ServerOptions) -> list[tuple[str, int]]:
@@ -162,12 +157,4 @@ def _channel_arguments(options: ServerOptions) -> list[tuple[str, int]]:
 def _credentials(options: ServerOptions) -> grpc.ServerCredentials | None:
     if options.tls_cert_file is None or options.tls_key_file is None:
         return None
-    certificate, key = (_read(file) for file in (options.tls_cert_file, options.tls_key_file))
-    return grpc.ssl_server_credentials([(key, certificate)])
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise StartError(f"Cannot read the TLS file {file}: {error.strerror}.") from error
+    return CertificateFiles(options.tls_cert_file, options.tls_key_file).credentials()

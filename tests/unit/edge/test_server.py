@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from structlog.testing import capture_logs
 
 from chatgrpc.edge.server import GrpcServer, ServerOptions
 from chatgrpc.start_error import StartError
@@ -133,6 +135,40 @@ async def test_tls_files_that_cannot_be_used_are_named(tls_files: tuple[Path, Pa
             await start(ServerOptions(tls_cert_file=broken, tls_key_file=key_file))
     with pytest.raises(StartError, match=f"Are {key_file} and {cert_file} a TLS cert"):
         await start(ServerOptions(tls_cert_file=key_file, tls_key_file=cert_file))
+    other = tmp_path / "other"
+    other.mkdir()
+    _, other_key_file = write_certificate(other)
+    with pytest.raises(StartError, match="The key is another certificate's"):
+        await start(ServerOptions(tls_cert_file=cert_file, tls_key_file=other_key_file))
+
+
+async def test_a_renewed_certificate_is_shown_to_whoever_connects_and_ends_no_call(
+    tls_files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    cert_file, key_file = tls_files
+    server, port = await start(ServerOptions(tls_cert_file=cert_file, tls_key_file=key_file))
+    first = cert_file.read_text()
+    (tmp_path / "next").mkdir()
+    next_cert_file, next_key_file = write_certificate(tmp_path / "next")
+    second = next_cert_file.read_text()
+
+    async def shown() -> str:
+        return await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", port))
+
+    async with grpc.aio.secure_channel(f"localhost:{port}", grpc.ssl_channel_credentials(first.encode())) as channel:
+        assert await echo(channel)(b"hello") == b"hello"
+        assert await shown() == first
+        with capture_logs() as logs:
+            next_cert_file.rename(cert_file)  # the key is the old one's still: the old pair goes on being shown
+            assert [await shown(), await shown()] == [first, first]
+            assert [entry["event"] for entry in logs] == ["certificate_not_renewed"]
+            next_key_file.rename(key_file)
+            assert [await shown(), await shown()] == [second, second]
+            cert_file.unlink()
+            assert [await shown(), await shown()] == [second, second]
+        assert [entry["event"] for entry in logs][1:] == ["certificate_renewed", "certificate_not_renewed"]
+        assert await echo(channel)(b"still") == b"still"
+    await server.stop(0)
 
 
 async def test_a_port_in_use_is_told_clearly(started: tuple[GrpcServer, int]) -> None:
