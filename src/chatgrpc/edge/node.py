@@ -253,6 +253,7 @@ class Node:
         self.edge.end_device(user_id, device_id, Ended(code))
         await self.edge.audience.end_elsewhere(user_id, device_id, code)
         await self.heed_revocation(user_id)
+        await self._watermarks.forget_device(user_id, device_id)
 
     async def end_revoked(self, user_id: str) -> None:
         """Reads what was taken away from the user, if anything, and ends the streams here that it concerns.

@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
+import structlog
+
 from chatgrpc.core.clock import Now, SyncClock
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.receipts import Mark, Raised, ReceiptBook
@@ -10,6 +12,8 @@ from chatgrpc.ports.cursors import Cursor, CursorStore
 from chatgrpc.ports.errors import StoreError
 from chatgrpc.ports.receipts import ReceiptStore
 from chatgrpc.trouble import Trouble
+
+_log = structlog.get_logger()
 
 _SYNC_OVERLAP_MS = 10_000
 """Receipts that changed this long before the last sync are sent again: clocks and lazy writes may differ by as much."""
@@ -39,6 +43,16 @@ class Watermarks:
     def note_cursor(self, user_id: str, device_id: str, chat_id: str, acked_seq: int) -> None:
         """A device acknowledged up to here."""
         self._unsaved_cursors[user_id, device_id, chat_id] = acked_seq
+
+    async def forget_device(self, user_id: str, device_id: str) -> None:
+        """Removes the cursors of a device that was revoked; those that cannot be removed now stay, and nobody reads them."""
+        async with self._saving:
+            for key in [key for key in self._unsaved_cursors if key[:2] == (user_id, device_id)]:
+                del self._unsaved_cursors[key]
+            try:
+                await self._cursors.forget(user_id, device_id)
+            except StoreError as error:
+                _log.warning("cursors_not_removed", error=str(error))
 
     async def of_chat(self, chat_id: str, user_ids: list[str]) -> list[Mark]:
         """The marks of a chat's members: stored ones, raised by what is in memory; zeroes for those who have none."""

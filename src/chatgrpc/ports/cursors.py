@@ -22,6 +22,10 @@ class CursorStore(Protocol):
         """Raises stored cursors to these."""
         ...
 
+    async def forget(self, user_id: str, device_id: str) -> None:
+        """Removes the cursors of a device that does not come again. Those that are saved meanwhile may stay or not."""
+        ...
+
     async def of_device(self, user_id: str, device_id: str) -> dict[str, int]:
         """Reads a device's cursors: chat id to seq."""
         ...

@@ -37,3 +37,13 @@ async def test_a_cursor_never_falls(engine: Engine, order: tuple[int, ...], toge
     for batch in [cursors] if together else [[cursor] for cursor in cursors]:
         await engine.cursors.save(batch)
     assert await engine.cursors.of_device("alice", "phone") == {CHAT: 9}
+
+
+async def test_those_of_one_device_are_forgotten(engine: Engine) -> None:
+    kept = [Cursor("alice", "laptop", CHAT, 5), Cursor("bob", "phone", CHAT, 6)]
+    await engine.cursors.save([Cursor("alice", "phone", CHAT, 3), Cursor("alice", "phone", OTHER, 2**40), *kept])
+    await engine.cursors.forget("alice", "phone")
+    await engine.cursors.forget("alice", "tablet")
+    assert await engine.cursors.of_device("alice", "phone") == {}
+    for cursor in kept:
+        assert await engine.cursors.of_device(cursor.user_id, cursor.device_id) == {CHAT: cursor.acked_seq}

@@ -28,6 +28,11 @@ class FailingCursors:
             raise StoreUnavailableError("away")
         self.saved += cursors
 
+    async def forget(self, user_id: str, device_id: str) -> None:
+        if self.is_away:
+            raise StoreUnavailableError("away")
+        self.saved = [cursor for cursor in self.saved if (cursor.user_id, cursor.device_id) != (user_id, device_id)]
+
     async def of_device(self, user_id: str, device_id: str) -> dict[str, int]:
         return {}
 
@@ -83,3 +88,22 @@ async def test_marks_that_cannot_be_stored_do_not_keep_cursors_from_it() -> None
     await watermarks.save()
     assert [cursor.acked_seq for cursor in cursors.saved] == [10]
     assert told == []
+
+
+async def test_of_a_revoked_device_no_cursor_stays_stored_or_not() -> None:
+    cursors = FailingCursors()
+    cursors.is_away = False
+    watermarks = Watermarks(SlowReceipts(), cursors, Limits(), lambda marks: None)
+    watermarks.note_cursor("bob", "phone", CHAT, 1)
+    watermarks.note_cursor("bob", "laptop", CHAT, 2)
+    await watermarks.save()
+    watermarks.note_cursor("bob", "phone", CHAT, 3)
+    await watermarks.forget_device("bob", "phone")
+    await watermarks.save()
+    assert cursors.saved == [Cursor("bob", "laptop", CHAT, 2)]
+
+
+async def test_a_revocation_goes_through_though_the_cursors_cannot_be_removed() -> None:
+    watermarks = Watermarks(SlowReceipts(), FailingCursors(), Limits(), lambda marks: None)
+    watermarks.note_cursor("bob", "phone", CHAT, 3)
+    await watermarks.forget_device("bob", "phone")

@@ -1,10 +1,14 @@
 """What each device has acknowledged, in Cassandra."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from chatgrpc.adapters.cassandra.batches import Batches
 from chatgrpc.adapters.cassandra.client import CassandraClient
 from chatgrpc.ports.cursors import Cursor
+
+_LATER_THAN_ANY: Final = 2**62
+"""Above all seqs, and so above the timestamps of all cursors."""
 
 
 class CassandraCursorStore:
@@ -17,6 +21,7 @@ class CassandraCursorStore:
         self._put = client.prepare(
             "UPDATE {keyspace}.cursors USING TIMESTAMP ? SET acked_seq = ? WHERE user_id = ? AND device_id = ? AND chat_id = ?"
         )
+        self._forget = client.prepare("DELETE FROM {keyspace}.cursors USING TIMESTAMP ? WHERE user_id = ? AND device_id = ?")
         self._of_device = client.prepare(
             "SELECT chat_id, acked_seq FROM {keyspace}.cursors WHERE user_id = ? AND device_id = ?"
         )
@@ -29,6 +34,10 @@ class CassandraCursorStore:
                 for cursor in cursors
             ]
         )
+
+    async def forget(self, user_id: str, device_id: str) -> None:
+        """See the port; what is saved meanwhile is removed too."""
+        await self._client.write(self._forget.bind((_LATER_THAN_ANY, user_id, device_id)))
 
     async def of_device(self, user_id: str, device_id: str) -> dict[str, int]:
         """See the port."""

@@ -20,6 +20,11 @@ class MemoryCursorStore:
             device = self._cursors.setdefault((cursor.user_id, cursor.device_id), {})
             device[cursor.chat_id] = max(device.get(cursor.chat_id, 0), cursor.acked_seq)
 
+    async def forget(self, user_id: str, device_id: str) -> None:
+        """See the port."""
+        self._shelf.check_open()
+        self._cursors.pop((user_id, device_id), None)
+
     async def of_device(self, user_id: str, device_id: str) -> dict[str, int]:
         """See the port."""
         self._shelf.check_open()

@@ -31,6 +31,10 @@ class SqliteCursorStore:
         if cursors:
             await self._writer.call(_save, cursors, _CURSOR_BYTES * len(cursors))
 
+    async def forget(self, user_id: str, device_id: str) -> None:
+        """See the port."""
+        await self._writer.call(_forget, (user_id, device_id))
+
     async def of_device(self, user_id: str, device_id: str) -> dict[str, int]:
         """See the port."""
         which = {"user_id": user_id, "device_id": device_id}
@@ -40,6 +44,11 @@ class SqliteCursorStore:
             return found
 
         return await self._readers.read(query)
+
+
+def _forget(db: sqlite3.Connection, calls: Sequence[tuple[str, str]]) -> list[None]:
+    db.executemany("DELETE FROM cursors WHERE user_id = ? AND device_id = ?", calls)
+    return [None] * len(calls)
 
 
 def _save(db: sqlite3.Connection, calls: Sequence[Sequence[Cursor]]) -> list[None]:
