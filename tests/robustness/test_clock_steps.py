@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from chatgrpc.v1 import chat_pb2, session_pb2
+from chatgrpc.v1.device_service_pb2 import RevokeDeviceRequest
 from tests.support.callers import Caller
 from tests.support.cast import Cast
 from tests.support.conversation import Conversation
-from tests.support.device import TIMEOUT_S, Device, next_frame
+from tests.support.device import TIMEOUT_S, Device, DisconnectedError, next_frame
 from tests.support.services.cassandra import CassandraCluster
 from tests.support.services.etcd import EtcdCluster
 from tests.support.services.redis import RedisServer
@@ -57,6 +58,40 @@ async def test_one_server_that_is_started_again_while_its_clock_is_wrong(tmp_pat
                 await witnesses.see_a_restart_in_a_step(place, ahead_s)
         finally:
             await cast.close()
+
+
+async def test_a_revocation_while_the_clock_is_ahead_locks_nobody_out_once_it_is_right(tmp_path: Path, library: Path) -> None:
+    async with one_stepped_server(tmp_path, library) as place:
+        cast = Cast(place.served, "clock")
+        try:
+            stolen = cast.token("alice")
+            alice = await cast.online("alice")
+            place.clocks[0].step(1800.0)
+            revoked = await cast.caller("alice").devices.RevokeDevice(RevokeDeviceRequest(device_id=alice.device_id))
+            assert revoked.HasField("device")
+            await alice.until_ended()
+            place.clocks[0].step(0.0)
+            for token, comes_in in ((stolen, False), (cast.token("alice"), True)):
+                device = cast.device("alice", "laptop")
+                device.token = token
+                if comes_in:
+                    async with asyncio.timeout(TIMEOUT_S):
+                        while not await lets_in(device):
+                            device.token = cast.token("alice")  # the first one may be of the same second
+                else:
+                    assert not await lets_in(device)
+        finally:
+            await cast.close()
+
+
+async def lets_in(device: Device) -> bool:
+    try:
+        await device.connect()
+    except DisconnectedError as refused:
+        if refused.disconnect is None or refused.disconnect.reason != "TOKEN_REVOKED":
+            raise
+        return False
+    return True
 
 
 async def test_nodes_whose_clocks_are_stepped(

@@ -19,6 +19,7 @@ TAKERS = {
     "adapters/redis/last_seen.py": "the same",
     "edge/node.py": "devices, tokens and stamps, which people see",
     "edge/interceptors.py": "tokens",
+    "edge/revocations.py": "the same",
     "embedded/audience.py": "when a user was seen last, for people",
 }
 """Modules that take it from there, and what for."""

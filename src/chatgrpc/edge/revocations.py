@@ -7,18 +7,22 @@ revocation makes all such tokens of the user void that were issued until then, a
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from chatgrpc.core.disconnect import Ended
 from chatgrpc.ports.accounts import DeviceStore, Standing
 from chatgrpc.ports.errors import StoreError
+from chatgrpc.ports.lease_clock import wall_clock_ms
 from chatgrpc.ports.tokens import Claims, KeysUnavailableError, TokenRejectedError, TokenVerifier
 from chatgrpc.v1 import session_pb2
 
 KNOWN_FOR_S: Final = 5.0
 """A unary call may be judged by what the store said of its caller this long ago. A node told of a revocation reads again."""
 _USERS_KNOWN_MAX: Final = 10_000
+
+CLOCK_WRONG_MS: Final = 5 * 60_000
+"""A not-before that lies this far ahead was written by a clock that was wrong, and not by one that differs a little."""
 
 RENEW_AFTER_MS: Final = 1_000
 """Issuers count seconds: a token that is fetched in the second of the revocation cannot be told from one before it."""
@@ -69,10 +73,19 @@ class _Known:
 class Revocations:
     """What was taken away from whom, as the store says, or said a moment ago."""
 
-    def __init__(self, devices: DeviceStore, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        devices: DeviceStore,
+        monotonic: Callable[[], float] = time.monotonic,
+        wall_ms: Callable[[], int] = wall_clock_ms,
+    ) -> None:
         self._devices = devices
         self._monotonic = monotonic
+        self._wall_ms = wall_ms
         self._known: OrderedDict[str, _Known] = OrderedDict()  # by user id; the one that was read last is at the end
+        self._ahead: OrderedDict[str, tuple[Standing, int]] = (
+            OrderedDict()
+        )  # by user id; what was stored, and when it was found
 
     async def now(self, user_id: str) -> Standing:
         """What the store says now.
@@ -81,12 +94,31 @@ class Revocations:
             StoreError: it cannot be read.
         """
         read_at_s = self._monotonic()
-        standing = await self._devices.standing(user_id)
+        standing = self._bounded(user_id, await self._devices.standing(user_id))
         self._known[user_id] = _Known(standing, read_at_s)
         self._known.move_to_end(user_id)
         if len(self._known) > _USERS_KNOWN_MAX:
             self._known.popitem(last=False)
         return standing
+
+    def _bounded(self, user_id: str, stored: Standing) -> Standing:
+        """What is stored, but that no token is void which was issued after this node had found it so.
+
+        A server whose clock is ahead stores a not-before that lies ahead too, and none that is lower takes its place. As it is
+        stored by now, the revocation has been. So who is refused by it and fetches a new token comes in. Each revocation adds a
+        device to what is stored, and so is found anew.
+        """
+        now_ms = self._wall_ms()
+        if stored.not_before_ms <= now_ms + CLOCK_WRONG_MS:
+            self._ahead.pop(user_id, None)
+            return stored
+        found, found_at_ms = self._ahead.get(user_id, (None, 0))
+        if found != stored:
+            found_at_ms = now_ms
+            self._ahead[user_id] = stored, found_at_ms
+            if len(self._ahead) > _USERS_KNOWN_MAX:
+                self._ahead.popitem(last=False)
+        return replace(stored, not_before_ms=min(stored.not_before_ms, found_at_ms))
 
     async def lately(self, user_id: str) -> Standing:
         """What the store said in the last `KNOWN_FOR_S`.

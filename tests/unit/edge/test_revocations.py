@@ -3,7 +3,7 @@
 import pytest
 
 from chatgrpc.adapters.memory import MemoryStore
-from chatgrpc.edge.revocations import KNOWN_FOR_S, RENEW_AFTER_MS, Revocations, UnrevokedTokens, check, ending
+from chatgrpc.edge.revocations import CLOCK_WRONG_MS, KNOWN_FOR_S, RENEW_AFTER_MS, Revocations, UnrevokedTokens, check, ending
 from chatgrpc.ports.accounts import DeviceStore, Standing
 from chatgrpc.ports.errors import StoreUnavailableError
 from chatgrpc.ports.tokens import Claims, KeysUnavailableError, TokenRejectedError
@@ -133,3 +133,83 @@ async def test_of_many_users_those_are_forgotten_that_were_read_first(monkeypatc
     assert store.reads == 4
     await tokens.verify("a", NOW_MS)
     assert store.reads == 5
+
+
+HOUR_MS = 3_600_000
+
+
+class AheadWorld:
+    """A node that reads what another one wrote, whose clock was two hours ahead."""
+
+    def __init__(self) -> None:
+        self.devices: DeviceStore = MemoryStore().devices
+        self.now_ms = NOW_MS
+        self.revocations = self.new_node()
+
+    def new_node(self) -> Revocations:
+        return Revocations(self.devices, Clock(), lambda: self.now_ms)
+
+    async def revoke(self, device_id: str, ahead_ms: int = 2 * HOUR_MS) -> None:
+        await self.devices.connect("alice", device_id, "", NOW_MS, 10)
+        await self.devices.revoke("alice", device_id, self.now_ms + ahead_ms)
+
+    async def is_void(self, issued_at_ms: int) -> bool:
+        return is_void(claims(issued_at_ms), await self.revocations.now("alice"))
+
+
+async def test_after_a_revocation_by_a_clock_that_was_ahead_a_new_token_serves_and_no_old_one_does() -> None:
+    world = AheadWorld()
+    await world.revoke("phone")
+    stolen_ms = world.now_ms
+    assert await world.is_void(stolen_ms)
+    for _ in range(3):
+        world.now_ms += 60_000
+        assert await world.is_void(stolen_ms), "what was found when it was found stays so"
+        assert not await world.is_void(world.now_ms)
+    world.now_ms = stolen_ms + 2 * HOUR_MS + 1
+    assert await world.is_void(stolen_ms)
+    assert not await world.is_void(world.now_ms)
+
+
+async def test_a_second_revocation_voids_what_the_first_one_let_in_though_nothing_lower_is_stored() -> None:
+    world = AheadWorld()
+    await world.revoke("phone")
+    assert await world.is_void(world.now_ms)
+    world.now_ms += 60_000
+    fetched_ms = world.now_ms
+    assert not await world.is_void(fetched_ms)
+    world.now_ms += 60_000
+    await world.revoke("laptop", ahead_ms=0)
+    assert await world.is_void(fetched_ms)
+    world.now_ms += 60_000
+    assert not await world.is_void(world.now_ms)
+
+
+async def test_a_node_that_starts_later_wants_a_newer_token_and_is_content_with_it() -> None:
+    world = AheadWorld()
+    await world.revoke("phone")
+    assert await world.is_void(world.now_ms)
+    world.now_ms += 60_000
+    world.revocations = world.new_node()
+    assert await world.is_void(world.now_ms)
+    world.now_ms += 1_000
+    assert not await world.is_void(world.now_ms)
+
+
+async def test_clocks_that_differ_a_little_are_believed() -> None:
+    world = AheadWorld()
+    await world.revoke("phone", ahead_ms=CLOCK_WRONG_MS)
+    world.now_ms += 1_000
+    assert await world.is_void(world.now_ms)
+    assert await world.is_void(NOW_MS + CLOCK_WRONG_MS)
+    assert not await world.is_void(NOW_MS + CLOCK_WRONG_MS + 1)
+
+
+async def test_of_many_such_users_those_are_forgotten_that_were_found_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chatgrpc.edge.revocations._USERS_KNOWN_MAX", 3)
+    world = AheadWorld()
+    for user_id in "abcde":
+        await world.devices.connect(user_id, "phone", "", NOW_MS, 10)
+        await world.devices.revoke(user_id, "phone", NOW_MS + HOUR_MS)
+        await world.revocations.now(user_id)
+    assert len(world.revocations._ahead) == 3
