@@ -16,7 +16,7 @@ import psutil
 from chatgrpc.adapters.jwt import DevIssuer
 from tests.support.ports import accepts, free_port
 
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 120.0
 
 
 class ServerProcess:

@@ -97,7 +97,7 @@ def test_devices_are_listed_and_revoked(shell: Shell, names: Names) -> None:
     shell.call("send", "--as", alice, "--to", bob, "hi")
     _, lines = shell.call("devices", "--as", alice)
     device_id = lines[0].split()[0]
-    assert device_id.startswith("send-")
+    assert "send" in lines[0].split()[1:]
     assert shell.call("devices", "--as", alice, "--revoke", device_id)[0] == 0
     code, lines = shell.call("send", "--as", alice, "--to", bob, "again")
     assert code == 1
