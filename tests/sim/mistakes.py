@@ -177,7 +177,14 @@ class Shards:
 class NoDedupe(Shard):
     """Looks for an earlier try in memory only: the dedupe window is too small."""
 
-    def looked_up(self, lookup: Lookup, metas: list[EventMeta], group_counts: dict[str, int], now: Now) -> None:
+    def looked_up(
+        self,
+        lookup: Lookup,
+        metas: list[EventMeta],
+        group_counts: dict[str, int],
+        now: Now,
+        opened: frozenset[str] = frozenset(),
+    ) -> None:
         super().looked_up(lookup, [], group_counts, now)
 
 

@@ -12,6 +12,7 @@ from chatgrpc.core.limits import Limits, Rate
 from chatgrpc.core.sequencer import Sequencer
 from chatgrpc.core.write import Write
 from chatgrpc.damage_book import DamageBook
+from chatgrpc.edge.look_up import LookUps
 from chatgrpc.edge.node import crash
 from chatgrpc.embedded.node import DATABASE_NAME
 from chatgrpc.embedded.ordering import LocalOrdering
@@ -29,7 +30,8 @@ async def write_in_the_past(data_dir: Path, writes: Iterable[Write], at_ms: int)
     try:
         metrics = Metrics()
         sequencer = Sequencer(await store.epochs.next_epoch(), _LIMITS, random.SystemRandom())
-        owner = LocalOrdering(sequencer, store.log, DamageBook(metrics), metrics, _nobody, crash)
+        look_ups = LookUps(store.log, store.receipts, _LIMITS.groups_by_others_max)
+        owner = LocalOrdering(sequencer, store.log, look_ups, DamageBook(metrics), metrics, _nobody, crash)
         remaining = iter(writes)
         while some := list(itertools.islice(remaining, _AT_ONCE)):
             results += await _commit(owner, some, at_ms)

@@ -43,6 +43,7 @@ from chatgrpc.core.tending import ShardOwner
 from chatgrpc.damage_book import DamageBook
 from chatgrpc.edge.audience import Touched
 from chatgrpc.edge.connection import Connections
+from chatgrpc.edge.look_up import LookUps
 from chatgrpc.edge.node import CLOSE_TIMEOUT_S, Node, Stores, crash, limits_of
 from chatgrpc.edge.server import GrpcServer
 from chatgrpc.metrics import Metrics
@@ -101,7 +102,8 @@ class ClusterNode:
         )
         session_map = RedisSessionMap(redis)
         book = self._book = DamageBook(metrics)
-        self._runner = StoreRunner(self._desk, store.rows, store.committed, book, self._wake_up, crash)
+        look_ups = LookUps(store.committed, store.receipts, limits.groups_by_others_max)
+        self._runner = StoreRunner(self._desk, store.rows, store.committed, look_ups, book, self._wake_up, crash)
         self._router = Router(self._desk, session_map, self._live_node_ids, self._wake_up, crash)
         self._ordering = ClusterOrdering(
             self.node_id, self._edge_desk, self._desk, self._runner, self._router, book, self._send, self._wake_up

@@ -48,6 +48,7 @@ class StoreRunner:
         desk: OwnerDesk,
         rows: RowStore,
         committed: CommittedLog,
+        look_ups: LookUps,
         book: DamageBook,
         wake_up: Callable[[], None],
         on_defect: Callable[[BaseException], None],
@@ -59,6 +60,7 @@ class StoreRunner:
             desk: the shards.
             rows: the store.
             committed: the same, as readers see it.
+            look_ups: for writes that need something from it.
             book: told of chats that are damaged.
             wake_up: called when the store has answered something.
             on_defect: called when something that cannot fail has failed.
@@ -75,7 +77,7 @@ class StoreRunner:
         self._tasks: set[asyncio.Task[None]] = set()
         self._marks: dict[str, int] = {}
         self._marks_under_way = False
-        self._look_ups = LookUps(committed)
+        self._look_ups = look_ups
         self._read_again_slots = asyncio.Semaphore(READS_RETRIED_MAX)
         self.reads_retried = 0
         """Reads that have failed, and are or will be tried again."""
@@ -229,8 +231,7 @@ class StoreRunner:
         found = await self._look_ups.run(lookup, lambda: self._desk.holds(tenure))
         if found is None:
             return
-        heads, group_counts = found
-        self._finish(tenure, lambda now: tenure.shard.looked_up(lookup, heads, group_counts, now))
+        self._finish(tenure, lambda now: tenure.shard.looked_up(lookup, found.metas, found.group_counts, now, found.opened))
 
     async def _read_intervals(self, tenure: Tenure, read: ReadIntervals) -> None:
         intervals = await self._committed.intervals(read.user_id, read.chat_id)

@@ -76,6 +76,8 @@ class LookedUp:
 
     targets: dict[int, EventMeta] = field(default_factory=dict)
     group_counts: dict[str, int] = field(default_factory=dict)
+    opened: frozenset[str] = frozenset()
+    """Those of them who have opened their direct chat with the writer, as far as that matters."""
 
 
 class ActiveChat:

@@ -78,7 +78,8 @@ class Limits:
     """Groups that a user may make or join beyond all that others could put them into (`groups_by_others_max`), so that nobody
     takes that away; ERROR_CODE_LIMIT_EXCEEDED. Direct chats do not count: they are how anybody is reached."""
     groups_by_others_max: int = 5_000
-    """Groups of a user who is not added to more by others; ERROR_CODE_LIMIT_EXCEEDED for these."""
+    """Groups of a user who is not added to more by others, but by those whose direct chat with them the user has opened;
+    ERROR_CODE_LIMIT_EXCEEDED for the others."""
     additions_rate: Rate = Rate(1_000, 10_000)
     """How often a user may draw others into groups, each one counted; ERROR_CODE_RATE_LIMITED."""
     groups_rate: Rate = Rate(100, 60_000)

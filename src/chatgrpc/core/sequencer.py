@@ -56,6 +56,9 @@ class Lookup:
     user_ids: tuple[str, ...]
     erasing: frozenset[int]
     """Events whose erasure is on its way: the store may still hold what they said."""
+    sender_user_id: str = ""
+    """Who writes. Of users who are in as many groups as others may add them to it is read too whether they have opened their
+    direct chat with this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +223,14 @@ class Sequencer:
             return
         self._advance(chat, now_ms)
 
-    def looked_up(self, lookup: Lookup, found: list[EventMeta], group_counts: dict[str, int], now_ms: int) -> None:
+    def looked_up(
+        self,
+        lookup: Lookup,
+        found: list[EventMeta],
+        group_counts: dict[str, int],
+        now_ms: int,
+        opened: frozenset[str] = frozenset(),
+    ) -> None:
         """Hands over what `take_lookups` asked for: the meta of all events in its ranges, by seq, and counts of groups."""
         chat = lookup.chat
         if self._chats.get(chat.chat_id) is not chat:
@@ -228,7 +238,7 @@ class Sequencer:
         metas = {meta.seq: meta for meta in found}
         for seq in lookup.erasing & metas.keys():
             metas[seq] = metas[seq]._replace(arm="erased")
-        chat.looked_up = LookedUp(metas, group_counts)
+        chat.looked_up = LookedUp(metas, group_counts, opened)
         floor_seq = chat.floor_seq
         older: list[EventMeta] = []
         while floor_seq - 1 - len(older) in metas:
@@ -470,7 +480,7 @@ class Sequencer:
         if not ranges and not counted:
             return None
         erasing = frozenset(pending.erases_seq for pending in chat.in_flight.values() if pending.erases_seq)
-        return Lookup(chat, tuple(sorted(ranges)), tuple(counted), erasing)
+        return Lookup(chat, tuple(sorted(ranges)), tuple(counted), erasing, write.sender_user_id)
 
     def _unseen_from(self, chat: ActiveChat, write: Write, arm: str, left_seq: int) -> int:
         """The lowest seq at which an earlier try of the write may stand."""
@@ -533,20 +543,22 @@ class Sequencer:
         self._answers.append(Answer(ticket, _result(chat.chat_id, earlier, again=True)))
 
     def _check_group_counts(self, chat: ActiveChat, write: Write) -> None:
-        """Others can use up what others may add a user to; what they may come into by themself lies beyond that."""
+        """Strangers can use up what others may add a user to; what they may come into by themself lies beyond that, and so does
+        what those add them to whose direct chat with them they have opened."""
         if chat.looked_up is None:
             return
+        beyond = self._limits.groups_by_others_max + self._limits.chats_per_user_max
         for user_id, count in chat.looked_up.group_counts.items():
             by_themself = user_id == write.sender_user_id or write.answers_request
             if user_id in chat.members or count < self._limits.groups_by_others_max:
                 continue
-            if not by_themself:
-                raise RefusedError(chat_pb2.ERROR_CODE_LIMIT_EXCEEDED, f"{user_id} cannot be added to more groups.")
-            if count >= self._limits.groups_by_others_max + self._limits.chats_per_user_max:
+            if by_themself and count >= beyond:
                 raise RefusedError(
                     chat_pb2.ERROR_CODE_LIMIT_EXCEEDED,
                     f"{user_id} is in as many groups as one can be. Leave some first.",
                 )
+            if not by_themself and (count >= beyond or user_id not in chat.looked_up.opened):
+                raise RefusedError(chat_pb2.ERROR_CODE_LIMIT_EXCEEDED, f"{user_id} cannot be added to more groups.")
 
     def _count(self, write: Write, deeds: dict[Deed, int], now_ms: int) -> None:
         wait_ms = self._rates.wait_ms(write.sender_user_id, deeds, now_ms) if deeds else 0

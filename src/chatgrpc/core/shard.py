@@ -169,14 +169,21 @@ class Shard:
         """A `ReadIntervals` was not answered in its time: the writes that wait for it fail, retryably."""
         self._sequencer.intervals_failed(read)
 
-    def looked_up(self, lookup: Lookup, metas: list[EventMeta], group_counts: dict[str, int], now: Now) -> None:
+    def looked_up(
+        self,
+        lookup: Lookup,
+        metas: list[EventMeta],
+        group_counts: dict[str, int],
+        now: Now,
+        opened: frozenset[str] = frozenset(),
+    ) -> None:
         """A `Lookup` succeeded."""
         if not self._lease.holds(now.monotonic_ms):
             return
         self._lookups_under_way -= 1
         chat_id = lookup.chat.chat_id
         try:
-            self._sequencer.looked_up(lookup, metas, group_counts, now.wall_ms)
+            self._sequencer.looked_up(lookup, metas, group_counts, now.wall_ms, opened)
             self._work()
         except Exception as defect:
             self._give_up(chat_id, defect)

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from chatgrpc.core.active_chat import event_meta
 from chatgrpc.core.damage import DamageError
 from chatgrpc.core.entries import StoredEvent
+from chatgrpc.core.ids import direct_chat_id
+from chatgrpc.core.receipts import Mark
 from chatgrpc.core.rules import EventMeta
 from chatgrpc.core.sequencer import Lookup
 
@@ -33,23 +35,58 @@ class Log(Protocol):
         ...
 
 
+class Marks(Protocol):
+    """Where it is read what users have read."""
+
+    async def of_chat(self, chat_id: str, /) -> list[Mark]:
+        """Reads the marks of one chat."""
+        ...
+
+
+class Found(NamedTuple):
+    """What was looked up."""
+
+    metas: list[EventMeta]
+    """Of the events in all ranges, in order of seq."""
+    group_counts: dict[str, int]
+    opened: frozenset[str]
+    """Of users who are in as many groups as others may add them to, those who have opened their direct chat with the writer."""
+
+
 class LookUps:
     """The look-ups of one node."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, marks: Marks, groups_by_others_max: int) -> None:
+        """`groups_by_others_max`: see `Limits`."""
         self._log = log
+        self._marks = marks
+        self._groups_by_others_max = groups_by_others_max
         self._long = asyncio.Semaphore(_LONG_AT_ONCE)
         self._short = asyncio.Semaphore(_SHORT_AT_ONCE)
 
-    async def run(self, wanted: Lookup, is_wanted: Callable[[], bool]) -> tuple[list[EventMeta], dict[str, int]] | None:
+    async def run(self, wanted: Lookup, is_wanted: Callable[[], bool]) -> Found | None:
         """See `look_up`; it waits for its turn, and gives None if it `is_wanted` no more then."""
         events = sum(up_to_seq - after_seq for after_seq, up_to_seq in wanted.ranges)
         async with self._short if events <= _PAGE_EVENTS else self._long:
-            return await look_up(self._log, wanted) if is_wanted() else None
+            return await self._look_up(wanted) if is_wanted() else None
+
+    async def _look_up(self, wanted: Lookup) -> Found:
+        metas = await read_metas(self._log, wanted)
+        counts = await self._log.count_groups(wanted.user_ids) if wanted.user_ids else {}
+        full = [user_id for user_id, count in counts.items() if count >= self._groups_by_others_max]
+        opened = [user_id for user_id in full if await self._has_opened(user_id, wanted.sender_user_id)]
+        return Found(metas, counts, frozenset(opened))
+
+    async def _has_opened(self, user_id: str, other_user_id: str) -> bool:
+        """Whether the user has read anything of the direct chat with the other one."""
+        if user_id == other_user_id:
+            return False
+        marks = await self._marks.of_chat(direct_chat_id(user_id, other_user_id))
+        return any(mark.user_id == user_id and mark.read_seq for mark in marks)
 
 
-async def look_up(log: Log, wanted: Lookup) -> tuple[list[EventMeta], dict[str, int]]:
-    """Reads the meta of the events in all ranges, in order of seq, and the counts of users' groups.
+async def read_metas(log: Log, wanted: Lookup) -> list[EventMeta]:
+    """Reads the meta of the events in all ranges, in order of seq.
 
     Raises:
         StoreError: something cannot be read.
@@ -65,4 +102,4 @@ async def look_up(log: Log, wanted: Lookup) -> tuple[list[EventMeta], dict[str, 
             for stored in page:
                 at_seq += 1
                 metas.append(event_meta(wanted.chat.chat_id, at_seq, stored.event))
-    return metas, await log.count_groups(wanted.user_ids) if wanted.user_ids else {}
+    return metas

@@ -14,6 +14,7 @@ from chatgrpc.core.sequencer import Sequencer
 from chatgrpc.damage_book import DamageBook
 from chatgrpc.edge.audience import Touched
 from chatgrpc.edge.connection import Connections
+from chatgrpc.edge.look_up import LookUps
 from chatgrpc.edge.node import CLOSE_TIMEOUT_S, Node, Stores, crash, limits_of
 from chatgrpc.edge.server import GrpcServer
 from chatgrpc.embedded.audience import LocalAudience
@@ -53,7 +54,8 @@ async def serving_alone(settings: Settings, verifier: TokenVerifier, metrics: Me
             node.edge.wake_up()
 
         book = DamageBook(metrics)
-        ordering = LocalOrdering(sequencer, store.log, book, metrics, wake_up, crash)
+        look_ups = LookUps(store.log, store.receipts, limits.groups_by_others_max)
+        ordering = LocalOrdering(sequencer, store.log, look_ups, book, metrics, wake_up, crash)
 
         def audience(connections: Connections, touched: Touched) -> LocalAudience:
             return LocalAudience(connections, ordering, limits, touched)

@@ -21,12 +21,11 @@ from chatgrpc.core.active_chat import ActiveChat, Ticket
 from chatgrpc.core.damage import DamageError, damage_of
 from chatgrpc.core.door import ReadIntervals
 from chatgrpc.core.entries import StoredChat
-from chatgrpc.core.rules import EventMeta
 from chatgrpc.core.sequencer import Delivery, Group, Lookup, Sequencer
 from chatgrpc.core.visibility import Interval
 from chatgrpc.core.write import Write
 from chatgrpc.damage_book import DamageBook
-from chatgrpc.edge.look_up import LookUps
+from chatgrpc.edge.look_up import Found, LookUps
 from chatgrpc.edge.ordering import Progress
 from chatgrpc.metrics import Metrics
 from chatgrpc.ports.chat_log import ChatLog
@@ -46,6 +45,7 @@ class LocalOrdering:
         self,
         sequencer: Sequencer,
         log: ChatLog,
+        look_ups: LookUps,
         book: DamageBook,
         metrics: Metrics,
         wake_up: Callable[[], None],
@@ -69,8 +69,8 @@ class LocalOrdering:
         self._group_under_way = False
         self._finished_groups: list[tuple[Group, bool]] = []
         self._loaded: list[tuple[ActiveChat, StoredChat | None]] = []
-        self._looked_up: list[tuple[Lookup, list[EventMeta], dict[str, int]]] = []
-        self._look_ups = LookUps(log)
+        self._looked_up: list[tuple[Lookup, Found]] = []
+        self._look_ups = look_ups
         self._intervals_read: list[tuple[ReadIntervals, tuple[Interval, ...] | None]] = []  # None: could not be read
         self._failed_reads: list[tuple[ActiveChat, Lookup | None, Exception]] = []
         self._waiting_for_chat: dict[str, dict[Hashable, ChatCallback]] = {}
@@ -143,9 +143,9 @@ class LocalOrdering:
                 self._sequencer.loaded(chat, stored, now_ms)
             self._call_back(chat.chat_id)
         looked_up, self._looked_up = self._looked_up, []
-        for lookup, metas, group_counts in looked_up:
+        for lookup, found in looked_up:
             with self._fence(lookup.chat.chat_id):
-                self._sequencer.looked_up(lookup, metas, group_counts, now_ms)
+                self._sequencer.looked_up(lookup, found.metas, found.group_counts, now_ms, found.opened)
         intervals_read, self._intervals_read = self._intervals_read, []
         for read, intervals in intervals_read:
             with self._fence(read.chat_id):
@@ -215,7 +215,7 @@ class LocalOrdering:
         try:
             found = await self._look_ups.run(lookup, lambda: True)
             if found is not None:
-                self._looked_up.append((lookup, *found))
+                self._looked_up.append((lookup, found))
         except Exception as error:
             _report("look_up_failed", error, chat_id=lookup.chat.chat_id)
             self._failed_reads.append((lookup.chat, lookup, error))

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
-from chatgrpc.adapters.memory import MemoryCoordinator
+from chatgrpc.adapters.memory import MemoryCoordinator, MemoryStore
 from chatgrpc.cluster.ordering import ClusterOrdering
 from chatgrpc.cluster.router import Router
 from chatgrpc.cluster.shard_keeper import Pace, ShardKeeper
@@ -26,6 +26,7 @@ from chatgrpc.core.shard import Shard
 from chatgrpc.core.tending import ShardOwner, wanted_owner
 from chatgrpc.core.write import Write
 from chatgrpc.damage_book import DamageBook
+from chatgrpc.edge.look_up import LookUps
 from chatgrpc.metrics import Metrics
 from chatgrpc.ports.cluster import NodeInfo
 from chatgrpc.ports.lease_clock import lease_clock_ms, lease_clock_s
@@ -76,7 +77,8 @@ class SmallNode:
         self.edge = EdgeDesk(node_id, EdgeLanes(_RESEND_MS, give_up_ms), shard_of, _RESEND_MS, 1_000)
         self.metrics = Metrics()
         self.book = DamageBook(self.metrics)
-        self.runner = StoreRunner(self.desk, cluster.rows, cluster.rows, self.book, self.wake_up, self.defects.append)
+        look_ups = LookUps(cluster.rows, MemoryStore().receipts, limits.groups_by_others_max)
+        self.runner = StoreRunner(self.desk, cluster.rows, cluster.rows, look_ups, self.book, self.wake_up, self.defects.append)
         self.router = Router(self.desk, cluster.session_map, lambda: self.seen_nodes, self.wake_up, self.defects.append)
         self.ordering = ClusterOrdering(
             node_id,

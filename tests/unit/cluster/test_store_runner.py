@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from structlog.testing import capture_logs
 
+from chatgrpc.adapters.memory import MemoryStore
 from chatgrpc.cluster.row_writer import RETRY_FIRST_S
 from chatgrpc.cluster.store_runner import LOOK_UP_TIMEOUT_S, READS_RETRIED_MAX, StoreRunner
 from chatgrpc.core.clock import Now
@@ -20,6 +21,7 @@ from chatgrpc.core.sequencer import Delivery
 from chatgrpc.core.shard import Shard
 from chatgrpc.core.write import Write
 from chatgrpc.damage_book import DamageBook
+from chatgrpc.edge.look_up import LookUps
 from chatgrpc.metrics import Metrics
 from chatgrpc.ports.errors import ChatDamagedError, StoreUnavailableError
 from chatgrpc.v1 import chat_pb2
@@ -58,6 +60,7 @@ class World:
             self.desk,
             self.rows,
             self.rows,
+            LookUps(self.rows, MemoryStore().receipts, LIMITS.groups_by_others_max),
             self.book,
             self._wake_up,
             self.defects.append,

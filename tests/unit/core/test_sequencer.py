@@ -23,6 +23,8 @@ class Owner:
         self.log = log or ModelLog()
         self.sequencer = Sequencer(1, self.limits, random.Random(1))
         self.now_ms = 1_000
+        self.opened: set[str] = set()
+        """Who has opened the direct chat with whoever writes."""
         self.outcomes: dict[str, Outcome] = {}
         self.order: list[str] = []
         self.deliveries: list[Delivery] = []
@@ -58,7 +60,11 @@ class Owner:
         events = [event for after, up_to in lookup.ranges for event in self.log.read_after(lookup.chat.chat_id, after, up_to)]
         counts = self.log.count_groups(lookup.user_ids) if lookup.user_ids else {}
         self.sequencer.looked_up(
-            lookup, [event_meta(lookup.chat.chat_id, event.seq, event.event) for event in events], counts, self.now_ms
+            lookup,
+            [event_meta(lookup.chat.chat_id, event.seq, event.event) for event in events],
+            counts,
+            self.now_ms,
+            frozenset(self.opened),
         )
         self.take_answers()
 
@@ -498,6 +504,21 @@ def test_what_others_put_a_user_into_takes_nothing_from_the_user() -> None:
     told = owner.outcomes["stranger's 3"]
     assert isinstance(told, chat_pb2.Error)
     assert not any(character.isdigit() for character in told.message), "how many groups another is in is nobody's business"
+
+
+def test_whose_direct_chat_a_user_has_opened_may_add_them_though_strangers_have_used_up_what_others_may() -> None:
+    owner = Owner(Limits(groups_by_others_max=2, chats_per_user_max=2))
+    for number in (1, 2):
+        owner.do(f"stranger's {number}", new_group(number, "eve", "alice"))
+    owner.opened = {"alice"}  # the chat with bob
+    owner.do("friend's 3", new_group(3, "bob", "alice"))
+    owner.do("friend's group", new_group(4, "bob"))
+    owner.do("friend's 4", into(new_group(4, "bob").chat_id, 5, add("alice"), sender="bob"))
+    owner.do("friend's 5", new_group(6, "bob", "alice"))
+    assert _taken(owner) == {"stranger's 1", "stranger's 2", "friend's 3", "friend's group", "friend's 4"}
+    told = owner.outcomes["friend's 5"]
+    assert isinstance(told, chat_pb2.Error)
+    assert not any(character.isdigit() for character in told.message)
 
 
 def test_past_memberships_count_for_nothing() -> None:

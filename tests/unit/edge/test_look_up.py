@@ -9,8 +9,10 @@ import pytest
 from chatgrpc.core.active_chat import ActiveChat
 from chatgrpc.core.damage import DamageError
 from chatgrpc.core.entries import StoredEvent
+from chatgrpc.core.ids import direct_chat_id
+from chatgrpc.core.receipts import Mark
 from chatgrpc.core.sequencer import Lookup
-from chatgrpc.edge.look_up import LookUps, look_up
+from chatgrpc.edge.look_up import LookUps, read_metas
 from chatgrpc.v1 import chat_pb2, content_pb2
 
 
@@ -41,15 +43,31 @@ class LongLog:
         return dict.fromkeys(user_ids, 3)
 
 
+class MarksBook:
+    """Marks by chat; notes of which chats they are read."""
+
+    def __init__(self, **of_chat: Mark) -> None:
+        self.marks = {mark.chat_id: mark for mark in of_chat.values()}
+        self.read: list[str] = []
+
+    async def of_chat(self, chat_id: str) -> list[Mark]:
+        self.read.append(chat_id)
+        return [self.marks[chat_id]] if chat_id in self.marks else []
+
+
 def wanted(*ranges: tuple[int, int], user_ids: tuple[str, ...] = ()) -> Lookup:
-    return Lookup(ActiveChat("c", 1, 1), ranges, user_ids, frozenset())
+    return Lookup(ActiveChat("c", 1, 1), ranges, user_ids, frozenset(), "zoe")
+
+
+def new_look_ups(log: LongLog, groups_by_others_max: int = 4, marks: MarksBook | None = None) -> LookUps:
+    return LookUps(log, marks or MarksBook(), groups_by_others_max)
 
 
 async def test_a_look_up_of_two_hundred_megabytes_holds_a_few() -> None:
     log = LongLog(4_096, 60_000)
     tracemalloc.start()
     try:
-        metas, _ = await look_up(log, wanted((0, 4_096)))
+        metas = await read_metas(log, wanted((0, 4_096)))
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -60,14 +78,15 @@ async def test_a_look_up_of_two_hundred_megabytes_holds_a_few() -> None:
 
 
 async def test_all_ranges_are_read_and_no_more() -> None:
-    metas, counts = await look_up(LongLog(2_000, 10), wanted((3, 5), (300, 1_000), user_ids=("alice", "bob")))
-    assert [meta.seq for meta in metas] == [4, 5, *range(301, 1_001)]
-    assert counts == {"alice": 3, "bob": 3}
+    found = await new_look_ups(LongLog(2_000, 10)).run(wanted((3, 5), (300, 1_000), user_ids=("alice", "bob")), lambda: True)
+    assert found is not None
+    assert [meta.seq for meta in found.metas] == [4, 5, *range(301, 1_001)]
+    assert (found.group_counts, found.opened) == ({"alice": 3, "bob": 3}, frozenset())
 
 
 async def test_a_log_that_ends_early_is_damaged() -> None:
     with pytest.raises(DamageError, match="no row at seq 5"):
-        await look_up(LongLog(4, 10), wanted((0, 9)))
+        await read_metas(LongLog(4, 10), wanted((0, 9)))
 
 
 async def test_short_ones_do_not_wait_behind_long_ones() -> None:
@@ -83,7 +102,7 @@ async def test_short_ones_do_not_wait_behind_long_ones() -> None:
         return await read_after(chat_id, after_seq, up_to_seq, limit, bytes_max)
 
     log.read_after = held  # type: ignore[method-assign]
-    look_ups = LookUps(log)
+    look_ups = new_look_ups(log)
     long = [asyncio.create_task(look_ups.run(wanted((0, 4_000)), lambda: True)) for _ in range(100)]
     unwanted = asyncio.create_task(look_ups.run(wanted((0, 4_000)), lambda: False))
     while len(under_way) < 4:
@@ -95,3 +114,19 @@ async def test_short_ones_do_not_wait_behind_long_ones() -> None:
     going_on.set()
     assert all(one is not None and len(one[0]) == 4_000 for one in await asyncio.gather(*long))
     assert await unwanted is None
+
+
+async def test_of_users_in_many_groups_it_is_read_whether_they_have_opened_their_chat_with_the_writer() -> None:
+    marks = MarksBook(
+        read=Mark(direct_chat_id("alice", "zoe"), "alice", 2, 2, 0),
+        delivered=Mark(direct_chat_id("bob", "zoe"), "bob", 2, 0, 0),
+        others=Mark(direct_chat_id("carol", "zoe"), "zoe", 2, 2, 0),
+    )
+    asked = wanted(user_ids=("alice", "bob", "carol", "zoe"))
+    found = await new_look_ups(LongLog(0, 0), 3, marks).run(asked, lambda: True)
+    assert found is not None
+    assert found.opened == {"alice"}
+    marks.read.clear()
+    found = await new_look_ups(LongLog(0, 0), 4, marks).run(asked, lambda: True)
+    assert found is not None
+    assert (found.opened, marks.read) == (frozenset(), [])
