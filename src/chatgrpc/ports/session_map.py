@@ -1,21 +1,14 @@
 """The port that says which node holds each device's stream."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol
+
+from chatgrpc.core.session_book import SessionEntry
+
+__all__ = ["NODES_PER_DEVICE_MAX", "SessionEntry", "SessionMap", "SessionMapUnavailableError"]
 
 NODES_PER_DEVICE_MAX: Final = 4
 """Entries that one device may have; further ones push out those that were written first, as crashed nodes leave them behind."""
-
-
-@dataclass(frozen=True, slots=True)
-class SessionEntry:
-    """One live stream."""
-
-    user_id: str
-    device_id: str
-    node_id: str
-    """The incarnation of the node that holds it: another one after each start of the process."""
 
 
 class SessionMap(Protocol):
