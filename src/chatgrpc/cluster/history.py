@@ -5,11 +5,11 @@ membership is known to hold; a page is read up to a head that was stated before.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+from chatgrpc.cluster.memberships import membership_in, memberships_of_user
 from chatgrpc.core.edge_desk import EdgeDesk
 from chatgrpc.core.entries import Membership, StoredChat, StoredEvent
-from chatgrpc.core.visibility import Interval, is_member, last_change
 from chatgrpc.ports.errors import ChatDamagedError, StoreUnavailableError
 from chatgrpc.ports.row_store import CommittedLog
 
@@ -83,50 +83,11 @@ class ClusterHistory:
     async def _memberships(
         self, user_id: str, after_chat_id: str, limit: int, timeout_s: float
     ) -> tuple[list[Membership], list[str]]:
-        memberships: list[Membership] = []
-        unknown: list[str] = []
-        while (wanted := limit - len(memberships) - len(unknown)) > 0:
-            listed = await self._committed.intervals_of_user(user_id, after_chat_id, wanted)
-            if listed:
-                known, silent = await self._with_heads(user_id, after_chat_id, listed, timeout_s)
-                memberships += known
-                unknown += silent
-                after_chat_id = listed[-1][0]
-            if len(listed) < wanted:
-                break
-        return memberships, unknown
+        async def heads(chat_ids: Collection[str]) -> Mapping[str, int]:
+            stated = await self.heads_in_time(chat_ids, timeout_s)
+            return {chat_id: self._known_head(chat_id, seq) for chat_id, seq in stated.items()}
 
-    async def _with_heads(
-        self, user_id: str, after_chat_id: str, listed: Sequence[tuple[str, tuple[Interval, ...]]], timeout_s: float
-    ) -> tuple[list[Membership], list[str]]:
-        """The memberships of these chats, read again after their heads were stated.
-
-        They are all that the user had above `after_chat_id`, up to the last one. One that is not there any more was of an event
-        that is not committed, and is left out. So is one that is new: whoever is connected is told. Of a chat that the user has
-        left no owner is asked: they may see nothing above the event that took them out.
-        """
-        heads = {chat_id: 0 for chat_id, _ in listed}
-        asked = [chat_id for chat_id, intervals in listed if is_member(intervals)]
-        if not asked:
-            return [Membership(chat_id, intervals, last_change(intervals)) for chat_id, intervals in listed], []
-        stated = {
-            chat_id: self._known_head(chat_id, seq) for chat_id, seq in (await self.heads_in_time(asked, timeout_s)).items()
-        }
-        heads |= stated
-        memberships: list[Membership] = []
-        unknown: list[str] = []
-        last_chat_id = listed[-1][0]
-        while after_chat_id < last_chat_id:
-            page = await self._committed.intervals_of_user(user_id, after_chat_id, len(listed))
-            for chat_id, intervals in page:
-                if is_member(intervals) and chat_id in heads and chat_id not in stated:
-                    unknown.append(chat_id)
-                elif chat_id in heads:
-                    memberships.append(Membership(chat_id, intervals, max(heads[chat_id], last_change(intervals))))
-            if len(page) < len(listed):
-                break
-            after_chat_id = page[-1][0]
-        return memberships, unknown
+        return await memberships_of_user(self._committed, heads, user_id, after_chat_id, limit)
 
     async def heads_in_time(self, chat_ids: Iterable[str], timeout_s: float | None = None) -> dict[str, int | None]:
         """Asks the owners for the heads of chats: those that they state in time, None for one that is damaged."""
@@ -145,13 +106,12 @@ class ClusterHistory:
         return self._desk.stated_seq(chat_id) if stated_seq is None else stated_seq
 
     async def membership(self, user_id: str, chat_id: str) -> Membership | None:
-        """See the port. The owner is asked of chats only that the user has been a member of; and then it is read again, since a
-        head says up to where a membership holds that was read after it."""
-        if not await self.has_been_member(user_id, chat_id):
-            return None
+        """See the port."""
+        return await membership_in(self._committed, self._head, user_id, chat_id)
+
+    async def _head(self, chat_id: str) -> int:
         (head_seq,) = await self.heads([chat_id])
-        intervals = await self._committed.intervals(user_id, chat_id)
-        return Membership(chat_id, intervals, max(head_seq, last_change(intervals))) if intervals else None
+        return head_seq
 
     async def has_been_member(self, user_id: str, chat_id: str) -> bool:
         """See the port."""

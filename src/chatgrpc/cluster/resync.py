@@ -13,7 +13,8 @@ import random
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from chatgrpc.core.doubts import Doubt, Doubts, users_changed
+from chatgrpc.cluster.missed import users_concerned
+from chatgrpc.core.doubts import Doubt, Doubts
 from chatgrpc.core.edge_desk import EdgeDesk, Missed
 from chatgrpc.core.session import State
 from chatgrpc.core.tending import ShardOwner
@@ -22,7 +23,6 @@ from chatgrpc.edge.connection import Connection, Connections
 from chatgrpc.ports.errors import StoreError, StoreUnavailableError
 from chatgrpc.ports.row_store import CommittedLog
 from chatgrpc.trouble import Trouble
-from chatgrpc.v1 import chat_pb2
 
 _PAUSE_S = 1.0
 """Between two passes, since what gives rise to them comes in bursts."""
@@ -48,8 +48,7 @@ _MISSED_MAX = 10_000
 """Chats of which pushes were missed, and whose events are still to be read; beyond it everybody's memberships are read."""
 _MISSED_AT_ONCE = 16
 _MISSED_EVENTS_MAX = 256
-"""If more events of one chat were missed, they are not read: the memberships of the chat's present members are."""
-_MISSED_BYTES_MAX = 1 << 20
+"""Of more events that one chat lacks, its members of now are looked at."""
 _MISSED_TRIES = 5
 
 _Item = TypeVar("_Item")
@@ -298,7 +297,7 @@ class Resync:
         """Tells the users whom the missed events let in or out; what cannot be read now is read later."""
         chat_id, missed = item
         try:
-            for user_id in await self._users_concerned(chat_id, missed):
+            for user_id in await users_concerned(self._committed, chat_id, missed, _MISSED_EVENTS_MAX):
                 connections = [
                     connection for connection in self._connections.of_user(user_id) if connection.session.state is State.OPEN
                 ]
@@ -316,15 +315,6 @@ class Resync:
                 return
             self.suspect_memberships()
         self._missed_tries.pop(chat_id, None)
-
-    async def _users_concerned(self, chat_id: str, missed: Missed) -> Collection[str]:
-        after_seq = max(missed.after_seq, missed.seq - _MISSED_EVENTS_MAX)
-        events = await self._committed.read_after(chat_id, after_seq, missed.seq, _MISSED_EVENTS_MAX, _MISSED_BYTES_MAX)
-        user_ids = users_changed(event.event for event in events)
-        if not missed.after_seq or after_seq + len(events) < missed.seq or after_seq > missed.after_seq:
-            chat = chat_pb2.Chat.FromString(await self._committed.chat_view(chat_id))
-            user_ids.update(member.user_id for member in chat.members)
-        return user_ids
 
 
 class _Asking:

@@ -78,7 +78,7 @@ class Admissions:
             refusal = ending(claims, wanted.device_id, await self._revocations.now(claims.user_id))
             if refusal is not None:
                 return refusal
-            memberships, unknown = await self._memberships(claims.user_id)
+            memberships, unknown = await readable_memberships(self._log, claims.user_id)
             await self._watermarks.save()  # so that what was acknowledged a moment ago is found
             acked = {} if wanted.ephemeral else await self._cursors.of_device(claims.user_id, wanted.device_id)
             marks, sync_token = await self._watermarks.changed(claims.user_id, wanted.sync_token, now)
@@ -118,18 +118,21 @@ class Admissions:
         except KeysUnavailableError:
             return "The key server cannot be reached. The session goes on with the token it has; try again."
 
-    async def _memberships(self, user_id: str) -> tuple[list[Membership], list[str]]:
-        """The user's chats: those that can be read, and the ids of the others."""
-        memberships: list[Membership] = []
-        unknown: list[str] = []
-        after_chat_id = ""
-        while True:
-            page, silent = await self._log.readable_memberships(user_id, after_chat_id, _MEMBERSHIPS_PER_READ)
-            memberships += page
-            unknown += silent
-            if len(page) + len(silent) < _MEMBERSHIPS_PER_READ:
-                return memberships, unknown
-            after_chat_id = max([membership.chat_id for membership in page[-1:]] + silent[-1:])
+
+async def readable_memberships(
+    log: ChatReader, user_id: str, per_read: int = _MEMBERSHIPS_PER_READ
+) -> tuple[list[Membership], list[str]]:
+    """The user's chats: those that can be read, and the ids of the others."""
+    memberships: list[Membership] = []
+    unknown: list[str] = []
+    after_chat_id = ""
+    while True:
+        page, silent = await log.readable_memberships(user_id, after_chat_id, per_read)
+        memberships += page
+        unknown += silent
+        if len(page) + len(silent) < per_read:
+            return memberships, unknown
+        after_chat_id = max([membership.chat_id for membership in page[-1:]] + silent[-1:])
 
 
 def _check_device(claims: Claims, device_id: str) -> None:
