@@ -53,6 +53,7 @@ class Sizes:
             "Hello.positions": _NEAR * (limits.chats_per_user_max + limits.groups_by_others_max),
             "Hello.features": 10_000,
             "WatchChats.chat_ids": _NEAR * (limits.chats_per_user_max + limits.groups_by_others_max),
+            "WatchChats.user_ids": _NEAR * (limits.chats_per_user_max + limits.groups_by_others_max),
             "Heartbeat.heads": limits.heartbeat_heads_max * _NEAR,
         }
         self._texts = texts
