@@ -72,6 +72,10 @@ class Budget:
         if chat is not self._last:
             self._last = chat
             self._chats.move_to_end(chat)
+        if not self.has_room:
+            self._make_room(chat)
+
+    def _make_room(self, chat: ActiveChat) -> None:
         for _ in range(_BUSY_SCAN_MAX):
             if self.has_room:
                 return

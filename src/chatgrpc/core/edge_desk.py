@@ -97,6 +97,7 @@ class EdgeDesk:
         """
         try:
             check_depth(write.content)  # before a link takes it, which wraps it
+            write.has_no_groups = True
         except RefusedError as refused:
             self._answers.append((ticket, write, refused.error))
             return

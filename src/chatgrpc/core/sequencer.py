@@ -43,6 +43,7 @@ from chatgrpc.core.write import Write
 from chatgrpc.v1 import chat_pb2, content_pb2
 
 _REFERS_TO_MESSAGE = frozenset({"reaction", "edit", "delete"})
+_GIVES_TEXT = frozenset({"text", "edit"})
 _RETRY_AFTER_MAX_MS = 60 * 60 * 1000
 
 
@@ -135,15 +136,15 @@ class Sequencer:
     def submit(self, ticket: Ticket, write: Write, now_ms: int) -> None:
         """Takes a write. Writes of one sender in one chat are decided in the order in which they are submitted."""
         try:
-            check_shape(write.content, self._limits)
+            size_bytes = check_shape(write.content, self._limits, has_no_groups=write.has_no_groups)
         except RefusedError as refused:
             self._answers.append(Answer(ticket, refused.error))
             return
         chat = self._chats.get(write.chat_id)
         at_door = self._door.waiting(write.sender_user_id, write.chat_id) if self._door.held_bytes else 0
         if not at_door and ((chat is not None and write.sender_user_id in chat.members) or self._is_let_in(chat, write)):
-            self._enter(ticket, write, 0, now_ms)
-        elif at_door >= self._limits.writes_waiting_per_chat_max or not self._budget.take(write.content.ByteSize()):
+            self._enter(ticket, write, size_bytes, 0, now_ms)
+        elif at_door >= self._limits.writes_waiting_per_chat_max or not self._budget.take(size_bytes):
             self._answers.append(Answer(ticket, overloaded()))
         else:
             self._door.hold(ticket, write)
@@ -152,7 +153,7 @@ class Sequencer:
         """Hands over what `take_intervals` asked for; nothing for a user who never was a member."""
         for ticket, write in self._release_door(read):
             if intervals:
-                self._enter(ticket, write, left_seq_of(intervals), now_ms)
+                self._enter(ticket, write, write.content.ByteSize(), left_seq_of(intervals), now_ms)
             else:
                 self._answers.append(Answer(ticket, _no_such_chat(write).error))
 
@@ -176,7 +177,7 @@ class Sequencer:
             earlier.sender_user_id == write.sender_user_id and may_open(earlier) for _, earlier, *_ in chat.waiting
         )
 
-    def _enter(self, ticket: Ticket, write: Write, left_seq: int, now_ms: int) -> None:
+    def _enter(self, ticket: Ticket, write: Write, size_bytes: int, left_seq: int, now_ms: int) -> None:
         """Puts a write into its chat's queue; `left_seq`: where its sender left, for a former member."""
         if write.chat_id in self._damaged:
             self._answers.append(Answer(ticket, chat_damaged()))
@@ -184,7 +185,6 @@ class Sequencer:
         chat = self._activate(write.chat_id)
         chat.was_written_to = True
         self._budget.written_to(chat)
-        size_bytes = write.content.ByteSize()
         if (
             len(chat.waiting) + len(chat.in_flight) >= self._limits.writes_waiting_per_chat_max
             or (chat.held_bytes and chat.held_bytes + size_bytes > self._limits.writes_waiting_bytes_per_chat_max)
@@ -460,16 +460,17 @@ class Sequencer:
     def _needs(self, chat: ActiveChat, write: Write, arm: str, left_seq: int) -> Lookup | None:
         """What must be read before the write can be decided, if anything."""
         unseen_from = self._unseen_from(chat, write, arm, left_seq)
-        below_floor = min(chat.floor_seq - 1, left_seq or chat.floor_seq - 1)
+        floor_seq = chat.floor_seq
+        below_floor = min(floor_seq - 1, left_seq) if left_seq else floor_seq - 1
         ranges = [(unseen_from - 1, below_floor)] if unseen_from <= below_floor else []
-        if arm == "chat_created" and chat.floor_seq > 1:
+        if arm == "chat_created" and floor_seq > 1:
             ranges.append((0, 1))  # an earlier try stands at seq 1 or nowhere
         counted: list[str] = []
         if write.sender_user_id in chat.members:
-            target = target_seq(write.content, arm)
-            if 0 < target < min(unseen_from, chat.floor_seq):
-                if arm == "reaction" and chat.floor_seq - target <= self._limits.dedupe_span_max:
-                    ranges = [(target - 1, chat.floor_seq - 1)]  # up to now: is it their reaction already?
+            target = target_seq(write.content, arm) if arm in _REFERS_TO_MESSAGE else 0
+            if 0 < target < min(unseen_from, floor_seq):
+                if arm == "reaction" and floor_seq - target <= self._limits.dedupe_span_max:
+                    ranges = [(target - 1, floor_seq - 1)]  # up to now: is it their reaction already?
                 else:
                     ranges.append((target - 1, target))
             counted = new_members(write.content, arm)
@@ -516,7 +517,7 @@ class Sequencer:
             chat=chat.chat,
             sender=chat.members.get(write.sender_user_id),
             head_seq=chat.head_seq,
-            target=self._target(chat, target_seq(write.content, arm)),
+            target=self._target(chat, target_seq(write.content, arm)) if arm in _REFERS_TO_MESSAGE else None,
             now_ms=now_ms,
         )
         content = complete(write, circumstances, self._limits)
@@ -524,7 +525,8 @@ class Sequencer:
             _check_changes(chat.standing_reaction(write.sender_user_id, content.reaction.target_seq), content.reaction.emoji)
         elif arm == "edit" and chat.has_text(content.edit.target_seq, content.edit.text):
             raise nothing_to_change("The message has this text already.")
-        self._count(write, _deeds(write, content), now_ms)
+        if deeds := _deeds(write, content):
+            self._count(write, deeds, now_ms)
         return self._stage(chat, [(ticket, False)], write, content, now_ms)
 
     def _earlier_try(self, chat: ActiveChat, write: Write) -> EventMeta | None:
@@ -561,7 +563,7 @@ class Sequencer:
                 raise RefusedError(chat_pb2.ERROR_CODE_LIMIT_EXCEEDED, f"{user_id} cannot be added to more groups.")
 
     def _count(self, write: Write, deeds: dict[Deed, int], now_ms: int) -> None:
-        wait_ms = self._rates.wait_ms(write.sender_user_id, deeds, now_ms) if deeds else 0
+        wait_ms = self._rates.wait_ms(write.sender_user_id, deeds, now_ms)
         if wait_ms:
             raise RefusedError(
                 chat_pb2.ERROR_CODE_RATE_LIMITED,
@@ -624,8 +626,8 @@ class Sequencer:
             write.client_message_id,
             sent_at_ms,
             arm,
-            reaction_of(content),
-            text_of(content, seq),
+            reaction_of(content) if arm == "reaction" else None,
+            text_of(content, seq) if arm in _GIVES_TEXT else None,
         )
         event = chat_pb2.ChatEvent(
             chat_id=chat.chat_id,

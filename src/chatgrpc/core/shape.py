@@ -45,21 +45,32 @@ def check_depth(content: content_pb2.Content) -> None:
 
 def _has_group(message: Message) -> bool:
     unknown = UnknownFieldSet(message)
-    return any(unknown[index].wire_type == _GROUP for index in range(len(unknown)))
+    count = len(unknown)
+    return count > 0 and any(unknown[index].wire_type == _GROUP for index in range(count))
 
 
-def check_shape(content: content_pb2.Content, limits: Limits) -> None:
+def check_shape(content: content_pb2.Content, limits: Limits, *, has_no_groups: bool = False) -> int:
     """Checks what can be checked without knowing the chat: presence, kind and size of fields.
+
+    Returns the content's size in bytes. `has_no_groups`: somebody has called `check_depth` already.
 
     Raises:
         RefusedError: the content can stand in no chat's log.
     """
-    check_depth(content)
-    _limit(content.ByteSize(), limits.content_bytes_max, "the content")  # with fields that this version does not know
-    _require(
-        content.forward_count <= limits.forward_count_max,
-        f"forward_count is too large: count no further than {limits.forward_count_max}.",
-    )
+    if not has_no_groups:
+        check_depth(content)
+    size_bytes = content.ByteSize()
+    _limit(size_bytes, limits.content_bytes_max, "the content")  # with fields that this version does not know
+    if content.forward_count > limits.forward_count_max:
+        raise RefusedError(
+            chat_pb2.ERROR_CODE_INVALID_ARGUMENT,
+            f"forward_count is too large: count no further than {limits.forward_count_max}.",
+        )
+    _check_arm(content, limits)
+    return size_bytes
+
+
+def _check_arm(content: content_pb2.Content, limits: Limits) -> None:
     match content.WhichOneof("body"):
         case "chat_created" | "members_added" | "chat_info_changed" | "member_muted":
             _check_change(content, limits)
@@ -169,7 +180,8 @@ def _require_time(time_ms: int, field: str) -> None:
 
 def _require_text(text: str, limits: Limits) -> None:
     _require(bool(text), "The text is empty.")
-    _limit(len(text.encode()), limits.text_bytes_max, "the text")
+    if len(text) > limits.text_bytes_max // 4:  # else it is short enough in whatever characters
+        _limit(len(text.encode()), limits.text_bytes_max, "the text")
 
 
 def _require(condition: bool, message: str) -> None:

@@ -109,7 +109,9 @@ class Encoder:
 class Decoder:
     """Reads the frames of one direction of a link, in order. Of no more use after a `MalformedBatchError`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, sender_checks_depth: bool = False) -> None:
+        """`sender_checks_depth`: the other node looks for groups in what it forwards (`core.shape.check_depth`)."""
+        self._sender_checks_depth = sender_checks_depth
         self._audiences: dict[int, tuple[str, tuple[str, ...]]] = {}
         self._audience_users = 0
         self._last_number = 0
@@ -144,9 +146,12 @@ class Decoder:
                 self._learn(frame.audience)
             elif kind is not None and kind in _TAKE:
                 try:
-                    messages.append(_TAKE[kind](getattr(frame, kind)))
+                    message = _TAKE[kind](getattr(frame, kind))
                 except DecodeError as error:
                     raise MalformedBatchError(f"{kind}: its content is not valid") from error
+                if isinstance(message, Forward):
+                    message.write.has_no_groups = self._sender_checks_depth
+                messages.append(message)
         return messages
 
     def _learn(self, audience: relay_pb2.Audience) -> None:
