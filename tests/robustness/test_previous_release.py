@@ -22,6 +22,8 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)
 
 PREVIOUS = "d990188"
 """The commit of the release before this one."""
+_SOURCES = ("src", "clients/python/src")
+"""Folders of it: the commands of the client come into its `chatgrpc` too."""
 REPOSITORY = Path(__file__).parents[2]
 PATIENCE = {"CHATGRPC_CLUSTER__LEASE_TTL_S": "20", "CHATGRPC_LOG__FORMAT": "json"}
 OF_TODAY = {"CHATGRPC_CLUSTER__RELAY_ACCEPTS_UNPROVEN": "true"}
@@ -30,14 +32,14 @@ OF_TODAY = {"CHATGRPC_CLUSTER__RELAY_ACCEPTS_UNPROVEN": "true"}
 
 @pytest.fixture(scope="module")
 def previous(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sources of the previous release."""
-    archive = subprocess.run(["git", "archive", PREVIOUS, "src"], cwd=REPOSITORY, capture_output=True, check=False)
+    """A folder with the sources of the previous release."""
+    archive = subprocess.run(["git", "archive", PREVIOUS, *_SOURCES], cwd=REPOSITORY, capture_output=True, check=False)
     if archive.returncode != 0:
         pytest.skip(f"commit {PREVIOUS} is not in this clone")
     folder = tmp_path_factory.mktemp("previous")
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as sources:
         sources.extractall(folder, filter="data")
-    return folder / "src"
+    return folder
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -51,7 +53,8 @@ async def cluster(
     try:
         redis.start()
         program = (sys.executable, "-c", "from chatgrpc.cli.main import main; main()")
-        search = os.pathsep.join(filter(None, (str(previous), os.environ.get("PYTHONPATH"))))
+        folders = [str(previous / sources) for sources in _SOURCES]
+        search = os.pathsep.join(filter(None, (*folders, os.environ.get("PYTHONPATH"))))
         for _ in range(2):
             node = await cluster.prepare(program=program, environment={"PYTHONPATH": search})
             await node.start()  # the first makes the keyspace

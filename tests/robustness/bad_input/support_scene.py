@@ -35,11 +35,11 @@ _WINDOW_S_MIN = 0.3
 """So long the pair is watched at least, however short the attack."""
 
 SETTINGS = {
-    "CHATGRPC_SESSION__HELLO_TIMEOUT_S": "2",
-    "CHATGRPC_SESSION__HEARTBEAT_INTERVAL_S": "3",
+    "CHATGRPC_SESSION__HELLO_TIMEOUT_S": "5",
+    "CHATGRPC_SESSION__HEARTBEAT_INTERVAL_S": "5",
     "CHATGRPC_SESSION__SLOW_READER_TIMEOUT_S": "3",
 }
-"""Short timeouts, so that a test sees their effect soon."""
+"""Short timeouts, so that a test sees their effect soon; and long enough for peers on a busy machine to keep them."""
 
 _FORBIDDEN_IN_LOG = ("Traceback", "defect", "unexpectedly", "never retrieved", "never awaited", "Exception", "eyJ", CANARY)
 """What the server must not have logged: a failure of its own, a token (a JWT begins with eyJ), or what people write."""
