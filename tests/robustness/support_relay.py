@@ -66,7 +66,10 @@ class LinkedNode:
         self.changes[node_id].append(up)
 
     def _describe(self) -> relay_pb2.DescribeResponse:
-        return relay_pb2.DescribeResponse(version="1.2.3", shards=[relay_pb2.HeldShard(shard=7, epoch=9)])
+        described = relay_pb2.DescribeResponse(version="1.2.3", damaged_chat_count=1)
+        described.shards.add(shard=7, epoch=9)
+        described.damaged_chats.add(chat_id="g.sick")
+        return described
 
 
 def event(seq: int, chat_id: str = "chat", length: int = 100) -> Deliver:

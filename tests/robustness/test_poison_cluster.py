@@ -54,8 +54,8 @@ class Scene:
     async def refused_chats(self) -> set[str]:
         """Those that `chatgrpc cluster status` names."""
         command = (str(CHATGRPC), "cluster", "status", "--json", "--cluster-name", self.cluster.name)
-        endpoints = ",".join(self.cluster.etcd.endpoints)
-        ran = await asyncio.create_subprocess_exec(*command, "--cluster-etcd", endpoints, stdout=asyncio.subprocess.PIPE)
+        where = ("--cluster-etcd", ",".join(self.cluster.etcd.endpoints), "--data-dir", str(self.cluster.data_dir))
+        ran = await asyncio.create_subprocess_exec(*command, *where, stdout=asyncio.subprocess.PIPE)
         told = json.loads((await ran.communicate())[0])
         return {chat["chat_id"] for node in told["nodes"] for chat in node["said"].get("damaged_chats", [])}
 

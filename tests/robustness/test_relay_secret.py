@@ -16,7 +16,7 @@ from chatgrpc.config import ClusterSettings, Settings
 from chatgrpc.core.links import Load
 from chatgrpc.internal.v1 import relay_pb2
 from chatgrpc.ports.cluster import NodeInfo
-from chatgrpc.relay import RelayOptions
+from chatgrpc.relay import RelayOptions, describe_node
 from chatgrpc.relay.link import LinkEndedError, Stream
 from chatgrpc.relay.proof import CHALLENGE_BYTES, Proof
 from chatgrpc.relay.transport import connect, open_link
@@ -189,3 +189,11 @@ def test_a_secret_of_the_settings_wins_and_with_tls_there_is_none(tmp_path: Path
 def test_no_secret_is_shown() -> None:
     assert "known" not in repr(options("a"))
     assert "sixteen" not in repr(ClusterSettings(etcd="127.0.0.1:1", relay_secret=SecretStr("sixteen letters.")))
+
+
+@pytest.mark.parametrize(("shown", "named"), [(SECRET, ["g.sick"]), (b"another", []), (None, [])])
+async def test_a_node_names_damaged_chats_to_who_knows_the_secret(shown: bytes | None, named: list[str]) -> None:
+    async with started(options("a")) as (a,):
+        described = await describe_node(a.info.relay_address, None, timeout_s=5, secret=shown)
+        assert [chat.chat_id for chat in described.damaged_chats] == named
+        assert (described.node_id, described.damaged_chat_count) == ("a", 1)

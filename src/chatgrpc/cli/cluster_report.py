@@ -9,8 +9,8 @@ from typing import Any, Final
 from google.protobuf.message import Message
 
 from chatgrpc.adapters.etcd import read_cluster
-from chatgrpc.cluster.access import etcd_settings, relay_tls
-from chatgrpc.config import ClusterSettings
+from chatgrpc.cluster.access import etcd_settings, known_relay_secret, relay_tls
+from chatgrpc.config import Settings
 from chatgrpc.core.ids import SHARD_COUNT
 from chatgrpc.core.tending import ShardOwner
 from chatgrpc.internal.v1 import relay_pb2
@@ -99,13 +99,14 @@ class ClusterReport:
         }
 
 
-async def report(cluster: ClusterSettings) -> ClusterReport:
+async def report(settings: Settings) -> ClusterReport:
     """Reads etcd once, and asks all nodes at the same time.
 
     Raises:
         StartError: etcd does not answer, or a certificate cannot be read.
     """
-    tls = relay_tls(cluster)
+    cluster = settings.cluster
+    tls, secret = relay_tls(cluster), known_relay_secret(settings)
     try:
         view = await read_cluster(etcd_settings(cluster))
     except ClusterUnavailableError as error:
@@ -113,13 +114,13 @@ async def report(cluster: ClusterSettings) -> ClusterReport:
         raise StartError(f"No answer from {where}, without which nothing is known of the cluster.\n{error}") from error
     owned = Counter(owner.node_id for owner in view.owners.values())
     infos = sorted(view.nodes.values(), key=lambda info: (info.public_address, info.node_id))
-    nodes = await asyncio.gather(*(_ask(info, owned[info.node_id], tls) for info in infos))
+    nodes = await asyncio.gather(*(_ask(info, owned[info.node_id], tls, secret) for info in infos))
     return ClusterReport(nodes, view.owners)
 
 
-async def _ask(info: NodeInfo, shards: int, tls: Tls | None) -> NodeReport:
+async def _ask(info: NodeInfo, shards: int, tls: Tls | None, secret: bytes | None) -> NodeReport:
     try:
-        said = await describe_node(info.relay_address, tls, ANSWER_TIMEOUT_S)
+        said = await describe_node(info.relay_address, tls, ANSWER_TIMEOUT_S, secret)
     except NodeUnreachableError as error:
         return NodeReport(info, shards, None, str(error))
     if said.node_id != info.node_id:

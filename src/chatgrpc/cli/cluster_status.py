@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from chatgrpc.cli.cluster_report import ClusterReport, NodeReport, report
-from chatgrpc.config import ClusterSettings
+from chatgrpc.config import Settings
 from chatgrpc.core.ids import SHARD_COUNT
 from chatgrpc.start_error import StartError
 
@@ -40,7 +40,7 @@ _DAMAGED_CHATS_SHOWN_MAX: Final = 20
 _COLORS: Final = {"live": "green", "draining": "yellow", "unreachable": "red"}
 
 
-def show(cluster: ClusterSettings, shards: bool, as_json: bool, watch: bool) -> int:
+def show(settings: Settings, shards: bool, as_json: bool, watch: bool) -> int:
     """Shows it once, or with `watch` until Ctrl-C; returns the exit status: 1 if it is not healthy.
 
     Raises:
@@ -51,9 +51,9 @@ def show(cluster: ClusterSettings, shards: bool, as_json: bool, watch: bool) -> 
         console.width = _PIPE_WIDTH
     if watch:
         with contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(_watch(cluster, console, shards, as_json))
+            asyncio.run(_watch(settings, console, shards, as_json))
         return 0
-    found = asyncio.run(report(cluster))
+    found = asyncio.run(report(settings))
     if as_json:
         print(json.dumps(found.to_json()))
     else:
@@ -61,15 +61,15 @@ def show(cluster: ClusterSettings, shards: bool, as_json: bool, watch: bool) -> 
     return 0 if found.healthy else 1
 
 
-async def _watch(cluster: ClusterSettings, console: Console, shards: bool, as_json: bool) -> None:
+async def _watch(settings: Settings, console: Console, shards: bool, as_json: bool) -> None:
     if as_json:
         while True:
-            print(json.dumps((await report(cluster)).to_json()), flush=True)
+            print(json.dumps((await report(settings)).to_json()), flush=True)
             await asyncio.sleep(REDRAW_INTERVAL_S)
     with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
         while True:
             try:
-                view = shown(await report(cluster), shards, console.width)
+                view = shown(await report(settings), shards, console.width)
             except StartError as error:
                 # An outage is what one may be watching.
                 view = Text(str(error), style="red")
@@ -146,13 +146,17 @@ def _damaged_chats(found: ClusterReport) -> Iterator[Text]:
     """What an operator must look at. A chat may be named by its owner and by nodes that read it for its members."""
     said = [node.said for node in found.nodes if node.said is not None]
     chats = {chat.chat_id: chat.why for each in said for chat in each.damaged_chats}
-    if not chats:
+    count = max([len(chats), *(each.damaged_chat_count for each in said)])
+    if not count:
         return
-    count = max(len(chats), *(each.damaged_chat_count for each in said))
     yield Text(f"{count} chat{' is' if count == 1 else 's are'} damaged and refused; see docs/operations.md:", style="red")
     for chat_id, why in list(chats.items())[:_DAMAGED_CHATS_SHOWN_MAX]:
         yield Text(f"  {chat_id}: {why}", style="red")
-    if count > _DAMAGED_CHATS_SHOWN_MAX:
+    if not chats:
+        yield Text(
+            "  their logs name them, and so do nodes to who has cluster.relay_secret or its file in data_dir", style="red"
+        )
+    elif count > _DAMAGED_CHATS_SHOWN_MAX:
         yield Text(f"  and {count - _DAMAGED_CHATS_SHOWN_MAX} more", style="red")
 
 

@@ -117,7 +117,7 @@ def _common(
 
 def _cluster_app() -> typer.Typer:
     cluster = typer.Typer(help="Look at a cluster.", no_args_is_help=True, rich_markup_mode="markdown")
-    command = takes_settings("cluster.etcd", "cluster.name", "cluster.tls_")(cluster_status)
+    command = takes_settings("cluster.etcd", "cluster.name", "cluster.tls_", "data_dir")(cluster_status)
     cluster.command("status", epilog=_STATUS_EPILOG)(command)
 
     @cluster.callback()
@@ -163,7 +163,7 @@ def cluster_status(
         raise StartError("cluster.etcd is missing: which etcd knows the cluster? Name it by --cluster-etcd HOST:PORT")
     from chatgrpc.cli import cluster_status as status  # noqa: PLC0415  it takes time to load
 
-    sys.exit(status.show(loaded.settings.cluster, shards, as_json, watch))
+    sys.exit(status.show(loaded.settings, shards, as_json, watch))
 
 
 def token(

@@ -70,6 +70,16 @@ def relay_secret(settings: Settings) -> bytes | None:
     return secret
 
 
+def known_relay_secret(settings: Settings) -> bytes | None:
+    """The same for whoever only looks at a cluster: none is made, and what cannot be read is None."""
+    if settings.cluster.relay_secret is None and not (settings.data_dir / RELAY_SECRET_FILE).exists():
+        return None
+    try:
+        return relay_secret(settings)
+    except StartError:
+        return None
+
+
 def _read(file: Path | None) -> bytes | None:
     if file is None:
         return None

@@ -15,6 +15,11 @@ from chatgrpc.relay.link import LinkEndedError
 CHALLENGE_BYTES: Final = 16
 
 
+def describe_proof(secret: bytes) -> bytes:
+    """What an operator who asks a node how it is shows. It is the same each time: whoever overhears it hears the answer too."""
+    return hmac.digest(secret, b"describe", "sha256")
+
+
 class Proof:
     """One side of one link's proofs."""
 

@@ -1,6 +1,7 @@
 """The links of one node: one with every other node of the cluster, dialled by the one with the smaller node id."""
 
 import asyncio
+import hmac
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from chatgrpc.ports.cluster import NodeInfo
 from chatgrpc.relay.certificates import is_for
 from chatgrpc.relay.codec import MalformedBatchError
 from chatgrpc.relay.link import Link, LinkEndedError, LinkStatus, Stream
-from chatgrpc.relay.proof import Proof
+from chatgrpc.relay.proof import Proof, describe_proof
 from chatgrpc.relay.transport import Port, Tls, connect, open_link
 
 _EXPECT_TIMEOUT_S: Final = 3.0
@@ -296,8 +297,11 @@ class Relay:
         except Exception:
             _log.exception("relay_link_changed_failed", peer=node_id)
 
-    async def _serve_describe(self, _: relay_pb2.DescribeRequest, __: object) -> relay_pb2.DescribeResponse:
+    async def _serve_describe(self, request: relay_pb2.DescribeRequest, _: object) -> relay_pb2.DescribeResponse:
         answer = self._describe()
+        secret = self._options.secret
+        if secret is not None and not hmac.compare_digest(request.proof, describe_proof(secret)):
+            del answer.damaged_chats[:]  # any process of the machine may ask, and ids of groups are not to be guessed
         answer.node_id = self._options.node_id
         answer.links.extend(_link_state(status) for status in self.status())
         return answer

@@ -10,6 +10,7 @@ import grpc
 from chatgrpc.addresses import join_address
 from chatgrpc.grpc_ports import check_address, is_worth_a_line, stop_server
 from chatgrpc.internal.v1 import relay_pb2
+from chatgrpc.relay.proof import describe_proof
 from chatgrpc.start_error import StartError
 
 SERVICE: Final = relay_pb2.DESCRIPTOR.services_by_name["RelayService"].full_name
@@ -114,13 +115,16 @@ class NodeUnreachableError(Exception):
     """A node did not answer; says why."""
 
 
-async def describe_node(address: str, tls: Tls | None, timeout_s: float) -> relay_pb2.DescribeResponse:
+async def describe_node(
+    address: str, tls: Tls | None, timeout_s: float, secret: bytes | None = None
+) -> relay_pb2.DescribeResponse:
     """Asks a node how it is.
 
     Args:
         address: its relay address, `host:port`.
         tls: what to show, if nodes have TLS.
         timeout_s: how long to wait.
+        secret: the cluster's, if nodes have no TLS; without it the node names no chats.
 
     Raises:
         NodeUnreachableError: it did not answer.
@@ -130,6 +134,6 @@ async def describe_node(address: str, tls: Tls | None, timeout_s: float) -> rela
             f"/{SERVICE}/Describe", relay_pb2.DescribeRequest.SerializeToString, relay_pb2.DescribeResponse.FromString
         )
         try:
-            return await ask(relay_pb2.DescribeRequest(), timeout=timeout_s)
+            return await ask(relay_pb2.DescribeRequest(proof=describe_proof(secret) if secret else b""), timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
             raise NodeUnreachableError(f"{error.details()} ({error.code().name})") from error

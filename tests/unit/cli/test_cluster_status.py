@@ -162,6 +162,14 @@ def test_damaged_chats_are_named_once_whoever_met_them() -> None:
     assert chat == {"chat_id": "g.sick", "why": "there is no row at seq 6"}
 
 
+def test_damaged_chats_that_nodes_do_not_name_are_counted() -> None:
+    answer = said(FIRST, [])
+    answer.damaged_chat_count = 3
+    text = text_of(ClusterReport([NodeReport(info(FIRST), 0, answer)], {}))
+    assert "3 chats are damaged and refused" in text
+    assert "cluster.relay_secret" in text
+
+
 def test_of_many_damaged_chats_some_are_named_and_all_are_counted() -> None:
     answer = said(FIRST, [])
     for number in range(100):

@@ -860,12 +860,17 @@ class DescribeRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    PROOF_FIELD_NUMBER: _builtins.int
+    proof: _builtins.bytes
+    """Without TLS: that the asker knows the cluster's secret. Without it the answer names no chats."""
     def __init__(
         self,
+        *,
+        proof: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["proof", b"proof"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -913,7 +918,7 @@ class DescribeResponse(_message.Message):
 
     @_builtins.property
     def damaged_chats(self) -> _containers.RepeatedCompositeFieldContainer[Global___DamagedChat]:
-        """Chats that are refused, since what is stored of them cannot be right; the latest hundred."""
+        """Chats that are refused, since what is stored of them cannot be right; the latest hundred. None to who proves nothing."""
 
     def __init__(
         self,
