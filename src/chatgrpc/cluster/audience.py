@@ -34,6 +34,8 @@ _END_GIVE_UP_MS = 3_600_000
 """A node that has confirmed nothing by then is of an earlier version, and finds revoked devices in its own passes."""
 _ENDED_MAX = 10_000
 """Streams that other nodes are told of; beyond this the oldest are left to the passes of `resync`."""
+_ENDED_PER_SLICE = 50
+"""After so many other work has its turn: each is said to every node."""
 _SHOWN_AGAIN_AFTER_MS = 4_000
 """A device that was shown a receipt is not shown it again this soon: the second telling is for others."""
 
@@ -165,11 +167,13 @@ class ClusterAudience:
     async def end_elsewhere(self, user_id: str, device_id: str, code: Code) -> None:
         """See the protocol. All nodes are told, and for a while again: the device may have passed the door of one just before
         it was closed, and not be in the session map yet. And then until each has confirmed it or is gone: a link may be cut."""
-        self._ended.pop(EndStream(user_id, device_id, code), None)
-        self._ended[EndStream(user_id, device_id, code)] = _Ending(self._monotonic_ms())
+        message = EndStream(user_id, device_id, code)
+        self._ended.pop(message, None)
+        self._ended[message] = _Ending(self._monotonic_ms())
         if len(self._ended) > _ENDED_MAX:
             del self._ended[next(iter(self._ended))]
-        self._end_streams()
+        for node_id in self._live_node_ids():
+            self._say(node_id, message)
 
     def end_stream_heard(self, node_id: str, message: EndStreamHeard) -> None:
         """A node has no such stream any more."""
@@ -177,10 +181,14 @@ class ClusterAudience:
         if ending is not None and self._monotonic_ms() - ending.since_ms >= _END_AGAIN_MS:
             ending.confirmed.add(node_id)
 
-    def _end_streams(self) -> None:
+    async def _end_streams(self) -> None:
         now_ms = self._monotonic_ms()
         live = self._live_node_ids()
-        for message, ending in list(self._ended.items()):
+        for number, (message, ending) in enumerate(list(self._ended.items()), 1):
+            if number % _ENDED_PER_SLICE == 0:
+                await asyncio.sleep(0)
+            if self._ended.get(message) is not ending:
+                continue  # it was asked for anew meanwhile
             waits_for = [node_id for node_id in live if node_id not in ending.confirmed]
             for node_id in waits_for:
                 self._say(node_id, message)
@@ -213,7 +221,7 @@ class ClusterAudience:
         """Speaks again of streams that are to be ended. Ends when cancelled."""
         while True:
             await asyncio.sleep(_END_INTERVAL_S)
-            self._end_streams()
+            await self._end_streams()
 
     # Presence.
 

@@ -144,7 +144,9 @@ class ClusterNode:
             secret=relay_secret(settings),
             accepts_unproven=settings.cluster.relay_accepts_unproven,
         )
-        self._relay = Relay(options, self._ordering.receive, self._link_changed, describer.describe, metrics)
+        self._relay = Relay(
+            options, self._ordering.receive, self._link_changed, describer.describe, metrics, self._ordering.caught_up
+        )
         self._cluster = EtcdCluster(etcd_settings(settings.cluster))
         self._keeper: ShardKeeper | None = None
         self._relay_port = 0

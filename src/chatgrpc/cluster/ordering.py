@@ -45,6 +45,8 @@ from chatgrpc.ports.lease_clock import now
 _TO_EDGE = (Forwarded, Deliver, Heads, HeadIs, MembersAre, ShowReceipt, ShowTyping)
 _TO_OWNER = (Forward, HeadsHeard, AskHead, AskMembers, RaiseMark, TellTyping)
 
+_INBOX_BATCHES_MAX = 64
+"""What links brought and nobody has looked at; one more of each link may come."""
 _BEAT_INTERVAL_S = 1.0
 _LOOK_AGAIN_INTERVAL_S = 30.0
 
@@ -107,6 +109,7 @@ class ClusterOrdering:
         self._wake_up = wake_up
         self._listener: Listener | None = None
         self._inbox: deque[tuple[str, list[Message]]] = deque()
+        self._room = asyncio.Event()  # in the inbox
         self._beat_interval_ms = int(beat_interval_s * 1000)
         self._beat_at_ms = 0
         self._quiet = asyncio.Event()
@@ -135,6 +138,7 @@ class ClusterOrdering:
             sender_id, messages = self._inbox.popleft()
             for message in messages:
                 self._receive(sender_id, message, at)
+        self._room.set()
         self._hand_out(at)
         for notice in self.edge.take_notices():
             try:
@@ -175,6 +179,13 @@ class ClusterOrdering:
         """Takes what came over a link; it is looked at in the next tick."""
         self._inbox.append((sender_id, messages))
         self._wake_up()
+
+    async def caught_up(self) -> None:
+        """Returns once not too much waits to be looked at: while the tick loop is behind, links read no more, and the nodes at
+        their other ends keep what they have to say, within the bounds of their outboxes."""
+        while len(self._inbox) >= _INBOX_BATCHES_MAX:
+            self._room.clear()
+            await self._room.wait()
 
     def see(self, owners: Mapping[int, ShardOwner], live_node_ids: frozenset[str]) -> None:
         """The cluster has changed."""

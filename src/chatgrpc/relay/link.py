@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
@@ -175,11 +175,15 @@ class Link:
         queue_bytes_max: int,
         receive: Callable[[str, list[Message]], None],
         metrics: Metrics,
+        caught_up: Callable[[], Awaitable[None]],
     ) -> None:
-        """`receive` is called with the node's id and what a batch carried, until the link has ended."""
+        """`receive` is called with the node's id and what a batch carried, until the link has ended; nothing more is read
+        before `caught_up` returns."""
         self.node_id = node_id
         self._stream = stream
         self._receive = receive
+        self._caught_up = caught_up
+        self._waits = False  # until this node has caught up
         self._metrics = metrics
         self._outbox = Outbox(queue_bytes_max)
         self._decoder = Decoder(sender_checks_depth=stream.version >= _CHECKS_DEPTH)
@@ -264,6 +268,9 @@ class Link:
         try:
             while (message := await self._stream.read()) is not None and not self.ended.done():
                 self._take(message)
+                self._waits = True
+                await self._caught_up()
+                self._waits = False
             self.end("the other node ended it")
         except (LinkEndedError, MalformedBatchError) as error:
             self.end(str(error))
@@ -313,7 +320,8 @@ class Link:
                 self._outbox.put_beat(_now_us())
             pulses += 1
             await asyncio.sleep(PULSE_S)
-            self._quiet_pulses += 1
+            if not self._waits:
+                self._quiet_pulses += 1
             self._full_pulses = self._full_pulses + 1 if self._outbox.is_full else 0
             if self._quiet_pulses >= _QUIET_PULSES_MAX:
                 self.end(f"nothing was heard of it for {_QUIET_PULSES_MAX * PULSE_S:g} s")

@@ -3,7 +3,7 @@
 import asyncio
 import hmac
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -71,6 +71,10 @@ class RelayOptions:
         return Tls(self.ca_pem, self.cert_pem, self.key_pem)
 
 
+async def _at_once() -> None:
+    """For who is never behind."""
+
+
 class Relay:
     """Carries messages between this node and the others. What is sent may be lost, and comes in order if it comes.
 
@@ -84,6 +88,7 @@ class Relay:
         link_changed: Callable[[str, bool], None],
         describe: Callable[[], relay_pb2.DescribeResponse],
         metrics: Metrics,
+        caught_up: Callable[[], Awaitable[None]] = _at_once,
     ) -> None:
         """Belongs to the event loop that is running.
 
@@ -93,12 +98,14 @@ class Relay:
             link_changed: called with a node's id when its link is up (True), and when it is no more (False).
             describe: says how the node is, for `RelayService.Describe`; its id and its links are filled in here.
             metrics: what is counted.
+            caught_up: returns once what was received is worked off so far that a link may read on; the peer waits meanwhile.
         """
         self._options = options
         self._receive = receive
         self._link_changed = link_changed
         self._describe = describe
         self._metrics = metrics
+        self._caught_up = caught_up
         self._port = Port(self._serve_link, self._serve_describe)
         self._nodes: Mapping[str, NodeInfo] = {}
         self._nodes_changed = asyncio.Event()
@@ -271,7 +278,7 @@ class Relay:
             return 0.0
         if node_id in self._links:
             self._drop(self._links[node_id], "the node has dialled again")
-        link = Link(node_id, stream, self._options.queue_bytes_max, self._receive, self._metrics)
+        link = Link(node_id, stream, self._options.queue_bytes_max, self._receive, self._metrics, self._caught_up)
         self._links[node_id] = link
         self._metrics.relay_links.set(len(self._links))
         _log.info("relay_linked", peer=node_id)

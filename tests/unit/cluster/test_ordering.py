@@ -3,6 +3,8 @@
 import asyncio
 from typing import cast
 
+import pytest
+
 from chatgrpc.core.lanes import Forward, Forwarded
 from chatgrpc.core.links import Deliver, EndStream, Heads, HeadsHeard, Load, Message, RaiseMark, ShowReceipt
 from chatgrpc.v1 import chat_pb2, session_pb2
@@ -269,3 +271,16 @@ async def test_an_outcome_that_nobody_waits_for_and_a_push_of_a_stranger_do_no_h
 
 def _carried(cluster: SmallCluster, kind: type[Message]) -> int:
     return sum(isinstance(message, kind) for _, _, message in cluster.carried)
+
+
+async def test_while_a_node_is_behind_its_links_read_no_more() -> None:
+    async with small_cluster(nodes=2) as cluster:
+        ordering = cluster.nodes[0].ordering
+        await ordering.caught_up()
+        for _ in range(64):
+            ordering.receive("other", [Load(1)])
+        waiting = ordering.caught_up()
+        assert waiting.send(None) is not None  # step by step, since the node's own ticks work the inbox off
+        ordering.pump(0)
+        with pytest.raises(StopIteration):
+            waiting.send(None)
