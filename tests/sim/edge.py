@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, cast
 
 from chatgrpc.core.clock import Now
 from chatgrpc.core.disconnect import Ended
-from chatgrpc.core.edge_desk import ForEdge
+from chatgrpc.core.edge_desk import Answered, ForEdge, Missed
 from chatgrpc.core.effects import Admission, Admit, Effect, End, FetchPage, Marked, Submit, Watch
 from chatgrpc.core.effects import ShowTyping as TypingSeen
 from chatgrpc.core.entries import Membership, StoredChat
 from chatgrpc.core.event_feed import FeedRead, LoadChat, ReadMembership
 from chatgrpc.core.lanes import Outcome
-from chatgrpc.core.links import Deliver, RaiseMark, ShowReceipt, ShowTyping, TellTyping
+from chatgrpc.core.links import Deliver, Message, RaiseMark, ShowReceipt, ShowTyping, TellTyping
 from chatgrpc.core.receipts import ReceiptBook
 from chatgrpc.core.session import Session, Timings
 from chatgrpc.core.visibility import Interval, last_change
@@ -48,6 +48,11 @@ class Edge:
         self.upkeep = Upkeep(self)
         self._book = ReceiptBook(node.parts.limits)
         self._risen: dict[tuple[str, str], RaiseMark] = {}
+        self._messages: list[tuple[str, Message]] = []
+        self._answers: list[Answered] = []
+        self._deliveries: list[Deliver] = []
+        self._missed: dict[str, Missed] = {}
+        self._notices: list[ShowReceipt | ShowTyping] = []
         node.every(250, self._tell_marks)
 
     def crash(self) -> None:
@@ -231,23 +236,41 @@ class Edge:
         self.pump()
 
     def pump(self) -> None:
-        """Hands to the sessions what came for them, and to the links what is to be said."""
-        for ticket, write, outcome in self.desk.take_answers():
+        """Hands to the sessions what came for them, and to the links what is to be said.
+
+        What the sessions do about it may pump again: then what has come already has its turn there, and before what is new.
+        """
+        self._step()
+        answers, self._answers = self._answers, []
+        for ticket, write, outcome in answers:
             self._answer(ticket, write, outcome)
-        for deliver in self.desk.take_deliveries():
+        deliveries, self._deliveries = self._deliveries, []
+        for deliver in deliveries:
             self._deliver(deliver)
-        missed = self.desk.take_missed()
+        missed, self._missed = self._missed, {}
         if missed:
             self.upkeep.missed(missed)
         for chat_id, found in missed.items():
             self.note_head(chat_id, found.seq)
-        for notice in self.desk.take_notices():
+        notices, self._notices = self._notices, []
+        for notice in notices:
             for session, stream in self.open_sessions():
                 if stream.device.user_id in notice.to_user_ids:
                     _show(session, notice)
                     self.flush(session)
-        for node_id, message in self.desk.take_messages(self._now_ms()):
+        self._step()
+        messages, self._messages = self._messages, []
+        for node_id, message in messages:
             self.node.send(node_id, message)
+
+    def _step(self) -> None:
+        output = self.desk.step(self._now_ms())
+        self._messages += output.messages
+        self._answers += output.answers
+        self._deliveries += output.deliveries
+        self._notices += output.notices
+        for chat_id, missed in output.missed.items():
+            self._missed[chat_id] = self._missed[chat_id] | missed if chat_id in self._missed else missed
 
     def note_head(self, chat_id: str, seq: int) -> None:
         """The chat is committed up to there: sessions that have not heard of it find out what they missed."""

@@ -36,16 +36,17 @@ class Owner:
 
     def pump(self) -> None:
         """Runs what the shards want, and lets out what they have to say."""
-        for tenure, request in self.desk.take_requests():
+        output = self.desk.step()
+        for tenure, request in output.requests:
             start(self._run(tenure, request))
-        if self.desk.damage or self.desk.failed:  # the lease holds, and the store loses nothing: there can be none
-            raise BrokenError(f"{self.node.node_id} gives up {self.desk.damage} and {self.desk.failed}")
-        for node_id, message in self.desk.take_messages():
+        if output.damage or output.failed:  # the lease holds, and the store loses nothing: there can be none
+            raise BrokenError(f"{self.node.node_id} gives up {output.damage} and {output.failed}")
+        for node_id, message in output.messages:
             self.node.send(node_id, message)
-        for delivery in self.desk.take_deliveries():
+        for delivery in output.deliveries:
             self.node.cluster.committed(self.node.node_id, delivery)
             self._deliveries.append(delivery)
-        self._notices += self.desk.take_notices()
+        self._notices += output.notices
         if not self._is_routing and (self._deliveries or self._notices):
             start(self._route())
 
@@ -105,8 +106,7 @@ class Owner:
             user_ids = dict.fromkeys(user_id for delivery in deliveries for user_id in delivery.recipients)
             user_ids |= dict.fromkeys(user_id for notice in notices for user_id in notice.user_ids)
             self.desk.route(deliveries, notices, await self._nodes_of(list(user_ids)))
-            for node_id, message in self.desk.take_messages():
-                self.node.send(node_id, message)
+            self.pump()
         self._is_routing = False
 
     async def _nodes_of(self, user_ids: Sequence[str]) -> dict[str, Collection[str]]:

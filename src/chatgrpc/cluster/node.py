@@ -36,7 +36,7 @@ from chatgrpc.core.lanes import EdgeLanes
 from chatgrpc.core.lease import Holds
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.links import EndStream, EndStreamHeard, Load, Message, ShowReceipt, ShowTyping
-from chatgrpc.core.owner_desk import OwnerDesk
+from chatgrpc.core.owner_desk import OwnerDesk, Tenure
 from chatgrpc.core.rates import Rates
 from chatgrpc.core.shard import Shard
 from chatgrpc.core.tending import ShardOwner
@@ -103,7 +103,7 @@ class ClusterNode:
         session_map = RedisSessionMap(redis)
         book = self._book = DamageBook(metrics)
         look_ups = LookUps(store.committed, store.receipts, limits.groups_by_others_max)
-        self._runner = StoreRunner(self._desk, store.rows, store.committed, look_ups, book, self._wake_up, crash)
+        self._runner = StoreRunner(self._desk, store.rows, store.committed, look_ups, self._wake_up, crash)
         self._router = Router(self._desk, session_map, self._live_node_ids, self._wake_up, crash)
         self._ordering = ClusterOrdering(
             self.node_id, self._edge_desk, self._desk, self._runner, self._router, book, self._send, self._wake_up
@@ -295,6 +295,11 @@ class ClusterNode:
         for chat_id in missed:
             self._presence.members_changed(chat_id)
         self._resync.missed(missed)
+
+    def shard_failed(self, tenure: Tenure, defect: Exception) -> None:
+        """See `cluster.ordering.Listener`."""
+        assert self._keeper is not None, "only a node that has joined has shards"
+        self._keeper.shard_failed(tenure, defect)
 
     async def _end_stream(self, sender_id: str, message: EndStream) -> None:
         if message.code not in session_pb2.DisconnectCode.values():

@@ -8,7 +8,7 @@ A message that our own code trips over, whoever sent it, costs that message and 
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from chatgrpc.cluster.router import Router
@@ -34,7 +34,7 @@ from chatgrpc.core.links import (
     ShowTyping,
     TellTyping,
 )
-from chatgrpc.core.owner_desk import OwnerDesk, Tenure
+from chatgrpc.core.owner_desk import Notice, OwnerDesk, OwnerOutput, Tenure
 from chatgrpc.core.sequencer import Answer, Delivery
 from chatgrpc.core.tending import ShardOwner
 from chatgrpc.core.write import Write
@@ -74,6 +74,10 @@ class Listener(Protocol):
         """Pushes of these chats were lost, that may have let users of this node in or out."""
         ...
 
+    def shard_failed(self, tenure: Tenure, defect: Exception) -> None:
+        """A mistake of the program has cost this node a shard, which is to be given back."""
+        ...
+
 
 class ClusterOrdering:
     """`edge.ordering.Ordering` over the owners of the cluster."""
@@ -94,8 +98,8 @@ class ClusterOrdering:
     ) -> None:
         """`send` hands a message to the link with a node; False = there is none, and it is lost.
 
-        `book` is told of messages that could not be taken. Owners name unconfirmed pushes, and store committed marks, every
-        `beat_interval_s`; they look again at damaged chats every `look_again_interval_s`.
+        `book` is told of chats that are damaged, and of messages that could not be taken. Owners name unconfirmed pushes, and
+        store committed marks, every `beat_interval_s`; they look again at damaged chats every `look_again_interval_s`.
         """
         self._book = book
         self._look_again_interval_ms = int(look_again_interval_s * 1000)
@@ -139,19 +143,9 @@ class ClusterOrdering:
             for message in messages:
                 self._receive(sender_id, message, at)
         self._room.set()
-        self._hand_out(at)
-        for notice in self.edge.take_notices():
-            try:
-                self._heard_by().show(notice)
-            except Exception as defect:
-                self._book.defect("message", defect, kind=type(notice).__name__)
-        missed = self.edge.take_missed()
-        if missed:
-            self._heard_by().missed(missed)
-        heads = {chat_id: found.seq for chat_id, found in missed.items()}
-        answers = [Answer(ticket, outcome) for ticket, _, outcome in self.edge.take_answers()]
+        progress = self._hand_out(at)
         self._note_what_is_done()
-        return Progress(answers, [_delivery(deliver) for deliver in self.edge.take_deliveries()], heads)
+        return progress
 
     def pass_time(self, now_ms: int) -> None:
         """See the protocol."""
@@ -237,19 +231,49 @@ class ClusterOrdering:
         elif isinstance(message, Load):
             self._heard_by().note_load(sender_id, message.streams)
 
-    def _hand_out(self, at: Now) -> None:
-        """Sends what there is to say, and takes what this node says to itself, until there is nothing more."""
+    def _hand_out(self, at: Now) -> Progress:
+        """Steps both desks, and takes what this node says to itself, until it has nothing more to say."""
+        answers: list[Answer] = []
+        deliveries: list[Delivery] = []
+        missed: dict[str, Missed] = {}
+        notices: list[ShowReceipt | ShowTyping] = []
+        to_route: tuple[list[Delivery], list[Notice]] = [], []
         while True:
-            self._runner.start_requests()
-            messages = self.edge.take_messages(at.monotonic_ms) + self.owner.take_messages()
-            if not messages:
+            owner, edge = self.owner.step(), self.edge.step(at.monotonic_ms)
+            self._runner.start(owner.requests)
+            self._tell_what_went_wrong(owner)
+            to_route[0].extend(owner.deliveries)
+            to_route[1].extend(owner.notices)
+            answers += [Answer(ticket, outcome) for ticket, _, outcome in edge.answers]
+            deliveries += [_delivery(deliver) for deliver in edge.deliveries]
+            notices += edge.notices
+            for chat_id, found in edge.missed.items():
+                missed[chat_id] = missed[chat_id] | found if chat_id in missed else found
+            if not (edge.messages or owner.messages):
                 break
-            for node_id, message in messages:
+            for node_id, message in edge.messages + owner.messages:
                 if node_id == self._node_id:
                     self._receive(node_id, message, at)
                 else:
                     self._send(node_id, message)
-        self._router.start(self.owner.take_deliveries(), self.owner.take_notices())
+        self._router.start(*to_route)
+        self._show(notices)
+        if missed:
+            self._heard_by().missed(missed)
+        return Progress(answers, deliveries, {chat_id: found.seq for chat_id, found in missed.items()})
+
+    def _tell_what_went_wrong(self, owner: OwnerOutput) -> None:
+        for damage in owner.damage:
+            self._book.note(damage)
+        for tenure, defect in owner.failed:
+            self._heard_by().shard_failed(tenure, defect)
+
+    def _show(self, notices: Iterable[ShowReceipt | ShowTyping]) -> None:
+        for notice in notices:
+            try:
+                self._heard_by().show(notice)
+            except Exception as defect:
+                self._book.defect("message", defect, kind=type(notice).__name__)
 
     def _post(self, node_id: str, message: Message) -> None:
         if node_id == self._node_id:

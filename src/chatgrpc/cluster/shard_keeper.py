@@ -214,7 +214,6 @@ class ShardKeeper:
         self._seen(owners, nodes)
         if nodes.get(own_id) != self.info and not self._announcing:
             self._start(self._announce())
-        self._give_back_failed()
         may_own = tuple(sorted(node_id for node_id, info in nodes.items() if not info.draining))
         # While we drain we leave only shards that another node will take (they do once they see us drain), and take none.
         may_take = tuple(node_id for node_id in may_own if node_id != own_id) if self.info.draining else may_own
@@ -225,16 +224,14 @@ class ShardKeeper:
             self._leaving.add(shard)
             self._start(self._give_away(self._desk.tenures[shard], self._lease))
 
-    def _give_back_failed(self) -> None:
-        """Shards that a mistake of the program has cost: unless the coordinator learns it they are dead until the lease ends.
+    def shard_failed(self, tenure: Tenure, defect: Exception) -> None:
+        """A mistake of the program has cost a shard: unless the coordinator learns it the shard is dead until the lease ends.
 
-        Whoever takes them then, perhaps this node, begins from the log, under a new epoch.
+        Whoever takes it then, perhaps this node, begins from the log, under a new epoch.
         """
-        failed, self._desk.failed = self._desk.failed, []
-        for tenure, defect in failed:
-            self._book.defect("shard", defect, shard=tenure.number)
-            self._leaving.add(tenure.number)
-            self._start(self._give_back(tenure.number, self._lease))
+        self._book.defect("shard", defect, shard=tenure.number)
+        self._leaving.add(tenure.number)
+        self._start(self._give_back(tenure.number, self._lease))
 
     async def _give_back(self, shard: int, lease: Lease | None) -> None:
         try:

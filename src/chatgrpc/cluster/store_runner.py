@@ -10,7 +10,7 @@ that a chat whose old rows cannot be had goes on with what is new.
 
 import asyncio
 import math
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ from chatgrpc.core.door import ReadIntervals
 from chatgrpc.core.owner_desk import OwnerDesk, Tenure
 from chatgrpc.core.row_store import ReadBucket, ReadHead, StoreWrite, WriteBoundary, WriteMark, WriteRow, WriteViews
 from chatgrpc.core.sequencer import Lookup
-from chatgrpc.damage_book import DamageBook
+from chatgrpc.core.shard import Request
 from chatgrpc.edge.look_up import LookUps
 from chatgrpc.ports.errors import ChatDamagedError, StoreError
 from chatgrpc.ports.row_store import CommittedLog, RowStore
@@ -49,7 +49,6 @@ class StoreRunner:
         rows: RowStore,
         committed: CommittedLog,
         look_ups: LookUps,
-        book: DamageBook,
         wake_up: Callable[[], None],
         on_defect: Callable[[BaseException], None],
         *,
@@ -61,12 +60,10 @@ class StoreRunner:
             rows: the store.
             committed: the same, as readers see it.
             look_ups: for writes that need something from it.
-            book: told of chats that are damaged.
             wake_up: called when the store has answered something.
             on_defect: called when something that cannot fail has failed.
             look_up_timeout_s: how long a look-up is tried.
         """
-        self._book = book
         self._look_up_timeout_s = look_up_timeout_s
         self._desk = desk
         self._rows = rows
@@ -92,10 +89,10 @@ class StoreRunner:
 
     # What the tick calls.
 
-    def start_requests(self) -> None:
-        """Starts what shards want, and sorts out what they have to say."""
+    def start(self, requests: Iterable[tuple[Tenure, Request]]) -> None:
+        """Starts what shards want."""
         writes: dict[Tenure, list[StoreWrite]] = {}
-        for tenure, request in self._desk.take_requests():
+        for tenure, request in requests:
             match request:
                 case WriteRow() | WriteBoundary() | WriteViews():
                     writes.setdefault(tenure, []).append(request)
@@ -118,9 +115,6 @@ class StoreRunner:
                 self._writer.write(tenure, of_tenure)
             except Exception as defect:
                 self._desk.fail(tenure, defect)
-        for damage in self._desk.damage:
-            self._book.note(damage)
-        self._desk.damage.clear()
 
     def take_in(self, now: Now) -> None:
         """Hands the shards what the store has answered; `now` is read after it had."""

@@ -48,8 +48,28 @@ class Missed:
         return Missed(min(self.after_seq, other.after_seq), max(self.seq, other.seq))
 
 
+@dataclass(frozen=True, slots=True)
+class EdgeOutput:
+    """What an edge says, and what owners have told it, since the last step."""
+
+    messages: list[tuple[str, Message]]
+    """Messages and the nodes they are for."""
+    answers: list[Answered]
+    """Outcomes of writes."""
+    deliveries: list[Deliver]
+    """Committed events for users of this node."""
+    missed: dict[str, Missed]
+    """By chat, events that an owner says it pushed, and that did not come: they concern every session of the node.
+
+    Such a push may also have let a user in, or out; only the store says who it was. Knowing the head from elsewhere (a later
+    push, an answer to a question) is not enough: this push may have been the only news for some users.
+    """
+    notices: list[ShowReceipt | ShowTyping]
+    """Receipts and typing for users of this node."""
+
+
 class EdgeDesk:
-    """The desk of one node."""
+    """The desk of one node. Whatever is put in, `step` hands out what follows."""
 
     def __init__(
         self, node_id: str, lanes: EdgeLanes, shard_of: Callable[[str], int], ask_again_after_ms: int, stated_max: int
@@ -91,7 +111,7 @@ class EdgeDesk:
         return changed
 
     def submit(self, session_id: str, ticket: Ticket, write: Write, now_ms: int) -> None:
-        """Sends a write on its way; its outcome comes out of `take_answers`.
+        """Sends a write on its way; its outcome comes out of a later `step`.
 
         One without a `seen_seq` gets one first: the head that the owner states now.
         """
@@ -186,36 +206,13 @@ class EdgeDesk:
 
     # What comes out.
 
-    def take_messages(self, now_ms: int) -> list[tuple[str, Message]]:
-        """Messages and the nodes they are for."""
+    def step(self, now_ms: int) -> EdgeOutput:
+        """What follows from all that was put in since the last step; all of it is handed out once."""
         for forward in self._lanes.take_forwards(now_ms):
             self._send(forward.lane.chat_id, forward)
-        messages, self._messages = self._messages, []
-        return messages
-
-    def take_answers(self) -> list[Answered]:
-        """Outcomes of writes."""
-        answers, self._answers = self._answers, []
-        return answers
-
-    def take_deliveries(self) -> list[Deliver]:
-        """Committed events for users of this node."""
-        deliveries, self._deliveries = self._deliveries, []
-        return deliveries
-
-    def take_missed(self) -> dict[str, Missed]:
-        """Events that an owner says it pushed, and that did not come: they concern every session of the node.
-
-        Such a push may also have let a user in, or out; only the store says who it was. Knowing the head from elsewhere (a
-        later push, an answer to a question) is not enough: this push may have been the only news for some users.
-        """
-        missed, self._missed = self._missed, {}
-        return missed
-
-    def take_notices(self) -> list[ShowReceipt | ShowTyping]:
-        """Receipts and typing for users of this node."""
-        notices, self._notices = self._notices, []
-        return notices
+        output = EdgeOutput(self._messages, self._answers, self._deliveries, self._missed, self._notices)
+        self._messages, self._answers, self._deliveries, self._missed, self._notices = [], [], [], {}, []
+        return output
 
     @property
     def is_idle(self) -> bool:

@@ -3,8 +3,9 @@
 Nothing that a node says, and nothing that the store answers, makes the desk raise: what goes wrong beyond one chat costs its
 shard, which is given up (`failed`), so that the next owner begins from the log.
 
-What a shard has committed leaves in two steps. The shell takes the `Delivery`s and `Notice`s, looks up which nodes hold the
-members' devices, once for all of them, and hands both back to `route`, which makes one message a node.
+Whatever is put in, `step` hands out what follows. What a shard has committed leaves in two steps: the shell takes the
+`Delivery`s and `Notice`s, looks up which nodes hold the members' devices, once for all of them, and hands both back to `route`,
+which makes one message a node for the next step.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -58,6 +59,24 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnerOutput:
+    """What the shards of a node want and say since the last step."""
+
+    requests: list[tuple[Tenure, Request]]
+    """To be run, each until it succeeds, as long as the tenure is held; the outcome goes to `OwnerDesk.hand_over`."""
+    messages: list[tuple[str, Message]]
+    """Messages and the nodes they are for."""
+    deliveries: list[Delivery]
+    """Committed events, to be routed."""
+    notices: list[Notice]
+    """Receipts and typing, to be routed."""
+    damage: list[Damage]
+    """What was found wrong with chats, to be told to operators."""
+    failed: list[tuple[Tenure, Exception]]
+    """Shards that a mistake of the program has cost, and by which: to be told, and given back."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Asked:
     """Waits for a chat to be ready: who asked what, and when."""
 
@@ -77,10 +96,8 @@ class OwnerDesk:
         self._books: dict[str, HeadBook] = {}
         self._touched: dict[Tenure, None] = {}
         self._messages: list[tuple[str, Message]] = []
-        self.damage: list[Damage] = []
-        """What was found wrong with chats, to be reported; whoever does clears it."""
-        self.failed: list[tuple[Tenure, Exception]] = []
-        """Shards that a mistake of the program has cost, and by which: to be told, and given back; whoever does clears it."""
+        self._damage: list[Damage] = []
+        self._failed: list[tuple[Tenure, Exception]] = []
         self.events_committed = 0
         """Events that shards of this node have counted as committed, since it began; those adopted that let users in, again."""
         self._deliveries: list[Delivery] = []
@@ -174,7 +191,7 @@ class OwnerDesk:
         """A shard is not what it should be, by a mistake of ours: it is dropped as if the lease were over."""
         if self.holds(tenure):
             self.drop(tenure)
-            self.failed.append((tenure, defect))
+            self._failed.append((tenure, defect))
 
     def touch(self, tenure: Tenure) -> None:
         """Something happened to the shard: the shell handed it what the store answered."""
@@ -182,48 +199,31 @@ class OwnerDesk:
 
     # What goes out.
 
-    def take_requests(self) -> list[tuple[Tenure, Request]]:
-        """Requests of all shards that were touched, to be run until each succeeds, as long as the tenure is held.
-
-        Also sorts out what those shards have to say, so the other `take_…` are called after this one.
-        """
+    def step(self) -> OwnerOutput:
+        """What follows from all that was put in since the last step; all of it is handed out once."""
         touched, self._touched = self._touched, {}
         requests: list[tuple[Tenure, Request]] = []
         for tenure in touched:
             try:
-                self._sort_out(tenure)
-                requests += [(tenure, request) for request in tenure.shard.take_requests()]
+                requests += self._sort_out(tenure)
             except Exception as defect:
                 self.fail(tenure, defect)
-        return requests
+        output = OwnerOutput(requests, self._messages, self._deliveries, self._notices, self._damage, self._failed)
+        self._messages, self._deliveries, self._notices, self._damage, self._failed = [], [], [], [], []
+        return output
 
-    def _sort_out(self, tenure: Tenure) -> None:
-        shard = tenure.shard
-        deliveries = shard.take_deliveries()
-        self.events_committed += len(deliveries)
-        self._deliveries += deliveries
-        for answer in shard.take_answers():
+    def _sort_out(self, tenure: Tenure) -> list[tuple[Tenure, Request]]:
+        output = tenure.shard.step()
+        self.events_committed += len(output.deliveries)
+        self._deliveries += output.deliveries
+        for answer in output.answers:
             lane, number = cast("tuple[Lane, int]", answer.ticket)
             self._messages.append((lane.edge_id, tenure.lanes.answered(lane, number, answer.outcome)))
-        for head in shard.take_heads():
+        for head in output.heads:
             asked = cast("_Asked", head.ticket)
             self._answer(asked, head.seq, head.chat)
-        self.damage += shard.take_damage()
-
-    def take_messages(self) -> list[tuple[str, Message]]:
-        """Messages and the nodes they are for."""
-        messages, self._messages = self._messages, []
-        return messages
-
-    def take_deliveries(self) -> list[Delivery]:
-        """Committed events, to be routed."""
-        deliveries, self._deliveries = self._deliveries, []
-        return deliveries
-
-    def take_notices(self) -> list[Notice]:
-        """Receipts and typing, to be routed."""
-        notices, self._notices = self._notices, []
-        return notices
+        self._damage += output.damage
+        return [(tenure, request) for request in output.requests]
 
     def beat(self) -> list[tuple[str, Message]]:
         """The heartbeats that are due: heads whose push a node has not confirmed."""

@@ -47,8 +47,28 @@ class Head:
     """The chat, if it was asked for with it, and exists."""
 
 
+@dataclass(frozen=True, slots=True)
+class ShardOutput:
+    """What a shard wants and says since its last step."""
+
+    requests: list[Request]
+    """To be run, each until it succeeds."""
+    answers: list[Answer]
+    """Outcomes of writes; per chat in order of seq."""
+    deliveries: list[Delivery]
+    """Committed events on their way to the members' devices."""
+    heads: list[Head]
+    """Answers to `ask_head`."""
+    damage: list[Damage]
+    """What was found wrong with chats, to be told to operators."""
+
+
 class Shard:
-    """The chats of one shard, for one epoch."""
+    """The chats of one shard, for one epoch.
+
+    Whatever comes in, `step` is called after it, and hands out all that follows. Only committed marks are taken at other times
+    (`take_marks`), since they are stored when there is time.
+    """
 
     def __init__(
         self,
@@ -281,28 +301,12 @@ class Shard:
         """How many events have their seq and are not committed yet."""
         return len(self._uncommitted)
 
-    def take_requests(self) -> list[Request]:
-        """Requests to run."""
-        requests, self._requests = self._requests, []
-        return requests
-
-    def take_answers(self) -> list[Answer]:
-        """Outcomes of writes; per chat in order of seq."""
-        return self._sequencer.take_answers()
-
-    def take_deliveries(self) -> list[Delivery]:
-        """Committed events on their way to the members' devices."""
-        deliveries, self._deliveries = self._deliveries, []
-        return deliveries
-
-    def take_heads(self) -> list[Head]:
-        """Answers to `ask_head`."""
-        heads, self._heads = self._heads, []
-        return heads
-
-    def take_damage(self) -> list[Damage]:
-        """What was found wrong with chats, to be told to operators."""
-        return self._sequencer.take_damage()
+    def step(self) -> ShardOutput:
+        """What the shard wants and says since the last step; all of it is handed out once."""
+        sequencer = self._sequencer
+        output = ShardOutput(self._requests, sequencer.take_answers(), self._deliveries, self._heads, sequencer.take_damage())
+        self._requests, self._deliveries, self._heads = [], [], []
+        return output
 
     def damaged(self) -> list[Damage]:
         """Chats that are refused now."""

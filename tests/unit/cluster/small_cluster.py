@@ -20,7 +20,7 @@ from chatgrpc.core.lanes import EdgeLanes
 from chatgrpc.core.lease import Holds
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.links import EndStream, EndStreamHeard, Message, ShowReceipt, ShowTyping
-from chatgrpc.core.owner_desk import OwnerDesk
+from chatgrpc.core.owner_desk import OwnerDesk, Tenure
 from chatgrpc.core.sequencer import Delivery
 from chatgrpc.core.shard import Shard
 from chatgrpc.core.tending import ShardOwner, wanted_owner
@@ -78,7 +78,7 @@ class SmallNode:
         self.metrics = Metrics()
         self.book = DamageBook(self.metrics)
         look_ups = LookUps(cluster.rows, MemoryStore().receipts, limits.groups_by_others_max)
-        self.runner = StoreRunner(self.desk, cluster.rows, cluster.rows, look_ups, self.book, self.wake_up, self.defects.append)
+        self.runner = StoreRunner(self.desk, cluster.rows, cluster.rows, look_ups, self.wake_up, self.defects.append)
         self.router = Router(self.desk, cluster.session_map, lambda: self.seen_nodes, self.wake_up, self.defects.append)
         self.ordering = ClusterOrdering(
             node_id,
@@ -217,6 +217,9 @@ class SmallNode:
 
     def missed(self, missed: Mapping[str, Missed]) -> None:
         self.chats_missed += missed
+
+    def shard_failed(self, tenure: Tenure, defect: Exception) -> None:
+        self.keeper.shard_failed(tenure, defect)
 
     def _returned(self) -> None:
         self.times_returned += 1

@@ -14,6 +14,7 @@ from chatgrpc.core.clock import Now
 from chatgrpc.core.edge_desk import Missed
 from chatgrpc.core.effects import Watch
 from chatgrpc.core.links import EndStream, EndStreamHeard, Message, RaiseMark, ShowReceipt, ShowTyping
+from chatgrpc.core.owner_desk import Tenure
 from chatgrpc.core.receipts import Mark, Raised
 from chatgrpc.edge.connection import Connection
 from chatgrpc.ports.lease_clock import lease_clock_ms
@@ -86,6 +87,9 @@ class Place:
 
     def missed(self, missed: Mapping[str, Missed]) -> None:
         raise AssertionError("no link is cut")
+
+    def shard_failed(self, tenure: Tenure, defect: Exception) -> None:
+        raise defect
 
 
 class World:

@@ -53,7 +53,7 @@ class World:
             while not self.router.is_idle:
                 self.router.take_in()
                 await asyncio.sleep(0)
-        return self.desk.take_messages()
+        return self.desk.step().messages
 
     async def sees_again(self) -> None:
         """Returns when the map answers again."""
@@ -118,7 +118,7 @@ async def test_one_read_serves_all_that_came_meanwhile_and_order_is_kept(stubbor
             world.router.start([_delivery(seq, ["alice", "bob"]), _delivery(seq + 1, ["bob"])], [Notice(("carol",), TYPING)])
         assert not world.router.is_idle
         assert world.router.deliveries_waiting == 49
-        assert world.desk.take_messages() == []
+        assert world.desk.step().messages == []
     said = await world.routed()
     assert stubborn_map.read == [["alice"], ["alice", "bob", "carol"]]
     assert _seqs(said, "node-1") == [1, *range(2, 50, 2)]
@@ -141,11 +141,11 @@ async def test_what_was_found_waits_until_it_is_taken(stubborn_map: StubbornMap)
     async with asyncio.timeout(GIVE_UP_S):
         while not world.wake_ups:
             await asyncio.sleep(0)
-    assert world.desk.take_messages() == []
+    assert world.desk.step().messages == []
     assert not world.router.is_idle
     world.router.take_in()
     assert world.router.is_idle
-    assert _seqs(world.desk.take_messages(), "node-1") == [1]
+    assert _seqs(world.desk.step().messages, "node-1") == [1]
 
 
 async def test_nothing_to_route_asks_nothing(stubborn_map: StubbornMap) -> None:

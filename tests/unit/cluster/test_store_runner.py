@@ -10,7 +10,7 @@ from chatgrpc.adapters.memory import MemoryStore
 from chatgrpc.cluster.row_writer import RETRY_FIRST_S
 from chatgrpc.cluster.store_runner import LOOK_UP_TIMEOUT_S, READS_RETRIED_MAX, StoreRunner
 from chatgrpc.core.clock import Now
-from chatgrpc.core.damage import Kind
+from chatgrpc.core.damage import Damage, Kind
 from chatgrpc.core.entries import StoredEvent
 from chatgrpc.core.lanes import Forward, Forwarded, Lane, OwnerLanes
 from chatgrpc.core.limits import Limits
@@ -20,9 +20,7 @@ from chatgrpc.core.row_store import ReadHead, StoredHead, WriteMark, WriteRow
 from chatgrpc.core.sequencer import Delivery
 from chatgrpc.core.shard import Shard
 from chatgrpc.core.write import Write
-from chatgrpc.damage_book import DamageBook
 from chatgrpc.edge.look_up import LookUps
-from chatgrpc.metrics import Metrics
 from chatgrpc.ports.errors import ChatDamagedError, StoreUnavailableError
 from chatgrpc.v1 import chat_pb2
 from tests.unit.cluster.small_cluster import group_creation, text, until
@@ -55,13 +53,13 @@ class World:
         self.messages: list[Message] = []
         self.deliveries: list[Delivery] = []
         self.desk = OwnerDesk(LIMITS, lambda chat_id: 1)
-        self.book = DamageBook(Metrics())
+        self.damage: list[Damage] = []
+        self.failed: list[tuple[Tenure, Exception]] = []
         self.runner = StoreRunner(
             self.desk,
             self.rows,
             self.rows,
             LookUps(self.rows, MemoryStore().receipts, LIMITS.groups_by_others_max),
-            self.book,
             self._wake_up,
             self.defects.append,
             look_up_timeout_s=look_up_timeout_s,
@@ -84,18 +82,24 @@ class World:
         """An edge sends a write, and the store is asked for what that takes."""
         self._number += 1
         self.desk.receive("edge", Forward(LANE, self._number, self._number, write), SOON)
-        self.runner.start_requests()
+        self.step()
 
     def ask_head(self) -> None:
         self.desk.receive("edge", AskHead(CHAT, 1), SOON)
-        self.runner.start_requests()
+        self.step()
 
     def tick(self, now: Now = SOON) -> None:
         """What the store has answered by `now` is taken in, and what is wanted next is asked for."""
         self.runner.take_in(now)
-        self.runner.start_requests()
-        self.messages += [message for _, message in self.desk.take_messages()]
-        self.deliveries += self.desk.take_deliveries()
+        self.step()
+
+    def step(self) -> None:
+        output = self.desk.step()
+        self.runner.start(output.requests)
+        self.messages += [message for _, message in output.messages]
+        self.deliveries += output.deliveries
+        self.damage += output.damage
+        self.failed += output.failed
 
     async def answered(self, messages: int) -> Sequence[Message]:
         """Ticks until so many messages were said, which are returned."""
@@ -240,7 +244,7 @@ async def test_only_so_many_reads_are_tried_again_at_the_same_time() -> None:
     world.rows.away = True
     for number in range(2 * READS_RETRIED_MAX):
         world.desk.receive("edge", AskHead(f"g.{number}", 1), SOON)
-    world.runner.start_requests()
+    world.step()
     await until(lambda: world.runner.reads_retried == 2 * READS_RETRIED_MAX)
     async with world.rows.silent():
         await until(lambda: under_way >= READS_RETRIED_MAX)
@@ -259,7 +263,7 @@ async def test_a_store_that_is_away_is_told_of_in_a_few_lines() -> None:
         world.say(text(CHAT, "alice", 1, 1))
         world.desk.receive("edge", AskHead("g.other", 1), SOON)
         world.runner.save_marks()
-        world.runner.start_requests()
+        world.step()
         await until(lambda: world.runner.trouble.failures >= 10)
         world.rows.away = False
         await until(lambda: not world.is_reading and not world.runner.writes_under_way)
@@ -367,7 +371,7 @@ async def test_a_defect_of_a_read_costs_the_chat_and_is_told() -> None:
     world.rows.read_head = fail  # type: ignore[method-assign]
     world.ask_head()
     assert await world.answered(1) == [HeadIs(CHAT, 1, 0, damaged=True)]
-    (damage,) = world.book.damaged()
+    (damage,) = world.damage
     assert (damage.kind, type(damage.defect)) == (Kind.DEFECT, KeyError)
     assert world.defects == []
 
@@ -389,7 +393,7 @@ async def test_a_page_that_is_damaged_fails_the_write_that_looks_into_it_and_no_
     assert isinstance(taken, Forwarded)
     assert isinstance(taken.outcome, chat_pb2.SendResult)
     assert taken.outcome.seq == 12
-    assert [damage.why for damage in world.book.damaged()] == ["a row is missing"]
+    assert [damage.why for damage in world.damage] == ["a row is missing"]
 
 
 async def test_a_look_up_that_is_not_answered_gives_its_write_an_outcome_in_time() -> None:
@@ -410,7 +414,7 @@ async def test_a_look_up_that_is_not_answered_gives_its_write_an_outcome_in_time
     assert isinstance(taken, Forwarded)
     assert isinstance(taken.outcome, chat_pb2.SendResult)
     await until(lambda: world.runner.reads_retried == 0)
-    assert world.book.damaged() == [], "the store was away, and the chat is as it was"
+    assert world.damage == [], "the store was away, and the chat is as it was"
 
 
 async def test_writes_that_the_store_cannot_even_be_asked_for_cost_their_shard() -> None:
@@ -424,10 +428,10 @@ async def test_writes_that_the_store_cannot_even_be_asked_for_cost_their_shard()
 
     def has_failed() -> bool:
         world.tick()
-        return bool(world.desk.failed)
+        return bool(world.failed)
 
     await until(has_failed)
-    assert [(tenure, type(defect)) for tenure, defect in world.desk.failed] == [(world.tenure, TypeError)]
+    assert [(tenure, type(defect)) for tenure, defect in world.failed] == [(world.tenure, TypeError)]
     assert not world.desk.holds(world.tenure)
     assert world.defects == []
 

@@ -11,7 +11,7 @@ from chatgrpc.core.ids import direct_chat_id
 from chatgrpc.core.lanes import EdgeLanes, Forward, Forwarded, Lane, OwnerLanes
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.links import AskHead, AskMembers, HeadIs, MembersAre, Message, RaiseMark, TellTyping
-from chatgrpc.core.owner_desk import OwnerDesk, Tenure
+from chatgrpc.core.owner_desk import Notice, OwnerDesk, Tenure
 from chatgrpc.core.shard import Shard
 from chatgrpc.core.tending import ShardOwner
 from chatgrpc.core.write import Write
@@ -41,6 +41,7 @@ class Cluster:
         self.edges = {f"edge{number}": self.edge(f"edge{number}") for number in range(edges)}
         self.rows = ModelRows()
         self.messages = 0
+        self.notices: list[Notice] = []
 
     def edge(self, node_id: str) -> EdgeDesk:
         desk = EdgeDesk(node_id, EdgeLanes(250, 10_000), lambda chat_id: 1, 250, 1_000)
@@ -51,8 +52,7 @@ class Cluster:
         self.now_ms += TICK_MS
         for node_id, edge in self.edges.items():
             edge.pass_time(self.now_ms)
-            edge.take_answers()
-            for _, message in edge.take_messages(self.now_ms):
+            for _, message in edge.step(self.now_ms).messages:
                 self.messages += 1
                 self.ask(node_id, message)
 
@@ -61,11 +61,15 @@ class Cluster:
         self.owner.receive(node_id, message, Now(self.now_ms, self.now_ms))
 
     def store_comes_back(self) -> list[tuple[str, Message]]:
-        while requests := self.owner.take_requests():
-            for tenure, request in requests:
+        messages: list[tuple[str, Message]] = []
+        while (output := self.owner.step()).requests:
+            messages += output.messages
+            self.notices += output.notices
+            for tenure, request in output.requests:
                 self.rows.answer(tenure.shard, request, Now(self.now_ms, self.now_ms))
                 self.owner.touch(tenure)
-        return self.owner.take_messages()
+        self.notices += output.notices
+        return messages + output.messages
 
 
 @contextmanager
@@ -131,7 +135,7 @@ def test_marks_that_rose_while_the_chat_was_not_ready_rose_from_where_the_first_
     for seq in (1, 2, 3):
         after.ask("edge0", RaiseMark(CHATS[0], "friend0", seq, 0, seq - 1, 0))
     after.store_comes_back()
-    (notice,) = after.owner.take_notices()
+    (notice,) = after.notices
     assert notice.user_ids == ("alice",), "who sent the first of them hears of it, too"
 
 
@@ -157,18 +161,18 @@ def test_questions_from_ever_more_askers_are_passed_over() -> None:
 def test_a_chat_that_is_not_ours_keeps_no_questions() -> None:
     cluster = Cluster()
     cluster.ask("edge", AskHead(CHATS[0], 1))
-    ((_, read),) = cluster.owner.take_requests()
+    ((_, read),) = cluster.owner.step().requests
     now = Now(0, 0)
     cluster.rows.boundaries[CHATS[0], 0] = {9: 1}
     assert cluster.rows.marks == {}
     cluster.rows.answer(cluster.shard, read, now)
-    (bucket_read,) = cluster.shard.take_requests()
+    (bucket_read,) = cluster.shard.step().requests
     cluster.rows.answer(cluster.shard, bucket_read, now)
-    assert [damage.chat_id for damage in cluster.shard.take_damage()] == [CHATS[0]]
+    assert [damage.chat_id for damage in cluster.shard.step().damage] == [CHATS[0]]
     for number in range(2, 1_000):
         cluster.ask("edge", AskHead(CHATS[0], number))
     assert cluster.shard.questions_waiting == 0
-    assert cluster.shard.take_requests() == []
+    assert cluster.shard.step().requests == []
 
 
 def test_a_lane_is_kept_only_while_something_waits_in_it() -> None:
@@ -180,12 +184,12 @@ def test_a_lane_is_kept_only_while_something_waits_in_it() -> None:
         chat_id = direct_chat_id("alice", f"x{number}")
         content = content_pb2.Content(text=content_pb2.TextContent(text="a"))
         edge.submit("session", number, Write(chat_id, "eve", content, bytes(16), 0), number)
-        for _, message in edge.take_messages(number):
+        for _, message in edge.step(number).messages:
             cluster.ask("edge", message)
         for _, answer in cluster.store_comes_back():
             assert isinstance(answer, Forwarded)
             edge.receive("owner", answer, number)
-        ((_, _, outcome),) = edge.take_answers()
+        ((_, _, outcome),) = edge.step(number).answers
         assert isinstance(outcome, chat_pb2.Error)
     assert len(lanes) == 0
     assert edge.is_idle
@@ -229,13 +233,13 @@ def test_what_streams_send_while_the_store_is_away_is_bounded_in_bytes_for_as_lo
             write = Write(CHATS[0], "alice", content, number.to_bytes(16), 0, peer_user_id="friend0")
             edge.submit(f"session{number % 25}", number, write, cluster.now_ms)
             edge.pass_time(cluster.now_ms)
-            for _, message in edge.take_messages(cluster.now_ms):
+            said = edge.step(cluster.now_ms)
+            for _, message in said.messages:
                 cluster.ask(node_id, message)
-            cluster.owner.take_requests()
-            for to_node_id, answer in cluster.owner.take_messages():
+            for to_node_id, answer in cluster.owner.step().messages:
                 assert isinstance(answer, Forwarded)
                 cluster.edges[to_node_id].receive("owner", answer, cluster.now_ms)
-            for _, _, outcome in edge.take_answers():
+            for _, _, outcome in said.answers + edge.step(cluster.now_ms).answers:
                 assert isinstance(outcome, chat_pb2.Error)
                 refused.append(outcome)
     assert cluster.shard.held_bytes <= 210_000

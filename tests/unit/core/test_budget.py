@@ -30,6 +30,7 @@ class Node:
         self.budget = Budget(limits)
         self.limits = limits
         self.shards = [self.take(epoch) for _ in range(shards)]
+        self.heads: list[Head] = []
 
     def take(self, epoch: int) -> Shard:
         return Shard(epoch, Lease(), self.limits, random.Random(1), budget=self.budget)
@@ -37,7 +38,7 @@ class Node:
     def run(self, shard: Shard) -> list[Request | WriteMark]:
         """Lets the store answer; returns what was asked of it."""
         asked: list[Request | WriteMark] = []
-        while requests := shard.take_requests():
+        while requests := self.requests(shard):
             asked += requests
             for request in requests:
                 self.rows.answer(shard, request, NOW)
@@ -45,6 +46,11 @@ class Node:
             asked.append(mark)
             self.rows.put(mark)
         return asked
+
+    def requests(self, shard: Shard) -> list[Request]:
+        output = shard.step()
+        self.heads += output.heads
+        return output.requests
 
     def write(self, shard: Shard, peer: str, number: int = 1) -> None:
         chat_id = direct_chat_id("alice", peer)
@@ -54,8 +60,9 @@ class Node:
 
     def ask(self, shard: Shard, peer: str, *, with_chat: bool = False) -> tuple[Head, list[Request | WriteMark]]:
         assert shard.ask_head("ticket", direct_chat_id("alice", peer), NOW, with_chat=with_chat)
+        self.heads.clear()
         asked = self.run(shard)
-        (head,) = shard.take_heads()
+        (head,) = self.heads
         return head, asked
 
     def loaded(self) -> set[str]:

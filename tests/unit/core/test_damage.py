@@ -62,15 +62,20 @@ class Owner:
 
     def run(self, but: type[Request] | None = None) -> None:
         """Lets the store answer until nothing more is asked, `but` for requests of a kind, which it never answers."""
-        while requests := self.shard.take_requests():
+        while requests := self.requests():
             for request in requests:
                 if but is None or not isinstance(request, but):
                     self.rows.answer(self.shard, request, NOW)
-        for answer in self.shard.take_answers():
+
+    def requests(self) -> list[Request]:
+        """What the store is asked for; what the shard says beside it is noted."""
+        output = self.shard.step()
+        for answer in output.answers:
             assert answer.ticket not in self.outcomes, "answered twice"
             self.outcomes[answer.ticket] = answer.outcome
-        self.heads |= {head.ticket: head.seq for head in self.shard.take_heads()}
-        self.damage += self.shard.take_damage()
+        self.heads |= {head.ticket: head.seq for head in output.heads}
+        self.damage += output.damage
+        return output.requests
 
 
 def seq(outcome: Outcome) -> int:
@@ -167,7 +172,7 @@ def test_while_it_is_damaged_the_store_is_not_asked_again() -> None:
     owner = Owner(rows, epoch=2)
     owner.head(SICK)
     assert owner.shard.ask_head("again", SICK, NOW)
-    assert owner.shard.take_requests() == []
+    assert owner.requests() == []
     assert code(owner.send("again")) == DAMAGED
     assert len(owner.damage) == 1
 

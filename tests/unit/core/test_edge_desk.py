@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from chatgrpc.core.edge_desk import EdgeDesk, Missed
+from chatgrpc.core.edge_desk import EdgeDesk, EdgeOutput, Missed
 from chatgrpc.core.lanes import EdgeLanes, Forward, Forwarded, Lane
 from chatgrpc.core.links import (
     AskHead,
@@ -53,17 +53,17 @@ def test_a_write_goes_to_the_owner_and_its_outcome_comes_back_with_its_ticket() 
     edge = desk()
     edge.submit("session", "ticket", write("a"), 0)
     assert not edge.is_idle
-    ((node_id, sent),) = edge.take_messages(0)
+    ((node_id, sent),) = edge.step(0).messages
     assert node_id == "owner"
     assert isinstance(sent, Forward)
     assert sent.lane == Lane("edge", "session", "c")
     edge.receive("owner", Forwarded(sent.lane, 1, chat_pb2.SendResult(seq=5)), 10)
     assert not edge.is_idle, "an answer waits to be taken"
-    ((ticket, of_write, got),) = edge.take_answers()
+    ((ticket, of_write, got),) = edge.step(0).answers
     assert (ticket, of_write.client_message_id, got) == ("ticket", b"a".ljust(16), chat_pb2.SendResult(seq=5))
     assert edge.is_idle
     edge.receive("owner", Forwarded(sent.lane, 1, chat_pb2.SendResult(seq=5)), 11)
-    assert edge.take_answers() == []
+    assert edge.step(0).answers == []
 
 
 def test_without_an_owner_nothing_is_sent_until_there_is_one() -> None:
@@ -71,9 +71,9 @@ def test_without_an_owner_nothing_is_sent_until_there_is_one() -> None:
     edge.submit("session", "ticket", write("a"), 0)
     edge.ask_head("c", lambda seq: None, 0)
     edge.ask_members("c", lambda user_ids: None, 0)
-    assert edge.take_messages(0) == []
+    assert edge.step(0).messages == []
     assert edge.see(ONE, 10) == {1}
-    kinds = [(node_id, type(message)) for node_id, message in edge.take_messages(10)]
+    kinds = [(node_id, type(message)) for node_id, message in edge.step(10).messages]
     assert sorted(kinds, key=str) == sorted([("owner", AskHead), ("owner", AskMembers), ("owner", Forward)], key=str)
 
 
@@ -82,19 +82,19 @@ def test_what_one_owner_has_not_answered_goes_to_the_next_one_and_to_it_alone() 
     edge.submit("session", "a", write("a"), 0)
     edge.submit("session", "b", write("b", "far c"), 0)
     edge.ask_head("c", lambda seq: None, 0)
-    edge.take_messages(0)
+    edge.step(0)
     assert edge.see(OTHER | {2: ShardOwner("far owner", 6)}, 10) == {1}
-    assert {(node_id, type(message)) for node_id, message in edge.take_messages(10)} == {("heir", AskHead), ("heir", Forward)}
+    assert {(node_id, type(message)) for node_id, message in edge.step(10).messages} == {("heir", AskHead), ("heir", Forward)}
 
 
 def test_the_same_node_under_another_epoch_is_another_owner() -> None:
     edge = desk()
     edge.submit("session", "a", write("a"), 0)
-    edge.take_messages(0)
+    edge.step(0)
     assert edge.see(ONE, 10) == set()
-    assert edge.take_messages(10) == []
+    assert edge.step(10).messages == []
     assert edge.see({1: ShardOwner("owner", 6)}, 20) == {1}
-    assert [node_id for node_id, _ in edge.take_messages(20)] == ["owner"]
+    assert [node_id for node_id, _ in edge.step(20).messages] == ["owner"]
 
 
 def test_a_shard_that_lost_its_owner_has_moved_once_it_has_the_next_one() -> None:
@@ -107,21 +107,22 @@ def test_what_is_not_answered_is_sent_again_and_given_up_in_the_end() -> None:
     edge = desk()
     edge.submit("session", "a", write("a"), 0)
     edge.ask_head("c", lambda seq: None, 0)
-    edge.take_messages(0)
+    edge.step(0)
     edge.pass_time(100)
-    assert {type(message) for _, message in edge.take_messages(100)} == {AskHead, Forward}
+    assert {type(message) for _, message in edge.step(100).messages} == {AskHead, Forward}
     edge.pass_time(1_000)
-    ((ticket, _, got),) = edge.take_answers()
+    output = edge.step(1_000)
+    ((ticket, _, got),) = output.answers
     assert ticket == "a"
     assert isinstance(got, chat_pb2.Error)
-    assert {type(message) for _, message in edge.take_messages(1_000)} == {AskHead}, "a question is never given up"
+    assert {type(message) for _, message in output.messages} == {AskHead}, "a question is never given up"
 
 
 def test_a_closed_session_is_sent_for_no_more() -> None:
     edge = desk()
     edge.submit("session", "a", write("a"), 0)
     edge.close("session")
-    assert edge.take_messages(0) == []
+    assert edge.step(0).messages == []
     assert edge.is_idle
 
 
@@ -132,13 +133,13 @@ def test_a_head_is_told_to_who_asked_and_remembered() -> None:
     edge = desk()
     heard: list[int | None] = []
     edge.ask_head("c", heard.append, 0)
-    ((_, asked),) = edge.take_messages(0)
+    ((_, asked),) = edge.step(0).messages
     assert edge.questions_waiting == 1
     edge.receive("owner", HeadIs("c", number_of(asked), 7), 5)
     assert heard == [7]
     assert edge.stated_seq("c") == 7
     assert edge.questions_waiting == 0
-    assert edge.take_missed() == {}, "that is no push"
+    assert edge.step(0).missed == {}, "that is no push"
 
 
 def test_an_answer_to_an_earlier_question_states_a_head_and_answers_nobody() -> None:
@@ -147,7 +148,7 @@ def test_an_answer_to_an_earlier_question_states_a_head_and_answers_nobody() -> 
     second: list[int | None] = []
     edge.ask_head("c", first.append, 0)
     edge.ask_head("c", second.append, 1)
-    (_, early), (_, late) = edge.take_messages(1)
+    (_, early), (_, late) = edge.step(1).messages
     edge.receive("owner", HeadIs("c", number_of(early), 7), 5)
     assert (first, second) == ([7], [])
     edge.receive("owner", HeadIs("c", number_of(late), 8), 6)
@@ -158,7 +159,7 @@ def test_members_are_told_to_who_asked() -> None:
     edge = desk()
     heard: list[tuple[str, ...]] = []
     edge.ask_members("c", heard.append, 0)
-    ((_, asked),) = edge.take_messages(0)
+    ((_, asked),) = edge.step(0).messages
     edge.receive("owner", MembersAre("c", number_of(asked), ("alice", "bob")), 5)
     assert heard == [("alice", "bob")]
 
@@ -167,9 +168,9 @@ def test_what_may_be_lost_is_said_once_and_only_if_there_is_an_owner() -> None:
     edge = desk()
     edge.tell("far c", TellTyping("far c", "alice", 1))
     edge.tell("c", TellTyping("c", "alice", 1))
-    assert edge.take_messages(0) == [("owner", TellTyping("c", "alice", 1))]
+    assert edge.step(0).messages == [("owner", TellTyping("c", "alice", 1))]
     edge.see(OTHER, 10)
-    assert edge.take_messages(10) == []
+    assert edge.step(10).messages == []
 
 
 # What owners say.
@@ -180,63 +181,64 @@ def test_deliveries_and_notices_come_out_in_order_and_once() -> None:
     typing = ShowTyping("c", "bob", 1, ("alice",))
     for message in (deliver(5), deliver(6, after_seq=5), typing):
         edge.receive("owner", message, 0)
-    assert [event.seq for event in edge.take_deliveries()] == [5, 6]
-    assert edge.take_notices() == [typing]
-    assert edge.take_deliveries() == []
-    assert edge.take_notices() == []
+    output = edge.step(0)
+    assert [event.seq for event in output.deliveries] == [5, 6]
+    assert output.notices == [typing]
+    assert output.missed == {}
     assert edge.stated_seq("c") == 6
-    assert edge.take_missed() == {}
+    assert edge.step(0) == EdgeOutput([], [], [], {}, [])
 
 
 def test_heads_that_were_pushed_are_confirmed_and_no_news() -> None:
     edge = desk()
     edge.receive("owner", deliver(5), 0)
     edge.receive("owner", Heads({"c": 5}), 1)
-    assert edge.take_messages(1) == [("owner", HeadsHeard({"c": 5}))]
-    assert edge.take_missed() == {}
+    output = edge.step(1)
+    assert output.messages == [("owner", HeadsHeard({"c": 5}))]
+    assert output.missed == {}
 
 
 def test_a_head_that_was_not_pushed_is_missed_once() -> None:
     edge = desk()
-    for _ in range(2):  # the confirmation was lost, and it is named again
+    for missed in ({"c": Missed(0, 5), "d": Missed(0, 1)}, {}):  # the confirmation was lost, and it is named again
         edge.receive("owner", Heads({"c": 5, "d": 1}), 1)
-        assert edge.take_messages(1) == [("owner", HeadsHeard({"c": 5, "d": 1}))]
-    assert edge.take_missed() == {"c": Missed(0, 5), "d": Missed(0, 1)}
-    assert edge.take_missed() == {}
+        output = edge.step(1)
+        assert output.messages == [("owner", HeadsHeard({"c": 5, "d": 1}))]
+        assert output.missed == missed
     assert edge.stated_seq("c") == 5
 
 
 def test_a_push_is_missed_although_the_head_is_known_otherwise() -> None:
     edge = desk()
     edge.ask_head("c", lambda seq: None, 0)
-    ((_, asked),) = edge.take_messages(0)
+    ((_, asked),) = edge.step(0).messages
     edge.receive("owner", HeadIs("c", number_of(asked), 5), 1)
     edge.note_stated("c", 6)
     edge.receive("owner", Heads({"c": 5}), 2)
-    assert edge.take_missed() == {"c": Missed(0, 5)}
+    assert edge.step(0).missed == {"c": Missed(0, 5)}
 
 
 def test_a_push_before_another_one_is_missed_as_soon_as_that_comes() -> None:
     edge = desk()
     edge.receive("owner", deliver(4), 0)
     edge.receive("owner", deliver(6, after_seq=5), 1)
-    assert edge.take_missed() == {"c": Missed(4, 5)}
+    assert edge.step(0).missed == {"c": Missed(4, 5)}
     edge.receive("owner", Heads({"c": 6}), 2)
-    assert edge.take_missed() == {}
+    assert edge.step(0).missed == {}
 
 
 def test_a_hole_between_pushes_is_none_if_the_sender_says_so() -> None:
     edge = desk()
     edge.receive("owner", deliver(4), 0)
     edge.receive("owner", deliver(9), 1)
-    assert edge.take_missed() == {}, "5 to 8 were for nobody here, or are confirmed"
+    assert edge.step(0).missed == {}, "5 to 8 were for nobody here, or are confirmed"
 
 
 def test_what_another_owner_pushed_does_not_stand_for_what_this_one_did() -> None:
     edge = desk()
     edge.receive("heir", deliver(9), 0)
     edge.receive("owner", Heads({"c": 5}), 1)
-    assert edge.take_missed() == {"c": Missed(0, 5)}
+    assert edge.step(0).missed == {"c": Missed(0, 5)}
 
 
 def test_the_latest_heads_are_remembered() -> None:

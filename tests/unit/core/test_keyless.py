@@ -10,7 +10,7 @@ from chatgrpc.core.edge_desk import EdgeDesk, ForEdge
 from chatgrpc.core.ids import group_chat_id
 from chatgrpc.core.lanes import EdgeLanes, Forward, Forwarded, OwnerLanes
 from chatgrpc.core.limits import Limits
-from chatgrpc.core.links import AskHead, HeadIs
+from chatgrpc.core.links import AskHead, HeadIs, Message
 from chatgrpc.core.owner_desk import OwnerDesk, Tenure
 from chatgrpc.core.refusal import owner_silent
 from chatgrpc.core.shard import Shard
@@ -37,6 +37,7 @@ class Cluster:
         self.rows = ModelRows()
         self.edge = EdgeDesk("edge", EdgeLanes(100, 1_000), lambda chat_id: 1, 100, 100)
         self.epoch = 0
+        self._outcomes: dict[object, chat_pb2.SendResult | chat_pb2.Error] = {}
         self.owner_dies()
 
     def owner_dies(self) -> None:
@@ -48,21 +49,29 @@ class Cluster:
 
     def run(self, *, tells: Callable[[ForEdge], bool] = lambda message: True) -> None:
         """Lets everything go on; what the owner `tells` the edge hears."""
-        while messages := self.edge.take_messages(NOW.monotonic_ms):
+        while messages := self.messages():
             for _, message in messages:
                 assert isinstance(message, Forward | AskHead)
                 self.owner.receive("edge", message, NOW)
-            while requests := self.owner.take_requests():
-                for tenure, request in requests:
+            while (output := self.owner.step()).requests or output.messages:
+                for tenure, request in output.requests:
                     self.rows.answer(tenure.shard, request, NOW)
                     self.owner.touch(tenure)
-            for _, said in self.owner.take_messages():
-                assert isinstance(said, Forwarded | HeadIs)
-                if tells(said):
-                    self.edge.receive("owner", said, NOW.monotonic_ms)
+                for _, said in output.messages:
+                    assert isinstance(said, Forwarded | HeadIs)
+                    if tells(said):
+                        self.edge.receive("owner", said, NOW.monotonic_ms)
+
+    def messages(self, after_ms: int = 0) -> list[tuple[str, Message]]:
+        """What the edge says; outcomes are noted."""
+        output = self.edge.step(NOW.monotonic_ms + after_ms)
+        self._outcomes |= {ticket: outcome for ticket, _, outcome in output.answers}
+        return output.messages
 
     def outcomes(self) -> dict[object, chat_pb2.SendResult | chat_pb2.Error]:
-        return {ticket: outcome for ticket, _, outcome in self.edge.take_answers()}
+        self._outcomes |= {ticket: outcome for ticket, _, outcome in self.edge.step(NOW.monotonic_ms).answers}
+        outcomes, self._outcomes = self._outcomes, {}
+        return outcomes
 
     def write(self, content: content_pb2.Content, key: bytes, sender: str = "alice", seen_seq: int | None = None) -> None:
         self.edge.submit(f"call of {key!r}", key, Write(GROUP, sender, content, key.ljust(16), seen_seq), NOW.monotonic_ms)
@@ -113,7 +122,7 @@ def test_the_creation_of_a_chat_needs_no_question() -> None:
     created = content_pb2.ChatCreatedContent(kind=content_pb2.CHAT_KIND_GROUP, title="g")
     created.members.add(user_id="alice", role=content_pb2.MEMBER_ROLE_OWNER)
     cluster.write(content_pb2.Content(chat_created=created), bytes(16))
-    ((_, sent),) = cluster.edge.take_messages(NOW.monotonic_ms)
+    ((_, sent),) = cluster.messages()
     assert isinstance(sent, Forward)
 
 
@@ -127,11 +136,11 @@ def test_those_of_one_caller_keep_their_order(cluster: Cluster) -> None:
 
 def test_without_an_owner_it_is_given_up_and_asked_for_no_more(cluster: Cluster) -> None:
     cluster.write(text("a"), b"K")
-    cluster.edge.take_messages(NOW.monotonic_ms)
+    cluster.messages()
     assert not cluster.edge.is_idle
     cluster.edge.pass_time(NOW.monotonic_ms + 999)
     assert cluster.outcomes() == {}
-    cluster.edge.take_messages(NOW.monotonic_ms + 999)
+    cluster.messages(after_ms=999)
     cluster.edge.pass_time(NOW.monotonic_ms + 1_000)
     (failed,) = cluster.outcomes().values()
     assert isinstance(failed, chat_pb2.Error)

@@ -60,14 +60,17 @@ class Owner:
 
     def receive(self, message: ForOwner, sender_id: str = "edge") -> None:
         self.desk.receive(sender_id, message, self.now)
-        while requests := self.desk.take_requests():
-            for tenure, request in requests:
+        while True:
+            output = self.desk.step()
+            self.messages += output.messages
+            self.deliveries += output.deliveries
+            self.notices += output.notices
+            if not output.requests:
+                break
+            for tenure, request in output.requests:
                 if self.desk.holds(tenure):
                     self.rows.answer(tenure.shard, request, self.now)
                     self.desk.touch(tenure)
-        self.messages += self.desk.take_messages()
-        self.deliveries += self.desk.take_deliveries()
-        self.notices += self.desk.take_notices()
 
     def take_messages(self) -> list[tuple[str, Message]]:
         messages, self.messages = self.messages, []
@@ -156,14 +159,14 @@ def test_a_dropped_shard_asks_for_nothing_more() -> None:
     owner = Owner()
     owner.desk.receive("edge", text("a"), NOW)
     owner.desk.drop(owner.tenure)
-    assert owner.desk.take_requests() == []
+    assert owner.desk.step().requests == []
 
 
 def test_with_the_lease_all_shards_are_gone() -> None:
     owner = Owner()
     owner.desk.receive("edge", text("a"), NOW)
     owner.desk.drop_all()
-    assert owner.desk.take_requests() == []
+    assert owner.desk.step().requests == []
     assert owner.desk.tenures == {}
 
 
@@ -257,18 +260,18 @@ def test_each_node_gets_one_copy_with_its_own_users() -> None:
     desk = OwnerDesk(LIMITS, lambda chat_id: 1)
     nodes = {"alice": ["n1", "n2"], "bob": ["n1"], "carol": ["n3"]}
     desk.route([delivery(5, "alice", "bob", "carol", "dave", left_user_id="carol")], [], nodes)
-    assert desk.take_messages() == [
+    assert desk.step().messages == [
         ("n1", Deliver("c", 5, b"event", ("alice", "bob"), "", True)),
         ("n2", Deliver("c", 5, b"event", ("alice",), "", True)),
         ("n3", Deliver("c", 5, b"event", ("carol",), "carol", True)),
     ]
-    assert desk.take_messages() == []
+    assert desk.step().messages == []
 
 
 def test_notices_go_to_the_nodes_of_those_whom_they_are_for() -> None:
     desk = OwnerDesk(LIMITS, lambda chat_id: 1)
     desk.route([], [Notice(("alice", "bob"), ShowTyping("c", "carol", 1, ()))], {"alice": ["n1"], "bob": ["n2"]})
-    assert desk.take_messages() == [
+    assert desk.step().messages == [
         ("n1", ShowTyping("c", "carol", 1, ("alice",))),
         ("n2", ShowTyping("c", "carol", 1, ("bob",))),
     ]
@@ -289,7 +292,7 @@ def test_each_push_names_the_one_before_it_that_is_not_confirmed() -> None:
     nodes = {"alice": ["n1"], "bob": ["n2"]}
 
     def after_seqs() -> list[int]:
-        return [message.after_seq for _, message in owner.desk.take_messages() if isinstance(message, Deliver)]
+        return [message.after_seq for _, message in owner.desk.step().messages if isinstance(message, Deliver)]
 
     owner.desk.route([delivery(5, "alice"), delivery(6, "alice"), delivery(7, "alice", "bob")], [], nodes)
     assert after_seqs() == [0, 5, 6, 0]

@@ -524,9 +524,10 @@ def test_the_edge_refuses_groups_before_a_link_wraps_them() -> None:
     edge = EdgeDesk("edge", EdgeLanes(100, 1_000), lambda chat_id: 1, 100, 100)
     edge.see({1: ShardOwner("owner", 1)}, 0)
     edge.submit("s", "ticket", Write("c", "alice", with_unknown(at_content=groups(98)), KEY, 0), 0)
-    ((ticket, _, outcome),) = edge.take_answers()
+    output = edge.step(0)
+    ((ticket, _, outcome),) = output.answers
     assert (ticket, type(outcome)) == ("ticket", chat_pb2.Error)
-    assert edge.take_messages(0) == []
+    assert output.messages == []
 
 
 def test_what_is_so_already_is_no_event() -> None:

@@ -12,7 +12,7 @@ from chatgrpc.core.ids import direct_chat_id, group_chat_id
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.row_store import ReadBucket, ReadHead, WriteBoundary, WriteMark, WriteRow, WriteViews
 from chatgrpc.core.sequencer import Delivery, Lookup
-from chatgrpc.core.shard import Request, Shard
+from chatgrpc.core.shard import Head, Request, Shard
 from chatgrpc.core.write import Write
 from chatgrpc.v1 import chat_pb2, content_pb2
 from tests.unit.core.model_rows import ModelRows
@@ -47,6 +47,7 @@ class Owner:
     def __post_init__(self) -> None:
         self.shard = Shard(self.epoch, self.lease, self.limits, random.Random(self.epoch), self.rows.bucket_seqs)
         self.now = Now(1_000, 1_000)
+        self._wanted: list[Request] = []
 
     def submit(self, ticket: object, write: Write) -> bool:
         taken = self.shard.submit(ticket, write, self.now)
@@ -59,34 +60,40 @@ class Owner:
         return asked
 
     def take(self) -> None:
-        for answer in self.shard.take_answers():
+        output = self.shard.step()
+        self._wanted += output.requests
+        for answer in output.answers:
             assert answer.ticket not in self.outcomes, "answered twice"
             self.outcomes[answer.ticket] = answer.outcome
-        self.deliveries += self.shard.take_deliveries()
-        self.heads |= {head.ticket: head.seq for head in self.shard.take_heads()}
+        self.deliveries += output.deliveries
+        self.heads |= {head.ticket: head.seq for head in output.heads}
+
+    def requests(self) -> list[Request]:
+        """What the store is asked for; what the shard says beside it is noted."""
+        self.take()
+        wanted, self._wanted = self._wanted, []
+        return wanted
 
     def run(self) -> None:
         """Lets the store answer until nothing is asked any more."""
-        while requests := self.shard.take_requests():
+        while requests := self.requests():
             for request in requests:
                 self.rows.answer(self.shard, request, self.now)
-        self.take()
 
     def run_until(self, kind: type[Request]) -> list[Request]:
         """Lets the store answer until requests of a kind are asked, which are returned and not answered."""
-        while requests := self.shard.take_requests():
+        while requests := self.requests():
             held = [request for request in requests if isinstance(request, kind)]
             for request in requests:
                 if request not in held:
                     self.rows.answer(self.shard, request, self.now)
             if held:
-                self.take()
                 return held
         raise AssertionError(f"no {kind.__name__} was asked for")
 
     def die(self) -> None:
         """Every row that is asked for lands, and nobody hears of it."""
-        while requests := self.shard.take_requests():
+        while requests := self.requests():
             for request in requests:
                 if isinstance(request, WriteRow):
                     self.rows.put(request)
@@ -224,7 +231,7 @@ def test_what_was_stored_after_the_lease_was_over_counts_for_nothing() -> None:
     rows = owner.run_until(WriteRow)
     owner.lease.over = True
     owner.answer(*rows)
-    assert owner.shard.take_requests() == []
+    assert owner.requests() == []
     assert (owner.outcomes, owner.deliveries) == ({}, [])
     assert not owner.shard.holds(owner.now)
     assert not owner.submit("b", text("b"))
@@ -238,7 +245,7 @@ def test_what_was_read_after_the_lease_was_over_leads_to_nothing() -> None:
         requests = owner.run_until(kind)
         owner.lease.over = True
         owner.answer(*requests)
-        assert owner.shard.take_requests() == []
+        assert owner.requests() == []
         assert owner.outcomes == {}
 
 
@@ -286,7 +293,7 @@ def test_all_who_ask_while_a_chat_is_read_are_answered_when_it_is() -> None:
     owner = Owner(ModelRows(BUCKET_SEQS))
     owner.ask_head("one")
     owner.ask_head("other")
-    (read,) = owner.shard.take_requests()
+    (read,) = owner.requests()
     owner.ask_head("third")
     owner.answer(read)
     owner.run()
@@ -318,7 +325,7 @@ def test_rows_of_the_dead_owner_are_adopted_under_the_own_epoch_before_anything_
     assert [(row.seq, row.epoch) for row in rows_of(adopted)] == [(1, 5), (2, 5)]
     assert [row.event for row in rows_of(adopted)] == [row.event for row in rows.rows[CHAT]]
     heir.answer(adopted[0])
-    assert heir.shard.take_requests() == []
+    assert heir.requests() == []
     heir.answer(adopted[1])
     (boundary,) = heir.run_until(WriteBoundary)
     assert boundary == WriteBoundary(CHAT, 0, 5, 1)
@@ -421,7 +428,7 @@ def test_repeated_successes_change_nothing() -> None:
     dead.die()
     heir = Owner(rows, epoch=2)
     heir.submit("b", text("b"))
-    while requests := heir.shard.take_requests():
+    while requests := heir.requests():
         for request in requests:
             heir.answer(request)
             if isinstance(request, WriteRow | WriteBoundary | WriteViews):
@@ -457,9 +464,12 @@ def test_who_is_in_a_forgotten_chat_is_known_once_its_head_was_asked_for() -> No
     owner.submit("group", create_group())
     owner.run()
     assert owner.shard.ask_head("head", CHAT, owner.now, with_chat=True)
-    while requests := owner.shard.take_requests():
-        owner.answer_only(requests)
-    (head,) = owner.shard.take_heads()
+    heads: list[Head] = []
+    while not heads:
+        output = owner.shard.step()
+        owner.answer_only(output.requests)
+        heads += output.heads
+    (head,) = heads
     assert (head.ticket, head.seq) == ("head", 2)
     assert head.chat is not None
     assert head.chat.recipients == ("alice", "bob")
@@ -481,7 +491,7 @@ def test_through_any_number_of_owners_each_message_is_committed_once_and_what_wa
             if words not in answered:
                 owner.submit(words, text(words))
         for _ in range(data.draw(st.integers(0, 40))):
-            requests = owner.shard.take_requests()
+            requests = owner.requests()
             if not requests:
                 break
             for request in data.draw(st.permutations(requests)):

@@ -41,10 +41,11 @@ def test_an_edge_refuses_what_holds_a_group_and_marks_what_does_not() -> None:
     edge, fine, deep = desk(), write(), write(with_group=True)
     edge.submit("session", "fine", fine, 0)
     edge.submit("session", "deep", deep, 0)
-    ((ticket, _, outcome),) = edge.take_answers()
+    output = edge.step(0)
+    ((ticket, _, outcome),) = output.answers
     assert ticket == "deep"
     assert isinstance(outcome, chat_pb2.Error)
-    ((_, forward),) = edge.take_messages(0)
+    ((_, forward),) = output.messages
     assert isinstance(forward, Forward)
     assert (forward.write.has_no_groups, deep.has_no_groups) == (True, False)
 
