@@ -9,6 +9,7 @@ import contextlib
 import random
 import statistics
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -127,6 +128,11 @@ class Load:
     def failed(self) -> int:
         """Messages of which a try was answered by an error so far; they are sent again."""
         return sum(len(outbox.failed) for _, _, outbox in self._outboxes)
+
+    def why_failed(self) -> str:
+        """By which errors, how often each."""
+        errors = (error for _, _, outbox in self._outboxes for error in outbox.failed.values())
+        return str(Counter(f"{chat_pb2.ErrorCode.Name(error.code)}: {error.message}" for error in errors))
 
     @property
     def duplicates(self) -> int:

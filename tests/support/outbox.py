@@ -28,8 +28,8 @@ class Outbox:
         self.composed: list[session_pb2.SendMessage] = []
         self.acknowledged: list[Acknowledged] = []
         """Of each chat in the order of composing."""
-        self.failed: set[bytes] = set()
-        """Client message ids of those that were answered by an error once; they are sent again."""
+        self.failed: dict[bytes, chat_pb2.Error] = {}
+        """By client message id, the last error by which a try was answered; they are sent again."""
         self.on_acknowledged: Callable[[Acknowledged], None] = lambda acknowledged: None
         self._window = window
         self._numbers = itertools.count()
@@ -76,4 +76,4 @@ class Outbox:
             self.on_acknowledged(acknowledged)
         else:  # what fails for good is a defect of the test
             assert answer.error.code >= chat_pb2.ERROR_CODE_UNAVAILABLE, answer.error
-            self.failed.add(self._waiting[number].key.client_message_id)
+            self.failed[self._waiting[number].key.client_message_id] = answer.error
