@@ -19,6 +19,9 @@ from tests.contract.cassandra_stores import open_store, settings
 from tests.contract.rows.writes import BYTES_MAX, Rows, log, row, views
 from tests.support.services import CassandraCluster
 
+LAST = packaged_migrations()[-1].version
+"""The schema's version."""
+
 
 async def execute(store: CassandraStore, text: str) -> list[tuple[object, ...]]:
     return await asyncio.to_thread(store._client.execute, text)
@@ -52,13 +55,15 @@ class TestOpen:
 
     async def test_waits_for_whoever_changes_the_schema_and_died(self, shared_cassandra: CassandraCluster) -> None:
         store = await open_store(shared_cassandra, "locked")
-        await execute(store, "DELETE FROM {keyspace}.schema_migrations WHERE version = 2")
+        await execute(store, f"DELETE FROM {{keyspace}}.schema_migrations WHERE version = {LAST}")
         # As a node leaves it that dies in the middle, a little later.
         await execute(
             store, "INSERT INTO {keyspace}.schema_migrations (version, holder) VALUES (0, 'dead') IF NOT EXISTS USING TTL 2"
         )
         again = await open_store(shared_cassandra, "locked")
-        assert sorted(await execute(again, "SELECT version FROM {keyspace}.schema_migrations")) == [(1,), (2,)]
+        assert sorted(await execute(again, "SELECT version FROM {keyspace}.schema_migrations")) == [
+            (step.version,) for step in packaged_migrations()
+        ]
         await asyncio.gather(store.close(), again.close())
 
     async def test_that_is_cancelled_leaves_nothing_behind(self, shared_cassandra: CassandraCluster) -> None:
@@ -66,13 +71,13 @@ class TestOpen:
         store = await open_store(shared_cassandra, "locked")
         lock = "INSERT INTO {keyspace}.schema_migrations (version, holder) VALUES (0, 'busy') IF NOT EXISTS USING TTL 60"
         await execute(store, lock)
-        await execute(store, "DELETE FROM {keyspace}.schema_migrations WHERE version = 2")
+        await execute(store, f"DELETE FROM {{keyspace}}.schema_migrations WHERE version = {LAST}")
         opening = asyncio.create_task(open_store(shared_cassandra, "locked"))
         await asyncio.sleep(0.5)
         opening.cancel()
         with pytest.raises(asyncio.CancelledError):
             await opening
-        await execute(store, "INSERT INTO {keyspace}.schema_migrations (version, name) VALUES (2, 'made again')")
+        await execute(store, f"INSERT INTO {{keyspace}}.schema_migrations (version, name) VALUES ({LAST}, 'made again')")
         await execute(store, "DELETE FROM {keyspace}.schema_migrations WHERE version = 0")
         await store.close()
         async with asyncio.timeout(30):  # a thread that went on waiting would do so for longer
