@@ -1,6 +1,7 @@
 """`python -m tests.sim`: runs seeds, replays one with its trace, or looks for the smallest run in which it still fails."""
 
 import argparse
+import gc
 import sys
 import time
 
@@ -19,7 +20,10 @@ def main() -> int:
     parser.add_argument("--mistake", choices=MISTAKES | TOO_RARE, help="plant this mistake")
     parser.add_argument("--seeds", type=int, default=1_000, help="how many to run")
     parser.add_argument("--from", type=int, default=0, dest="first", help="the first one")
+    parser.add_argument("--found-by", action="store_true", help="say which seed finds each planted mistake first")
     options = parser.parse_args()
+    if options.found_by:
+        return _find_mistakes(options.first, options.seeds)
     parts = (MISTAKES | TOO_RARE)[options.mistake] if options.mistake else None
     if options.seed is None:
         return _run(options.first, options.seeds, parts)
@@ -30,6 +34,8 @@ def main() -> int:
 def _run(first: int, seeds: int, parts: Parts | None) -> int:
     failed: list[Plan] = []
     started_s = time.monotonic()
+    gc.freeze()
+    gc.set_threshold(100_000)  # a run leaves circles behind, and makes few
     for seed in range(first, first + seeds):
         plan = plan_of(seed)
         broken = broken_by(plan, parts)
@@ -42,6 +48,19 @@ def _run(first: int, seeds: int, parts: Parts | None) -> int:
     print(f"{rate:.1f} seeds a second")
     print(f"{seeds} seeds, {len(failed)} failed")
     return 1 if failed else 0
+
+
+def _find_mistakes(first: int, seeds: int) -> int:
+    """Prints the table for `test_sim.py`, which is another one after each change of what chance does."""
+    hidden = dict.fromkeys(MISTAKES)
+    for seed in range(first, first + seeds):
+        plan = plan_of(seed)
+        for mistake in list(hidden):
+            if broken_by(plan, MISTAKES[mistake]) and not broken_by(plan):
+                print(f'    "{mistake}": {seed},', flush=True)
+                del hidden[mistake]
+    print(f"{len(hidden)} are found by none of {seeds} seeds: {', '.join(hidden)}")
+    return 1 if hidden else 0
 
 
 def _replay(plan: Plan, parts: Parts | None) -> int:

@@ -12,6 +12,7 @@ from tests.sim.world import BrokenError
 
 if TYPE_CHECKING:
     from tests.sim.cluster import Cluster
+    from tests.sim.device import Device
 
 Log = list[chat_pb2.ChatEvent]
 
@@ -44,9 +45,10 @@ def check(cluster: "Cluster") -> None:
             raise BrokenError(f"{node.node_id} still waits for answers of owners")
 
 
-def head_of(cluster: "Cluster", chat_id: str) -> int:
-    """How far the chat's log goes: what every device of its members must come to hold, whoever knows of it now."""
-    return len(_rows(chat_id, cluster.store.replicas))
+def last_visible_to(cluster: "Cluster", chat_id: str) -> list[tuple["Device", int]]:
+    """Up to where each device must come to hold the chat, by what the log says, whoever knows of it now."""
+    log = [chat_pb2.ChatEvent.FromString(row.event) for row in _rows(chat_id, cluster.store.replicas)]
+    return [(device, max(_visible_seqs(log, device.user_id), default=0)) for device in cluster.devices]
 
 
 def _rows(chat_id: str, replicas: Sequence[Replica]) -> list[Row]:

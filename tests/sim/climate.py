@@ -41,7 +41,7 @@ class Climate:
 def climate_of(rng: random.Random) -> Climate:
     """The weather of a seed."""
     return Climate(
-        link_loss=rng.choice((0.0, 0.0, 0.03, 0.15)),
+        link_loss=rng.choice((0.0, 0.03, 0.1, 0.25)),
         link_delay=rng.choice((0.0, 0.05)),
         link_repeats=rng.choice((0.0, 0.04)),
         store_loss=rng.choice((0.0, 0.02, 0.15)),
@@ -54,5 +54,5 @@ def climate_of(rng: random.Random) -> Climate:
         map_unsure=rng.choice((0.0, 0.0, 0.02)),
         half_open=rng.choice((0.0, 0.2)),
         cursed=rng.choice((0.0, 0.0, 1.0)),
-        restlessness=rng.choice((0.3, 1.0, 2.5)),
+        restlessness=rng.choice((0.3, 1.0, 3.0)),
     )

@@ -5,7 +5,7 @@ import random
 from chatgrpc.core.ids import shard_of
 from chatgrpc.core.sequencer import Delivery
 from chatgrpc.v1 import session_pb2
-from tests.sim.check import check, head_of
+from tests.sim.check import check, last_visible_to
 from tests.sim.coordinator import Coordinator
 from tests.sim.device import Device
 from tests.sim.keeper import LEASE_TTL_MS
@@ -19,8 +19,8 @@ from tests.sim.store import Store
 from tests.sim.users import CHAT_IDS, Users, users_ever
 from tests.sim.world import World
 
-CALM_MIN_MS = 4_500
-"""Time for the slowest write and the longest pause of the storm to end."""
+RECOVERY_MS = 1_000
+"""After the last of what was under way in the storm (the slowest write, the longest pause) has come or is over."""
 CALM_MAX_MS = 14_000
 """How long the cluster has to come to rest afterwards."""
 NODES = 3
@@ -36,6 +36,7 @@ class Cluster:
         self.world = World(f"{self.plan.seed} {self.plan.noise}", traced)
         self.parts = parts or Parts()
         self.shard_count = SHARDS
+        self._shards = {chat_id: shard_of(chat_id) % SHARDS for chat_id in CHAT_IDS}
         self.chat_ids = CHAT_IDS
         self.users_ever = users_ever
         self.store = Store(self.world, self.plan.climate, BUCKET_SEQS)
@@ -58,14 +59,17 @@ class Cluster:
 
     def node(self, node_id: str) -> Node | None:
         """A node that lives."""
-        return next((node for node in self.nodes if node.node_id == node_id), None)
+        for node in self.nodes:
+            if node.node_id == node_id:
+                return node
+        return None
 
     def next_number(self) -> int:
         self._numbers += 1
         return self._numbers
 
     def shard_of(self, chat_id: str) -> int:
-        return shard_of(chat_id) % self.shard_count
+        return self._shards[chat_id]
 
     def committed(self, node_id: str, delivery: Delivery) -> None:
         """An owner has counted an event."""
@@ -95,7 +99,7 @@ class Cluster:
         self.world.note("world", "all is calm")
         for replica in self.store.replicas:
             replica.up = True
-        for end_ms in range(STORM_MS + CALM_MIN_MS, STORM_MS + CALM_MAX_MS, 1_000):
+        for end_ms in range(self.world.under_way_until_ms + RECOVERY_MS, STORM_MS + CALM_MAX_MS, 300):
             self.world.run(end_ms)
             if self._is_settled():
                 break
@@ -113,10 +117,8 @@ class Cluster:
         if those who stated it are gone."""
         if any(not device.open or any(device.outbox.values()) for device in self.devices):
             return False
-        heads = {chat_id: head_of(self, chat_id) for chat_id in self.chat_ids}
+        if any(node.edge.desk.questions_waiting for node in self.nodes):
+            return False
         return self.users.all_answered and all(
-            device.held.get(chat_id, 0) >= seq
-            for device in self.devices
-            for chat_id, seq in heads.items()
-            if device.user_id in users_ever(chat_id) and (device.user_id != "carol" or chat_id != self.chat_ids[0])
+            device.held.get(chat_id, 0) >= seq for chat_id in self.chat_ids for device, seq in last_visible_to(self, chat_id)
         )

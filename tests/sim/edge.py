@@ -1,6 +1,6 @@
 """The edge of a simulated node: real sessions, fed by what owners state and by the log up to there."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -9,7 +9,7 @@ from chatgrpc.core.disconnect import Ended
 from chatgrpc.core.edge_desk import Answered, ForEdge, Missed
 from chatgrpc.core.effects import Admission, Admit, Effect, End, FetchPage, Marked, Submit, Watch
 from chatgrpc.core.effects import ShowTyping as TypingSeen
-from chatgrpc.core.entries import Membership, StoredChat
+from chatgrpc.core.entries import StoredChat
 from chatgrpc.core.event_feed import FeedRead, LoadChat, ReadMembership
 from chatgrpc.core.lanes import Outcome
 from chatgrpc.core.links import Deliver, Message, RaiseMark, ShowReceipt, ShowTyping, TellTyping
@@ -17,9 +17,11 @@ from chatgrpc.core.receipts import ReceiptBook
 from chatgrpc.core.session import Session, Timings
 from chatgrpc.core.visibility import Interval, last_change
 from chatgrpc.core.write import Write
+from chatgrpc.edge.admission import readable_memberships
+from chatgrpc.ports.chat_log import ChatReader
 from chatgrpc.v1 import chat_pb2, session_pb2
 from tests.sim.coordinator import View
-from tests.sim.pages import read_history
+from tests.sim.pages import EdgeLog, read_history
 from tests.sim.tasks import Promise, start
 from tests.sim.upkeep import Upkeep
 
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 _RETRY_MS = 500
 """A chat that could not be read is read again after a while; sessions' other timers do not run here."""
 _FAR_MS = 4_000_000_000_000
+_HELLO_TIMEOUT_MS = 500
+"""How long a device that comes waits for owners; it is let in without those chats."""
+_MEMBERSHIPS_PER_READ = 2
 STATED_MAX = 3
 """Fewer than there are chats, so that some are forgotten."""
 
@@ -41,9 +46,9 @@ class Edge:
         self.node = node
         self.world = node.world
         self.sessions: dict[str, tuple[Session, Stream]] = {}
-        lanes = node.parts.edge_lanes(resend_after_ms=200, give_up_after_ms=3_000)
+        lanes = node.parts.edge_lanes(resend_after_ms=300, give_up_after_ms=3_000)
         self.desk = node.parts.edge_desk(
-            node.node_id, lanes, node.cluster.shard_of, ask_again_after_ms=200, stated_max=STATED_MAX
+            node.node_id, lanes, node.cluster.shard_of, ask_again_after_ms=300, stated_max=STATED_MAX
         )
         self.upkeep = Upkeep(self)
         self._book = ReceiptBook(node.parts.limits)
@@ -119,6 +124,8 @@ class Edge:
             return
         while (wanted := session.next_read()) is not None:
             start(self._feed(session, wanted))
+        for chat_id, _ in session.feed.take_set_aside():
+            self.node.after(_RETRY_MS, partial(self._read_again, session, chat_id))
         while output := session.take_output(self._wall_ms()):
             entry[1].to_device(output)
 
@@ -131,28 +138,46 @@ class Edge:
     def _now_ms(self) -> int:
         return self.node.now().monotonic_ms
 
-    # Admission: the session map first, then the heads, then the memberships, so that each covers the one before.
+    # Admission: the session map first, then memberships with their heads.
 
     async def _admit(self, session: Session) -> None:
         device = self.sessions[session.session_id][1].device
-        wanted = self._is_open(session)
         await self.upkeep.appeared(device.user_id, device.device_id)
-        found = await self.node.store.memberships(device.user_id, wanted)
-        asked = {chat_id: self.head_of(chat_id) for chat_id in found}
-        heads = {chat_id: await head for chat_id, head in asked.items()}
-        memberships = [
-            Membership(chat_id, intervals, max(heads[chat_id], last_change(intervals)))
-            for chat_id, intervals in (await self.node.store.memberships(device.user_id, wanted)).items()
-            if chat_id in heads
-        ]
-        if not wanted():
-            return
-        self._run(
-            session,
-            session.admitted(
-                Admission(device.user_id, _FAR_MS, memberships, {}, [], "sync"), Now(self._wall_ms(), self._wall_ms())
-            ),
-        )
+        log = self._log_of(session)
+        memberships, unknown = await readable_memberships(cast("ChatReader", log), device.user_id, _MEMBERSHIPS_PER_READ)
+        if session.session_id in self.sessions:
+            admission = Admission(device.user_id, _FAR_MS, memberships, {}, [], "sync", unknown)
+            self._run(session, session.admitted(admission, Now(self._wall_ms(), self._wall_ms())))
+
+    def _log_of(self, session: Session) -> EdgeLog:
+        """What is read for a session, as long as it is there."""
+        return EdgeLog(self.node.store, self._is_open(session), self.head_of, self._heads_in_time)
+
+    def reader(self) -> EdgeLog:
+        """What is read for nobody in particular."""
+        return EdgeLog(self.node.store, lambda: True, self.head_of, self._heads_in_time)
+
+    async def _heads_in_time(self, chat_ids: Collection[str]) -> dict[str, int]:
+        """Asks the owners; what they do not say in time stays unknown."""
+        stated: dict[str, int] = {}
+        over: Promise[None] = Promise()
+
+        def answered(seq: int | None, chat_id: str) -> None:
+            assert seq is not None, "nothing is damaged here"
+            stated[chat_id] = seq
+            if len(stated) == len(chat_ids):
+                over.keep(None)
+
+        asked = {chat_id: partial(answered, chat_id=chat_id) for chat_id in chat_ids}
+        for chat_id, callback in asked.items():
+            self.desk.ask_head(chat_id, callback, self._now_ms())
+        self.pump()
+        self.node.after(_HELLO_TIMEOUT_MS, partial(over.keep, None))
+        await over
+        for chat_id, callback in asked.items():
+            if chat_id not in stated:
+                self.desk.withdraw_head(chat_id, callback)
+        return stated
 
     def head_of(self, chat_id: str) -> Promise[int]:
         """Asks the owner, whoever it is, until it answers; an answer to an earlier question does not do."""
@@ -172,35 +197,25 @@ class Edge:
         is_open = self._is_open(session)
         match wanted:
             case ReadMembership(chat_id=chat_id):
-                session.membership_read(chat_id, await self._membership(session, chat_id))
+                session.membership_read(chat_id, await self._log_of(session).membership(session.user_id, chat_id))
             case LoadChat(chat_id=chat_id):
                 session.chat_loaded(StoredChat(await self.node.store.chat_view(chat_id, is_open), 0, b""))
             case _:
                 read_after = self.node.store.read_after
                 session.log_read(await read_after(wanted.chat_id, wanted.after_seq, wanted.up_to_seq, wanted.limit, is_open))
-        for chat_id, _ in session.feed.take_set_aside():
-            self.node.after(_RETRY_MS, partial(self._read_again, session, chat_id))
         self.flush(session)
 
     def _read_again(self, session: Session, chat_id: str) -> None:
         session.feed.resume(chat_id)
         self.flush(session)
 
-    async def _membership(self, session: Session, chat_id: str) -> Membership | None:
-        """The membership, with a head that was stated before it was read: it covers no more than this for sure."""
-        stated_seq = await self.head_of(chat_id)
-        found = await self.node.store.memberships(session.user_id, self._is_open(session))
-        intervals = found.get(chat_id)
-        return Membership(chat_id, intervals, max(stated_seq, last_change(intervals))) if intervals else None
-
     async def _fetch_page(self, session: Session, request_id: int, request: session_pb2.FetchHistory) -> None:
-        membership = await self._membership(session, request.chat_id)
+        log = self._log_of(session)
+        membership = await log.membership(session.user_id, request.chat_id)
         if membership is None:
             session.page_read(request_id, chat_pb2.Error(code=chat_pb2.ERROR_CODE_NOT_A_MEMBER))
         else:
-            read_after = partial(self.node.store.read_after, wanted=self._is_open(session))
-            read_before = partial(self.node.store.read_before, wanted=self._is_open(session))
-            page = await read_history(read_after, read_before, membership, request, self.node.parts.limits)
+            page = await read_history(log, membership, request, self.node.parts.limits)
             frame = session_pb2.HistoryPage(chat_id=request.chat_id, more_before=page.more_before, more_after=page.more_after)
             session.page_read(request_id, frame, page.events)
         self.flush(session)

@@ -8,6 +8,7 @@ from chatgrpc.core.owner_desk import Tenure
 from chatgrpc.core.tending import Tending
 from tests.sim.coordinator import View
 from tests.sim.parts import BUCKET_SEQS
+from tests.sim.plan import OVER_MS
 
 if TYPE_CHECKING:
     from tests.sim.node import Node
@@ -44,7 +45,7 @@ class Keeper:
         """The coordinator answers slowly, and then not at all; what it says comes when that is over."""
         self.node.note("is apart from the coordinator")
         self._apart_from_ms = self.world.now_ms + 300
-        self._apart_until_ms = self.world.now_ms + duration_ms
+        self._apart_until_ms = min(self.world.now_ms + duration_ms, OVER_MS)
 
     def tick(self) -> None:
         """Takes and gives away; stores marks now and then."""

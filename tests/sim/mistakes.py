@@ -1,16 +1,18 @@
 """Known mistakes, each planted into one part of an otherwise right cluster, to see that the simulator finds it."""
 
+from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from chatgrpc.cluster.missed import EventReader
 from chatgrpc.core import row_store
 from chatgrpc.core.activation import Activation
 from chatgrpc.core.active_chat import ActiveChat, Ticket
 from chatgrpc.core.append_pipeline import AppendPipeline
 from chatgrpc.core.clock import Now
 from chatgrpc.core.doubts import EVERYTHING, Doubt, Doubts
-from chatgrpc.core.edge_desk import EdgeDesk, ForEdge
+from chatgrpc.core.edge_desk import EdgeDesk, ForEdge, Missed
 from chatgrpc.core.entries import Entry, StoredEvent
 from chatgrpc.core.epochs import Row, bucket_of, committed_run
 from chatgrpc.core.event_feed import EventFeed
@@ -21,10 +23,10 @@ from chatgrpc.core.row_store import WriteRow
 from chatgrpc.core.rules import EventMeta
 from chatgrpc.core.sequencer import Lookup
 from chatgrpc.core.session import State
+from chatgrpc.core.session_book import Device, News, Put, SessionBook, SessionEntry
 from chatgrpc.core.shard import Shard
 from chatgrpc.core.tending import ShardOwner
 from chatgrpc.core.write import Write
-from chatgrpc.ports.session_map import SessionEntry, SessionMap
 from tests.sim.parts import Parts
 from tests.sim.store import Replica
 
@@ -340,9 +342,9 @@ class MembershipsNotReadAgain(Doubts[str]):
         return [(who, Doubt(doubt.everything, doubt.shards, memberships=False)) for who, doubt in super().take(sessions)]
 
 
-def nobody_changed(events: Iterable[bytes]) -> set[str]:
+async def nobody_concerned(reader: EventReader, chat_id: str, missed: Missed, events_max: int) -> Collection[str]:
     """Takes it that a push that was lost let nobody in or out."""
-    return set()
+    return ()
 
 
 class LinkThatCameBackTrusted(Doubts[str]):
@@ -384,11 +386,40 @@ class ShardsOfNowSuspected(Doubts[str]):
         return doubt
 
 
-async def those_that_stand_nowhere(entries: list[SessionEntry], session_map: SessionMap) -> list[SessionEntry]:
+class TakenOverByNobody(SessionBook):
     """Leaves alone an entry that names another node: it may be right. If it is not, nothing says so."""
-    found = await session_map.of_users(list(dict.fromkeys(entry.user_id for entry in entries)))
-    standing = {(entry.user_id, entry.device_id) for of_user in found.values() for entry in of_user}
-    return [entry for entry in entries if (entry.user_id, entry.device_id) not in standing]
+
+    def _lacking(self, devices: Iterable[Device], found: Collection[SessionEntry]) -> tuple[SessionEntry, ...]:
+        standing = {entry.device for entry in found}
+        return tuple(entry for entry in super()._lacking(devices, found) if entry.device not in standing)
+
+
+class WrittenBackInSilence(SessionBook):
+    """Takes it that nobody pushed anything while the entries lacked."""
+
+    def take_news(self) -> News:
+        return replace(super().take_news(), in_doubt=False)
+
+
+class FailedTripForgotten(SessionBook):
+    """Looks at the node's own entry only, also after a trip of which nobody knows whether it was made."""
+
+    def failed(self, now_ms: int) -> None:
+        super().failed(now_ms)
+        self._in_doubt = False
+
+
+class CanaryLast(SessionBook):
+    """Writes the node's own entry when all others stand."""
+
+    def _write_canary(self, now_ms: int) -> Any:
+        self._unchecked = deque(self._live)
+        self._next_of_look = self._check_some
+
+    def _check_some(self, now_ms: int) -> Any:
+        if not self._unchecked:
+            return self._step_of_look(Put((self.canary,)), lambda answer, now_ms: self._all_checked())
+        return super()._check_some(now_ms)
 
 
 MISTAKES: dict[str, Parts] = {
@@ -418,15 +449,18 @@ MISTAKES: dict[str, Parts] = {
     "nobody told of adopted events": _parts(shard=Shards.using(NobodyTold)),
     "rows of later epochs erased": _parts(erase=every_row_erased),
     "heads not asked for when a node is gone": _parts(doubts=HeadsNotAskedAgain),
-    "memberships not read again after a missed push": _parts(doubts=MembershipsNotReadAgain, users_changed=nobody_changed),
+    "memberships not read again after a missed push": _parts(doubts=MembershipsNotReadAgain, users_concerned=nobody_concerned),
     "nothing doubted after a lost lease": _parts(doubts=LostLeaseTrusted),
     "sessions that were just opening not looked at": _parts(doubts=OpeningSessionsForgotten),
+    "a push lost while a session opens": _parts(doubts=PushLostWhileOpeningForgotten),
     "one entry a device in the session map": _parts(one_entry_a_device=True),
-    "one entry a device, and none taken over": _parts(one_entry_a_device=True, lacking=those_that_stand_nowhere),
+    "sessions written back, and nothing doubted": _parts(session_book=WrittenBackInSilence),
+    "a trip to the session map that failed forgotten": _parts(session_book=FailedTripForgotten),
+    "its own entry in the session map written last": _parts(session_book=CanaryLast),
+    "one entry a device, and none taken over": _parts(one_entry_a_device=True, session_book=TakenOverByNobody),
 }
 
 TOO_RARE: dict[str, Parts] = {
-    "a push lost while a session opens": _parts(doubts=PushLostWhileOpeningForgotten),
     "a lost push before another one not missed": _parts(edge_desk=EarlierPushNotMissed),
     "views of adopted events in any order": _parts(shard=Shards.using(ViewsAllAtOnce)),
     "only rows that are there erased": _parts(erase=rows_that_are_there_erased),

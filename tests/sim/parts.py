@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from chatgrpc.core.doubts import Doubts, users_changed
+from chatgrpc.cluster.missed import users_concerned
+from chatgrpc.core.doubts import Doubts
 from chatgrpc.core.edge_desk import EdgeDesk
 from chatgrpc.core.entries import Entry
 from chatgrpc.core.epochs import Row, committed_run
@@ -10,8 +11,8 @@ from chatgrpc.core.event_feed import EventFeed
 from chatgrpc.core.lanes import EdgeLanes, OwnerLanes
 from chatgrpc.core.lease import Lease
 from chatgrpc.core.limits import Limits
+from chatgrpc.core.session_book import SessionBook
 from chatgrpc.core.shard import Shard
-from chatgrpc.ports.session_map import SessionEntry, SessionMap
 from tests.sim.store import Replica
 
 LIMITS = Limits(
@@ -35,13 +36,6 @@ def erase(replica: Replica, chat_id: str, bucket: int, row: Row, entry: Entry) -
     replica.erase(chat_id, bucket, row, entry.epoch)
 
 
-async def lacking(entries: list[SessionEntry], session_map: SessionMap) -> list[SessionEntry]:
-    """Which of a node's sessions are written back after the map has lost something."""
-    found = await session_map.of_users(list(dict.fromkeys(entry.user_id for entry in entries)))
-    standing = [entry for of_user in found.values() for entry in of_user]
-    return [entry for entry in entries if entry not in standing]
-
-
 class Parts:
     """What nodes are built from; a planted mistake overrides one of these."""
 
@@ -52,10 +46,10 @@ class Parts:
     owner_lanes: type[OwnerLanes] = OwnerLanes
     feed: type[EventFeed] = EventFeed
     doubts: type[Doubts[str]] = Doubts
+    session_book: type[SessionBook] = SessionBook
     read_committed = staticmethod(read_committed)
     erase = staticmethod(erase)
-    lacking = staticmethod(lacking)
-    users_changed = staticmethod(users_changed)
+    users_concerned = staticmethod(users_concerned)
     limits: Limits = LIMITS
     one_entry_a_device = False
     """In the session map; see there."""

@@ -7,8 +7,16 @@ from tests.sim.climate import Climate, climate_of
 
 STORM_MS = 9_000
 """How long things go wrong."""
+OVER_MS = 11_000
+"""What was begun by then and lasts, a pause, or a write that is under way, is over at this time at the latest."""
 USERS_BEGIN_MS = 350
 MISFORTUNES_BEGIN_MS = 1_000
+
+CHATS = 4
+_QUIET_FROM_MS = ((2_500, STORM_MS), (STORM_MS - 3_000, STORM_MS), (STORM_MS, STORM_MS))
+"""Early or late, while things still go wrong; or only when all is over."""
+LAST_WORD_MS = 800
+"""So long before a chat falls quiet a member's stream ends, and the last message comes about when they are back."""
 
 DEVICES = ("alice-1", "alice-2", "bob-1", "carol-1")
 
@@ -40,6 +48,8 @@ class Act:
     """Of its own, so that its chances do not depend on what else happens."""
     device_id: str = ""
     """Whose user acts; empty for a misfortune."""
+    chat: int | None = None
+    """The chat that falls quiet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +59,8 @@ class Plan:
     seed: int
     climate: Climate
     acts: tuple[Act, ...]
+    quiet_from_ms: tuple[int, ...]
+    """For each chat when people stop writing to it: what is lost of the last message, nobody finds by the next one."""
     noise: int = 0
     """Another one: the same plan on a day with other luck."""
 
@@ -70,7 +82,11 @@ def plan_of(seed: int) -> Plan:
         (at_ms, rng.choice(MISFORTUNES), "") for at_ms in _times(rng, MISFORTUNES_BEGIN_MS, int(100 * pace), int(1_400 * pace))
     ]
     wanted.sort()
-    return Plan(seed, climate, tuple(Act(at_ms, kind, number, of) for number, (at_ms, kind, of) in enumerate(wanted)))
+    acts = [Act(at_ms, kind, number, of) for number, (at_ms, kind, of) in enumerate(wanted)]
+    quiet_from_ms = tuple(rng.randint(*rng.choice(_QUIET_FROM_MS)) for _ in range(CHATS))
+    for chat, at_ms in enumerate(quiet_from_ms):
+        acts.append(Act(at_ms - LAST_WORD_MS, "say the last word", len(acts), DEVICES[0], chat))
+    return Plan(seed, climate, tuple(acts), quiet_from_ms)
 
 
 def _times(rng: random.Random, from_ms: int, gap_min_ms: int, gap_max_ms: int) -> list[int]:

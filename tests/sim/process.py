@@ -1,6 +1,7 @@
 """A process on virtual time: it has clocks that drift, it can pause and go on, and it can crash."""
 
 from collections.abc import Callable
+from functools import partial
 
 from chatgrpc.core.clock import Now
 from tests.sim.world import World
@@ -16,13 +17,15 @@ class Process:
         self._rate = world.rng.uniform(0.99, 1.01)
         self._offset_ms = world.between(0, 1_000_000)
         self._now = Now(0, 0)
+        self._read_at_ms = -1
         self._paused_calls: list[Callable[[], None]] | None = None
 
     def now(self) -> Now:
         """This process's clocks: the monotonic one drifts, and began somewhere."""
-        wall_ms = 1_700_000_000_000 + self.world.now_ms
-        if wall_ms != self._now.wall_ms:
-            self._now = Now(wall_ms, int(self._offset_ms + self.world.now_ms * self._rate))
+        at_ms = self.world.now_ms
+        if at_ms != self._read_at_ms:
+            self._read_at_ms = at_ms
+            self._now = Now(1_700_000_000_000 + at_ms, int(self._offset_ms + at_ms * self._rate))
         return self._now
 
     def run(self, action: Callable[[], None]) -> None:
@@ -36,7 +39,7 @@ class Process:
 
     def after(self, delay_ms: int, action: Callable[[], None]) -> None:
         """Does it later, as `run` does."""
-        self.world.after(delay_ms, lambda: self.run(action))
+        self.world.after(delay_ms, partial(self.run, action))
 
     def every(self, interval_ms: int, action: Callable[[], None]) -> None:
         """Does it again and again, from some moment on."""

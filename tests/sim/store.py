@@ -66,8 +66,9 @@ class Bucket:
         """Takes in what another replica said."""
         for seq, timestamp in other.shadows.items():
             self.shadow(seq, timestamp)
-        for key, (timestamp, event) in other.cells.items():
-            self.put(key, timestamp, event)
+        for key, cell in other.cells.items():
+            if self.cells.get(key) != cell:
+                self.put(key, *cell)
         self.boundaries.update(other.boundaries)
 
     def stored(self) -> StoredBucket:
@@ -139,49 +140,57 @@ class Store:
         self.bucket_seqs = bucket_seqs
         self.replicas = [Replica(), Replica(), Replica()]
         self._climate = climate
+        self._lost_and_slow = (climate.store_loss, climate.store_loss + (1 - climate.store_loss) * climate.store_slow)
 
     def write(self, change: Change, done: Callable[[], None], clogged: bool = False) -> None:
-        """Sends one change to all replicas; `done` is called when the second has it. It may never be.
+        """Sends one change to all replicas; `done` is called when the second has it. It may never be, or be called again.
 
         `clogged` says that most of what this writer sends is stuck for a while, and lands when it may be long gone.
         """
-        landed: list[int] = []
+        world = self.world
+        answered_ms: list[int] = []
 
-        def answered(number: int) -> None:
-            if number not in landed:
-                landed.append(number)
-                if len(landed) == 2:
-                    done()
-
-        def arrive(number: int) -> None:
-            replica = self.replicas[number]
+        def arrive(replica: Replica, back_ms: int | None) -> None:
             if replica.up:
                 change(replica)
-                self._travel(lambda: answered(number))
+                if back_ms is not None:
+                    answered_ms.append(world.now_ms + back_ms)
+                    if len(answered_ms) > 1:
+                        world.after(sorted(answered_ms)[1] - world.now_ms, done)
 
-        for number in range(3):
-            self._travel(partial(arrive, number), clogged)
-            if self.world.chance(self._climate.store_repeats):
-                self._travel(partial(arrive, number))
+        for replica in self.replicas:
+            there_ms = self._trip_ms(clogged)
+            if there_ms is not None:
+                world.after(there_ms, partial(arrive, replica, self._trip_ms()))
+            if world.chance(self._climate.store_repeats):
+                there_ms = self._trip_ms()
+                if there_ms is not None:
+                    world.after(there_ms, partial(arrive, replica, None))
 
     def read(self, query: Callable[[Replica], Any], done: Callable[[list[Any]], None]) -> None:
-        """Asks all replicas; `done` gets what the first two said. It may never be called."""
-        found: dict[int, Any] = {}
+        """Asks all replicas; `done` gets what the first two said, each at its own moment. It may never be called.
 
-        def answered(number: int, result: Any) -> None:
-            if number not in found and len(found) < 2:
-                found[number] = result
-                if len(found) == 2:
-                    done(list(found.values()))
+        Whose answer would come third, or would come from a replica that is down, is not asked: nobody would wait for it.
+        """
+        world = self.world
+        said: list[Any] = []
 
-        def arrive(number: int) -> None:
-            replica = self.replicas[number]
+        def arrive(replica: Replica, answered_ms: int) -> None:
             if replica.up:
-                result = query(replica)
-                self._travel(lambda: answered(number, result))
+                said.append(query(replica))
+                if len(said) == 2:
+                    world.after(answered_ms - world.now_ms, lambda: done(said))
 
-        for number in range(3):
-            self._travel(partial(arrive, number))
+        trips: list[tuple[int, int, int, Replica]] = []
+        for number, replica in enumerate(self.replicas):
+            there_ms, back_ms = self._trip_ms(), self._trip_ms()
+            if replica.up and there_ms is not None and back_ms is not None:
+                trips.append((there_ms + back_ms, number, there_ms, replica))
+        trips.sort()
+        if len(trips) > 1:
+            answered_ms = world.now_ms + trips[1][0]
+            for _, _, there_ms, replica in trips[:2]:
+                world.after(there_ms, partial(arrive, replica, answered_ms))
 
     def repair(self, chat_id: str, bucket: int, found: Bucket) -> None:
         """Read repair; like the real one it may not happen."""
@@ -192,13 +201,17 @@ class Store:
     def bucket_of(self, seq: int) -> int:
         return bucket_of(seq, self.bucket_seqs)
 
-    def _travel(self, action: Callable[[], None], clogged: bool = False) -> None:
-        if self.world.chance(0.4 if clogged else self._climate.store_loss):
-            return
-        delay_ms = self.world.between(1, 8)
-        if self.world.chance(0.6 if clogged else self._climate.store_slow):
-            delay_ms = self.world.between(50, 4_000)
-        self.world.after(delay_ms, action)
+    def _trip_ms(self, clogged: bool = False) -> int | None:
+        """How long it takes to a replica, or back; None if it does not get there."""
+        world, luck = self.world, self.world.rng.random()
+        if world.calm:
+            return 1 + int(luck * 8)
+        lost, slow = (0.4, 0.76) if clogged else self._lost_and_slow
+        if luck < lost:
+            return None
+        if luck < slow:
+            return world.between(50, 4_000)
+        return 1 + int((luck - slow) / (1 - slow) * 8)
 
 
 def merge_buckets(found: list[Bucket]) -> Bucket:

@@ -28,9 +28,11 @@ def test_all_guarantees_hold_whatever_happens(pytestconfig: pytest.Config) -> No
 ONCE_FAILED = {
     3001268: "read repair carried the shadow of an erased event, which stood before the slice that was read, without its row",
     9420179: "who came in again, by what the last owner left uncommitted, was looked for only up to where they had left",
+    17959430870291: "the run ended while she who comes and goes caught up",
     778334: "the run ended while a device caught up, since the nodes that had stated the head were gone",
 }
-"""Seeds that found something, and what."""
+"""Seeds that found something, and what. A seed is another run after each change of the simulator: what they found is held by
+unit tests too (`tests/unit/core/test_door.py`, and below)."""
 
 
 @pytest.mark.parametrize("seed", ONCE_FAILED)
@@ -88,55 +90,55 @@ def _trace_of(seed: int, hash_seed: str) -> str:
 
 
 SEEDS_TO_FIND = 1_000
-"""A mistake that this many seeds do not find counts as hidden."""
-
+SEEDS_TO_FIND_AGAIN = 40
 FOUND_BY = {
-    "a write without a key sent again as it stands": 28,
-    "no boundary written": 85,
-    "deadline taken after the keepalive's answer": 8,
-    "deadline ignored": 8,
-    "acknowledgement before commit": 5,
-    "acknowledgement out of order": 46,
-    "seq from a stale tail": 0,
+    "a write without a key sent again as it stands": 17,
+    "no boundary written": 3,
+    "deadline taken after the keepalive's answer": 85,
+    "deadline ignored": 16,
+    "acknowledgement before commit": 1,
+    "acknowledgement out of order": 306,
+    "seq from a stale tail": 1,
     "dedupe window too small": 1,
-    "a write taken before its sender's admission counts": 408,
-    "go-back-N without order": 0,
+    "go-back-N without order": 1,
     "re-sent newest first": 0,
     "replay handing over to live with a gap": 0,
-    "gap of a lost push not repaired": 1,
-    "lost last push not missed": 8,
+    "gap of a lost push not repaired": 0,
+    "lost last push not missed": 9,
     "gap repaired by a stale membership": 2,
-    "voided row served": 23,
+    "voided row served": 1,
     "a row above the stated committed seq shown to a reader": 1,
-    "adopted tail not written again": 29,
-    "adopted under the old epoch": 571,
-    "boundary before the adopted rows": 0,
-    "boundary in the first bucket only": 89,
+    "adopted tail not written again": 17,
+    "boundary before the adopted rows": 1,
+    "boundary in the first bucket only": 27,
     "a retry that changes the row": 1,
-    "a stated event taken for a pushed one": 1028,
+    "a stated event taken for a pushed one": 310,
     "nobody told of adopted events": 14,
     "rows of later epochs erased": 1,
-    "heads not asked for when a node is gone": 8,
-    "memberships not read again after a missed push": 255,
-    "nothing doubted after a lost lease": 8,
-    "sessions that were just opening not looked at": 131,
-    "one entry a device in the session map": 24,
-    "one entry a device, and none taken over": 31,
+    "heads not asked for when a node is gone": 23,
+    "memberships not read again after a missed push": 15,
+    "nothing doubted after a lost lease": 69,
+    "one entry a device in the session map": 320,
+    "sessions written back, and nothing doubted": 302,
+    "a trip to the session map that failed forgotten": 6,
 }
-"""The first seed, counted from 0, that finds each."""
+"""A seed that finds each. After a change of what chance does others do: `python -m tests.sim --found-by` says which."""
 
 
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize(
+    "mistake", [pytest.param(mistake, marks=() if mistake in FOUND_BY else pytest.mark.long) for mistake in MISTAKES]
+)
 def test_a_planted_mistake_is_found(mistake: str) -> None:
-    """By the seed that is known to find it, so that the test is short; if it does no longer, by those from 0 on.
+    """By the seed that is known to find it, so that the test is short; if it does no longer, by one of some from 0 on.
 
-    What finds it must find nothing in a right cluster.
+    One for which no seed is known is looked for with many, which takes long. What finds it finds nothing in a right cluster.
     """
-    for seed in [FOUND_BY[mistake], *range(SEEDS_TO_FIND)]:
+    seeds = [FOUND_BY[mistake], *range(SEEDS_TO_FIND_AGAIN)] if mistake in FOUND_BY else range(SEEDS_TO_FIND)
+    for seed in seeds:
         try:
             Cluster(seed, MISTAKES[mistake]).run()
         except BrokenError:
             Cluster(seed).run()
             return
-    pytest.fail(f"{SEEDS_TO_FIND} seeds do not find it")
+    pytest.fail(f"{len(seeds)} seeds do not find it; `python -m tests.sim --found-by` looks for one that does")

@@ -6,13 +6,14 @@ The server also reads all memberships slowly every few minutes; a run is shorter
 """
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from chatgrpc.core.doubts import Doubts
 from chatgrpc.core.edge_desk import Missed
 from chatgrpc.core.links import EndStream
 from chatgrpc.core.session import Session, State
-from chatgrpc.ports.session_map import SessionEntry, SessionMapUnavailableError
+from chatgrpc.core.session_book import Answer, Look, News, Put, Read, Remove, Trip
+from chatgrpc.ports.session_map import SessionMapUnavailableError
 from chatgrpc.v1 import session_pb2
 from tests.sim.coordinator import View
 from tests.sim.tasks import Promise, start
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
     from tests.sim.edge import Edge
 
 _LOOK_EVERY_MS = 300
-_SETTLED_MS = 600
-"""After a trip to the session map that failed, all is looked at once more: it may have been done late."""
 _PASS_EVERY_MS = 100
+_EVENTS_MAX = 4
+"""So few missed events of a chat are read; of more its members are looked at."""
 _RETURNED_MS = 6_000
-_REMOVED_AFTER_MS = 600
-"""After its stream ended; who is back by then was never away."""
+_NEVER_MS = 1_000_000
+"""Within a run. What the server does every few minutes without a reason nothing here may rest on."""
 
 
 class Upkeep:
@@ -36,85 +37,86 @@ class Upkeep:
         self._edge = edge
         self._node = edge.node
         self._map = edge.node.session_map
-        self._canary = SessionEntry(f"!{edge.node.node_id}", "canary", edge.node.node_id)
-        self._map_is_suspect = True
-        self._look_again_at_ms = 0
-        self._is_looking = False
+        self._book = edge.node.parts.session_book(
+            edge.node.node_id,
+            linger_ms=600,
+            audit_interval_ms=_NEVER_MS,
+            settled_ms=600,
+            tell_interval_ms=1_000,
+        )
+        self._is_under_way = False
         self._doubts: Doubts[str] = edge.node.parts.doubts(_RETURNED_MS)
         self._is_passing = False
         self._node.every(_LOOK_EVERY_MS, self._look)
         self._node.every(_PASS_EVERY_MS, self._look_again)
 
-    # The session map.
+    # The session map: `core.session_book` says what is written when.
 
     async def appeared(self, user_id: str, device_id: str) -> None:
-        """A device is here. If the map does not take it, it is written with all others later."""
-        try:
-            others = await self._map.put([SessionEntry(user_id, device_id, self._node.node_id)])
-        except SessionMapUnavailableError:
-            self._map_is_suspect = True
-            return
-        for other in others:
-            self._node.send(other.node_id, EndStream(user_id, device_id, session_pb2.DISCONNECT_CODE_REPLACED))
+        """A device is here; returns when the map says so, or later does."""
+        written: Promise[None] = Promise()
+        self._book.opened((user_id, device_id), written)
+        self._go_on()
+        await written
 
     async def end_stream(self, message: EndStream) -> None:
         """Another node says that the device is there now. That may be old: the map knows."""
-        try:
-            found = await self._map.of_users([message.user_id])
-        except SessionMapUnavailableError:
-            return
-        here = SessionEntry(message.user_id, message.device_id, self._node.node_id)
-        of_device = [entry for entry in found.get(message.user_id, ()) if entry.device_id == message.device_id]
-        if of_device and of_device[-1] != here:
+        verdict: Promise[bool] = Promise()
+        self._book.ask_moved((message.user_id, message.device_id), verdict, self._now_ms())
+        self._go_on()
+        if await verdict:
             self._edge.end_device(message.user_id, message.device_id)
 
     def disappeared(self, user_id: str, device_id: str) -> None:
         """A device's stream ended."""
-        self._node.after(_REMOVED_AFTER_MS, lambda: start(self._remove(SessionEntry(user_id, device_id, self._node.node_id))))
-
-    async def _remove(self, entry: SessionEntry) -> None:
-        if entry in self._entries():
-            return
-        try:
-            await self._map.remove([entry])
-        except SessionMapUnavailableError:
-            self._map_is_suspect = True
+        if not any(of.device.user_id == user_id and of.device.device_id == device_id for _, of in self._edge.open_sessions()):
+            self._book.closed((user_id, device_id), self._now_ms())
 
     def _look(self) -> None:
-        if not self._is_looking:
-            start(self._look_at_map())
+        self._book.look(self._now_ms())
+        self._go_on()
 
-    async def _look_at_map(self) -> None:
-        """Writes everything back if the map has lost our canary, or did not take something."""
-        self._is_looking = True
-        try:
-            found = await self._map.of_users([self._canary.user_id])
-            settled = 0 < self._look_again_at_ms <= self._node.world.now_ms
-            if self._map_is_suspect or settled or not found:
-                await self._write_back()
-        except SessionMapUnavailableError:
-            pass
-        self._is_looking = False
+    def _go_on(self) -> None:
+        if not self._is_under_way:
+            start(self._make_trips())
 
-    async def _write_back(self) -> None:
-        self._look_again_at_ms = self._node.world.now_ms + _SETTLED_MS if self._map_is_suspect else 0
-        self._map_is_suspect = False
-        try:
-            # The canary first: if the map loses everything after this, the next look sees it; if before, the reading here does.
-            await self._map.put([self._canary])
-            await self._map.put(await self._node.parts.lacking(self._entries(), self._map))
-        except SessionMapUnavailableError:
-            self._map_is_suspect = True
-            raise
-        self._node.note("has written its sessions back")
-        self._doubts.suspect_all()
+    async def _make_trips(self) -> None:
+        self._is_under_way = True
+        while (trip := self._book.next_trip(self._now_ms())) is not None:
+            try:
+                answer = await self._ask(trip)
+            except SessionMapUnavailableError:
+                self._book.failed(self._now_ms())
+            else:
+                self._book.answered(answer, self._now_ms())
+            self._hear(self._book.take_news())
+        self._is_under_way = False
+        self._hear(self._book.take_news())
 
-    def _entries(self) -> list[SessionEntry]:
-        return [
-            SessionEntry(stream.device.user_id, stream.device.device_id, self._node.node_id)
-            for session, stream in self._edge.open_sessions()
-            if session.device_id
-        ]
+    async def _ask(self, trip: Trip) -> Answer:
+        match trip:
+            case Look(user_id=user_id):
+                return await self._map.stands(user_id)
+            case Read(user_ids=user_ids):
+                return [entry for entries in (await self._map.of_users(user_ids)).values() for entry in entries]
+            case Put(entries=entries):
+                return await self._map.put(entries)
+            case Remove(entries=entries):
+                await self._map.remove(entries)
+                return ()
+
+    def _hear(self, news: News) -> None:
+        for written in news.written:
+            cast("Promise[None]", written).keep(None)
+        for verdict, has_moved in news.verdicts:
+            cast("Promise[bool]", verdict).keep(has_moved)
+        for other in news.moved:
+            replaced = EndStream(other.user_id, other.device_id, session_pb2.DISCONNECT_CODE_REPLACED)
+            self._node.send(other.node_id, replaced)
+        if news.wrote_back:
+            self._node.note("has written its sessions back")
+        if news.in_doubt:
+            self._doubts.suspect_all()
 
     # Heads and memberships: `core.doubts` says whose, and of which chats.
 
@@ -177,13 +179,7 @@ class Upkeep:
 
     async def _find_missed(self, chat_id: str, missed: Missed) -> None:
         """Tells the users whom the missed events let in or out."""
-        events: list[bytes] = []
-        after_seq = missed.after_seq
-        while after_seq < missed.seq:
-            page = await self._node.store.read_after(chat_id, after_seq, missed.seq, 100, lambda: True)
-            events += [event.event for event in page]
-            after_seq = page[-1].seq
-        user_ids = self._node.parts.users_changed(events)
+        user_ids = await self._node.parts.users_concerned(self._edge.reader(), chat_id, missed, _EVENTS_MAX)
         for session, _ in self._edge.open_sessions():
             if session.state is State.OPEN and session.user_id in user_ids:
                 found = await self._node.store.memberships(session.user_id, lambda: True)

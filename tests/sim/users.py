@@ -8,7 +8,7 @@ from chatgrpc.core.lanes import Outcome
 from chatgrpc.core.refusal import is_retryable
 from chatgrpc.core.write import Write
 from chatgrpc.v1 import chat_pb2, content_pb2, session_pb2
-from tests.sim.plan import Act
+from tests.sim.plan import LAST_WORD_MS, Act
 from tests.sim.world import BrokenError
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ _CHATS_OF_USER = {
     "carol": (GROUP_ID, GROUP_ID, CIRCLE_ID, BOB_CAROL_ID),
 }
 """Those that each writes to; one that stands here twice, twice as often."""
+_WRITES = ("send", "edit", "delete")
 _OUTBOX_MAX = 8
 _KEYLESS_SEEDS = (3, 5, 6)
 """Of eleven: in these users also write by calls without a key."""
@@ -63,7 +64,15 @@ class Users:
     def act(self, act: Act, rng: random.Random) -> None:
         """Does what stands in the plan, if it can be done just now."""
         device = next(device for device in self.cluster.devices if device.device_id == act.device_id)
-        chat_id = rng.choice(_CHATS_OF_USER[device.user_id])
+        if act.chat is not None:
+            self._say_the_last_word(CHAT_IDS[act.chat], rng)
+            return
+        chat_ids: tuple[str, ...] = _CHATS_OF_USER[device.user_id]
+        if act.kind in _WRITES:
+            chat_ids = tuple(chat_id for chat_id in chat_ids if not self._is_quiet(chat_id)) or chat_ids[:1]
+        chat_id = rng.choice(chat_ids)
+        if act.kind in _WRITES and self._is_quiet(chat_id):
+            return
         if chat_id not in device.held and chat_id in (GROUP_ID, CIRCLE_ID):
             return
         match act.kind:
@@ -85,6 +94,15 @@ class Users:
                 device.compose(chat_id, content_pb2.Content(text=text))
         if self.cluster.plan.seed % 11 in _KEYLESS_SEEDS and chat_id in device.held:
             self._post(device.user_id, chat_id)
+
+    def _say_the_last_word(self, chat_id: str, rng: random.Random) -> None:
+        """While a member comes back. Nothing follows by which they could find out that it passed them by."""
+        devices = [device for device in self.cluster.devices if chat_id in device.held and device.open]
+        if len(devices) < 2:
+            return
+        away, author = rng.sample(devices, 2)
+        away.disconnect()
+        self.world.after(rng.randint(100, LAST_WORD_MS), lambda: self._send(author, chat_id, rng))
 
     def _post(self, user_id: str, chat_id: str) -> None:
         """Writes by a unary call without a key, once, through any node. Whoever makes it does not repeat it; the edge may."""
@@ -128,9 +146,13 @@ class Users:
             setattr(request, side, rng.randint(0, device.held.get(chat_id, 0) + 2))
         device.fetch_history(request)
 
+    def _is_quiet(self, chat_id: str) -> bool:
+        """People have stopped writing to it."""
+        return self.world.now_ms >= self.cluster.plan.quiet_from_ms[CHAT_IDS.index(chat_id)]
+
     def _change_members(self) -> None:
         """Carol comes and goes; one change at a time."""
-        if self._changing:
+        if self._changing or self._is_quiet(GROUP_ID):
             return
         if self._carol_is_in:
             content = content_pb2.Content(member_removed=content_pb2.MemberRemovedContent(user_id="carol"))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from itertools import count
 
 from chatgrpc.core.events import erased
+from tests.sim.plan import OVER_MS
 
 Action = Callable[[], None]
 
@@ -32,16 +33,25 @@ class World:
         self._erased_at_ms: dict[tuple[str, int], int] = {}
 
     def after(self, delay_ms: int, action: Action) -> None:
-        """Does it later."""
-        heapq.heappush(self._queue, (self.now_ms + delay_ms, next(self._numbers), action))
+        """Does it later; what the storm begins is over when it must be."""
+        at_ms = self.now_ms + delay_ms
+        if at_ms > OVER_MS and not self.calm:
+            at_ms = OVER_MS
+        heapq.heappush(self._queue, (at_ms, next(self._numbers), action))
 
     def run(self, until_ms: int) -> None:
         """Lets time pass."""
-        while self._queue and self._queue[0][0] <= until_ms:
-            self.now_ms, _, action = heapq.heappop(self._queue)
+        queue, pop = self._queue, heapq.heappop
+        while queue and queue[0][0] <= until_ms:
+            self.now_ms, _, action = pop(queue)
             self.steps += 1
             action()
         self.now_ms = until_ms
+
+    @property
+    def under_way_until_ms(self) -> int:
+        """When the last of what is under way now comes, or is over."""
+        return max((at_ms for at_ms, _, _ in self._queue), default=self.now_ms)
 
     def between(self, least: int, most: int) -> int:
         """Any of them, both ends included."""
