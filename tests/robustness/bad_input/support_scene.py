@@ -28,7 +28,7 @@ SETTLE_TIMEOUT_S = 40.0
 """By then nothing is left of an attack. Long: a stream whose peer vanished is cut only after two timeouts."""
 QUIET_S = 2.0
 _SAMPLE_INTERVAL_S = 0.05
-_SPARE_THREADS = 2
+_SPARE_THREADS = 6
 _SPARE_DESCRIPTORS = 4
 """gRPC starts and ends threads of its pool as it likes; the metrics endpoint closes connections when Python collects them."""
 _WINDOW_S_MIN = 0.3

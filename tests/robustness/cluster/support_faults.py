@@ -16,7 +16,10 @@ from tests.support.services.etcd import EtcdCluster
 from tests.support.services.redis import RedisServer
 
 LEASE_TTL_S = 5
-RECOVERY_MAX_S = 60.0
+RECOVERY_MAX_S = 120.0
+"""Far above what it takes, also where three nodes and three Cassandras share a slow processor."""
+LONG_STANDSTILL_S = 5.0
+"""Half as long as a node lets a send wait for the chat's owner; some had waited before the fault."""
 _WARM_UP_S = 1.0
 _NAME = "faults"
 
@@ -57,11 +60,19 @@ class Fault:
         """Waits until every chat is at work again.
 
         Raises:
-            AssertionError: some are not, in a minute.
+            AssertionError: some are not, in `RECOVERY_MAX_S`.
         """
         recovery = await self.load.recovered(self._since_s, RECOVERY_MAX_S)
         self._lines[-1].recovery = recovery
         self._lines[-1].verdict = "held"
+
+    def check_none_failed(self) -> None:
+        """No try of a send was answered by an error, unless a chat stood still for so long that one had to be.
+
+        Whether one does is the machine's speed: where nodes start in a second or two, none does.
+        """
+        stood_still_s = max((line.recovery.max_s for line in self._lines if line.recovery is not None), default=0.0)
+        assert self.load.failed == 0 or stood_still_s > LONG_STANDSTILL_S, self.load.why_failed()
 
     def _close_line(self) -> None:
         if self._lines:

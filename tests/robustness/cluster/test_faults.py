@@ -56,7 +56,7 @@ async def test_the_leader_of_etcd_is_killed(scene: Scene) -> None:
         await _until_elected(scene)
         await asyncio.sleep(LEASE_TTL_S)
         await fault.recovered()
-        assert fault.load.failed == 0, fault.load.why_failed()
+        fault.check_none_failed()
 
 
 @pytest.mark.long
@@ -89,7 +89,7 @@ async def test_redis_loses_its_data(scene: Scene) -> None:
         await asyncio.to_thread(scene.cluster.redis.start)
         await fault.recovered()
         await _until_refilled(scene)
-        assert fault.load.failed == 0, fault.load.why_failed()
+        fault.check_none_failed()
 
 
 @pytest.mark.long
@@ -103,7 +103,7 @@ async def test_redis_is_down(scene: Scene) -> None:
         await asyncio.to_thread(scene.cluster.redis.start)
         await fault.recovered()
         await _until_refilled(scene)
-        assert fault.load.failed == 0, fault.load.why_failed()
+        fault.check_none_failed()
 
 
 async def test_one_node_of_cassandra_is_killed(scene: Scene) -> None:
@@ -165,7 +165,7 @@ async def test_every_node_is_restarted_in_turn(scene: Scene) -> None:
             await node.start()
             await scene.cluster.settled()
             await fault.recovered()
-        assert fault.load.failed == 0, fault.load.why_failed()
+        fault.check_none_failed()
 
 
 @pytest.mark.long
@@ -179,7 +179,7 @@ async def test_a_node_comes_and_one_goes(scene: Scene) -> None:
         assert await scene.cluster.remove(scene.cluster.nodes[0]) == 0
         await scene.cluster.settled()
         await fault.recovered()
-        assert fault.load.failed == 0, fault.load.why_failed()
+        fault.check_none_failed()
 
 
 @pytest.mark.long
