@@ -5,9 +5,9 @@ here, and reads who looks back (ADR 6).
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Collection, Sequence
 
+from chatgrpc.cluster.news import news_or_time
 from chatgrpc.core.looks import Looks
 from chatgrpc.edge.audience import Touched
 from chatgrpc.edge.connection import Connection
@@ -66,16 +66,13 @@ class LookScreens:
         loop = asyncio.get_running_loop()
         look_at_s = loop.time()
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(look_at_s):
-                    await self._has_news.wait()
-            self._has_news.clear()
+            is_due = await news_or_time(self._has_news, look_at_s)
             news, self._news = self._news, {}
-            if loop.time() < look_at_s:
-                await self._find([pair for pair in news if self._looks.lookers(*pair)])
-            else:
+            if is_due:
                 look_at_s = loop.time() + self._look_interval_s
                 await self._find(self._looks.pairs())
+            else:
+                await self._find([pair for pair in news if self._looks.lookers(*pair)])
 
     async def _find(self, pairs: Collection[tuple[str, str]]) -> None:
         if not pairs:

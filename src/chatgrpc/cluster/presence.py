@@ -6,12 +6,12 @@ long when it was not. Who is in a chat its owner says, who is asked again whenev
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 
+from chatgrpc.cluster.news import news_or_time
 from chatgrpc.cluster.sessions import Sessions
 from chatgrpc.core.edge_desk import EdgeDesk
 from chatgrpc.edge.audience import Touched
@@ -142,12 +142,9 @@ class PresenceScreens:
         loop = asyncio.get_running_loop()
         look_at_s = loop.time()
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(look_at_s):
-                    await self._has_news.wait()
-            self._has_news.clear()
+            is_due = await news_or_time(self._has_news, look_at_s)
             news, self._news = self._news, {}
-            if loop.time() < look_at_s:
+            if not is_due:
                 await self._look(list(news))
                 continue
             look_at_s = loop.time() + self._look_interval_s
