@@ -540,13 +540,25 @@ class Edge:
 
     def _flush(self, now_ms: int) -> None:
         """Sends what is ready on the streams that may be written to, and starts the reads that lagging devices wait for."""
+        due_ms = now_ms - self._flush_interval_ms
+        dirty, self._dirty = self._dirty, {}
+        rest = self._send(dirty, lambda connection, messages: self._flush_one(connection, now_ms, due_ms, messages))
+        if self._dirty and self._flush_timer is None:
+            self._plan_flush()
+        if rest:
+            self._dirty = rest | self._dirty
+            self.wake_up()
+
+    def _send(
+        self, connections: Iterable[Connection], take: Callable[[Connection, list[tuple[StreamId, bytes]]], None]
+    ) -> dict[Connection, None]:
+        """Sends what `take` adds for each of as many connections as there is time for; returns the others."""
         slice_ = self._slice()
         messages: list[tuple[StreamId, bytes]] = []
-        due_ms = now_ms - self._flush_interval_ms
-        dirty, self._dirty = iter(self._dirty), {}
-        for connection in dirty:
+        remaining = iter(connections)
+        for connection in remaining:
             try:
-                self._flush_one(connection, now_ms, due_ms, messages)
+                take(connection, messages)
             except Exception as defect:
                 self._give_up(connection, defect)
             if len(messages) >= _WRITTEN_TOGETHER:
@@ -556,11 +568,7 @@ class Edge:
                 break
         if messages:
             self._transport.write(messages)
-        if self._dirty and self._flush_timer is None:
-            self._plan_flush()
-        if rest := dict.fromkeys(dirty):
-            self._dirty = rest | self._dirty
-            self.wake_up()
+        return dict.fromkeys(remaining)
 
     def _flush_one(self, connection: Connection, now_ms: int, due_ms: float, messages: list[tuple[StreamId, bytes]]) -> None:
         session = connection.session
@@ -660,25 +668,14 @@ class Edge:
         return False
 
     def _flush_control(self, now_ms: int) -> bool:
-        slice_ = self._slice()
-        messages: list[tuple[StreamId, bytes]] = []
-        waiting, self._with_control = iter(self._with_control), {}
-        for connection in waiting:
-            if not connection.writable:
-                self._with_control[connection] = None
-                continue
-            try:
+        def take(connection: Connection, messages: list[tuple[StreamId, bytes]]) -> None:
+            if connection.writable:
                 self._take_message(connection, now_ms, messages)
-            except Exception as defect:
-                self._give_up(connection, defect)
-            if len(messages) >= _WRITTEN_TOGETHER:
-                self._transport.write(messages)
-                messages = []
-            if slice_.is_over:
-                break
-        if messages:
-            self._transport.write(messages)
-        rest = dict.fromkeys(waiting)
+            else:
+                self._with_control[connection] = None
+
+        waiting, self._with_control = self._with_control, {}
+        rest = self._send(waiting, take)
         self._with_control = rest | self._with_control
         return bool(rest)
 
