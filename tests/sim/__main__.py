@@ -2,8 +2,13 @@
 
 import argparse
 import gc
+import multiprocessing
+import os
+import signal
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
 from tests.sim.cluster import Cluster
 from tests.sim.mistakes import MISTAKES, TOO_RARE
@@ -20,34 +25,55 @@ def main() -> int:
     parser.add_argument("--mistake", choices=MISTAKES | TOO_RARE, help="plant this mistake")
     parser.add_argument("--seeds", type=int, default=1_000, help="how many to run")
     parser.add_argument("--from", type=int, default=0, dest="first", help="the first one")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many at a time; as many as there are cores by default")
     parser.add_argument("--found-by", action="store_true", help="say which seed finds each planted mistake first")
     options = parser.parse_args()
     if options.found_by:
         return _find_mistakes(options.first, options.seeds)
-    parts = (MISTAKES | TOO_RARE)[options.mistake] if options.mistake else None
     if options.seed is None:
-        return _run(options.first, options.seeds, parts)
-    plan = plan_of(options.seed)
+        return _run(options.first, options.seeds, options.mistake, options.jobs)
+    plan, parts = plan_of(options.seed), _parts(options.mistake)
     return _shrink(plan, parts) if options.shrink else _replay(plan, parts)
 
 
-def _run(first: int, seeds: int, parts: Parts | None) -> int:
-    failed: list[Plan] = []
-    started_s = time.monotonic()
-    gc.freeze()
-    gc.set_threshold(100_000)  # a run leaves circles behind, and makes few
-    for seed in range(first, first + seeds):
-        plan = plan_of(seed)
-        broken = broken_by(plan, parts)
-        if broken:
-            failed.append(plan)
-            print(f"seed {seed}: {broken}\n    replay it with: make sim SEED={seed}", flush=True)
+def _run(first: int, seeds: int, mistake: str | None, jobs: int) -> int:
+    failed: list[int] = []
+    started_s = told_s = time.monotonic()
+    done = 0
+    gc.freeze()  # what was imported is not looked at again, in any of the processes
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"), _start_job) as pool:
+        runs = pool.map(partial(_broken_by, mistake), range(first, first + seeds), chunksize=10)
+        try:
+            for done, (seed, broken) in enumerate(zip(range(first, first + seeds), runs, strict=True), 1):
+                if broken:
+                    failed.append(seed)
+                    print(f"seed {seed}: {broken}\n    replay it with: make sim SEED={seed}", flush=True)
+                if time.monotonic() - told_s > 60:
+                    told_s = time.monotonic()
+                    print(f"{done} of {seeds} seeds, {len(failed)} failed", flush=True)
+        except KeyboardInterrupt:
+            pool.shutdown(cancel_futures=True)
+            print(f"ended after {done} of {seeds} seeds, {len(failed)} failed")
+            return 130
     rate = seeds / (time.monotonic() - started_s)
     if failed:
-        _shrink(failed[0], parts)
-    print(f"{rate:.1f} seeds a second")
+        _shrink(plan_of(failed[0]), _parts(mistake))
+    print(f"{rate:.1f} seeds a second, {jobs} at a time")
     print(f"{seeds} seeds, {len(failed)} failed")
     return 1 if failed else 0
+
+
+def _start_job() -> None:
+    gc.set_threshold(100_000)  # a run leaves circles behind, and makes few
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the process that started this one
+
+
+def _broken_by(mistake: str | None, seed: int) -> str:
+    return broken_by(plan_of(seed), _parts(mistake))
+
+
+def _parts(mistake: str | None) -> Parts | None:
+    return (MISTAKES | TOO_RARE)[mistake] if mistake else None
 
 
 def _find_mistakes(first: int, seeds: int) -> int:

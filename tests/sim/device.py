@@ -57,6 +57,8 @@ class Unsent:
     content: content_pb2.Content
     request_id: int = 0
     """Of the try under way; 0 = none."""
+    may_be_under_way: bool = False
+    """An earlier try had no answer when its stream was lost, or UNAVAILABLE: nobody knows what becomes of it, and when."""
 
 
 @dataclass
@@ -76,6 +78,7 @@ class Memory:
     received: dict[str, list[chat_pb2.ChatEvent]] = field(default_factory=dict)
     acknowledged: dict[bytes, tuple[str, int]] = field(default_factory=dict)
     refused: list[tuple[bytes, str]] = field(default_factory=list)
+    """Refused for good, and no other try of it can be under way."""
     sent_order: dict[str, list[bytes]] = field(default_factory=dict)
     pages: list[ShownPage] = field(default_factory=list)
 
@@ -129,6 +132,7 @@ class Device:
         self.stream, self.open = None, False
         for messages in self.outbox.values():
             for message in messages:
+                message.may_be_under_way |= message.request_id != 0
                 message.request_id = 0
         self.world.after(self.world.between(10, 600), self.connect)
 
@@ -241,10 +245,12 @@ class Device:
             )
             if error.code == chat_pb2.ERROR_CODE_NOT_A_MEMBER:
                 messages.remove(message)
-                self.memory.refused.append((message.client_message_id, chat_id))
+                if not message.may_be_under_way:
+                    self.memory.refused.append((message.client_message_id, chat_id))
                 self.memory.sent_order[chat_id].remove(message.client_message_id)
                 self._send_waiting(chat_id)
             elif is_retryable(error):
+                message.may_be_under_way |= error.code == chat_pb2.ERROR_CODE_UNAVAILABLE
                 message.request_id = 0
                 self.world.after(150, lambda chat_id=chat_id: self._send_waiting(chat_id))  # type: ignore[misc]
             else:

@@ -200,6 +200,17 @@ def test_an_own_event_settles_its_message(store: Store) -> None:
     assert store.outbox_entries() == []
 
 
+def test_an_own_event_is_the_last_word_on_a_message_that_was_refused(store: Store) -> None:
+    """A refusal speaks of one try; an earlier one may have been under way, and is committed (docs/protocol.md)."""
+    store.queue(message(1))
+    store.apply([opened(1)], [], None)
+    refusal = chat_pb2.Error(code=chat_pb2.ERROR_CODE_NOT_A_MEMBER, message="You are not a member.")
+    store.settle([], [((1).to_bytes(16), refusal)])
+    assert [m.error for m in store.outbox_messages(failed=True)] == [refusal]
+    store.apply([event(1, sender="alice", client_message_id=(1).to_bytes(16))], [], None)
+    assert store.outbox_messages(failed=True) == []
+
+
 def test_a_forgotten_chat_is_as_if_it_had_never_been_held(store: Store) -> None:
     store.apply([opened(1), event(1)], [], None)
     store.queue(message(1))
