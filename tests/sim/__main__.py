@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument("--mistake", choices=MISTAKES | TOO_RARE, help="plant this mistake")
     parser.add_argument("--seeds", type=int, default=1_000, help="how many to run")
     parser.add_argument("--from", type=int, default=0, dest="first", help="the first one")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many at a time; as many as there are cores by default")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many at a time; default: one a core")
     parser.add_argument("--found-by", action="store_true", help="say which seed finds each planted mistake first")
     options = parser.parse_args()
     if options.found_by:
