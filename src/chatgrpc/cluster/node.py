@@ -98,7 +98,7 @@ class ClusterNode:
         self._rates = Rates(limits)
         self._desk = OwnerDesk(limits, shard_of)
         self._edge_desk = EdgeDesk(
-            self.node_id, EdgeLanes(_RESEND_AFTER_MS, _GIVE_UP_AFTER_MS), shard_of, _ASK_AGAIN_AFTER_MS, _STATED_MAX
+            self.node_id, EdgeLanes(_RESEND_AFTER_MS, _GIVE_UP_AFTER_MS), shard_of, _ASK_AGAIN_AFTER_MS, _STATED_MAX, limits
         )
         session_map = RedisSessionMap(redis)
         book = self._book = DamageBook(metrics)

@@ -12,6 +12,7 @@ from typing import TypeAlias
 from chatgrpc.core.active_chat import Ticket
 from chatgrpc.core.keyless import KeylessWrites
 from chatgrpc.core.lanes import EdgeLanes, Forwarded, Lane, Outcome
+from chatgrpc.core.limits import Limits
 from chatgrpc.core.links import (
     AskHead,
     AskMembers,
@@ -26,7 +27,7 @@ from chatgrpc.core.links import (
 )
 from chatgrpc.core.questions import Questions
 from chatgrpc.core.refusal import RefusedError
-from chatgrpc.core.shape import check_depth
+from chatgrpc.core.shape import check_unknown_fields
 from chatgrpc.core.tending import ShardOwner
 from chatgrpc.core.write import Write
 
@@ -72,9 +73,16 @@ class EdgeDesk:
     """The desk of one node. Whatever is put in, `step` hands out what follows."""
 
     def __init__(
-        self, node_id: str, lanes: EdgeLanes, shard_of: Callable[[str], int], ask_again_after_ms: int, stated_max: int
+        self,
+        node_id: str,
+        lanes: EdgeLanes,
+        shard_of: Callable[[str], int],
+        ask_again_after_ms: int,
+        stated_max: int,
+        limits: Limits | None = None,
     ) -> None:
         """`stated_max` heads are remembered, the latest stated ones; and as many of the last pushes."""
+        self._limits = limits or Limits()
         self._node_id = node_id
         self._lanes = lanes
         self._shard_of = shard_of
@@ -116,8 +124,8 @@ class EdgeDesk:
         One without a `seen_seq` gets one first: the head that the owner states now.
         """
         try:
-            check_depth(write.content)  # before a link takes it, which wraps it
-            write.has_no_groups = True
+            check_unknown_fields(write.content, self._limits)  # before a link takes it, which wraps it
+            write.unknown_checked = True
         except RefusedError as refused:
             self._answers.append((ticket, write, refused.error))
             return

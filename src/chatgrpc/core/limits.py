@@ -38,6 +38,8 @@ class Limits:
     """A text or ciphertext; ERROR_CODE_TOO_LARGE."""
     content_bytes_max: int = 96 * 1024
     """Content of an event with all its fields, also those that this version does not know; ERROR_CODE_TOO_LARGE."""
+    unknown_bytes_max: int = 4 * 1024
+    """Of a content those fields that this version does not know; ERROR_CODE_TOO_LARGE."""
     reaction_bytes_max: int = 64
     """A reaction's emoji; ERROR_CODE_TOO_LARGE."""
     scheme_bytes_max: int = 64

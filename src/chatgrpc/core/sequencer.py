@@ -136,7 +136,7 @@ class Sequencer:
     def submit(self, ticket: Ticket, write: Write, now_ms: int) -> None:
         """Takes a write. Writes of one sender in one chat are decided in the order in which they are submitted."""
         try:
-            size_bytes = check_shape(write.content, self._limits, has_no_groups=write.has_no_groups)
+            size_bytes = check_shape(write.content, self._limits, unknown_checked=write.unknown_checked)
         except RefusedError as refused:
             self._answers.append(Answer(ticket, refused.error))
             return

@@ -8,19 +8,15 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from google.protobuf.message import Message
-from google.protobuf.unknown_fields import UnknownFieldSet
-
 from chatgrpc.core.emoji import is_emoji
 from chatgrpc.core.ids import is_chat_id, is_user_id
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.refusal import RefusedError
+from chatgrpc.core.unknown_fields import flaw_of
 from chatgrpc.v1 import chat_pb2, content_pb2
 
 _HTTPS_URL = re.compile(r"https://[A-Za-z0-9\[][!#-;=?-\[\]_a-z~]*")  # no quotes, no angle brackets, no backslash
 
-_GROUP = 3
-"""The wire type that begins a group (protobuf's encoding guide)."""
 SEQ_MAX: Final = 2**53 - 1
 """The highest seq that the self chat may speak of, whose server does not look into the chat meant: what every language's
 numbers, and every database's, can hold."""
@@ -28,39 +24,39 @@ TIME_MS_MAX: Final = 253_402_300_799_999
 """The end of the year 9999, the last that the date functions of most languages know."""
 
 
-def check_depth(content: content_pb2.Content) -> None:
-    """Refuses groups among the fields that this version does not know.
+def check_unknown_fields(content: content_pb2.Content, limits: Limits) -> int:
+    """Looks at the fields that this version does not know, before anything wraps the content; returns its size in bytes.
 
-    They may be nested so deep that what is taken does not parse any more inside an answer, which wraps it once more than a send
-    did: parsers stop at a hundred levels. Fields of other kinds are not looked into by whoever does not know them. No version
-    of this API has groups, and of contents that users write only the arm has fields beside the content's own.
+    Fields within those are not looked into by whoever does not know them, and of contents that users write only the arm has
+    fields beside the content's own. Sizes come first: each field that is looked at costs time.
 
     Raises:
-        RefusedError: there is one.
+        RefusedError: there is more of them than is handed on, or not every device could parse them.
     """
+    size_bytes = content.ByteSize()
+    _limit(size_bytes, limits.content_bytes_max, "the content")
+    if size_bytes > limits.unknown_bytes_max:
+        known = content_pb2.Content()
+        known.CopyFrom(content)
+        known.DiscardUnknownFields()
+        _limit(size_bytes - known.ByteSize(), limits.unknown_bytes_max, "what the server does not know of the content")
     arm = content.WhichOneof("body")
-    if _has_group(content) or (arm is not None and _has_group(getattr(content, arm))):
-        raise RefusedError(chat_pb2.ERROR_CODE_INVALID_ARGUMENT, "content holds a group, an old kind of field. Leave it out.")
+    flaw = flaw_of(content) or (flaw_of(getattr(content, arm)) if arm is not None else "")
+    if flaw:
+        raise RefusedError(chat_pb2.ERROR_CODE_INVALID_ARGUMENT, f"content holds {flaw}. Leave it out.")
+    return size_bytes
 
 
-def _has_group(message: Message) -> bool:
-    unknown = UnknownFieldSet(message)
-    count = len(unknown)
-    return count > 0 and any(unknown[index].wire_type == _GROUP for index in range(count))
-
-
-def check_shape(content: content_pb2.Content, limits: Limits, *, has_no_groups: bool = False) -> int:
+def check_shape(content: content_pb2.Content, limits: Limits, *, unknown_checked: bool = False) -> int:
     """Checks what can be checked without knowing the chat: presence, kind and size of fields.
 
-    Returns the content's size in bytes. `has_no_groups`: somebody has called `check_depth` already.
+    Returns the content's size in bytes. `unknown_checked`: somebody has called `check_unknown_fields` already.
 
     Raises:
         RefusedError: the content can stand in no chat's log.
     """
-    if not has_no_groups:
-        check_depth(content)
-    size_bytes = content.ByteSize()
-    _limit(size_bytes, limits.content_bytes_max, "the content")  # with fields that this version does not know
+    size_bytes = content.ByteSize() if unknown_checked else check_unknown_fields(content, limits)
+    _limit(size_bytes, limits.content_bytes_max, "the content")
     if content.forward_count > limits.forward_count_max:
         raise RefusedError(
             chat_pb2.ERROR_CODE_INVALID_ARGUMENT,

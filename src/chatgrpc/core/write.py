@@ -31,5 +31,5 @@ class Write:
     answers_request: bool = False
     """With content `members_added`: only if the user waits to be let in. The owner judges it, after earlier tries were looked
     for, so that a repetition gets its first result whatever has happened since."""
-    has_no_groups: bool = field(default=False, compare=False)
-    """An edge has found `check_depth` to hold of the content; this field alone is set later."""
+    unknown_checked: bool = field(default=False, compare=False)
+    """An edge has found `check_unknown_fields` to hold of the content; this field alone is set later."""

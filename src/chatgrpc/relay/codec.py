@@ -109,9 +109,9 @@ class Encoder:
 class Decoder:
     """Reads the frames of one direction of a link, in order. Of no more use after a `MalformedBatchError`."""
 
-    def __init__(self, *, sender_checks_depth: bool = False) -> None:
-        """`sender_checks_depth`: the other node looks for groups in what it forwards (`core.shape.check_depth`)."""
-        self._sender_checks_depth = sender_checks_depth
+    def __init__(self, *, sender_checks_unknown: bool = False) -> None:
+        """`sender_checks_unknown`: the other node looks at what it forwards (`core.shape.check_unknown_fields`)."""
+        self._sender_checks_unknown = sender_checks_unknown
         self._audiences: dict[int, tuple[str, tuple[str, ...]]] = {}
         self._audience_users = 0
         self._last_number = 0
@@ -150,7 +150,7 @@ class Decoder:
                 except DecodeError as error:
                     raise MalformedBatchError(f"{kind}: its content is not valid") from error
                 if isinstance(message, Forward):
-                    message.write.has_no_groups = self._sender_checks_depth
+                    message.write.unknown_checked = self._sender_checks_unknown
                 messages.append(message)
         return messages
 

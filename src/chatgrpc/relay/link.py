@@ -21,12 +21,12 @@ from chatgrpc.v1 import chat_pb2
 PROTOCOL_VERSION_MIN: Final = 1
 """Raised once no node that speaks less can be beside one of this version: an upgrade rolls from one version to the next."""
 PROTOCOL_VERSION_MAX: Final = 2
-"""2: `HeadIs` may say that a chat is damaged; what is forwarded holds no groups (`core.shape.check_depth`)."""
+"""2: `HeadIs` may say that a chat is damaged; what is forwarded was looked at (`core.shape.check_unknown_fields`)."""
 HEADS_MAX: Final = 10_000
 """Chats in one frame of heads; more are sent in several."""
 
 _SAYS_DAMAGED: Final = 2
-_CHECKS_DEPTH: Final = 2
+_CHECKS_UNKNOWN: Final = 2
 PULSE_S: Final = 0.5
 _PULSES_A_BEAT: Final = 2
 _QUIET_PULSES_MAX: Final = 6
@@ -186,7 +186,7 @@ class Link:
         self._waits = False  # until this node has caught up
         self._metrics = metrics
         self._outbox = Outbox(queue_bytes_max)
-        self._decoder = Decoder(sender_checks_depth=stream.version >= _CHECKS_DEPTH)
+        self._decoder = Decoder(sender_checks_unknown=stream.version >= _CHECKS_UNKNOWN)
         self._began_at_s = time.monotonic()
         self._sent_messages = 0
         self._received_messages = 0

@@ -505,6 +505,42 @@ def test_groups_are_refused_however_deep_they_are_nested(depth: int) -> None:
         assert refused.value.error.code == chat_pb2.ERROR_CODE_INVALID_ARGUMENT
 
 
+UNREADABLE = {
+    "a number of more than 64 bits": varint(902 << 3) + b"\xff" * 9 + b"\x02",
+    "the same behind others": blob(b"x") + varint(903 << 3 | 1) + bytes(8) + varint(904 << 3 | 5) + bytes(4)
+    + varint(902 << 3) + b"\x80" * 9 + b"\x7f",
+    "a field that is known, as a number": b"\x08\x01",
+}  # fmt: skip
+"""Of what our parser takes and keeps, what those of Go or Rust refuse together with all that it stands in."""
+
+
+@pytest.mark.parametrize("unknown", UNREADABLE.values(), ids=UNREADABLE)
+def test_what_other_parsers_refuse_is_refused(unknown: bytes) -> None:
+    for made in (with_unknown(at_content=unknown), with_unknown(in_arm=unknown)):
+        assert unknown in made.SerializeToString(), "our parser keeps it"
+        with pytest.raises(RefusedError, match="content holds"):
+            check_shape(made, Limits())
+
+
+@pytest.mark.parametrize("number", [0, 1, 2**32, 2**64 - 1])
+def test_numbers_that_nobody_knows_are_kept(number: int) -> None:
+    made = with_unknown(at_content=varint(902 << 3) + varint(number), in_arm=varint(902 << 3) + varint(number))
+    check_shape(made, Limits())
+
+
+def test_unknown_fields_are_bounded_before_each_is_looked_at() -> None:
+    limits = Limits()
+    small = varint(902 << 3) + b"\x01"
+    check_shape(with_unknown(at_content=small * 1_000), limits)
+    for made in (with_unknown(at_content=small * 2_000), with_unknown(in_arm=small * 2_000), with_unknown(small * 300_000)):
+        with pytest.raises(RefusedError) as refused:
+            check_shape(made, limits)
+        assert refused.value.error.code == chat_pb2.ERROR_CODE_TOO_LARGE
+    long_text = content_pb2.Content(text=content_pb2.TextContent(text="x" * limits.text_bytes_max))
+    long_text.MergeFromString(small)
+    check_shape(long_text, limits)
+
+
 def test_other_fields_that_nobody_knows_are_kept_and_parse_in_every_answer() -> None:
     made = with_unknown(at_content=blob(groups(99)), in_arm=blob(groups(99)))
     check_shape(made, Limits())

@@ -29,10 +29,10 @@ def desk() -> EdgeDesk:
     return desk
 
 
-def through_a_link(sent: Write, *, sender_checks_depth: bool) -> Write:
+def through_a_link(sent: Write, *, sender_checks_unknown: bool) -> Write:
     batch = relay_pb2.LinkBatch()
     Encoder().add(batch, Forward(Lane("here", "session", sent.chat_id), 1, 1, sent))
-    (message,) = Decoder(sender_checks_depth=sender_checks_depth).decode(parse_batch(batch.SerializeToString()))
+    (message,) = Decoder(sender_checks_unknown=sender_checks_unknown).decode(parse_batch(batch.SerializeToString()))
     assert isinstance(message, Forward)
     return message.write
 
@@ -47,18 +47,18 @@ def test_an_edge_refuses_what_holds_a_group_and_marks_what_does_not() -> None:
     assert isinstance(outcome, chat_pb2.Error)
     ((_, forward),) = output.messages
     assert isinstance(forward, Forward)
-    assert (forward.write.has_no_groups, deep.has_no_groups) == (True, False)
+    assert (forward.write.unknown_checked, deep.unknown_checked) == (True, False)
 
 
-@pytest.mark.parametrize("sender_checks_depth", [True, False])
-def test_what_a_node_of_the_version_before_forwards_is_looked_into(sender_checks_depth: bool) -> None:
+@pytest.mark.parametrize("sender_checks_unknown", [True, False])
+def test_what_a_node_of_the_version_before_forwards_is_looked_into(sender_checks_unknown: bool) -> None:
     checked = write()
-    checked.has_no_groups = True
-    arrived = through_a_link(checked, sender_checks_depth=sender_checks_depth)
-    assert arrived.has_no_groups is sender_checks_depth
+    checked.unknown_checked = True
+    arrived = through_a_link(checked, sender_checks_unknown=sender_checks_unknown)
+    assert arrived.unknown_checked is sender_checks_unknown
 
 
 def test_an_owner_refuses_what_nobody_has_looked_into() -> None:
-    arrived = through_a_link(write(with_group=True), sender_checks_depth=False)
+    arrived = through_a_link(write(with_group=True), sender_checks_unknown=False)
     with pytest.raises(RefusedError, match="group"):
-        check_shape(arrived.content, Limits(), has_no_groups=arrived.has_no_groups)
+        check_shape(arrived.content, Limits(), unknown_checked=arrived.unknown_checked)
