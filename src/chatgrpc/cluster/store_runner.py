@@ -18,7 +18,7 @@ from chatgrpc import background
 from chatgrpc.cluster.row_writer import RETRY_FIRST_S, RETRY_MAX_S, RowWriter
 from chatgrpc.core.backoff import Backoff
 from chatgrpc.core.clock import Now
-from chatgrpc.core.damage import DamageError
+from chatgrpc.core.damage import DamageError, check_intervals
 from chatgrpc.core.door import ReadIntervals
 from chatgrpc.core.owner_desk import OwnerDesk, Tenure
 from chatgrpc.core.row_store import ReadBucket, ReadHead, StoreWrite, WriteBoundary, WriteMark, WriteRow, WriteViews
@@ -229,6 +229,7 @@ class StoreRunner:
 
     async def _read_intervals(self, tenure: Tenure, read: ReadIntervals) -> None:
         intervals = await self._committed.intervals(read.user_id, read.chat_id)
+        check_intervals(intervals)
         self._finish(tenure, lambda now: tenure.shard.intervals_read(read, intervals, now))
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
@@ -250,8 +251,8 @@ def _look_up_ended(tenure: Tenure, lookup: Lookup, error: Exception | None) -> F
     return lambda now: tenure.shard.look_up_failed(lookup, error, now)
 
 
-def _intervals_ended(tenure: Tenure, read: ReadIntervals, _: Exception | None) -> Finished:
-    return lambda now: tenure.shard.intervals_failed(read)
+def _intervals_ended(tenure: Tenure, read: ReadIntervals, error: Exception | None) -> Finished:
+    return lambda now: tenure.shard.intervals_failed(read, error)
 
 
 def _stored(tenure: Tenure, writes: Sequence[StoreWrite], now: Now) -> None:

@@ -6,13 +6,16 @@ now and then, since it may have been mended, unless rows of its own may still be
 stand beside what it writes next. A mistake of ours costs a chat in the same way.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
+from chatgrpc.core.entries import Membership
+from chatgrpc.core.unknown_fields import flaw_of
+from chatgrpc.core.visibility import Interval, last_change
 from chatgrpc.v1 import chat_pb2
 
 
@@ -74,9 +77,38 @@ def stored_chat(chat_id: str, chat: bytes, head_seq: int) -> chat_pb2.Chat:
     parsed = _parsed(chat_pb2.Chat.FromString, chat, "what is stored as its state is none")
     if parsed.chat_id != chat_id:
         raise DamageError("what is stored as its state is that of another chat")
-    if parsed.as_of_seq > head_seq:
+    if flaw := flaw_of(parsed):
+        raise DamageError(f"its state holds {flaw}")
+    if not 0 < parsed.as_of_seq <= head_seq:
         raise DamageError(f"its state is as of seq {parsed.as_of_seq}, and its log ends at {head_seq}")
+    if not all(0 < member.joined_seq <= parsed.as_of_seq for member in parsed.members):
+        raise DamageError("by its state, somebody came in at a seq that it does not reach")
     return parsed
+
+
+def check_membership(membership: Membership) -> None:
+    """Looks at a stored membership.
+
+    Raises:
+        DamageError: nobody can have been a member like this, or not in a log that ends there.
+    """
+    check_intervals(membership.intervals)
+    if membership.head_seq < last_change(membership.intervals):
+        raise DamageError(f"a membership of it changed above seq {membership.head_seq}, where its log ends")
+
+
+def check_intervals(intervals: Sequence[Interval]) -> None:
+    """Looks at the times at which a user was a member.
+
+    Raises:
+        DamageError: they are no such times.
+    """
+    before_seq = 0
+    for place, interval in enumerate(intervals, 1):
+        is_closed = interval.left_seq >= interval.joined_seq
+        if interval.joined_seq <= before_seq or not (is_closed or (interval.left_seq == 0 and place == len(intervals))):
+            raise DamageError("the times at which a user was a member of it cannot be right")
+        before_seq = interval.left_seq
 
 
 _Parsed = TypeVar("_Parsed", bound=Message)

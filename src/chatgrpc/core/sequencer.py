@@ -157,10 +157,15 @@ class Sequencer:
             else:
                 self._answers.append(Answer(ticket, _no_such_chat(write).error))
 
-    def intervals_failed(self, read: ReadIntervals) -> None:
-        """What `take_intervals` asked for could not be read: the writes that waited for it fail, retryably."""
+    def intervals_failed(self, read: ReadIntervals, error: Exception | None = None) -> None:
+        """What `take_intervals` asked for could not be read: the writes that waited for it fail, retryably.
+
+        `error` says why not, if that is the chat's own fault; None = the store does not answer.
+        """
+        if error is not None:
+            self._found.append(damage_of(read.chat_id, error))
         for ticket, _ in self._release_door(read):
-            self._answers.append(Answer(ticket, store_silent()))
+            self._answers.append(Answer(ticket, store_silent() if error is None else chat_damaged()))
 
     def _release_door(self, read: ReadIntervals) -> list[tuple[Ticket, Write]]:
         before_bytes = self._door.held_bytes

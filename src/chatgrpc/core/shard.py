@@ -185,9 +185,10 @@ class Shard:
         except Exception as defect:
             self._give_up(read.chat_id, defect)
 
-    def intervals_failed(self, read: ReadIntervals) -> None:
-        """A `ReadIntervals` was not answered in its time: the writes that wait for it fail, retryably."""
-        self._sequencer.intervals_failed(read)
+    def intervals_failed(self, read: ReadIntervals, error: Exception | None = None) -> None:
+        """A `ReadIntervals` was not answered in its time, or came to another end, which `error` says: the writes that wait for
+        it fail, retryably."""
+        self._sequencer.intervals_failed(read, error)
 
     def looked_up(
         self,

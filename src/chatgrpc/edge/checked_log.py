@@ -5,11 +5,14 @@ read, and a row that is missing would pass for an event that never was.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from chatgrpc.core.damage import Damage, DamageError, Kind, stored_chat, stored_event
+from chatgrpc.core.damage import Damage, DamageError, Kind, check_membership, stored_chat, stored_event
+from chatgrpc.core.unknown_fields import flaw_of
 from chatgrpc.damage_book import DamageBook
 from chatgrpc.ports.chat_log import ChatReader, Membership, StoredChat, StoredEvent
 from chatgrpc.ports.errors import ChatDamagedError
+from chatgrpc.v1 import chat_pb2
 
 _SEQ_MAX = 2**63 - 1
 
@@ -36,7 +39,7 @@ class CheckedLog:
         try:
             events = await self._log.read_after(chat_id, after_seq, up_to_seq, limit, bytes_max)
             if limit > 0 and after_seq < up_to_seq:
-                _check_run(chat_id, events, after_seq + 1)
+                events = _checked_run(chat_id, events, after_seq + 1)
         except (ChatDamagedError, DamageError) as error:
             raise self._told(chat_id, error) from None
         return events
@@ -48,25 +51,33 @@ class CheckedLog:
         try:
             events = await self._log.read_before(chat_id, before_seq, down_to_seq, limit, bytes_max)
             if limit > 0 and max(down_to_seq, 1) < before_seq:
-                _check_run(chat_id, events, before_seq - max(len(events), 1))
+                events = _checked_run(chat_id, events, before_seq - max(len(events), 1))
         except (ChatDamagedError, DamageError) as error:
             raise self._told(chat_id, error) from None
         return events
 
     async def memberships(self, user_id: str, after_chat_id: str, limit: int) -> list[Membership]:
-        """See the port; adapters read a membership that cannot be right as one that shows nothing."""
-        return await self._log.memberships(user_id, after_chat_id, limit)
+        """See the port; a membership that cannot be right has no interval, so it shows nothing."""
+        memberships = await self._log.memberships(user_id, after_chat_id, limit)
+        return [found if self._is_sound(found) else replace(found, intervals=()) for found in memberships]
 
     async def readable_memberships(self, user_id: str, after_chat_id: str, limit: int) -> tuple[list[Membership], list[str]]:
-        """See the port."""
-        return await self._log.readable_memberships(user_id, after_chat_id, limit)
+        """See the port; a membership that cannot be right is one that could not be read."""
+        memberships, unknown = await self._log.readable_memberships(user_id, after_chat_id, limit)
+        unsound = [found.chat_id for found in memberships if not self._is_sound(found)]
+        if not unsound:
+            return memberships, unknown
+        return [found for found in memberships if found.chat_id not in unsound], sorted([*unknown, *unsound])
 
     async def membership(self, user_id: str, chat_id: str) -> Membership | None:
         """See the port."""
         try:
-            return await self._log.membership(user_id, chat_id)
-        except ChatDamagedError as error:
+            membership = await self._log.membership(user_id, chat_id)
+            if membership is not None:
+                check_membership(membership)
+        except (ChatDamagedError, DamageError) as error:
             raise self._told(chat_id, error) from None
+        return membership
 
     async def has_been_member(self, user_id: str, chat_id: str) -> bool:
         """See the port."""
@@ -76,17 +87,38 @@ class CheckedLog:
         """See the port."""
         return await self._log.count_groups(user_ids)
 
+    def _is_sound(self, membership: Membership) -> bool:
+        try:
+            check_membership(membership)
+        except DamageError as error:
+            self._told(membership.chat_id, error)
+            return False
+        return True
+
     def _told(self, chat_id: str, error: ChatDamagedError | DamageError) -> ChatDamagedError:
         why = error.why if isinstance(error, ChatDamagedError) else str(error)
         self._book.note(Damage(chat_id, Kind.STORED, why))
         return ChatDamagedError(chat_id, why)
 
 
-def _check_run(chat_id: str, events: Sequence[StoredEvent], first_seq: int) -> None:
-    """The events that were asked for begin at a seq that is committed, and follow one another."""
+def _checked_run(chat_id: str, events: Sequence[StoredEvent], first_seq: int) -> list[StoredEvent]:
+    """The events that were asked for begin at a seq that is committed, and follow one another.
+
+    Returns them. Of what a version took that looked at unknown fields less closely, the unknown fields are left out.
+    """
     if not events:
         raise DamageError(f"there is no row at seq {first_seq}, which was committed")
+    checked = list(events)
     for seq, event in enumerate(events, first_seq):
         if event.seq != seq:
             raise DamageError(f"there is no row at seq {seq}, which was committed")
-        stored_event(chat_id, seq, event.event)
+        parsed = stored_event(chat_id, seq, event.event)
+        parsed.DiscardUnknownFields()
+        if parsed.ByteSize() != len(event.event) and _has_flaw(chat_pb2.ChatEvent.FromString(event.event)):
+            checked[seq - first_seq] = StoredEvent(seq, parsed.SerializeToString())
+    return checked
+
+
+def _has_flaw(event: chat_pb2.ChatEvent) -> bool:
+    arm = event.content.WhichOneof("body")
+    return bool(flaw_of(event) or flaw_of(event.content) or (arm is not None and flaw_of(getattr(event.content, arm))))

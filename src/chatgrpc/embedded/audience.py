@@ -50,9 +50,9 @@ class LocalAudience:
         """See the protocol; who comes has the marks in memory saved first, so nobody has missed one."""
 
     def _tell_senders(self, key: tuple[str, str], chat: ActiveChat | None) -> None:
-        raised = self._untold.pop(key)
-        from_seq = raised.from_seq
-        if from_seq is None or chat is None or len(chat.recipients) > self._small_group_members_max:
+        raised = self._untold.pop(key, None)
+        from_seq = raised.from_seq if raised is not None else None
+        if raised is None or from_seq is None or chat is None or len(chat.recipients) > self._small_group_members_max:
             return
         mark = raised.mark
         senders = [user_id for user_id in chat.senders_above(from_seq) if user_id != mark.user_id]

@@ -18,7 +18,7 @@ import structlog
 
 from chatgrpc import background
 from chatgrpc.core.active_chat import ActiveChat, Ticket
-from chatgrpc.core.damage import DamageError, damage_of
+from chatgrpc.core.damage import DamageError, check_membership, damage_of
 from chatgrpc.core.door import ReadIntervals
 from chatgrpc.core.entries import StoredChat
 from chatgrpc.core.sequencer import Delivery, Group, Lookup, Sequencer
@@ -29,7 +29,7 @@ from chatgrpc.edge.look_up import Found, LookUps
 from chatgrpc.edge.ordering import Progress
 from chatgrpc.metrics import Metrics
 from chatgrpc.ports.chat_log import ChatLog
-from chatgrpc.ports.errors import StoreError
+from chatgrpc.ports.errors import ChatDamagedError, StoreError
 
 _log = structlog.get_logger()
 
@@ -71,7 +71,7 @@ class LocalOrdering:
         self._loaded: list[tuple[ActiveChat, StoredChat | None]] = []
         self._looked_up: list[tuple[Lookup, Found]] = []
         self._look_ups = look_ups
-        self._intervals_read: list[tuple[ReadIntervals, tuple[Interval, ...] | None]] = []  # None: could not be read
+        self._intervals_read: list[tuple[ReadIntervals, tuple[Interval, ...] | Exception]] = []
         self._failed_reads: list[tuple[ActiveChat, Lookup | None, Exception]] = []
         self._waiting_for_chat: dict[str, dict[Hashable, ChatCallback]] = {}
 
@@ -149,8 +149,8 @@ class LocalOrdering:
         intervals_read, self._intervals_read = self._intervals_read, []
         for read, intervals in intervals_read:
             with self._fence(read.chat_id):
-                if intervals is None:
-                    self._sequencer.intervals_failed(read)
+                if isinstance(intervals, Exception):
+                    self._sequencer.intervals_failed(read, _its_own(intervals))
                 else:
                     self._sequencer.intervals_read(read, intervals, now_ms)
         failed, self._failed_reads = self._failed_reads, []
@@ -160,7 +160,7 @@ class LocalOrdering:
             self._call_back(chat.chat_id)
 
     def _read_failed(self, chat: ActiveChat, lookup: Lookup | None, error: Exception, now_ms: int) -> None:
-        its_own = None if isinstance(error, StoreError) else error  # else the store is away
+        its_own = _its_own(error)
         if lookup is not None:
             self._sequencer.look_up_failed(lookup, its_own, now_ms)
         elif its_own is not None:
@@ -222,14 +222,22 @@ class LocalOrdering:
         self._wake_up()
 
     async def _read_intervals(self, read: ReadIntervals) -> None:
-        intervals: tuple[Interval, ...] | None = None
         try:
             membership = await self._log.membership(read.user_id, read.chat_id)
-            intervals = membership.intervals if membership is not None else ()
+            if membership is not None:
+                check_membership(membership)
+            self._intervals_read.append((read, membership.intervals if membership is not None else ()))
         except Exception as error:
             _report("membership_not_read", error, chat_id=read.chat_id)
-        self._intervals_read.append((read, intervals))
+            self._intervals_read.append((read, error))
         self._wake_up()
+
+
+def _its_own(error: Exception) -> Exception | None:
+    """The exception, if it is of the chat that was read; None if the store is away."""
+    if isinstance(error, ChatDamagedError):
+        return DamageError(error.why)
+    return None if isinstance(error, StoreError) else error
 
 
 def _report(event: str, error: Exception, **context: object) -> None:

@@ -9,7 +9,7 @@ from chatgrpc.adapters.sqlite.readers import Readers
 from chatgrpc.adapters.sqlite.writer import Writer
 from chatgrpc.core.events import erased
 from chatgrpc.ports.chat_log import Entry, Interval, Membership, StoredChat, StoredEvent
-from chatgrpc.ports.errors import StaleOwnerError
+from chatgrpc.ports.errors import ChatDamagedError, StaleOwnerError
 
 _SEQ_MAX = (1 << 63) - 1
 """SQLite's greatest integer. Bounds of a read above it are cut to it; no chat gets there."""
@@ -29,27 +29,24 @@ _READ_BEFORE = """
 
 _LOAD = """
     SELECT chats.chat, log.seq, log.event
-    FROM chats JOIN log ON log.chat_number = chats.number
+    FROM chats LEFT JOIN log ON log.chat_number = chats.number
     WHERE chats.chat_id = :chat_id
     ORDER BY log.seq DESC LIMIT 1"""
 
-_MEMBERSHIPS = """
-    SELECT
-        chats.chat_id,
-        (SELECT max(seq) FROM log WHERE chat_number = chats.number),
-        json_group_array(json_array(members.joined_seq, members.left_seq))
-    FROM members JOIN chats ON chats.chat_id = members.chat_id
-    WHERE members.user_id = :user_id AND members.chat_id > :after_chat_id
-    GROUP BY members.chat_id ORDER BY members.chat_id LIMIT :limit"""
+# The chat is looked for once there is a membership, so a stranger's question takes as long whether there is one or not. A chat
+# that is gone, or whose events are, ends at 0, which is below all memberships.
+_COLUMNS_OF_MEMBERSHIP = """
+    chat_id,
+    coalesce((SELECT max(seq) FROM log WHERE chat_number = (SELECT number FROM chats WHERE chat_id = members.chat_id)), 0),
+    json_group_array(json_array(joined_seq, left_seq))"""
 
-_MEMBERSHIP = """
-    SELECT
-        chats.chat_id,
-        (SELECT max(seq) FROM log WHERE chat_number = chats.number),
-        json_group_array(json_array(members.joined_seq, members.left_seq))
-    FROM members CROSS JOIN chats ON chats.chat_id = members.chat_id -- CROSS: in this order, so strangers see no chat
-    WHERE members.user_id = :user_id AND members.chat_id = :chat_id
-    GROUP BY members.chat_id"""
+_MEMBERSHIPS = f"""
+    SELECT {_COLUMNS_OF_MEMBERSHIP} FROM members WHERE user_id = :user_id AND chat_id > :after_chat_id
+    GROUP BY chat_id ORDER BY chat_id LIMIT :limit"""  # noqa: S608
+
+_MEMBERSHIP = f"""
+    SELECT {_COLUMNS_OF_MEMBERSHIP} FROM members WHERE user_id = :user_id AND chat_id = :chat_id
+    GROUP BY chat_id"""  # noqa: S608
 
 _HAS_BEEN_MEMBER = "SELECT EXISTS (SELECT 1 FROM members WHERE user_id = :user_id AND chat_id = :chat_id)"
 
@@ -104,7 +101,12 @@ class SqliteChatLog:
 
         def query(db: sqlite3.Connection) -> StoredChat | None:
             row = db.execute(_LOAD, {"chat_id": chat_id}).fetchone()
-            return None if row is None else StoredChat(*row)
+            if row is None:
+                return None
+            chat, head_seq, head_event = row
+            if head_seq is None:  # a chat is stored together with its first event
+                raise ChatDamagedError(chat_id, "its events are gone")
+            return StoredChat(chat, head_seq, head_event)
 
         return await self._readers.read(query)
 

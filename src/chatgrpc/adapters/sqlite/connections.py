@@ -42,4 +42,10 @@ def _connect(uri: str) -> sqlite3.Connection:
     # Transactions are begun by name; each connection is handed to one thread and used by no other after that.
     db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=256)
     db.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    db.text_factory = _text
     return db
+
+
+def _text(stored: bytes) -> str:
+    """A text that is damaged is shown as one, and does not make unreadable what stands beside it."""
+    return stored.decode(errors="replace")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from chatgrpc.adapters.sqlite import SqliteStore, StoreInUseError
-from chatgrpc.ports.errors import StoreUnavailableError
+from chatgrpc.ports.errors import ChatDamagedError, StoreUnavailableError
 from tests.contract.stores.entries import BYTES_MAX, entry, event
 
 PROJECT = Path(__file__).parents[4]
@@ -25,6 +25,19 @@ async def test_what_is_stored_is_there_after_reopening(tmp_path: Path) -> None:
     store = await SqliteStore.open(tmp_path / "chatgrpc.db")
     assert [e.event for e in await store.log.read_after(CHAT, 0, 9, 9, BYTES_MAX)] == [event(CHAT, 1, "hello")]
     assert await store.epochs.next_epoch() == 2
+    await store.close()
+
+
+async def test_a_chat_whose_events_are_gone_is_damaged_and_does_not_begin_anew(tmp_path: Path) -> None:
+    store = await SqliteStore.open(tmp_path / "chatgrpc.db")
+    await store.log.append([entry(CHAT, 1)])
+    await store.close()
+    with sqlite3.connect(tmp_path / "chatgrpc.db") as db:
+        db.execute("DELETE FROM log")
+    db.close()
+    store = await SqliteStore.open(tmp_path / "chatgrpc.db")
+    with pytest.raises(ChatDamagedError, match="gone"):
+        await store.log.load(CHAT)
     await store.close()
 
 
