@@ -165,6 +165,8 @@ POISON = [
     b'{"phone": "node-1"}',
     b'{"phone": {"a": 1}, "web": 5, "tablet": null}',
     b'{"phone": [1, null, {}, ["node"]]}',
+    b'{"phone": [1e999], "web": [-1e999, NaN]}',
+    b'{"web": [' + b"[" * 900 + b"]" * 900 + b"]}",
     b"[" * 100_000,
     b'{"phone": ["' + b"x" * 1_000_000 + b'"]}',
 ]

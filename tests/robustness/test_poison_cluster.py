@@ -13,7 +13,11 @@ from redis.asyncio import Redis
 
 from chatgrpc.adapters.cassandra import CassandraStore
 from chatgrpc.core.ids import shard_of
+from chatgrpc.v1 import content_pb2
+from chatgrpc.v1.chat_service_pb2 import ListChatsRequest
+from chatgrpc.v1.device_service_pb2 import ListDevicesRequest
 from chatgrpc.v1.message_service_pb2 import ListMessagesRequest, SendMessageRequest
+from chatgrpc.v1.user_service_pb2 import GetUserRequest
 from tests.cluster.support_people import People
 from tests.contract.cassandra_stores import settings
 from tests.support.callers import Caller, code_of, text_content
@@ -132,6 +136,55 @@ async def test_a_poisoned_chat_costs_that_chat(scene: Scene) -> None:
     assert max(each["chatgrpc_chats_damaged"] for each in metrics) == 3
     assert not [name for each in metrics for name, value in each.items() if name.startswith("chatgrpc_defects_total") and value]
     assert await scene.refused_chats() == {row, state, lost}
+    assert not any("Traceback" in node.process.log_path.read_text() for node in cluster.nodes)
+
+
+async def test_cells_that_are_missing_cost_what_they_are_of(scene: Scene) -> None:
+    people, cluster = scene.people, scene.cluster
+    owner, other = cluster.nodes
+    row, early, sound = [await people.group_owned_by(owner, "dora", "emil") for _ in range(3)]
+    dora = people.caller("dora")
+    for chat_id in (row, early, sound):
+        for number in range(3):
+            await dora.send(chat_id, f"message {number}")
+    device = await people.online_at(other, "dora", "phone")
+    await device.close()
+    epoch = (await cluster.view()).owners[shard_of(row)].epoch
+    of_row = f"chat_id = '{row}' AND bucket = 0 AND seq = 4 AND epoch = {epoch}"
+    epoch = (await cluster.view()).owners[shard_of(early)].epoch
+    of_early = f"chat_id = '{early}' AND bucket = 0 AND seq = 2 AND epoch = {epoch}"
+    user_id = device.user_id
+    for statement in (
+        f"DELETE event FROM {{keyspace}}.log WHERE {of_row}",
+        f"DELETE event FROM {{keyspace}}.log WHERE {of_early}",
+        f"INSERT INTO {{keyspace}}.token_bounds (user_id) VALUES ('{user_id}')",
+        f"INSERT INTO {{keyspace}}.profiles (user_id) VALUES ('{user_id}')",
+        f"INSERT INTO {{keyspace}}.members (user_id, chat_id, joined_seq) VALUES ('{user_id}', 'g.x', 3)",
+        f"INSERT INTO {{keyspace}}.members (user_id, chat_id, joined_seq, left_seq) VALUES ('{user_id}', 'garbage', -5, 0)",
+        f"INSERT INTO {{keyspace}}.receipts (chat_id, user_id) VALUES ('{sound}', 'nobody')",
+        f"INSERT INTO {{keyspace}}.cursors (user_id, device_id, chat_id) VALUES ('{user_id}', 'phone', '{sound}')",
+        f"DELETE name, connected_at_ms FROM {{keyspace}}.devices WHERE user_id = '{user_id}' AND device_id = 'phone'",
+    ):
+        await scene.poison(statement)
+    pid = other.process.pid
+    assert await owner.stop() == 0
+    await owner.start()
+    await cluster.settled()
+    for node in cluster.nodes:
+        async with people.caller_at(node, "dora") as caller:
+            device = await people.online_at(node, "dora", "phone")
+            await device.synced()
+            sent = await caller.send(sound, "to the sound one")
+            await device.until_held(sound, sent.seq)
+            assert (await caller.users.GetUser(GetUserRequest())).user.user_id == user_id
+            assert [shown.device_id for shown in (await caller.devices.ListDevices(ListDevicesRequest())).devices] == ["phone"]
+            listed = await caller.chats.ListChats(ListChatsRequest())
+            assert sound in {summary.chat.chat_id for summary in listed.chats}
+            assert await outcome_of(caller, row) == "CHAT_DAMAGED"
+            delete = content_pb2.Content(delete=content_pb2.DeleteContent(target_seq=2))
+            await caller.messages.SendMessage(SendMessageRequest(chat_id=early, content=delete))
+            assert await outcome_of(caller, early) == "", "what is written after the deletion of what is lost"
+    assert other.process.pid == pid
     assert not any("Traceback" in node.process.log_path.read_text() for node in cluster.nodes)
 
 

@@ -3,12 +3,13 @@
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
+from chatgrpc.core.damage import stored_chat
 from chatgrpc.core.doubts import users_changed
 from chatgrpc.core.edge_desk import Missed
 from chatgrpc.core.entries import StoredEvent
-from chatgrpc.v1 import chat_pb2
 
 _BYTES_MAX = 1 << 20
+_SEQ_MAX = 2**63 - 1
 
 
 class EventReader(Protocol):
@@ -30,12 +31,16 @@ async def users_concerned(reader: EventReader, chat_id: str, missed: Missed, eve
 
     At most `events_max` events are read. If there are more, or nobody knows how many, that is everybody too who is in the
     chat, or lately was: a session that was not told of its user's coming and going does not know the chat.
+
+    Raises:
+        StoreError: they cannot be read.
+        DamageError: what is stored cannot be right.
     """
     after_seq = max(missed.after_seq, missed.seq - events_max)
     events = await reader.read_after(chat_id, after_seq, missed.seq, events_max, _BYTES_MAX)
-    user_ids = users_changed(event.event for event in events)
+    user_ids = users_changed(chat_id, events)
     if not missed.after_seq or after_seq + len(events) < missed.seq or after_seq > missed.after_seq:
-        chat = chat_pb2.Chat.FromString(await reader.chat_view(chat_id))
+        chat = stored_chat(chat_id, await reader.chat_view(chat_id), _SEQ_MAX)  # it may be later than what was missed
         user_ids.update(member.user_id for member in chat.members)
         user_ids.update(former.user_id for former in chat.former_members)
     return user_ids

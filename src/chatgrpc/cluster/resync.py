@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from typing import Any, TypeVar
 
 from chatgrpc.cluster.missed import users_concerned
+from chatgrpc.core.damage import DamageError
 from chatgrpc.core.doubts import Doubt, Doubts
 from chatgrpc.core.edge_desk import EdgeDesk, Missed
 from chatgrpc.core.session import State
@@ -305,6 +306,8 @@ class Resync:
                     self._note_membership(connections, chat_id, await self._committed.intervals(user_id, chat_id))
                 for connection in connections:
                     self._touched(connection)
+        except DamageError:  # it is told of by whoever owns the chat, or shows it
+            self.suspect_memberships()
         except StoreError as error:
             self._reading_fails.failed(error)
             tries = self._missed_tries[chat_id] = self._missed_tries.get(chat_id, 0) + 1

@@ -11,10 +11,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from chatgrpc.core.damage import stored_event
+from chatgrpc.core.entries import StoredEvent
 from chatgrpc.core.rules import new_members
 from chatgrpc.core.session import State
 from chatgrpc.core.tending import ShardOwner
-from chatgrpc.v1 import chat_pb2
 
 RETURNED_MS = 60_000
 """Within this time every node has heard that this one was gone and is back, and has linked with it anew."""
@@ -146,11 +147,15 @@ class Doubts(Generic[Who]):
         self._late[who] = doubt if known is None else known | doubt
 
 
-def users_changed(events: Iterable[bytes]) -> set[str]:
-    """Users whom these events of a chat let in or out."""
+def users_changed(chat_id: str, events: Iterable[StoredEvent]) -> set[str]:
+    """Users whom these events of a chat let in or out.
+
+    Raises:
+        DamageError: one of them is none.
+    """
     changed: set[str] = set()
-    for event in events:
-        content = chat_pb2.ChatEvent.FromString(event).content
+    for stored in events:
+        content = stored_event(chat_id, stored.seq, stored.event).content
         changed.update(new_members(content, content.WhichOneof("body") or ""))
         changed.add(content.member_removed.user_id)
     changed.discard("")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from chatgrpc.cluster.missed import users_concerned
+from chatgrpc.core.damage import DamageError
 from chatgrpc.core.edge_desk import Missed
 from chatgrpc.core.entries import StoredEvent
 from chatgrpc.core.fold import apply_event
@@ -46,7 +47,7 @@ def chat() -> Chat:
     chat = Chat()
     created = content_pb2.ChatCreatedContent(kind=content_pb2.CHAT_KIND_GROUP, title="g")
     for user_id in ("alice", "bob"):
-        created.members.add(user_id=user_id)
+        created.members.add(user_id=user_id, joined_seq=1)
     chat.append(content_pb2.Content(chat_created=created))
     return chat
 
@@ -70,3 +71,16 @@ async def test_of_more_than_are_read_those_are_concerned_too_who_came_and_went(c
     chat.append(content_pb2.Content(member_removed=content_pb2.MemberRemovedContent(user_id="carol")))
     chat.texts(6)
     assert await users_concerned(chat, "g.1", Missed(1, 9), 4) == {"alice", "bob", "carol"}
+
+
+async def test_what_is_no_event_or_no_state_is_said_to_be_none(chat: Chat) -> None:
+    chat.texts(3)
+    chat.events[2] = StoredEvent(3, b"\xff\xff garbage")
+    with pytest.raises(DamageError):
+        await users_concerned(chat, "g.1", Missed(1, 4), 10)
+    chat.events[2] = StoredEvent(3, chat.events[1].event)
+    with pytest.raises(DamageError, match="another place"):
+        await users_concerned(chat, "g.1", Missed(1, 4), 10)
+    chat.state = chat_pb2.Chat(chat_id="g.2", as_of_seq=1)
+    with pytest.raises(DamageError, match="another chat"):
+        await users_concerned(chat, "g.1", Missed(0, 2), 10)

@@ -302,6 +302,20 @@ async def test_missed_pushes_whose_chat_cannot_be_read_put_all_memberships_in_do
         assert _reads(alice) == [ReadMembership("g.1")]
 
 
+async def test_missed_pushes_of_which_one_is_garbage_put_all_memberships_in_doubt_and_the_passes_go_on() -> None:
+    async with running() as world:
+        await world.chats("g.1", "g.2", texts=1)
+        alice = world.streams.open("alice")
+        rows = world.cluster.rows._chats["g.1"].rows
+        rows[2] = dict.fromkeys(rows[2], b"\xff\xff garbage")
+        world.resync.missed({"g.1": Missed(1, 2)})
+        await world.until_read("alice")
+        await until(lambda: alice in world.touched)
+        world.touched.clear()
+        world.resync.missed({"g.2": Missed(0, 1)})
+        await until(lambda: alice in world.touched)
+
+
 # Owners that left in order.
 
 

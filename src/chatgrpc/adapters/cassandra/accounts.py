@@ -37,7 +37,7 @@ class CassandraProfileStore:
     async def get(self, user_id: str) -> Profile | None:
         """See the port."""
         rows = await self._client.read(self._get.bind((user_id,)))
-        return Profile(user_id, *rows[0]) if rows else None
+        return Profile(user_id, *(value or "" for value in rows[0])) if rows else None
 
     async def put(self, profile: Profile) -> None:
         """See the port."""
@@ -153,7 +153,7 @@ class CassandraDeviceStore:
     async def standing(self, user_id: str) -> Standing:
         """See the port."""
         stored, bounds = await asyncio.gather(self._stored(user_id), self._client.read(self._not_before.bind((user_id,))))
-        return Standing(bounds[0][0] if bounds else 0, frozenset(stored.revoked))
+        return Standing((bounds[0][0] or 0) if bounds else 0, frozenset(stored.revoked))
 
     async def _stored(self, user_id: str) -> _Devices:
         registrations: int | None = None
@@ -164,7 +164,7 @@ class CassandraDeviceStore:
             if is_revoked:
                 revoked[device_id] = revoked_at_us
             elif created_at_ms is not None:
-                registered[device_id] = Device(user_id, device_id, name, created_at_ms, connected_at_ms)
+                registered[device_id] = Device(user_id, device_id, name or "", created_at_ms, connected_at_ms or 0)
         return _Devices(registrations, registered, revoked)
 
     async def _first_to_give_way(self, user_id: str, stored: _Devices) -> str:

@@ -95,7 +95,8 @@ class CassandraCommittedLog:
         """The events at these seqs, of one bucket, every one of which was stated."""
         read = self._rows.bind((chat_id, bucket_of(first_seq), first_seq, last_seq))
         for wait_s in (*_HOLE_WAITS_S, None):
-            rows = (Row(seq, epoch, event) for seq, epoch, event in await self._client.read(read))
+            # A row that has lost its event is no event, which whoever looks at it finds.
+            rows = (Row(seq, epoch, event or b"") for seq, epoch, event in await self._client.read(read))
             run = committed_run(rows, first_seq - 1, last_seq)
             if len(run) == last_seq - first_seq + 1:
                 return run

@@ -70,7 +70,7 @@ class CassandraRowStore:
             self._client.read(self._rows.bind((read.chat_id, read.bucket, read.from_seq))),
         )
         boundaries = dict(found[0][0].items()) if found and found[0][0] else {}
-        return StoredBucket([Row(seq, epoch, event) for seq, epoch, event in rows], boundaries)
+        return StoredBucket([Row(seq, epoch, event or b"") for seq, epoch, event in rows], boundaries)
 
     def write(self, writes: Sequence[StoreWrite], written: Written) -> None:
         """See the port."""

@@ -98,7 +98,7 @@ class ViewWriter:
     async def _rows(self, chat_id: str, seq: int) -> list[tuple[int, bytes]]:
         """The rows of a seq: epoch, event."""
         found = await self._client.read(self._rows_at.bind((chat_id, bucket_of(seq), seq)))
-        return [(epoch, event) for epoch, event in found]
+        return [(epoch, event or b"") for epoch, event in found]
 
 
 def _is_erased(event: bytes) -> bool:

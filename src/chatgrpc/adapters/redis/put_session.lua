@@ -2,20 +2,27 @@
 -- ARGV[1]: device id.  ARGV[2]: node id.  ARGV[3]: how many node ids a device may have.
 -- ARGV[4]: for how many seconds the key is kept.  ARGV[5]: how many bytes it may have.
 -- Notes that the node holds the device's stream; returns the ids of the other nodes that say so too.
--- What stands there and is no such object is written over: entries that are lost are written again.
+-- What stands there and is no such object is written over: entries that are lost are written again. Of an object what is no node
+-- id is left out: cjson reads numbers that it cannot write.
 local stored = redis.pcall('GET', KEYS[1])
 local sessions = {}
 if type(stored) == 'string' and #stored <= tonumber(ARGV[5]) then
     local is_json, decoded = pcall(cjson.decode, stored)
     for device_id, node_ids in pairs(is_json and type(decoded) == 'table' and decoded or {}) do
         if type(device_id) == 'string' and type(node_ids) == 'table' then
-            sessions[device_id] = node_ids
+            local known = {}
+            for _, node_id in ipairs(node_ids) do
+                if type(node_id) == 'string' then
+                    known[#known + 1] = node_id
+                end
+            end
+            sessions[device_id] = #known > 0 and known or nil
         end
     end
 end
 local others = {}
 for _, node_id in ipairs(sessions[ARGV[1]] or {}) do
-    if type(node_id) == 'string' and node_id ~= ARGV[2] then
+    if node_id ~= ARGV[2] then
         others[#others + 1] = node_id
     end
 end
