@@ -26,6 +26,7 @@ from chatgrpc.core.write import Write
 from chatgrpc.v1 import chat_pb2, content_pb2, session_pb2
 
 NOW_MS = 1_800_000_000_000
+_NOW = Now(NOW_MS, NOW_MS)
 TEXT = "See you at the station at half past seven, and bring the tickets!"
 ROUNDS = 5
 
@@ -98,7 +99,7 @@ class Ticks:
         for chat_id in stored:
             self._sequencer.activate(chat_id)
         for chat in self._sequencer.take_loads():
-            self._sequencer.loaded(chat, stored[chat.chat_id], NOW_MS)
+            self._sequencer.loaded(chat, stored[chat.chat_id], _NOW)
         self._number = 1
         self.seconds = dict.fromkeys(self.STEPS, 0.0)
         self.messages = 0
@@ -134,7 +135,7 @@ class Ticks:
         marks.append(perf_counter())
         for session, submit in writes:
             ticket: Ticket = (session, submit.request_id, submit.write)
-            self._sequencer.submit(ticket, submit.write, NOW_MS)
+            self._sequencer.submit(ticket, submit.write, _NOW)
         marks.append(perf_counter())
         deliveries = []
         while group := self._sequencer.take_group():

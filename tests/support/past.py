@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from chatgrpc.adapters.sqlite import SqliteStore
+from chatgrpc.core.clock import Now
 from chatgrpc.core.ids import direct_chat_id
 from chatgrpc.core.limits import Limits, Rate
 from chatgrpc.core.sequencer import Sequencer
@@ -17,6 +18,7 @@ from chatgrpc.edge.node import crash
 from chatgrpc.embedded.node import DATABASE_NAME
 from chatgrpc.embedded.ordering import LocalOrdering
 from chatgrpc.metrics import Metrics
+from chatgrpc.ports.lease_clock import lease_clock_ms
 from chatgrpc.v1 import chat_pb2, content_pb2
 
 _AT_ONCE = 1_000
@@ -48,11 +50,12 @@ def text_to_user(sender_user_id: str, user_id: str, text: str) -> Write:
 
 
 async def _commit(owner: LocalOrdering, writes: list[Write], at_ms: int) -> list[chat_pb2.SendResult]:
+    at = Now(at_ms, lease_clock_ms())
     for number, write in enumerate(writes):
-        owner.submit(number, "past", write, at_ms)
+        owner.submit(number, "past", write, at)
     outcomes: dict[object, chat_pb2.SendResult | chat_pb2.Error] = {}
     while len(outcomes) < len(writes):
-        outcomes |= {answer.ticket: answer.outcome for answer in owner.pump(at_ms).answers}
+        outcomes |= {answer.ticket: answer.outcome for answer in owner.pump(at).answers}
         await owner.settle()
     results = [outcomes[number] for number in range(len(writes))]
     committed = [result for result in results if isinstance(result, chat_pb2.SendResult)]

@@ -40,7 +40,7 @@ from chatgrpc.core.tending import ShardOwner
 from chatgrpc.core.write import Write
 from chatgrpc.damage_book import DamageBook
 from chatgrpc.edge.ordering import Progress
-from chatgrpc.ports.lease_clock import now
+from chatgrpc.ports.lease_clock import now as moment
 
 _TO_EDGE = (Forwarded, Deliver, Heads, HeadIs, MembersAre, ShowReceipt, ShowTyping)
 _TO_OWNER = (Forward, HeadsHeard, AskHead, AskMembers, RaiseMark, TellTyping)
@@ -103,7 +103,7 @@ class ClusterOrdering:
         """
         self._book = book
         self._look_again_interval_ms = int(look_again_interval_s * 1000)
-        self._look_again_at_ms = now().monotonic_ms + self._look_again_interval_ms
+        self._look_again_at_ms = moment().monotonic_ms + self._look_again_interval_ms
         self.edge = edge
         self.owner = owner
         self._node_id = node_id
@@ -125,17 +125,17 @@ class ClusterOrdering:
 
     # Ordering.
 
-    def submit(self, ticket: Ticket, session_id: str, write: Write, now_ms: int) -> None:
+    def submit(self, ticket: Ticket, session_id: str, write: Write, now: Now) -> None:
         """See the protocol."""
-        self.edge.submit(session_id, ticket, write, now().monotonic_ms)
+        self.edge.submit(session_id, ticket, write, now.monotonic_ms)
 
     def session_closed(self, session_id: str) -> None:
         """See the protocol."""
         self.edge.close(session_id)
 
-    def pump(self, now_ms: int) -> Progress:
+    def pump(self, now: Now) -> Progress:
         """See the protocol."""
-        at = now()
+        at = moment()  # what the store has answered is judged by a clock that is read after it
         self._runner.take_in(at)
         self._router.take_in()
         while self._inbox:
@@ -147,9 +147,9 @@ class ClusterOrdering:
         self._note_what_is_done()
         return progress
 
-    def pass_time(self, now_ms: int) -> None:
+    def pass_time(self, now: Now) -> None:
         """See the protocol."""
-        at_ms = now().monotonic_ms
+        at_ms = now.monotonic_ms
         self.edge.pass_time(at_ms)
         if at_ms - self._beat_at_ms >= self._beat_interval_ms:
             self._beat_at_ms = at_ms
@@ -184,7 +184,7 @@ class ClusterOrdering:
     def see(self, owners: Mapping[int, ShardOwner], live_node_ids: frozenset[str]) -> None:
         """The cluster has changed."""
         self.owner.see(live_node_ids)
-        self.edge.see(owners, now().monotonic_ms)
+        self.edge.see(owners, moment().monotonic_ms)
         self._wake_up()
 
     def say(self, node_id: str, message: Message) -> None:

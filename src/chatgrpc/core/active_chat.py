@@ -132,7 +132,7 @@ class ActiveChat:
         self._by_key: dict[tuple[str, bytes], EventMeta] = {}
         self._recent_max = recent_max
         self._span_max = span_max
-        self._widened_until_ms = 0  # by the wall clock: a step of it costs a look-up, or memory that the budget counts
+        self._widened_until_ms = 0
 
     @property
     def floor_seq(self) -> int:

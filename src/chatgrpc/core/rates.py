@@ -45,7 +45,7 @@ class Rates:
         self._buckets: OrderedDict[str, dict[Deed, _Bucket]] = OrderedDict()
 
     def wait_ms(self, user_id: str, deeds: dict[Deed, int], now_ms: int) -> int:
-        """How long to wait until the user may do all of this; 0 = now, and it is counted.
+        """How long to wait until the user may do all of this; 0 = now, and it is counted. `now_ms` is of the monotonic clock.
 
         More at once than a bucket holds is done when it is full, and has to be waited for afterwards.
         """
@@ -58,8 +58,7 @@ class Rates:
         for deed, count in deeds.items():
             burst, interval_ms = self._rates[deed].burst * factor, self._rates[deed].interval_ms / factor
             bucket = buckets.setdefault(deed, _Bucket(burst, now_ms))
-            passed_ms = max(0, now_ms - bucket.filled_at_ms)  # a clock that was set back fills nothing
-            bucket.tokens = min(burst, bucket.tokens + passed_ms / interval_ms)
+            bucket.tokens = min(burst, bucket.tokens + (now_ms - bucket.filled_at_ms) / interval_ms)
             bucket.filled_at_ms = now_ms
             longest_ms = max(longest_ms, (min(count, burst) - bucket.tokens) * interval_ms)
         if longest_ms > 0:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from chatgrpc.core.active_chat import ActiveChat, LookedUp, Pending, Ticket, reaction_of, text_of
 from chatgrpc.core.budget import Budget
+from chatgrpc.core.clock import Now
 from chatgrpc.core.damage import Damage, DamageError, damage_of
 from chatgrpc.core.door import Door, ReadIntervals, is_their_own, left_seq_of, may_open, says_who_may
 from chatgrpc.core.entries import ChatView, Entry, StoredChat
@@ -133,7 +134,7 @@ class Sequencer:
 
     # What the shell puts in.
 
-    def submit(self, ticket: Ticket, write: Write, now_ms: int) -> None:
+    def submit(self, ticket: Ticket, write: Write, now: Now) -> None:
         """Takes a write. Writes of one sender in one chat are decided in the order in which they are submitted."""
         try:
             size_bytes = check_shape(write.content, self._limits, unknown_checked=write.unknown_checked)
@@ -143,17 +144,17 @@ class Sequencer:
         chat = self._chats.get(write.chat_id)
         at_door = self._door.waiting(write.sender_user_id, write.chat_id) if self._door.held_bytes else 0
         if not at_door and ((chat is not None and write.sender_user_id in chat.members) or self._is_let_in(chat, write)):
-            self._enter(ticket, write, size_bytes, 0, now_ms)
+            self._enter(ticket, write, size_bytes, 0, now)
         elif at_door >= self._limits.writes_waiting_per_chat_max or not self._budget.take(size_bytes):
             self._answers.append(Answer(ticket, overloaded()))
         else:
             self._door.hold(ticket, write)
 
-    def intervals_read(self, read: ReadIntervals, intervals: tuple[Interval, ...], now_ms: int) -> None:
+    def intervals_read(self, read: ReadIntervals, intervals: tuple[Interval, ...], now: Now) -> None:
         """Hands over what `take_intervals` asked for; nothing for a user who never was a member."""
         for ticket, write in self._release_door(read):
             if intervals:
-                self._enter(ticket, write, write.content.ByteSize(), left_seq_of(intervals), now_ms)
+                self._enter(ticket, write, write.content.ByteSize(), left_seq_of(intervals), now)
             else:
                 self._answers.append(Answer(ticket, _no_such_chat(write).error))
 
@@ -182,7 +183,7 @@ class Sequencer:
             earlier.sender_user_id == write.sender_user_id and may_open(earlier) for _, earlier, *_ in chat.waiting
         )
 
-    def _enter(self, ticket: Ticket, write: Write, size_bytes: int, left_seq: int, now_ms: int) -> None:
+    def _enter(self, ticket: Ticket, write: Write, size_bytes: int, left_seq: int, now: Now) -> None:
         """Puts a write into its chat's queue; `left_seq`: where its sender left, for a former member."""
         if write.chat_id in self._damaged:
             self._answers.append(Answer(ticket, chat_damaged()))
@@ -200,7 +201,7 @@ class Sequencer:
         chat.held_bytes += size_bytes
         chat.waiting.append((ticket, write, size_bytes, left_seq))
         if chat.loaded and len(chat.waiting) == 1:
-            self._advance(chat, now_ms)
+            self._advance(chat, now)
 
     def _release(self, chat: ActiveChat, size_bytes: int) -> None:
         chat.held_bytes -= size_bytes
@@ -217,7 +218,7 @@ class Sequencer:
         if chat is not None and not chat.was_written_to and not (keep and self._budget.has_room):
             self._drop_idle(chat)
 
-    def loaded(self, chat: ActiveChat, stored: StoredChat | None, now_ms: int) -> None:
+    def loaded(self, chat: ActiveChat, stored: StoredChat | None, now: Now) -> None:
         """Hands over what `take_loads` asked for; None = there is no such chat."""
         if self._chats.get(chat.chat_id) is not chat:
             return  # given up meanwhile; its writes have their answers
@@ -226,14 +227,14 @@ class Sequencer:
         except DamageError as error:
             self.damage(damage_of(chat.chat_id, error))
             return
-        self._advance(chat, now_ms)
+        self._advance(chat, now)
 
     def looked_up(
         self,
         lookup: Lookup,
         found: list[EventMeta],
         group_counts: dict[str, int],
-        now_ms: int,
+        now: Now,
         opened: frozenset[str] = frozenset(),
     ) -> None:
         """Hands over what `take_lookups` asked for: the meta of all events in its ranges, by seq, and counts of groups."""
@@ -249,10 +250,10 @@ class Sequencer:
         while floor_seq - 1 - len(older) in metas:
             older.append(metas[floor_seq - 1 - len(older)])
         if older:
-            chat.widen(older[::-1], now_ms)
-        self._advance(chat, now_ms)
+            chat.widen(older[::-1], now.monotonic_ms)
+        self._advance(chat, now)
 
-    def look_up_failed(self, lookup: Lookup, error: BaseException | None, now_ms: int) -> None:
+    def look_up_failed(self, lookup: Lookup, error: BaseException | None, now: Now) -> None:
         """What a lookup asked for could not be read: its write fails, retryably, and those behind it have their turn.
 
         `error` says why not, if that is the chat's own fault; None = the store does not answer.
@@ -266,7 +267,7 @@ class Sequencer:
         self._release(chat, size_bytes)
         self._answers.append(Answer(ticket, store_silent() if error is None else chat_damaged()))
         chat.looked_up = None
-        self._advance(chat, now_ms)
+        self._advance(chat, now)
 
     def damage(self, damage: Damage) -> None:
         """Gives a chat up: what waits in it is refused, and what comes from now on, until `look_again`.
@@ -317,10 +318,10 @@ class Sequencer:
             )
         return deliveries
 
-    def go_on(self, chat: ActiveChat, now_ms: int) -> None:
+    def go_on(self, chat: ActiveChat, now: Now) -> None:
         """Decides what `take_admitted` says can be decided now."""
         if self._chats.get(chat.chat_id) is chat:
-            self._advance(chat, now_ms)
+            self._advance(chat, now)
 
     def failed(self, group: Group) -> None:
         """The group's append raised: its chats are forgotten, and everything that waited in them fails, retryably."""
@@ -421,7 +422,7 @@ class Sequencer:
         del self._chats[chat.chat_id]
         self._budget.remove(chat)
 
-    def _advance(self, chat: ActiveChat, now_ms: int) -> None:
+    def _advance(self, chat: ActiveChat, now: Now) -> None:
         """Decides the waiting writes, in order, until one needs something from the store."""
         while chat.waiting:
             ticket, write, size_bytes, left_seq = chat.waiting[0]
@@ -438,7 +439,7 @@ class Sequencer:
                     if lookup is not None:
                         self._lookups.append(lookup)
                         return
-                    self._decide(chat, ticket, write, arm, now_ms).held_bytes = size_bytes
+                    self._decide(chat, ticket, write, arm, now).held_bytes = size_bytes
                     size_bytes = 0  # they are held until it is committed
             except RefusedError as refused:
                 self._refuse(chat, ticket, refused.error)
@@ -508,14 +509,14 @@ class Sequencer:
             "among the events above seen_seq, send it again with the seen_seq of now.",
         )
 
-    def _decide(self, chat: ActiveChat, ticket: Ticket, write: Write, arm: str, now_ms: int) -> Pending:
+    def _decide(self, chat: ActiveChat, ticket: Ticket, write: Write, arm: str, now: Now) -> Pending:
         """Stages a write that was not committed before, or refuses it."""
         self._check_group_counts(chat, write)
         if arm == "chat_created" and chat.chat is None:
-            self._count(write, {Deed.CREATE: 1, Deed.ADD: len(write.content.chat_created.members) - 1}, now_ms)
-            return self._stage(chat, [(ticket, False)], write, write.content, now_ms)
+            self._count(write, {Deed.CREATE: 1, Deed.ADD: len(write.content.chat_created.members) - 1}, now)
+            return self._stage(chat, [(ticket, False)], write, write.content, now)
         if chat.chat is None:
-            self._open(chat, write, arm, now_ms)
+            self._open(chat, write, arm, now)
         if chat.chat is None:
             raise _no_such_chat(write)
         circumstances = Circumstances(
@@ -523,7 +524,7 @@ class Sequencer:
             sender=chat.members.get(write.sender_user_id),
             head_seq=chat.head_seq,
             target=self._target(chat, target_seq(write.content, arm)) if arm in _REFERS_TO_MESSAGE else None,
-            now_ms=now_ms,
+            now_ms=now.wall_ms,
         )
         content = complete(write, circumstances, self._limits)
         if arm == "reaction":
@@ -531,8 +532,8 @@ class Sequencer:
         elif arm == "edit" and chat.has_text(content.edit.target_seq, content.edit.text):
             raise nothing_to_change("The message has this text already.")
         if deeds := _deeds(write, content):
-            self._count(write, deeds, now_ms)
-        return self._stage(chat, [(ticket, False)], write, content, now_ms)
+            self._count(write, deeds, now)
+        return self._stage(chat, [(ticket, False)], write, content, now)
 
     def _earlier_try(self, chat: ActiveChat, write: Write) -> EventMeta | None:
         earlier = chat.find(write.sender_user_id, write.client_message_id)
@@ -567,8 +568,8 @@ class Sequencer:
             if not by_themself and (count >= beyond or user_id not in chat.looked_up.opened):
                 raise RefusedError(chat_pb2.ERROR_CODE_LIMIT_EXCEEDED, f"{user_id} cannot be added to more groups.")
 
-    def _count(self, write: Write, deeds: dict[Deed, int], now_ms: int) -> None:
-        wait_ms = self._rates.wait_ms(write.sender_user_id, deeds, now_ms)
+    def _count(self, write: Write, deeds: dict[Deed, int], now: Now) -> None:
+        wait_ms = self._rates.wait_ms(write.sender_user_id, deeds, now.monotonic_ms)
         if wait_ms:
             raise RefusedError(
                 chat_pb2.ERROR_CODE_RATE_LIMITED,
@@ -584,7 +585,7 @@ class Sequencer:
             meta = chat.looked_up.targets.get(seq)
         return meta
 
-    def _open(self, chat: ActiveChat, write: Write, arm: str, now_ms: int) -> None:
+    def _open(self, chat: ActiveChat, write: Write, arm: str, now: Now) -> None:
         """Stages the event that makes a self chat or a direct chat, if the write may make it."""
         if arm not in MESSAGES:
             return
@@ -601,7 +602,7 @@ class Sequencer:
             raise RefusedError(chat_pb2.ERROR_CODE_TARGET_NOT_FOUND, "The chat has no messages yet. Begin with a text.")
         check_kind(arm, created.kind)
         if created.kind == content_pb2.CHAT_KIND_DIRECT:
-            self._count(write, {Deed.BEGIN: 1}, now_ms)
+            self._count(write, {Deed.BEGIN: 1}, now)
         for user_id in user_ids:
             created.members.add(user_id=user_id, role=content_pb2.MEMBER_ROLE_MEMBER)
         opening = Write(
@@ -612,10 +613,10 @@ class Sequencer:
             client_message_id=self._random_bits.getrandbits(128).to_bytes(16),
             seen_seq=None,
         )
-        self._stage(chat, [], opening, opening.content, now_ms)
+        self._stage(chat, [], opening, opening.content, now)
 
     def _stage(
-        self, chat: ActiveChat, tickets: list[tuple[Ticket, bool]], write: Write, content: content_pb2.Content, now_ms: int
+        self, chat: ActiveChat, tickets: list[tuple[Ticket, bool]], write: Write, content: content_pb2.Content, now: Now
     ) -> Pending:
         """Gives the write the next seq and puts it into the next group."""
         seq = chat.head_seq + 1
@@ -623,10 +624,10 @@ class Sequencer:
         if arm == "chat_created":
             for member in content.chat_created.members:
                 member.joined_seq = seq
-        sent_at_ms = _stamp_ms(now_ms, chat.sent_at_ms)
+        sent_at_ms = _stamp_ms(now.wall_ms, chat.sent_at_ms)
         meta = EventMeta(
             seq,
-            message_id(now_ms, self._random_bits),
+            message_id(now.wall_ms, self._random_bits),
             write.sender_user_id,
             write.client_message_id,
             sent_at_ms,
@@ -646,7 +647,7 @@ class Sequencer:
         )
         serialized = event.SerializeToString()
         recipients_before = chat.recipients
-        chat.append(meta, now_ms)
+        chat.append(meta, now.monotonic_ms)
         members = chat.apply(event) if arm in CHANGES_CHAT else None
         left_user_id = content.member_removed.user_id if arm == "member_removed" else ""
         erases_seq = content.delete.target_seq if arm == "delete" else 0

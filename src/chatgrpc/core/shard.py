@@ -108,7 +108,7 @@ class Shard:
         if not self._accepting or not self._lease.holds(now.monotonic_ms):
             return False
         try:
-            self._sequencer.submit(ticket, write, now.wall_ms)
+            self._sequencer.submit(ticket, write, now)
             self._work()
         except Exception as defect:
             self._give_up(write.chat_id, defect)
@@ -180,7 +180,7 @@ class Shard:
         if not self._lease.holds(now.monotonic_ms):
             return
         try:
-            self._sequencer.intervals_read(read, intervals, now.wall_ms)
+            self._sequencer.intervals_read(read, intervals, now)
             self._work()
         except Exception as defect:
             self._give_up(read.chat_id, defect)
@@ -204,7 +204,7 @@ class Shard:
         self._lookups_under_way -= 1
         chat_id = lookup.chat.chat_id
         try:
-            self._sequencer.looked_up(lookup, metas, group_counts, now.wall_ms, opened)
+            self._sequencer.looked_up(lookup, metas, group_counts, now, opened)
             self._work()
         except Exception as defect:
             self._give_up(chat_id, defect)
@@ -217,7 +217,7 @@ class Shard:
         self._lookups_under_way -= 1
         chat_id = lookup.chat.chat_id
         try:
-            self._sequencer.look_up_failed(lookup, error, now.wall_ms)
+            self._sequencer.look_up_failed(lookup, error, now)
             self._work()
         except Exception as defect:
             self._give_up(chat_id, defect)
@@ -247,7 +247,7 @@ class Shard:
             self._deliveries += self._sequencer.committed(Group([entry], [pair]))
             self._unmarked[chat_id] = seq
         for chat in self._sequencer.take_admitted():
-            self._sequencer.go_on(chat, now.wall_ms)
+            self._sequencer.go_on(chat, now)
         self._requests += pipeline.take_writes()
         self._work()
 
@@ -373,7 +373,7 @@ class Shard:
         if activation.head_seq > activation.mark_seq:
             self._unmarked[chat_id] = activation.head_seq
         self._deliveries += activation.untold
-        self._sequencer.loaded(self._loading.pop(chat_id), activation.stored_chat, now.wall_ms)
+        self._sequencer.loaded(self._loading.pop(chat_id), activation.stored_chat, now)
         tickets = self._head_tickets.pop(chat_id, {})
         chat = self.chat(chat_id)
         seq = None if self._sequencer.is_damaged(chat_id) else pipeline.committed_seq

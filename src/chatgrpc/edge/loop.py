@@ -310,7 +310,7 @@ class Edge:
 
         An answer may be given before the events that came before it are delivered, as when the owner is another node.
         """
-        progress = self._ordering.pump(now.wall_ms)
+        progress = self._ordering.pump(now)
         if progress.answers:
             self._answers.add(self._answer(progress.answers), len(progress.answers))
         if progress.deliveries:
@@ -402,7 +402,7 @@ class Edge:
                 case Submit(request_id, write):
                     now = self._now()
                     request = _Request(connection, request_id, write, now.monotonic_ms)
-                    self._ordering.submit(request, connection.session.session_id, write, now.wall_ms)
+                    self._ordering.submit(request, connection.session.session_id, write, now)
                 case Marked(chat_id, delivered_seq, read_seq):
                     self._note_mark(connection, chat_id, delivered_seq, read_seq)
                 case Admit():
@@ -629,7 +629,7 @@ class Edge:
         left = self._ring(now_ms)
         left = self._end_slow_readers(now_ms) or left
         self.audience.pass_time(now_ms)
-        self._ordering.pass_time(now.wall_ms)
+        self._ordering.pass_time(now)
         for kind, count in self._turns.frames_in.items():
             self._metrics.frames_in[kind].inc(count)
         self._turns.frames_in.clear()

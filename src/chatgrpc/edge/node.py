@@ -212,7 +212,7 @@ class Node:
             return not_a_member().error
         outcome: asyncio.Future[chat_pb2.SendResult | chat_pb2.Error] = asyncio.get_running_loop().create_future()
         session_id = f"call-{secrets.token_hex(8)}"
-        self._ordering.submit(outcome, session_id, write, self.now_ms())
+        self._ordering.submit(outcome, session_id, write, now())
         self.edge.wake_up()
         try:
             answer = await outcome

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from chatgrpc.core.active_chat import Ticket
+from chatgrpc.core.clock import Now
 from chatgrpc.core.sequencer import Answer, Delivery
 from chatgrpc.core.write import Write
 
@@ -23,7 +24,7 @@ class Progress:
 class Ordering(Protocol):
     """Orders writes. Everything happens on the event loop's thread; when something became known the tick loop is woken."""
 
-    def submit(self, ticket: Ticket, session_id: str, write: Write, now_ms: int) -> None:
+    def submit(self, ticket: Ticket, session_id: str, write: Write, now: Now) -> None:
         """Takes a write; its outcome comes out of a later `pump`, with the ticket.
 
         Writes of one session to one chat are ordered as they are submitted. `session_id` is of the stream, or any name of its
@@ -35,11 +36,11 @@ class Ordering(Protocol):
         """Nobody waits for this session's writes any more; they may be committed all the same."""
         ...
 
-    def pump(self, now_ms: int) -> Progress:
+    def pump(self, now: Now) -> Progress:
         """Goes on with all that can go on, and returns what became known."""
         ...
 
-    def pass_time(self, now_ms: int) -> None:
+    def pass_time(self, now: Now) -> None:
         """To be called often: time may have come to ask again, or to give up."""
         ...
 

@@ -8,7 +8,6 @@ of it can be on its way when it is read again: SQLite takes each seq once.
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine, Hashable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
@@ -18,6 +17,7 @@ import structlog
 
 from chatgrpc import background
 from chatgrpc.core.active_chat import ActiveChat, Ticket
+from chatgrpc.core.clock import Now
 from chatgrpc.core.damage import DamageError, check_membership, damage_of
 from chatgrpc.core.door import ReadIntervals
 from chatgrpc.core.entries import StoredChat
@@ -30,6 +30,7 @@ from chatgrpc.edge.ordering import Progress
 from chatgrpc.metrics import Metrics
 from chatgrpc.ports.chat_log import ChatLog
 from chatgrpc.ports.errors import ChatDamagedError, StoreError
+from chatgrpc.ports.lease_clock import lease_clock_ms
 
 _log = structlog.get_logger()
 
@@ -59,8 +60,8 @@ class LocalOrdering:
         """
         self._on_defect = on_defect
         self._book = book
-        self._look_again_interval_s = look_again_interval_s
-        self._look_again_at_s = time.monotonic() + look_again_interval_s
+        self._look_again_interval_ms = int(look_again_interval_s * 1000)
+        self._look_again_at_ms = lease_clock_ms() + self._look_again_interval_ms
         self._sequencer = sequencer
         self._log = log
         self._metrics = metrics
@@ -80,18 +81,18 @@ class LocalOrdering:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    def submit(self, ticket: Ticket, session_id: str, write: Write, now_ms: int) -> None:
+    def submit(self, ticket: Ticket, session_id: str, write: Write, now: Now) -> None:
         """See the protocol; the sequencer orders as it is called."""
         with self._fence(write.chat_id):
-            self._sequencer.submit(ticket, write, now_ms)
+            self._sequencer.submit(ticket, write, now)
 
     def session_closed(self, session_id: str) -> None:
         """See the protocol; the write under way has its answer, and nobody looks at it."""
 
-    def pass_time(self, now_ms: int) -> None:
+    def pass_time(self, now: Now) -> None:
         """See the protocol; nothing waits here but for the store, which answers."""
-        if time.monotonic() >= self._look_again_at_s:
-            self._look_again_at_s = time.monotonic() + self._look_again_interval_s
+        if now.monotonic_ms >= self._look_again_at_ms:
+            self._look_again_at_ms = now.monotonic_ms + self._look_again_interval_ms
             self._sequencer.look_again()
 
     def with_chat(self, chat_id: str, asker: Hashable, callback: ChatCallback) -> None:
@@ -108,7 +109,7 @@ class LocalOrdering:
         self._waiting_for_chat.setdefault(chat_id, {})[asker] = callback
         self._wake_up()
 
-    def pump(self, now_ms: int) -> Progress:
+    def pump(self, now: Now) -> Progress:
         """See the protocol: takes in what the store answered, and starts what the sequencer wants next."""
         deliveries: list[Delivery] = []
         finished, self._finished_groups = self._finished_groups, []
@@ -119,8 +120,8 @@ class LocalOrdering:
                 self._sequencer.failed(group)
         for chat in self._sequencer.take_admitted():
             with self._fence(chat.chat_id):
-                self._sequencer.go_on(chat, now_ms)
-        self._take_reads(now_ms)
+                self._sequencer.go_on(chat, now)
+        self._take_reads(now)
         for damage in self._sequencer.take_damage():
             self._book.note(damage)
         for read in self._sequencer.take_intervals():
@@ -136,33 +137,33 @@ class LocalOrdering:
                 self._start(self._append(group_to_append))
         return Progress(self._sequencer.take_answers(), deliveries)
 
-    def _take_reads(self, now_ms: int) -> None:
+    def _take_reads(self, now: Now) -> None:
         loaded, self._loaded = self._loaded, []
         for chat, stored in loaded:
             with self._fence(chat.chat_id):
-                self._sequencer.loaded(chat, stored, now_ms)
+                self._sequencer.loaded(chat, stored, now)
             self._call_back(chat.chat_id)
         looked_up, self._looked_up = self._looked_up, []
         for lookup, found in looked_up:
             with self._fence(lookup.chat.chat_id):
-                self._sequencer.looked_up(lookup, found.metas, found.group_counts, now_ms, found.opened)
+                self._sequencer.looked_up(lookup, found.metas, found.group_counts, now, found.opened)
         intervals_read, self._intervals_read = self._intervals_read, []
         for read, intervals in intervals_read:
             with self._fence(read.chat_id):
                 if isinstance(intervals, Exception):
                     self._sequencer.intervals_failed(read, _its_own(intervals))
                 else:
-                    self._sequencer.intervals_read(read, intervals, now_ms)
+                    self._sequencer.intervals_read(read, intervals, now)
         failed, self._failed_reads = self._failed_reads, []
         for chat, failed_lookup, error in failed:
             with self._fence(chat.chat_id):
-                self._read_failed(chat, failed_lookup, error, now_ms)
+                self._read_failed(chat, failed_lookup, error, now)
             self._call_back(chat.chat_id)
 
-    def _read_failed(self, chat: ActiveChat, lookup: Lookup | None, error: Exception, now_ms: int) -> None:
+    def _read_failed(self, chat: ActiveChat, lookup: Lookup | None, error: Exception, now: Now) -> None:
         its_own = _its_own(error)
         if lookup is not None:
-            self._sequencer.look_up_failed(lookup, its_own, now_ms)
+            self._sequencer.look_up_failed(lookup, its_own, now)
         elif its_own is not None:
             self._sequencer.damage(damage_of(chat.chat_id, its_own))
         else:

@@ -29,7 +29,7 @@ from chatgrpc.damage_book import DamageBook
 from chatgrpc.edge.look_up import LookUps
 from chatgrpc.metrics import Metrics
 from chatgrpc.ports.cluster import NodeInfo
-from chatgrpc.ports.lease_clock import lease_clock_ms, lease_clock_s
+from chatgrpc.ports.lease_clock import lease_clock_ms, lease_clock_s, now
 from chatgrpc.ports.session_map import SessionEntry
 from chatgrpc.v1 import chat_pb2, content_pb2
 from tests.unit.cluster.stubborn_coordinator import StubbornCluster
@@ -147,7 +147,7 @@ class SmallNode:
         if self not in self._cluster.nodes:
             return
         try:
-            progress = self.ordering.pump(0)
+            progress = self.ordering.pump(now())
         except Exception as defect:  # as the tick loop does
             self.defects.append(defect)
             return
@@ -174,7 +174,7 @@ class SmallNode:
 
     def submit(self, ticket: object, write: Write, session_id: str = "session") -> None:
         """Sends a write on its way."""
-        self.ordering.submit(ticket, session_id, write, 0)
+        self.ordering.submit(ticket, session_id, write, now())
         self.wake_up()
 
     async def outcome(self, ticket: object) -> Outcome:
@@ -238,7 +238,7 @@ class SmallNode:
         while True:
             await asyncio.sleep(_TICK_S)
             self.coordinator.keep_alive()
-            self.ordering.pass_time(0)
+            self.ordering.pass_time(now())
 
 
 class SmallCluster:

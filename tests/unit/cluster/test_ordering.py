@@ -7,6 +7,7 @@ import pytest
 
 from chatgrpc.core.lanes import Forward, Forwarded
 from chatgrpc.core.links import Deliver, EndStream, Heads, HeadsHeard, Load, Message, RaiseMark, ShowReceipt
+from chatgrpc.ports.lease_clock import now
 from chatgrpc.v1 import chat_pb2, session_pb2
 from tests.unit.cluster.small_cluster import GIVE_UP_S, SmallCluster, group_creation, seqs, small_cluster, text, until
 
@@ -281,6 +282,6 @@ async def test_while_a_node_is_behind_its_links_read_no_more() -> None:
             ordering.receive("other", [Load(1)])
         waiting = ordering.caught_up()
         assert waiting.send(None) is not None  # step by step, since the node's own ticks work the inbox off
-        ordering.pump(0)
+        ordering.pump(now())
         with pytest.raises(StopIteration):
             waiting.send(None)

@@ -27,6 +27,7 @@ from chatgrpc.core.links import (
 )
 from chatgrpc.core.write import Write
 from chatgrpc.internal.v1 import relay_pb2
+from chatgrpc.ports.lease_clock import now
 from chatgrpc.relay.codec import Decoder, Encoder, parse_batch
 from chatgrpc.v1 import chat_pb2, content_pb2
 from tests.unit.cluster.small_cluster import group_creation, seqs, small_cluster, text, until
@@ -127,7 +128,7 @@ async def _say(said: Sequence[tuple[str, list[Message]]]) -> None:
             for chat_id in sound:
                 await until(lambda node=node, chat_id=chat_id: node.seqs(chat_id) == [1, 2, 3])  # type: ignore[misc]
                 assert await node.head_of(chat_id) == 3
-            node.ordering.pass_time(0)
+            node.ordering.pass_time(now())
             await node.ticks()
             told = [sample for metric in node.metrics.registry.collect() for sample in metric.samples]
             assert not [sample for sample in told if sample.name == "chatgrpc_defects_total" and sample.value]

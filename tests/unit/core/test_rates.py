@@ -37,13 +37,6 @@ def test_more_at_once_than_the_bucket_holds_is_paid_for_afterwards() -> None:
     assert rates.wait_ms("eve", {Deed.ADD: 1}, AT_MS + 4_000) == 0
 
 
-def test_a_clock_set_back_fills_nothing_and_stops_nothing() -> None:
-    rates = Rates(LIMITS)
-    assert rates.wait_ms("eve", {Deed.ADD: 5}, AT_MS) == 0
-    assert rates.wait_ms("eve", {Deed.ADD: 1}, AT_MS - 500_000) == 1_001
-    assert rates.wait_ms("eve", {Deed.ADD: 1}, AT_MS - 499_000) == 0
-
-
 def test_g7_the_users_remembered_are_bounded() -> None:
     rates = Rates(LIMITS, users_max=2)
     for user_id in ("eve", "alice", "eve", "bob"):

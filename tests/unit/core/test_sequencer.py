@@ -5,6 +5,7 @@ import random
 import pytest
 
 from chatgrpc.core.active_chat import ActiveChat, event_meta
+from chatgrpc.core.clock import Now
 from chatgrpc.core.ids import direct_chat_id, group_chat_id, self_chat_id
 from chatgrpc.core.limits import Limits, Rate
 from chatgrpc.core.sequencer import Delivery, Group, Lookup, Sequencer
@@ -23,14 +24,24 @@ class Owner:
         self.log = log or ModelLog()
         self.sequencer = Sequencer(1, self.limits, random.Random(1))
         self.now_ms = 1_000
+        """By the wall clock."""
+        self.monotonic_ms = 5_000
         self.opened: set[str] = set()
         """Who has opened the direct chat with whoever writes."""
         self.outcomes: dict[str, Outcome] = {}
         self.order: list[str] = []
         self.deliveries: list[Delivery] = []
 
+    @property
+    def now(self) -> Now:
+        return Now(self.now_ms, self.monotonic_ms)
+
+    def pass_time(self, ms: int) -> None:
+        self.now_ms += ms
+        self.monotonic_ms += ms
+
     def submit(self, ticket: str, write: Write) -> None:
-        self.sequencer.submit(ticket, write, self.now_ms)
+        self.sequencer.submit(ticket, write, self.now)
         self.take_answers()
 
     def take_answers(self) -> None:
@@ -49,9 +60,9 @@ class Owner:
                 break
             for read in intervals:
                 membership = self.log.membership(read.user_id, read.chat_id)
-                self.sequencer.intervals_read(read, membership.intervals if membership is not None else (), self.now_ms)
+                self.sequencer.intervals_read(read, membership.intervals if membership is not None else (), self.now)
             for chat in loads:
-                self.sequencer.loaded(chat, self.log.load(chat.chat_id), self.now_ms)
+                self.sequencer.loaded(chat, self.log.load(chat.chat_id), self.now)
             for lookup in lookups:
                 self.answer(lookup)
         self.take_answers()
@@ -63,7 +74,7 @@ class Owner:
             lookup,
             [event_meta(lookup.chat.chat_id, event.seq, event.event) for event in events],
             counts,
-            self.now_ms,
+            self.now,
             frozenset(self.opened),
         )
         self.take_answers()
@@ -78,7 +89,7 @@ class Owner:
         self.log.append(group.entries)
         self.deliveries += self.sequencer.committed(group)
         for chat in self.sequencer.take_admitted():
-            self.sequencer.go_on(chat, self.now_ms)
+            self.sequencer.go_on(chat, self.now)
         self.take_answers()
 
     def fail(self, group: Group | None = None) -> None:
@@ -388,7 +399,7 @@ def test_g3_a_widened_search_is_kept_for_a_minute() -> None:
     assert owner.result("once more").seq == 3
     chat = owner.sequencer.chat(direct_chat_id("alice", "bob"))
     assert chat is not None
-    owner.now_ms += 60_000
+    owner.pass_time(60_000)
     for number in range(30, 40):
         owner.do(f"t{number}", to("bob", number, seen_seq=None))
     assert len(chat.recent) == 2
@@ -550,9 +561,25 @@ def test_who_reaches_out_too_often_is_told_to_wait() -> None:
     assert owner.result("two again").duplicate, "a repetition costs nothing"
     owner.do("known", to("bob", 13))
     assert owner.result("known").seq == 3, "those who write to each other are not concerned"
-    owner.now_ms += 1_001
+    owner.pass_time(1_001)
     owner.do("to dave, later", to("dave", 14))
     assert owner.result("to dave, later").seq == 2
+
+
+@pytest.mark.parametrize("step_ms", [7_200_000, -7_200_000])
+def test_a_step_of_the_wall_clock_fills_no_bucket_and_stops_nobody(step_ms: int) -> None:
+    owner = Owner(Limits(direct_chats_rate=Rate(1, 10_000)))
+    owner.now_ms = 1_700_000_000_000
+    owner.do("to bob", to("bob", 0))
+    owner.now_ms += step_ms
+    owner.do("to carol", to("carol", 1))
+    assert owner.error("to carol") == "RATE_LIMITED"
+    owner.pass_time(10_001)
+    owner.do("to carol, later", to("carol", 2))
+    assert owner.result("to carol, later").seq == 2
+    owner.now_ms -= step_ms
+    owner.do("to dave", to("dave", 3))
+    assert owner.error("to dave") == "RATE_LIMITED"
 
 
 # Reactions that change nothing.
@@ -614,7 +641,7 @@ def test_a_deleted_message_cannot_be_edited_while_the_deletion_is_on_its_way() -
     [of_edit] = owner.sequencer.take_lookups()
     stale = [event_meta(chat_id, event.seq, event.event) for event in owner.log.read_after(chat_id, 1, 2)]
     owner.commit()
-    owner.sequencer.looked_up(of_edit, stale, {}, owner.now_ms)
+    owner.sequencer.looked_up(of_edit, stale, {}, owner.now)
     owner.settle()
     assert owner.result("delete").seq == 6
     assert owner.error("edit") == "TARGET_NOT_FOUND"

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from chatgrpc.core.active_chat import ActiveChat, event_meta
+from chatgrpc.core.clock import Now
 from chatgrpc.core.door import ReadIntervals
 from chatgrpc.core.entries import StoredChat
 from chatgrpc.core.ids import direct_chat_id, group_chat_id, self_chat_id
@@ -94,6 +95,8 @@ class Schedules(RuleBasedStateMachine):
         self.numbers = count()
         self.epoch = 0
         self.now_ms = 1_000_000
+        """By the wall clock."""
+        self.monotonic_ms = 5_000
         self.devices = [Device(user_id) for user_id in USERS for _ in range(2)]
         self.groups: list[str] = []
         self.tries: list[Try] = []
@@ -160,7 +163,7 @@ class Schedules(RuleBasedStateMachine):
                     write.peer_user_id,
                     write.join_token,
                 ),
-                self.now_ms,
+                self.now,
             )
         self.progress()
 
@@ -322,9 +325,14 @@ class Schedules(RuleBasedStateMachine):
             if self.log.is_member(chat_id, device.user_id):
                 device.held[chat_id] = self.log.head_seq(chat_id)
 
+    @property
+    def now(self) -> Now:
+        return Now(self.now_ms, self.monotonic_ms)
+
     @rule(passed_ms=st.sampled_from([1, 1_000, 61_000, LIMITS.edit_window_ms]))
     def pass_time(self, passed_ms: int) -> None:
         self.now_ms += passed_ms
+        self.monotonic_ms += passed_ms
 
     @rule(backwards_ms=st.integers(1, 10_000))
     def set_the_clock_back(self, backwards_ms: int) -> None:
@@ -340,7 +348,7 @@ class Schedules(RuleBasedStateMachine):
         self.log.append(group.entries)
         self.take_deliveries(group, self.sequencer.committed(group))
         for chat in self.sequencer.take_admitted():
-            self.sequencer.go_on(chat, self.now_ms)
+            self.sequencer.go_on(chat, self.now)
         self.progress()
 
     @precondition(lambda self: self.group is not None)
@@ -364,13 +372,13 @@ class Schedules(RuleBasedStateMachine):
         if index >= len(self.loads) + len(self.lookups):
             read, found = self.intervals.pop(index - len(self.loads) - len(self.lookups))
             if works:
-                self.sequencer.intervals_read(read, found if early else self.intervals_of(read), self.now_ms)
+                self.sequencer.intervals_read(read, found if early else self.intervals_of(read), self.now)
             else:
                 self.sequencer.intervals_failed(read)
         elif index < len(self.loads):
             chat, stored = self.loads.pop(index)
             if works:
-                self.sequencer.loaded(chat, stored if early else self.log.load(chat.chat_id), self.now_ms)
+                self.sequencer.loaded(chat, stored if early else self.log.load(chat.chat_id), self.now)
             else:
                 self.sequencer.read_failed(chat)
         else:
@@ -378,9 +386,9 @@ class Schedules(RuleBasedStateMachine):
             if not works:
                 self.sequencer.read_failed(lookup.chat)
             elif early:
-                self.sequencer.looked_up(lookup, heads, counts, self.now_ms)
+                self.sequencer.looked_up(lookup, heads, counts, self.now)
             else:
-                self.sequencer.looked_up(lookup, *self.look_up(lookup), self.now_ms)
+                self.sequencer.looked_up(lookup, *self.look_up(lookup), self.now)
         self.progress()
 
     @rule(stored=st.booleans(), really=st.sampled_from([True, False, False, False]))
