@@ -34,6 +34,7 @@ class Door:
         self.held_bytes = 0
         self._waiting: dict[ReadIntervals, list[tuple[Ticket, Write]]] = {}
         self._reads: list[ReadIntervals] = []
+        self._covered: dict[ReadIntervals, int] = {}  # how many of those that wait had come when the read was begun
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -54,11 +55,25 @@ class Door:
     def take_reads(self) -> list[ReadIntervals]:
         """Reads to run."""
         reads, self._reads = self._reads, []
+        self._covered |= {read: len(self._waiting[read]) for read in reads}
         return reads
 
     def release(self, read: ReadIntervals) -> list[tuple[Ticket, Write]]:
         """What has waited for this read, oldest first."""
-        released = self._waiting.pop(read, [])
+        return self._release(read, len(self._waiting.get(read, ())))
+
+    def turn_away(self, read: ReadIntervals) -> list[tuple[Ticket, Write]]:
+        """What had come before this read was begun, which found nothing; for what came since another one is wanted: its sender
+        may have been let in meanwhile."""
+        return self._release(read, self._covered.get(read, 0))
+
+    def _release(self, read: ReadIntervals, count: int) -> list[tuple[Ticket, Write]]:
+        waiting = self._waiting.pop(read, [])
+        self._covered.pop(read, None)
+        released, rest = waiting[:count], waiting[count:]
+        if rest:
+            self._waiting[read] = rest
+            self._reads.append(read)
         self.held_bytes -= sum(write.content.ByteSize() for _, write in released)
         return released
 

@@ -152,11 +152,12 @@ class Sequencer:
 
     def intervals_read(self, read: ReadIntervals, intervals: tuple[Interval, ...], now: Now) -> None:
         """Hands over what `take_intervals` asked for; nothing for a user who never was a member."""
-        for ticket, write in self._release_door(read):
-            if intervals:
-                self._enter(ticket, write, write.content.ByteSize(), left_seq_of(intervals), now)
-            else:
+        if not intervals:
+            for ticket, write in self._let_go(self._door.turn_away, read):
                 self._answers.append(Answer(ticket, _no_such_chat(write).error))
+            return
+        for ticket, write in self._let_go(self._door.release, read):
+            self._enter(ticket, write, write.content.ByteSize(), left_seq_of(intervals), now)
 
     def intervals_failed(self, read: ReadIntervals, error: Exception | None = None) -> None:
         """What `take_intervals` asked for could not be read: the writes that waited for it fail, retryably.
@@ -165,12 +166,14 @@ class Sequencer:
         """
         if error is not None:
             self._found.append(damage_of(read.chat_id, error))
-        for ticket, _ in self._release_door(read):
+        for ticket, _ in self._let_go(self._door.release, read):
             self._answers.append(Answer(ticket, store_silent() if error is None else chat_damaged()))
 
-    def _release_door(self, read: ReadIntervals) -> list[tuple[Ticket, Write]]:
+    def _let_go(
+        self, release: Callable[[ReadIntervals], list[tuple[Ticket, Write]]], read: ReadIntervals
+    ) -> list[tuple[Ticket, Write]]:
         before_bytes = self._door.held_bytes
-        released = self._door.release(read)
+        released = release(read)
         self._budget.give(before_bytes - self._door.held_bytes)
         return released
 

@@ -11,6 +11,7 @@ from chatgrpc.core.limits import Limits
 from chatgrpc.core.row_store import WriteViews
 from chatgrpc.core.sequencer import Lookup
 from chatgrpc.core.shard import Request, Shard
+from chatgrpc.core.visibility import Interval
 from chatgrpc.core.write import Write
 from chatgrpc.v1 import chat_pb2, content_pb2
 from tests.unit.core.model_rows import ModelRows
@@ -114,6 +115,27 @@ def test_a_stranger_costs_the_same_whatever_the_chat_is(seen_seq: int | None) ->
     assert found[0] == found[1] == found[2]
     assert found[0][0] == [ReadIntervals("eve", DIRECT)]
     assert hot.code("eve") == chat_pb2.ERROR_CODE_NOT_A_MEMBER
+
+
+def test_who_was_let_in_meanwhile_is_not_judged_by_what_was_read_before() -> None:
+    owner = Owner()
+    owner.submit("made", group("alice", "bob"))
+    assert owner.shard.submit("early", text(GROUP, "carol", 1), NOW)
+    (read,) = owner.requests()
+    assert read == ReadIntervals("carol", GROUP)
+    added = content_pb2.Content(members_added=content_pb2.MembersAddedContent(user_ids=["carol"]))
+    owner.submit("added", change(added, 2))
+    assert owner.seq("added") == 2
+    owner.submit("at once", text(GROUP, "carol", 3, seen_seq=2))
+    owner.shard.intervals_read(read, (), NOW)
+    assert owner.requests() == [read]
+    assert owner.code("early") == chat_pb2.ERROR_CODE_NOT_A_MEMBER
+    assert "at once" not in owner.outcomes
+    owner.shard.intervals_read(read, (Interval(2),), NOW)
+    owner.submit("later", text(GROUP, "carol", 4, seen_seq=2))
+    assert (owner.seq("at once"), owner.seq("later")) == (3, 4)
+    assert owner.shard.is_idle
+    assert owner.shard.held_bytes == 0
 
 
 @pytest.mark.parametrize("arm", ["edit", "delete", "reaction", "members_added"])
