@@ -19,7 +19,7 @@ Without a tail there is nothing to protect: the chat is ready after the reads, a
 from chatgrpc.core.active_chat import ActiveChat
 from chatgrpc.core.damage import DamageError, stored_chat, stored_event
 from chatgrpc.core.entries import ChatView, Entry, StoredChat
-from chatgrpc.core.epochs import BUCKET_SEQS, Row, adopted_tail, bucket_of
+from chatgrpc.core.epochs import BUCKET_SEQS, SEQ_MAX, Row, adopted_tail, bucket_of
 from chatgrpc.core.events import event_chunk
 from chatgrpc.core.fold import CHANGES_CHAT
 from chatgrpc.core.row_store import (
@@ -91,7 +91,7 @@ class Activation:
         Raises:
             DamageError: it cannot be right.
         """
-        if head.mark_seq < 0:
+        if not 0 <= head.mark_seq <= SEQ_MAX:
             raise DamageError(f"its mark is {head.mark_seq}")
         self._head = head
         self._chat = head.chat

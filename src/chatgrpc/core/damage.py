@@ -14,6 +14,7 @@ from typing import TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from chatgrpc.core.entries import Membership
+from chatgrpc.core.epochs import SEQ_MAX
 from chatgrpc.core.unknown_fields import flaw_of
 from chatgrpc.core.visibility import Interval, last_change
 from chatgrpc.v1 import chat_pb2
@@ -106,7 +107,9 @@ def check_intervals(intervals: Sequence[Interval]) -> None:
     before_seq = 0
     for place, interval in enumerate(intervals, 1):
         is_closed = interval.left_seq >= interval.joined_seq
-        if interval.joined_seq <= before_seq or not (is_closed or (interval.left_seq == 0 and place == len(intervals))):
+        is_open = interval.left_seq == 0 and place == len(intervals)
+        is_seq = before_seq < interval.joined_seq <= SEQ_MAX and interval.left_seq <= SEQ_MAX
+        if not (is_seq and (is_closed or is_open)):
             raise DamageError("the times at which a user was a member of it cannot be right")
         before_seq = interval.left_seq
 

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 
 BUCKET_SEQS = 10_000
 """Seqs of a chat that share a partition of the store."""
+SEQ_MAX = 2**31 * BUCKET_SEQS - 1
+"""The last seq of the last bucket, whose number takes 31 bits in the store. No chat gets there."""
 
 
 @dataclass(frozen=True, slots=True)

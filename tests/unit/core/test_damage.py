@@ -166,6 +166,17 @@ def test_a_poisoned_chat_is_refused_and_all_others_go_on(poison: Callable[[Model
     assert owner.shard.take_marks() == [WriteMark(SOUND, 7)]
 
 
+def test_a_mark_that_no_chat_gets_to_asks_for_no_bucket_that_the_store_cannot_name() -> None:
+    rows = two_chats()
+    rows.put(WriteMark(SICK, 2**62))
+    owner = Owner(rows, epoch=2)
+    assert owner.shard.ask_head("head", SICK, NOW)
+    (read,) = owner.requests()
+    rows.answer(owner.shard, read, NOW)
+    assert owner.requests() == []
+    assert [damage.kind for damage in owner.damage] == [Kind.STORED]
+
+
 def test_while_it_is_damaged_the_store_is_not_asked_again() -> None:
     rows = two_chats()
     change_row(rows, 6, GARBAGE)

@@ -67,6 +67,13 @@ async def test_a_membership_that_cannot_be_right_costs_its_chat(intervals: tuple
     assert [damage.chat_id for damage in log.book.damaged()] == [SICK]
 
 
+@pytest.mark.parametrize("interval", [Interval(2**62), Interval(1, 2**62)])
+def test_a_seq_that_no_chat_gets_to_is_none_whatever_the_log_is_taken_for(interval: Interval) -> None:
+    """A log that others read is taken to reach as far as its memberships say."""
+    with pytest.raises(DamageError):
+        check_membership(Membership(SICK, (interval,), 2**62))
+
+
 @pytest.mark.parametrize("intervals", SOUND_ONES)
 def test_memberships_as_they_come_to_be_are_sound(intervals: tuple[Interval, ...]) -> None:
     check_membership(Membership(SICK, intervals, HEAD))
