@@ -13,7 +13,7 @@ class LimitSettings(SettingsGroup):
         default=1_000, ge=1, description="Unary calls of one address that need no token, or whose token is being checked."
     )
     health_calls_per_address: int = Field(
-        default=100, ge=1, le=1_000, description="Calls of health and reflection of one address at the same time."
+        default=100, ge=1, le=1_000, description="Calls of Health.Watch and reflection of one address at the same time."
     )
     silent_streams_per_address: int = Field(
         default=2_000, ge=1, description="Streams of one address on which nothing has been said yet."

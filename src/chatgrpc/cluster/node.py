@@ -228,7 +228,7 @@ class ClusterNode:
 
     async def drain(self, server: GrpcServer, timeout_s: float) -> None:
         """Gives shards away, sends devices to other nodes, finishes what is under way, leaves (design §5)."""
-        await server.set_serving(False)
+        server.set_serving(False)
         if self._keeper is not None:
             await self._keeper.give_all_away(timeout_s / 2)
         await self.node.edge.drain(int(min(_DRAIN_WINDOW_S, timeout_s / 4) * 1000))
@@ -421,7 +421,7 @@ async def serving_clustered(
     following: asyncio.Task[None] | None = None
     try:
         await parts.join(port)
-        await server.set_serving(True)
+        server.set_serving(True)
         following = background.start(_follow(parts, server), crash)
         _log.info("serving", port=port, node_id=parts.node_id)
         yield port
@@ -439,7 +439,7 @@ async def _follow(parts: ClusterNode, server: GrpcServer) -> None:
         await asyncio.sleep(_WATCH_INTERVAL_S)
         if parts.is_joined != serving:
             serving = parts.is_joined
-            await server.set_serving(serving)
+            server.set_serving(serving)
 
 
 async def _open_store(settings: Settings) -> CassandraStore:

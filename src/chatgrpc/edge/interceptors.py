@@ -32,7 +32,8 @@ PUBLIC_METHODS = (
     "/grpc.reflection.v1alpha.ServerReflection/",
     "/chatgrpc.v1.SessionService/Connect",
 )
-"""Beginnings of the methods that stand apart: health and reflection are for everyone, a session has its own Hello."""
+"""Beginnings of the methods that stand apart: health and reflection are for everyone, a session has its own Hello. Those that
+give one reply are treated as `TOKENLESS_METHODS`; the others may stay open."""
 
 TOKENLESS_METHODS = frozenset({"/chatgrpc.v1.NodeService/ListNodes"})
 """Unary calls of ours that are for everyone; but for the token they are treated as all others."""
@@ -41,9 +42,6 @@ _NODE = "all"
 _SESSION = "/chatgrpc.v1.SessionService/"
 _REFLECTION = "/grpc.reflection."
 
-_TOO_MANY_PUBLIC = StatusError(
-    grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS", "Too many such calls are open. Try again when some have ended."
-)
 _TOO_LONG = StatusError(grpc.StatusCode.DEADLINE_EXCEEDED, "TOO_SLOW", "The call was open for too long. Call again.")
 _REQUEST_MISSING = StatusError(
     grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_MISSING", "The call ended before there was a whole request."
@@ -76,9 +74,10 @@ class UnaryLimits:
     calls_per_user_max: int = 100
     """The same of one user, from the check of the token on."""
     calls_unchecked_per_address_max: int = 1_000
-    """Calls of one address whose token is being checked or which need none. They hold nothing that others wait for."""
+    """Calls of one address whose token is being checked or which need none (`Health.Check`). They hold nothing that others wait
+    for."""
     calls_public_per_address_max: int = 100
-    """Calls of health and reflection of one address, which may stay open (`Health.Watch`)."""
+    """Calls of `Health.Watch` and of reflection of one address, which may stay open."""
     calls_public_max: int = 1_000
     """The same of all addresses."""
     reflection_s_max: float = 30.0
@@ -92,7 +91,7 @@ class UnaryLimits:
 
 
 class UnaryInterceptor(grpc.aio.ServerInterceptor):
-    """Stands around every unary call, except those of `PUBLIC_METHODS`.
+    """Stands around every unary call, and around those calls of `PUBLIC_METHODS` that stay open, but for sessions.
 
     - Without a valid `authorization: Bearer …` the call ends with UNAUTHENTICATED; with one, `current_claims()` says whose
       it is. A method of `TOKENLESS_METHODS` is called without looking for a token.
@@ -144,12 +143,8 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
             return grpc.stream_stream_rpc_method_handler(self._refuse_fields)
         method = handler_call_details.method
         handler = await continuation(handler_call_details)
-        if method.startswith(PUBLIC_METHODS) and handler is not None:
-            return (
-                handler
-                if method.startswith(_SESSION)
-                else self._public_call(method, _parsing(handler, self._delivered, self._sizes))
-            )
+        if handler is not None and handler.unary_unary is None and method.startswith(PUBLIC_METHODS):
+            return handler if method.startswith(_SESSION) else self._public_call(method, handler)
         if handler is None or handler.unary_unary is None:
             return grpc.stream_stream_rpc_method_handler(self._refuse_unknown_method)
 
@@ -182,7 +177,7 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
     async def _answer(self, method: str, handler: _Handler, requests: AsyncIterable[bytes], context: _Context) -> bytes:
         # A place that others may want is taken only once the caller is known, and what it takes from all once its request is
         # there: whoever opens calls and sends nothing takes from nobody but themself.
-        is_tokenless = method in TOKENLESS_METHODS
+        is_tokenless = method in TOKENLESS_METHODS or method.startswith(PUBLIC_METHODS)
         limit_s = self._limits.tokenless_deadline_s if is_tokenless else self._limits.deadline_s
         try:
             async with asyncio.timeout(limit_s) as deadline:
@@ -214,43 +209,43 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
         return reply if handler.response_serializer is None else handler.response_serializer(reply)
 
     def _public_call(self, method: str, handler: _Handler) -> _Handler:
-        """The same handler, in a place of the address that calls."""
+        """The same handler of replies that go on, in a place of the address that calls.
+
+        It parses for itself: grpc.aio would answer UNKNOWN, and log a traceback, for what is no request. It waits for its
+        request by itself too, since grpc.aio does so for ever.
+        """
         seconds_max = self._limits.reflection_s_max if method.startswith(_REFLECTION) else None
+        to_one: Any = handler.unary_stream
+        to_many: Any = handler.stream_stream
 
-        async def in_place(answer: Callable[[], Awaitable[Any]], context: _Context) -> Any:
-            address = address_of(context.peer())
-            if not self._public.take(address):
-                return await _abort(context, _TOO_MANY_PUBLIC)
+        async def one_to_many(requests: AsyncIterable[bytes], context: _Context) -> None:
+            async with asyncio.timeout(self._limits.tokenless_deadline_s):
+                request = await self._request(requests, context)
+            await to_one(_parse(handler, request, self._sizes), context)
+
+        async def each_parsed(requests: AsyncIterable[bytes], context: _Context) -> AsyncIterator[Any]:
+            async for request in requests:
+                self._delivered.message(context.peer(), len(request))
+                yield _parse(handler, request, self._sizes)
+
+        async def many_to_many(requests: AsyncIterable[bytes], context: _Context) -> None:
+            async for reply in to_many(each_parsed(requests, context), context):
+                await context.write(reply)
+
+        answer = many_to_many if to_one is None else one_to_many
+
+        async def in_place(requests: AsyncIterable[bytes], context: _Context) -> None:
+            self._delivered.opened(context.peer())
             try:
-                async with asyncio.timeout(seconds_max):
-                    return await answer()
+                with self._public.place(address_of(context.peer())):
+                    async with asyncio.timeout(seconds_max):
+                        await answer(requests, context)
             except TimeoutError:
-                return await _abort(context, _TOO_LONG)
-            finally:
-                self._public.give_back(address)
+                await _abort(context, _TOO_LONG)
+            except StatusError as known:
+                await _abort(context, known)
 
-        answering: Any = handler.stream_unary or handler.unary_stream or handler.stream_stream
-
-        async def one_to_one(requests: Any, context: _Context) -> Any:
-            return await in_place(lambda: answering(requests, context), context)
-
-        async def one_to_many(request: Any, context: _Context) -> None:
-            await in_place(lambda: answering(request, context), context)
-
-        async def many_to_many(requests: Any, context: _Context) -> None:
-            async def answer() -> None:
-                async for reply in answering(requests, context):
-                    await context.write(serialize(reply))
-
-            await in_place(answer, context)
-
-        serializer = handler.response_serializer
-        serialize: Callable[[Any], bytes] = serializer or bytes
-        if handler.stream_unary is not None:
-            return grpc.stream_unary_rpc_method_handler(one_to_one, response_serializer=serializer)
-        if handler.unary_stream is not None:
-            return grpc.unary_stream_rpc_method_handler(one_to_many, response_serializer=serializer)
-        return grpc.stream_stream_rpc_method_handler(many_to_many)
+        return grpc.stream_stream_rpc_method_handler(in_place, response_serializer=handler.response_serializer)
 
     async def _authenticate(self, context: _Context) -> Claims:
         token = bearer_token(context.invocation_metadata())
@@ -295,44 +290,6 @@ def bearer_token(metadata: Any) -> str | None:
     if value[:7].lower() == "bearer ":
         return value[7:].strip() or None
     return None
-
-
-def _parsing(handler: _Handler, delivered: Delivered, sizes: Sizes) -> _Handler:
-    """The same handler, parsing for itself: grpc.aio would answer UNKNOWN, and log a traceback, for what is no request."""
-    if handler.request_deserializer is None:
-        return handler
-
-    async def parsed(request: bytes, context: _Context) -> Any:
-        delivered.message(context.peer(), len(request))
-        try:
-            return _parse(handler, request, sizes)
-        except StatusError as malformed:
-            return await _abort(context, malformed)
-
-    async def each_parsed(requests: AsyncIterable[bytes], context: _Context) -> AsyncIterator[Any]:
-        async for request in requests:
-            yield await parsed(request, context)
-
-    answer: Any = handler.unary_unary or handler.unary_stream or handler.stream_stream
-
-    async def one_to_one(requests: AsyncIterable[bytes], context: _Context) -> Any:
-        async for request in each_parsed(requests, context):
-            return await answer(request, context)
-        return await _abort(context, _REQUEST_MISSING)
-
-    async def one_to_many(request: bytes, context: _Context) -> None:
-        await answer(await parsed(request, context), context)
-
-    async def many_to_many(requests: AsyncIterable[bytes], context: _Context) -> AsyncIterator[Any]:
-        async for reply in answer(each_parsed(requests, context), context):
-            yield reply
-
-    serializer = handler.response_serializer
-    if handler.unary_unary is not None:
-        return grpc.stream_unary_rpc_method_handler(one_to_one, response_serializer=serializer)
-    if handler.unary_stream is not None:
-        return grpc.unary_stream_rpc_method_handler(one_to_many, response_serializer=serializer)
-    return grpc.stream_stream_rpc_method_handler(many_to_many, response_serializer=serializer)
 
 
 async def _one_of(requests: AsyncIterable[bytes]) -> bytes:

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from chatgrpc.edge.certificate_files import CertificateFiles
 from chatgrpc.edge.flood_watch import FloodWatch
+from chatgrpc.edge.services.health import SERVICE as HEALTH
+from chatgrpc.edge.services.health import HealthService
 from chatgrpc.grpc_ports import check_address, is_worth_a_line, stop_server
 from chatgrpc.start_error import StartError
 
@@ -72,8 +74,8 @@ class GrpcServer:
         self._options = options
         self._flood_watch = flood_watch
         self._server = grpc.aio.server(interceptors=tuple(interceptors), options=_channel_arguments(options))
-        self._health = health.aio.HealthServicer()
-        self._services = [health.SERVICE_NAME, reflection.SERVICE_NAME]
+        self._health = HealthService()
+        self._services = [HEALTH, reflection.SERVICE_NAME]
 
     def register(self, service: str, add_to: Callable[[grpc.aio.Server], None]) -> None:
         """Adds a service before the start.
@@ -91,7 +93,7 @@ class GrpcServer:
         Raises:
             StartError: the port cannot be had, or a TLS file cannot be used.
         """
-        await self.set_serving(False)
+        self.set_serving(False)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(self._services, self._server)
         port = self._listen()
@@ -100,15 +102,13 @@ class GrpcServer:
             self._flood_watch.start(port)
         return port
 
-    async def set_serving(self, serving: bool) -> None:
+    def set_serving(self, serving: bool) -> None:
         """Tells load balancers whether to send devices here, for the server as a whole (`""`) and for each service."""
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for service in ("", *self._services):
-            await self._health.set(service, status)
+        self._health.set(("", *self._services), serving=serving)
 
     async def stop(self, grace_s: float) -> None:
         """Refuses new calls, lets those under way end, cancels what is left after `grace_s` seconds, and frees the port."""
-        await self._health.enter_graceful_shutdown()
+        self.set_serving(False)
         await stop_server(self._server, grace_s)
         if self._flood_watch is not None:
             self._flood_watch.stop()

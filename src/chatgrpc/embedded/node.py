@@ -66,7 +66,7 @@ async def serving_alone(settings: Settings, verifier: TokenVerifier, metrics: Me
         server = node.server(directory)
         port = directory.port = await server.start()
         node.edge.start()
-        await server.set_serving(True)
+        server.set_serving(True)
         _log.info("serving", port=port, epoch=epoch, data_dir=str(settings.data_dir))
         try:
             yield port
@@ -77,7 +77,7 @@ async def serving_alone(settings: Settings, verifier: TokenVerifier, metrics: Me
 
 async def _drain(server: GrpcServer, node: Node, timeout_s: float) -> None:
     """Sends devices away, finishes what is under way, ends the streams, frees the port (design §5)."""
-    await server.set_serving(False)
+    server.set_serving(False)
     await node.edge.drain(int(min(_DRAIN_WINDOW_S, timeout_s) * 1000))
     await node.edge.stop(timeout_s)
     await server.stop(min(CLOSE_TIMEOUT_S, timeout_s))

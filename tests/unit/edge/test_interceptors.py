@@ -153,7 +153,7 @@ async def test_health_is_asked_and_a_session_opened_without_a_token(rig: Rig) ->
     assert await unary(rig.channel, "/grpc.health.v1.Health/Check")(b"") == b""
     connect = stream(rig.channel, "/chatgrpc.v1.SessionService/Connect")
     assert await connect.read() == b"streamed"
-    assert rig.observed == []
+    assert [observation[:2] for observation in rig.observed] == [("/grpc.health.v1.Health/Check", "OK")]
 
 
 async def test_only_connect_of_the_session_service_is_exempt(rig: Rig) -> None:
@@ -405,9 +405,33 @@ async def test_a_user_has_a_share_of_the_calls(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("rig", [UnaryLimits(tokenless_deadline_s=0.01)], indirect=True)
-async def test_a_call_without_a_token_waits_for_its_request_only_shortly(rig: Rig) -> None:
-    call: Any = rig.channel.stream_stream("/chatgrpc.v1.NodeService/ListNodes")()
+@pytest.mark.parametrize("method", ["/chatgrpc.v1.NodeService/ListNodes", "/grpc.health.v1.Health/Check"])
+async def test_a_call_without_a_token_waits_for_its_request_only_shortly(rig: Rig, method: str) -> None:
+    call: Any = rig.channel.stream_stream(method)()
     assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_who_watches_health_has_to_say_soon_what() -> None:
+    limits = UnaryLimits(tokenless_deadline_s=0.01)
+    server = GrpcServer(ServerOptions(), [UnaryInterceptor(KnownTokens(), lambda *_: None, limits)])
+    port = await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", interceptors=[ErrorInfoRequired()]) as channel:
+        call: Any = channel.stream_stream("/grpc.health.v1.Health/Watch")()
+        assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    await server.stop(0)
+
+
+async def test_who_watches_health_keeps_nobody_from_checking_it() -> None:
+    limits = UnaryLimits(calls_public_per_address_max=1, calls_public_max=1)
+    server = GrpcServer(ServerOptions(), [UnaryInterceptor(KnownTokens(), lambda *_: None, limits)])
+    port = await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", interceptors=[ErrorInfoRequired()]) as channel:
+        watch_health: Any = channel.unary_stream("/grpc.health.v1.Health/Watch")
+        watch = watch_health(b"")
+        assert await watch.read()
+        assert await unary(channel, "/grpc.health.v1.Health/Check")(b"")
+        watch.cancel()
+    await server.stop(0)
 
 
 async def test_watchers_of_health_have_places_by_address() -> None:

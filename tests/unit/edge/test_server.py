@@ -91,11 +91,11 @@ async def test_health_is_not_serving_until_it_is_told_so(started: tuple[GrpcServ
         ]
 
     assert await health() == [NOT_SERVING] * 3
-    await started[0].set_serving(True)
+    started[0].set_serving(True)
     assert await health() == [SERVING] * 3
     watch = stub.Watch(health_pb2.HealthCheckRequest())
     assert (await watch.read()).status == SERVING
-    await started[0].set_serving(False)
+    started[0].set_serving(False)
     assert (await watch.read()).status == NOT_SERVING
     watch.cancel()
 
