@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from weakref import WeakValueDictionary
 
 from chatgrpc.core.shape import check_picture_url
 from chatgrpc.edge.backend import Backend
@@ -19,7 +20,7 @@ class UserService(UserServiceServicer):
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._updating = asyncio.Lock()
+        self._updating: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @refused_by(GetUserResponse)
     async def GetUser(self, request: GetUserRequest, context: object) -> GetUserResponse:
@@ -35,8 +36,11 @@ class UserService(UserServiceServicer):
         require_at_most(len(request.about), limits.about_chars_max, "Characters of about")
         check_picture_url(request.picture_url, limits)
         changed = {field.name: value for field, value in request.ListFields()}
-        async with self._updating:  # of two updates of different fields at the same moment, neither may undo the other
-            profile = replace(await self._profile(current_claims().user_id), **changed)
+        caller = current_claims().user_id
+        # Of two updates of different fields at the same moment, neither may undo the other; nobody waits for another user's.
+        updating = self._updating.setdefault(caller, asyncio.Lock())
+        async with updating:
+            profile = replace(await self._profile(caller), **changed)
             await self._backend.profiles.put(profile)
         return UpdateProfileResponse(user=_user(profile))
 

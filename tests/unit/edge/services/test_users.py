@@ -1,9 +1,17 @@
 """UserService."""
 
 import asyncio
+from contextvars import copy_context
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from chatgrpc.core.limits import Limits
+from chatgrpc.edge import interceptors
+from chatgrpc.edge.services.users import UserService
+from chatgrpc.ports.accounts import Profile
+from chatgrpc.ports.tokens import Claims
 from chatgrpc.v1.user_service_pb2 import GetUserRequest, UpdateProfileRequest, User
 from tests.support.callers import Caller, code_of
 
@@ -39,6 +47,35 @@ async def test_updates_at_the_same_moment_keep_each_others_fields(alice: Caller)
     assert (await alice.users.GetUser(GetUserRequest())).user == User(
         user_id="alice", display_name="Alice", about="here", picture_url="https://pictures.example/a"
     )
+
+
+async def test_an_update_that_waits_for_the_store_keeps_no_other_user_waiting() -> None:
+    asked = asyncio.Event()
+
+    class Profiles:
+        async def get(self, user_id: str) -> Profile | None:
+            if user_id == "alice":
+                asked.set()
+                await asyncio.Event().wait()
+            return None
+
+        async def put(self, profile: Profile) -> None:
+            assert profile == Profile("bob", display_name="Bob")
+
+    backend: Any = SimpleNamespace(limits=Limits(), profiles=Profiles())
+    service = UserService(backend)
+
+    def update_of(user_id: str, display_name: str) -> asyncio.Task[Any]:
+        context = copy_context()
+        context.run(interceptors._claims.set, Claims(user_id, 0))
+        updating: Any = service.UpdateProfile(UpdateProfileRequest(display_name=display_name), None)
+        return asyncio.get_running_loop().create_task(updating, context=context)
+
+    waiting = update_of("alice", "Alice")
+    async with asyncio.timeout(10):
+        await asked.wait()
+        assert (await update_of("bob", "Bob")).user.display_name == "Bob"
+    waiting.cancel()
 
 
 @pytest.mark.parametrize("user_id", ["-x", "a b", "x" * 65, "é"])
