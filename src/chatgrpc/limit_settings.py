@@ -18,6 +18,9 @@ class LimitSettings(SettingsGroup):
     silent_streams_per_address: int = Field(
         default=2_000, ge=1, description="Streams of one address on which nothing has been said yet."
     )
+    idle_connections_per_address: int = Field(
+        default=1_000, ge=1, description="Connections of one address without a call; those idle the longest are cut."
+    )
     connection_idle_s: float = Field(
         default=120.0, ge=0.1, le=86_400, description="A connection without a call or a stream is closed after as long."
     )

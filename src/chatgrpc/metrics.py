@@ -46,7 +46,7 @@ class Metrics:
         self.streams_live = Gauge("chatgrpc_streams_live", "Device streams that are open.", registry=registry)
         self.tasks = Gauge("chatgrpc_tasks", "Tasks of the event loop: streams, calls, reads and writes.", registry=registry)
         self.connections_cut = Counter(
-            "chatgrpc_connections_cut", "Connections that were cut since they kept gRPC busy with nothing.", registry=registry
+            "chatgrpc_connections_cut", "Connections that were cut; the log says why (`connections_cut`).", registry=registry
         )
         frames_in = Counter("chatgrpc_frames_in", "Frames received from devices.", ["kind"], registry=registry)
         self.frames_in = Bound[str, Counter](frames_in.labels)

@@ -76,3 +76,23 @@ async def test_calls_whose_token_is_not_checked_are_counted_by_address(tmp_path:
             return on.stream_unary("/chatgrpc.v1.NodeService/ListNodes")()
 
         assert await refused_when_one_is_open(server, list_nodes) == "TOO_MANY_CALLS"
+
+
+async def test_idle_connections_are_counted_by_address(tmp_path: Path) -> None:
+    """Those that never said a word, too."""
+    environment = {"CHATGRPC_LIMITS__IDLE_CONNECTIONS_PER_ADDRESS": "3"}
+    async with asyncio.timeout(60), running_server(tmp_path / "data", environment) as server:
+        connections = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(5)]
+        ended = {asyncio.ensure_future(_until_reset(reader)) for reader, _ in connections}
+        first, left = await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
+        second, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED) if len(first) == 1 else ((), left)
+        assert len(first) + len(second) == 2
+        for waiting in left:
+            waiting.cancel()
+        for _, writer in connections:
+            writer.transport.abort()
+
+
+async def _until_reset(reader: asyncio.StreamReader) -> None:
+    with pytest.raises(ConnectionResetError):
+        await reader.readexactly(1_000_000)

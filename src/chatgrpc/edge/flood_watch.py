@@ -1,4 +1,4 @@
-"""Cuts connections that keep gRPC busy with bytes that become no message.
+"""Cuts connections that keep gRPC busy with bytes that become no message, and those that an address holds idle by the thousand.
 
 gRPC works through all that one socket holds before it turns to the next, on a single thread here (`edge/engine.py`), and no
 option of it bounds how many PING, SETTINGS or WINDOW_UPDATE frames a peer may send: they need no token, no call, and HTTP/2's
@@ -6,23 +6,32 @@ flow control does not cover them. Looking at every frame would cost each message
 watch looks only when something is wrong: when the process has used up the time since the last look and hardly any message
 came of it. Then it compares what each connection took with what became messages, and shuts down those that explain it.
 
+A connection on which no call is open costs little, and a descriptor of those that a process may have; gRPC closes it after two
+minutes, and counts none. So the watch counts them by address, while there are many.
+
 See ADR 8. On systems without Linux's TCP_INFO nothing is watched.
 """
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import os
+import resource
 import socket
 import struct
 import sys
 import termios
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
+
+from chatgrpc.edge.shares import address_of
 
 _log = structlog.get_logger(__name__)
 
@@ -33,6 +42,8 @@ _MESSAGE_ALLOWANCE_BYTES = 1_024
 _PEERS_LOGGED = 8
 _KNOWN_MIN = 4_096
 _SOCKADDR_BYTES = 16
+_AFTER_DEFECT_S = 10.0
+_DESCRIPTORS = "/proc/self/fd"
 
 _libc = ctypes.CDLL(None)
 
@@ -55,6 +66,10 @@ class FloodLimits:
     unexplained_bytes_max: int = 1_280 * 1024
     """Read from another connection, while something is wrong, without a message coming of it: more than the largest message,
     which may be on its way over a slow network, and what a window holds behind it."""
+    idle_per_address_max: int = 1_000
+    """Connections of one address on which no call is open; of more those are cut that have been idle the longest."""
+    idle_interval_s: float = 1.0
+    """Between two looks at them; one that has become idle since the last is not cut yet."""
     looking_share_max: float = 0.05
     """Share of the time that may be used for looking, however many connections there are."""
 
@@ -65,10 +80,12 @@ class Delivered:
     Added to on the event loop, read on the watch's thread; each step is one operation on a dictionary.
     """
 
-    __slots__ = ("_by_peer", "known")
+    __slots__ = ("_by_peer", "known", "open_calls")
 
     def __init__(self) -> None:
         self._by_peer: dict[str, int] = {}
+        self.open_calls: dict[str, int] = {}
+        """How many calls each connection has open; those without one are not in it."""
         self.known: dict[str, None] = {}
         """Connections that a call or a message has come from: a large message may be on its way on them."""
 
@@ -78,6 +95,15 @@ class Delivered:
         if peer not in self.known:
             self.known[peer] = None
         counts[peer] = counts.get(peer, 0) + _MESSAGE_ALLOWANCE_BYTES
+        self.open_calls[peer] = self.open_calls.get(peer, 0) + 1
+
+    def closed(self, peer: str) -> None:
+        """A call that was opened is over."""
+        left = self.open_calls[peer] - 1
+        if left:
+            self.open_calls[peer] = left
+        else:
+            del self.open_calls[peer]
 
     def message(self, peer: str, size: int) -> None:
         """A message of so many bytes came."""
@@ -122,6 +148,11 @@ class FloodWatch:
         self._port = 0
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
+        self._last_s = self._last_cpu_s = 0.0
+        self._to_cut: deque[tuple[str, str]] = deque()
+        self._cut_not_before_s = 0.0
+        self._idle: dict[str, None] = {}
+        self._idle_not_before_s = 0.0
         self._seen: dict[int, _Connection] = {}
         self._known_max = _KNOWN_MIN
 
@@ -146,23 +177,40 @@ class FloodWatch:
             self._thread = None
 
     def _run(self) -> None:
-        limits = self._limits
-        pause_s, last_s, last_cpu_s = limits.interval_s, time.monotonic(), self._cpu_s()
+        pause_s = self._limits.interval_s
+        self._last_s, self._last_cpu_s = time.monotonic(), self._cpu_s()
         while not self._stopping.wait(pause_s):
-            now_s, cpu_s = time.monotonic(), self._cpu_s()
-            delivered = self._delivered.take()
-            used_s = cpu_s - last_cpu_s
-            messages = sum(delivered.values()) // _MESSAGE_ALLOWANCE_BYTES
-            is_suspicious = used_s >= limits.busy_share * (now_s - last_s) and used_s > limits.cost_per_message_max_s * messages
-            pause_s = limits.interval_s
-            if is_suspicious:
-                self.look(self._port, delivered)
-                looked_s = time.monotonic() - now_s
-                pause_s = max(limits.interval_suspicious_s, looked_s / limits.looking_share_max)
-            else:
-                self._seen = {}
-                self._forget_closed()
-            last_s, last_cpu_s = now_s, self._cpu_s()
+            try:
+                pause_s = self._turn()
+            except Exception as defect:  # one look that fails must not be the last
+                _log.error("flood_watch_failed", exc_info=defect)
+                pause_s = _AFTER_DEFECT_S
+
+    def _turn(self) -> float:
+        """Looks at what is due; returns how long to wait for the next turn."""
+        limits, now_s = self._limits, time.monotonic()
+        delivered = self._delivered.take()
+        used_s, passed_s = self._cpu_s() - self._last_cpu_s, now_s - self._last_s
+        messages = sum(delivered.values()) // _MESSAGE_ALLOWANCE_BYTES
+        pause_s = limits.interval_s
+        if used_s >= limits.busy_share * passed_s and used_s > limits.cost_per_message_max_s * messages:
+            pause_s = max(limits.interval_suspicious_s, self._rest_after(partial(self.look, self._port, delivered)))
+        else:
+            self._seen = {}
+            self._forget_closed()
+        if self._to_cut and now_s >= self._cut_not_before_s:
+            self._cut_not_before_s = now_s + self._rest_after(self._cut_asked)
+        if now_s >= self._idle_not_before_s:
+            rest_s = self._rest_after(partial(self.look_at_idle, self._port))
+            self._idle_not_before_s = now_s + max(limits.idle_interval_s, rest_s)
+        self._last_s, self._last_cpu_s = now_s, self._cpu_s()
+        return pause_s
+
+    def _rest_after(self, look: Callable[[], None]) -> float:
+        """Looks, and says how long not to look again, so that looking takes its share of a core and no more."""
+        began_s = time.thread_time()
+        look()
+        return (time.thread_time() - began_s) / self._limits.looking_share_max
 
     def _cpu_s(self) -> float:
         """What all threads of the process but this one have used."""
@@ -192,18 +240,48 @@ class FloodWatch:
                 guilty.append((fd, now.peer))
             seen_now[fd] = now
         self._seen = seen_now
-        cut = [peer for fd, peer in guilty if _cut(fd, peer)]
+        self._tell([peer for fd, peer in guilty if _cut(fd, peer)], "flood")
+
+    def look_at_idle(self, port: int) -> None:
+        """Looks at the connections to the port on which no call is open, if there may be too many, and cuts those that are.
+
+        Args:
+            port: the server's.
+        """
+        busy, limit = self._delivered.open_calls, self._limits.idle_per_address_max
+        if _descriptor_count() - len(busy) <= limit:
+            self._idle = {}
+            return
+        idle = {connection.peer: fd for fd, connection in _connections(port) if connection.peer not in busy}
+        by_address: dict[str, list[str]] = {}
+        for peer in (*(peer for peer in self._idle if peer in idle), *(peer for peer in idle if peer not in self._idle)):
+            by_address.setdefault(address_of(peer), []).append(peer)
+        surplus = [peer for peers in by_address.values() for peer in peers[: max(0, len(peers) - limit)] if peer in self._idle]
+        self._tell([peer for peer in surplus if peer not in busy and _cut(idle[peer], peer)], "idle")
+        self._idle = dict.fromkeys(peer for peers in by_address.values() for peer in peers)
+
+    def cut(self, peer: str, reason: str) -> None:
+        """Cuts a connection that has shown what it is. In a moment, on the watch's thread: it takes a look at all of them."""
+        if self.is_possible():
+            self._to_cut.append((peer, reason))
+
+    def _cut_asked(self) -> None:
+        reasons = {}
+        while self._to_cut:
+            peer, reason = self._to_cut.popleft()
+            reasons[peer] = reason
+        cut = [
+            connection.peer
+            for fd, connection in _connections(self._port)
+            if connection.peer in reasons and _cut(fd, connection.peer)
+        ]
+        for reason in dict.fromkeys(reasons.values()):
+            self._tell([peer for peer in cut if reasons[peer] == reason], reason)
+
+    def _tell(self, cut: list[str], reason: str) -> None:
         if cut:
             self._on_cut(len(cut))
-            _log.warning("connections_cut", reason="flood", count=len(cut), peers=cut[:_PEERS_LOGGED])
-
-    def cut(self, peer: str) -> None:
-        """Cuts a connection that has shown what it is."""
-        if not self.is_possible():
-            return
-        if any(connection.peer == peer and _cut(fd, peer) for fd, connection in _connections(self._port)):
-            self._on_cut(1)
-            _log.warning("connections_cut", reason="header fields", count=1, peers=[peer])
+            _log.warning("connections_cut", reason=reason, count=len(cut), peers=cut[:_PEERS_LOGGED])
 
     def _forget_closed(self) -> None:
         """Lets go of what was known of connections that are gone, before it becomes much."""
@@ -216,9 +294,20 @@ class FloodWatch:
             self._known_max = 2 * len(live) + _KNOWN_MIN
 
 
+def _descriptor_count() -> int:
+    return os.stat(_DESCRIPTORS).st_size or len(list(_descriptors()))  # the size is their number since Linux 6.2, and was 0
+
+
+def _descriptors() -> Iterable[int]:
+    try:
+        return [int(name) for name in os.listdir(_DESCRIPTORS)]
+    except OSError:  # it takes one to list them, and there is none: all are in use
+        return range(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+
 def _connections(port: int) -> list[tuple[int, _Connection]]:
-    """All connections to the port that have received something, with their descriptors."""
-    read = ((int(name), _connection(int(name), port)) for name in os.listdir("/proc/self/fd"))
+    """All connections to the port, with their descriptors."""
+    read = ((fd, _connection(fd, port)) for fd in _descriptors())
     return [(fd, connection) for fd, connection in read if connection is not None]
 
 
@@ -231,7 +320,7 @@ def _connection(fd: int, port: int) -> _Connection | None:
     try:
         info = borrowed.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_RECEIVED_AT + 8)
         (received,) = struct.unpack_from("Q", info, _BYTES_RECEIVED_AT)
-        if not received or borrowed.getsockname()[1] != port:
+        if borrowed.getsockname()[1] != port:
             return None
         (unread,) = struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, b"\0\0\0\0"))
         return _Connection(_peer_of(borrowed), received - unread, unread)
@@ -253,13 +342,33 @@ def _cut(fd: int, peer: str) -> str | None:
     """Resets a connection and throws away what it still holds; gRPC reads an error next."""
     try:
         held = socket.socket(fileno=os.dup(fd))  # from here on it is this connection, whatever becomes of the number
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            return None
+        return _cut_borrowed(fd, peer)
+    with held:
+        return _reset(held, peer)
+
+
+def _cut_borrowed(fd: int, peer: str) -> str | None:
+    """The same where no descriptor is left to hold it by; the number is not given to another connection in between."""
+    try:
+        borrowed = socket.socket(fileno=fd)
     except OSError:
         return None
-    with held, contextlib.suppress(OSError):
-        if _peer_of(held) != peer:
+    try:
+        return _reset(borrowed, peer)
+    finally:
+        borrowed.detach()
+
+
+def _reset(connection: socket.socket, peer: str) -> str | None:
+    with contextlib.suppress(OSError):
+        if _peer_of(connection) != peer:
             return None
         # To no address (AF_UNSPEC): Linux resets the connection and empties both its queues, at once. Shutting it down would
         # leave what has come for gRPC to work through.
-        if _libc.connect(held.fileno(), bytes(_SOCKADDR_BYTES), _SOCKADDR_BYTES) != 0:
-            held.shutdown(socket.SHUT_RDWR)
-    return peer
+        if _libc.connect(connection.fileno(), bytes(_SOCKADDR_BYTES), _SOCKADDR_BYTES) != 0:
+            connection.shutdown(socket.SHUT_RDWR)
+        return peer
+    return None

@@ -153,6 +153,7 @@ class GrpcTransport:
         self._streams[stream.id] = stream
         token = bearer_token(context.invocation_metadata())
         self.delivered.opened(stream.peer)
+        task.add_done_callback(lambda _: self.delivered.closed(stream.peer))
         self._inbound.opened.append(StreamOpened(stream.id, stream.peer, token))
         self.notify()
         stream.read_on()

@@ -21,6 +21,7 @@ from chatgrpc.edge.errors import StatusError, trailers_of
 from chatgrpc.edge.flood_watch import Delivered
 from chatgrpc.edge.shares import Shares, address_of
 from chatgrpc.edge.sizes import Sizes
+from chatgrpc.edge.untaken import UntakenReplies
 from chatgrpc.ports.lease_clock import wall_clock_ms
 from chatgrpc.ports.tokens import Claims, KeysUnavailableError, TokenRejectedError, TokenVerifier
 
@@ -43,9 +44,6 @@ _SESSION = "/chatgrpc.v1.SessionService/"
 _REFLECTION = "/grpc.reflection."
 
 _TOO_LONG = StatusError(grpc.StatusCode.DEADLINE_EXCEEDED, "TOO_SLOW", "The call was open for too long. Call again.")
-_REQUEST_MISSING = StatusError(
-    grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_MISSING", "The call ended before there was a whole request."
-)
 
 _log = structlog.get_logger(__name__)
 
@@ -72,7 +70,7 @@ class UnaryLimits:
     """Calls, whose token was checked and whose request is there, that may run at the same time; one more is refused with
     RESOURCE_EXHAUSTED."""
     calls_per_user_max: int = 100
-    """The same of one user, from the check of the token on."""
+    """The same of one user, from the check of the token on, until the reply was taken."""
     calls_unchecked_per_address_max: int = 1_000
     """Calls of one address whose token is being checked or which need none (`Health.Check`). They hold nothing that others wait
     for."""
@@ -86,6 +84,10 @@ class UnaryLimits:
     """Longest time for a call without a token; it waits for nothing but its request."""
     fields_max: int = 128
     """Header fields of a call, also of a stream or an unknown one; with more the connection is cut."""
+    replies_bytes_max: int = 128 * 1024 * 1024
+    """Of replies that wait to be taken; past it the connection is cut for which the most wait."""
+    reply_s_max: float = 300.0
+    """Longest time that a reply waits to be taken; then its connection is cut. The largest one takes as long at 2 KB/s."""
     deadline_s: float = 30.0
     """Longest time for one call, even if its client would wait longer; then it ends with DEADLINE_EXCEEDED."""
 
@@ -107,7 +109,7 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
         limits: UnaryLimits = UnaryLimits(),
         now_ms: Callable[[], int] = wall_clock_ms,
         delivered: Delivered | None = None,
-        cut: Callable[[str], None] = lambda _: None,
+        cut: Callable[[str, str], None] = lambda _, __: None,
         sizes: Sizes | None = None,
     ) -> None:
         """Is handed to one server.
@@ -118,7 +120,7 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
             limits: what calls may use.
             now_ms: milliseconds since the Unix epoch.
             delivered: is told of each call and request.
-            cut: ends the connection of a peer that abuses it.
+            cut: ends the connection of a peer that abuses it; is told why.
             sizes: how long a request's fields may be; as the default limits say if it is left out.
         """
         self._tokens = tokens
@@ -131,7 +133,9 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
         self._running = Shares(limits.calls_max)
         self._of_user = Shares(limits.calls_per_user_max)
         self._unchecked = Shares(limits.calls_unchecked_per_address_max)
+        self._tokenless = Shares(limits.calls_unchecked_per_address_max)
         self._public = Shares(limits.calls_public_per_address_max, limits.calls_public_max)
+        self._untaken = UntakenReplies(limits.replies_bytes_max, limits.reply_s_max, cut)
 
     async def intercept_service(
         self,
@@ -157,11 +161,12 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
 
     async def _call(self, method: str, handler: _Handler, requests: AsyncIterable[bytes], context: _Context) -> bytes:
         started = time.perf_counter()
-        self._delivered.opened(context.peer())
+        call = self._open(context)
         error, code = None, grpc.StatusCode.CANCELLED
         try:
-            reply = await self._answer(method, handler, requests, context)
+            reply = await self._answer(method, handler, requests, context, call)
             code = context.code() or grpc.StatusCode.OK
+            self._untaken.add(context.peer(), len(reply), call)
             return reply
         except StatusError as known:
             error, code = known, known.code
@@ -174,22 +179,34 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
             self._observe(method, code.name, time.perf_counter() - started)
         return await _abort(context, error)
 
-    async def _answer(self, method: str, handler: _Handler, requests: AsyncIterable[bytes], context: _Context) -> bytes:
+    def _open(self, context: _Context) -> asyncio.Task[Any]:
+        """Notes that a call is open; gives the task of grpc.aio that is done once the call is over."""
+        peer, call = context.peer(), asyncio.current_task()
+        assert call is not None
+        self._delivered.opened(peer)
+        call.add_done_callback(lambda _: self._delivered.closed(peer))
+        return call
+
+    async def _answer(
+        self, method: str, handler: _Handler, requests: AsyncIterable[bytes], context: _Context, call: asyncio.Task[Any]
+    ) -> bytes:
         # A place that others may want is taken only once the caller is known, and what it takes from all once its request is
         # there: whoever opens calls and sends nothing takes from nobody but themself.
         is_tokenless = method in TOKENLESS_METHODS or method.startswith(PUBLIC_METHODS)
         limit_s = self._limits.tokenless_deadline_s if is_tokenless else self._limits.deadline_s
+        address = address_of(context.peer())
         try:
             async with asyncio.timeout(limit_s) as deadline:
-                with self._unchecked.place(address_of(context.peer())):
-                    if is_tokenless:
-                        return await self._run(handler, await self._request(requests, context), context)
+                if is_tokenless:
+                    self._tokenless.hold(address, call)
+                    return await self._run(handler, await self._request(requests, context), context)
+                with self._unchecked.place(address):
                     claims = await self._authenticate(context)
                 _claims.set(claims)
-                with self._of_user.place(claims.user_id):
-                    message = await self._request(requests, context)
-                    with self._running.place(_NODE):
-                        return await self._run(handler, message, context)
+                self._of_user.hold(claims.user_id, call)
+                message = await self._request(requests, context)
+                with self._running.place(_NODE):
+                    return await self._run(handler, message, context)
         except TimeoutError:
             if not deadline.expired():
                 raise
@@ -235,12 +252,13 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
         answer = many_to_many if to_one is None else one_to_many
 
         async def in_place(requests: AsyncIterable[bytes], context: _Context) -> None:
-            self._delivered.opened(context.peer())
+            call, peer = self._open(context), context.peer()
             try:
-                with self._public.place(address_of(context.peer())):
-                    async with asyncio.timeout(seconds_max):
-                        await answer(requests, context)
+                self._public.hold(address_of(peer), call)
+                async with asyncio.timeout(seconds_max):
+                    await answer(requests, context)
             except TimeoutError:
+                self._untaken.add(peer, 0, call)  # the status waits behind what was not taken
                 await _abort(context, _TOO_LONG)
             except StatusError as known:
                 await _abort(context, known)
@@ -267,7 +285,7 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
         # 10 ms a call. No client does that, and more of the same is on its way.
         code, message = grpc.StatusCode.RESOURCE_EXHAUSTED, "The call has too many header fields."
         self._observe("unknown", code.name, 0.0)
-        self._cut(context.peer())
+        self._cut(context.peer(), "header fields")
         await _abort(context, StatusError(code, "TOO_MANY_FIELDS", message, {"max": str(self._limits.fields_max)}))
 
     async def _refuse_unknown_method(self, _: object, context: _Context) -> None:
@@ -295,7 +313,7 @@ def bearer_token(metadata: Any) -> str | None:
 async def _one_of(requests: AsyncIterable[bytes]) -> bytes:
     async for request in requests:
         return request
-    raise _REQUEST_MISSING
+    raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_MISSING", "The call ended before there was a whole request.")
 
 
 def _parse(handler: _Handler, request: bytes, sizes: Sizes) -> Any:

@@ -23,7 +23,7 @@ from chatgrpc.edge.admission import Admissions
 from chatgrpc.edge.audience import Audience, Touched
 from chatgrpc.edge.checked_log import CheckedLog
 from chatgrpc.edge.connection import Connections
-from chatgrpc.edge.flood_watch import Delivered, FloodWatch
+from chatgrpc.edge.flood_watch import Delivered, FloodLimits, FloodWatch
 from chatgrpc.edge.grpc_transport import GrpcTransport
 from chatgrpc.edge.interceptors import UnaryInterceptor, UnaryLimits
 from chatgrpc.edge.loop import Edge, Pace
@@ -141,7 +141,8 @@ class Node:
             message_bytes_max=self._limits.batch_bytes_max,
             connection_idle_max_s=shares.connection_idle_s,
         )
-        watch = FloodWatch(self._delivered, on_cut=self._metrics.connections_cut.inc)
+        flood_limits = FloodLimits(idle_per_address_max=shares.idle_connections_per_address)
+        watch = FloodWatch(self._delivered, flood_limits, self._metrics.connections_cut.inc)
         tokens = UnrevokedTokens(self._verifier, self._revocations)
         calls = UnaryInterceptor(
             tokens,

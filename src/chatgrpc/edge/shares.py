@@ -1,8 +1,10 @@
 """Who takes what part of something that all share: counted by user, or by the address that a call came from."""
 
+import asyncio
 import contextlib
 import ipaddress
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 
@@ -52,15 +54,29 @@ class Shares:
             StatusError: RESOURCE_EXHAUSTED, TOO_MANY_CALLS.
         """
         if not self.take(holder):
-            raise StatusError(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                "TOO_MANY_CALLS",
-                "Too many calls at the same time. Try again when some have ended, or in a few seconds.",
-            )
+            raise _too_many()
         try:
             yield
         finally:
             self.give_back(holder)
+
+    def hold(self, holder: str, call: asyncio.Task[Any]) -> None:
+        """A place until the call is over, which it is not before its caller has taken the reply.
+
+        Raises:
+            StatusError: as above.
+        """
+        if not self.take(holder):
+            raise _too_many()
+        call.add_done_callback(lambda _: self.give_back(holder))
+
+
+def _too_many() -> StatusError:
+    return StatusError(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "TOO_MANY_CALLS",
+        "Too many calls at the same time. Try again when some have ended, or in a few seconds.",
+    )
 
 
 def address_of(peer: str) -> str:

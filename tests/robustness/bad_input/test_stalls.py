@@ -2,16 +2,17 @@
 
 import asyncio
 import contextlib
+import struct
 
 import grpc
 import pytest
 
 from chatgrpc.core.limits import Limits
-from chatgrpc.v1 import session_pb2
-from tests.contract.http2_peer import PREFACE, Http2Peer, grpc_message
+from chatgrpc.v1 import content_pb2, message_service_pb2, session_pb2
+from tests.contract.http2_peer import END_STREAM, PREFACE, SETTINGS, Http2Peer, frame, grpc_message
 from tests.robustness.bad_input.support_http2 import RawStream, data, headers, preface
 from tests.robustness.bad_input.support_reader import ReaderProcess
-from tests.robustness.bad_input.support_scene import Scene
+from tests.robustness.bad_input.support_scene import MIB, Scene
 from tests.robustness.bad_input.support_stream import BareStream, FrameStream, heartbeat
 from tests.robustness.support_proxy import freezing_proxy
 from tests.support.callers import Caller
@@ -234,3 +235,27 @@ async def _flood(sender: Device, group: str, count: int = TEXTS, size: int = TEX
 
 def _texts(count: int = TEXTS, size: int = TEXT_BYTES) -> list[str]:
     return [f"{number:06} ".ljust(size, "x") for number in range(count)]
+
+
+async def test_replies_that_nobody_reads(scene: Scene) -> None:
+    """600 pages of half a megabyte, of calls of one user: as many are held as the user has places, and no more."""
+    async with Caller(scene.address, "hoarder", scene.token("hoarder")) as hoarder:
+        for _ in range(10):
+            content = content_pb2.Content(text=content_pb2.TextContent(text="x" * 50_000))
+            reply = await hoarder.messages.SendMessage(
+                message_service_pb2.SendMessageRequest(user_id="hoarder", content=content)
+            )
+    chat_id = reply.sent.chat_id
+    request = message_service_pb2.ListMessagesRequest(chat_id=chat_id, page_size=100).SerializeToString()
+    authorization = f"Bearer {scene.token('hoarder')}"
+    async with scene.attack("600 replies that nobody reads", growth_max_mib=64, peak_growth_max_mib=128) as sighting:
+        peers = [await Http2Peer.connect(scene.server.port) for _ in range(6)]
+        for peer in peers:
+            await peer.send(PREFACE, frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 0)))  # its streams have no window
+            for stream in range(1, 200, 2):
+                call = headers(stream, path="/chatgrpc.v1.MessageService/ListMessages", authorization=authorization)
+                await peer.send(call, data(stream, grpc_message(request), END_STREAM))
+        await asyncio.sleep(3)
+        sighting.notes["MiB held"] = (await scene.vitals()).rss_bytes // MIB
+        for peer in peers:
+            await peer.close()

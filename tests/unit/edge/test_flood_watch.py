@@ -1,19 +1,23 @@
 """Who is cut when something keeps gRPC busy: on real connections of this process, read by the test in gRPC's place."""
 
 import contextlib
+import errno
+import os
 import socket
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from chatgrpc.core.limits import Limits
+from chatgrpc.edge import flood_watch
 from chatgrpc.edge.flood_watch import Delivered, FloodLimits, FloodWatch
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a connection has received")
 
-LIMITS = FloodLimits(strangers_bytes_max=16_384, unexplained_bytes_max=24_000)
+LIMITS = FloodLimits(strangers_bytes_max=16_384, unexplained_bytes_max=24_000, idle_per_address_max=2)
 MUCH = b"x" * 20_000
 
 
@@ -68,6 +72,9 @@ class Watched:
 
     def look(self) -> None:
         self.watch.look(self.server.getsockname()[1], self.delivered.take())
+
+    def look_at_idle(self) -> None:
+        self.watch.look_at_idle(self.server.getsockname()[1])
 
     def close(self) -> None:
         for connection in self.connections:
@@ -167,3 +174,83 @@ def test_connections_of_other_ports_are_left_alone(watched: Watched) -> None:
         assert not elsewhere.is_cut
         elsewhere.client.close()
         elsewhere.served.close()
+
+
+def test_of_too_many_idle_connections_those_that_were_idle_first_are_cut(watched: Watched) -> None:
+    """Also those that have not said a word; not those with a call, nor one that has come just now."""
+    first, second, busy, third, fourth = (watched.connect() for _ in range(5))
+    second.takes(b"hello")
+    watched.delivered.opened(busy.peer)
+    watched.look_at_idle()
+    assert watched.cut == []
+    newest = watched.connect()
+    watched.look_at_idle()
+    assert watched.cut == [3]
+    assert [connection.is_cut for connection in (first, second, third)] == [True] * 3
+    assert not any(connection.is_cut for connection in (busy, fourth, newest))
+
+
+def test_a_connection_whose_calls_are_over_is_idle(watched: Watched) -> None:
+    used, _, _ = (watched.connect() for _ in range(3))
+    watched.delivered.opened(used.peer)
+    watched.delivered.opened(used.peer)
+    watched.delivered.closed(used.peer)
+    watched.look_at_idle()
+    watched.look_at_idle()
+    assert watched.cut == []
+    watched.delivered.closed(used.peer)
+    watched.look_at_idle()
+    watched.look_at_idle()
+    assert watched.cut == [1]
+
+
+def test_without_a_descriptor_left_the_watch_goes_on(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when strangers have used them up: neither the list of them nor a copy of one can be had."""
+    connections = [watched.connect() for _ in range(3)]
+
+    def none_left(*_: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "listdir", none_left)
+    monkeypatch.setattr(os, "dup", none_left)
+    watched.look_at_idle()
+    watched.look_at_idle()
+    assert watched.cut == [1]
+    assert [connection.is_cut for connection in connections] == [True, False, False]
+
+
+def test_who_is_to_be_cut_is_cut_by_the_thread(watched: Watched) -> None:
+    guilty, other = watched.connect(), watched.connect()
+    watched.watch.start(watched.server.getsockname()[1])
+    try:
+        watched.watch.cut(guilty.peer, "header fields")
+        give_up_at = time.monotonic() + 10
+        while not watched.cut and time.monotonic() < give_up_at:
+            time.sleep(0.01)
+    finally:
+        watched.watch.stop()
+    assert guilty.is_cut
+    assert not other.is_cut
+
+
+def test_a_look_that_fails_is_not_the_last(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flood_watch, "_AFTER_DEFECT_S", 0.01)
+    failures = iter([OSError("no look today")])
+    count = flood_watch._descriptor_count
+
+    def fails_once() -> int:
+        for failure in failures:
+            raise failure
+        return count()
+
+    monkeypatch.setattr(flood_watch, "_descriptor_count", fails_once)
+    idle = [watched.connect() for _ in range(3)]
+    watched.watch = FloodWatch(watched.delivered, replace(LIMITS, idle_interval_s=0.01), watched.cut.append)
+    watched.watch.start(watched.server.getsockname()[1])
+    try:
+        give_up_at = time.monotonic() + 10
+        while not watched.cut and time.monotonic() < give_up_at:
+            time.sleep(0.01)
+    finally:
+        watched.watch.stop()
+    assert [connection.is_cut for connection in idle] == [True, False, False]

@@ -1,6 +1,7 @@
 """What stands around unary calls, on a real server."""
 
 import asyncio
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,9 @@ from chatgrpc.edge.errors import StatusError, error_info_of
 from chatgrpc.edge.interceptors import UnaryInterceptor, UnaryLimits, bearer_token, current_claims
 from chatgrpc.edge.server import GrpcServer, ServerOptions
 from chatgrpc.ports.tokens import Claims, KeysUnavailableError, TokenRejectedError
+from tests.contract.http2_peer import END_STREAM, HEADERS, PREFACE, SETTINGS, Http2Peer, frame, grpc_message
 from tests.error_info import ErrorInfoRequired
+from tests.robustness.bad_input.support_http2 import data, headers
 
 NOW_MS = 1_700_000_000_000
 METHOD = "/chatgrpc.test.Service/Method"
@@ -52,6 +55,7 @@ class Rig:
     observed: list[tuple[str, str, float]] = field(default_factory=list)
     cut: list[str] = field(default_factory=list)
     behaviour: Behaviour | None = None
+    port: int = 0
 
     async def call(self, text: str = "", token: str | None = "of-alice") -> str:
         """Calls the method; every failure must carry an ErrorInfo."""
@@ -94,7 +98,7 @@ async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
         lambda *observation: rig.observed.append(observation),
         limits,
         now_ms=lambda: NOW_MS,
-        cut=rig.cut.append,
+        cut=lambda peer, _: rig.cut.append(peer),
     )
     server = grpc.aio.server(interceptors=[interceptor])
     services: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {
@@ -105,11 +109,11 @@ async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
     }
     for service, handlers in services.items():
         server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, handlers)])
-    port = server.add_insecure_port("127.0.0.1:0")
+    rig.port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with (
-        grpc.aio.insecure_channel(f"127.0.0.1:{port}", interceptors=[ErrorInfoRequired()]) as rig.channel,
-        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as rig.plain_channel,
+        grpc.aio.insecure_channel(f"127.0.0.1:{rig.port}", interceptors=[ErrorInfoRequired()]) as rig.channel,
+        grpc.aio.insecure_channel(f"127.0.0.1:{rig.port}") as rig.plain_channel,
     ):
         yield rig
     await server.stop(None)
@@ -472,3 +476,42 @@ async def test_a_request_that_is_far_too_long_reaches_no_service(rig: Rig) -> No
     assert info is not None
     assert (failed.value.code(), info.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "FIELD_TOO_LONG")
     assert dict(info.metadata) == {"field": "google.protobuf.StringValue.value", "max": "4096"}
+
+
+async def calling_and_not_reading(rig: Rig) -> Http2Peer:
+    """A peer whose call is answered, and that lets nothing of the reply be sent to it."""
+    peer = await Http2Peer.connect(rig.port)
+    await peer.send(PREFACE, frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 0)))  # its streams have no window
+    message = grpc_message(wrappers_pb2.StringValue(value="hello").SerializeToString())
+    await peer.send(headers(1, path=METHOD, authorization="Bearer of-alice"), data(1, message, END_STREAM))
+    while (await peer.frame())[0] != HEADERS:  # of the answer
+        pass
+    return peer
+
+
+@pytest.mark.parametrize("rig", [UnaryLimits(calls_per_user_max=1)], indirect=True)
+async def test_a_call_keeps_its_place_until_its_reply_was_taken(rig: Rig) -> None:
+    rig.behaviour = echo_bearer
+    peer = await calling_and_not_reading(rig)
+    assert (await rig.fail())[:2] == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS")
+    await peer.close()
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                assert await rig.call("again") == "alice: again"
+                break
+            except grpc.aio.AioRpcError as refused:
+                assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED  # noqa: PT017  it is asked again
+                await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("rig", [UnaryLimits(reply_s_max=0.01), UnaryLimits(replies_bytes_max=1)], indirect=True)
+async def test_who_does_not_take_a_reply_is_cut(rig: Rig) -> None:
+    """After a while, or as soon as too much waits."""
+    rig.behaviour = echo_bearer
+    peer = await calling_and_not_reading(rig)
+    async with asyncio.timeout(10):
+        while not rig.cut:
+            await asyncio.sleep(0.01)
+    assert len(rig.cut) == 1
+    await peer.close()

@@ -15,10 +15,6 @@ from chatgrpc.edge.errors import StatusError
 
 SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
-_UNKNOWN_SERVICE = StatusError(
-    grpc.StatusCode.NOT_FOUND, "SERVICE_UNKNOWN", "There is no such service. Health.List lists them."
-)
-
 _Status = health_pb2.HealthCheckResponse
 _Context = grpc.aio.ServicerContext[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse]
 
@@ -40,7 +36,7 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it
     async def Check(self, request: health_pb2.HealthCheckRequest, context: _Context) -> health_pb2.HealthCheckResponse:
         """Says how a service is; an empty name is the server as a whole."""
         if request.service not in self._statuses:
-            raise _UNKNOWN_SERVICE
+            raise StatusError(grpc.StatusCode.NOT_FOUND, "SERVICE_UNKNOWN", "There is no such service. Health.List lists them.")
         return _Status(status=self._statuses[request.service])
 
     async def List(self, request: health_pb2.HealthListRequest, context: object) -> health_pb2.HealthListResponse:
