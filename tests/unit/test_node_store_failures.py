@@ -3,6 +3,7 @@
 The store is the real SQLite one; its failures are injected at the port, since a disk does not fail on command.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from chatgrpc.adapters.jwt import DevIssuer
 from chatgrpc.adapters.sqlite.chat_log import SqliteChatLog
 from chatgrpc.config import ServerSettings, Settings
 from chatgrpc.core.entries import Entry, Membership, StoredChat, StoredEvent
+from chatgrpc.core.ids import direct_chat_id
 from chatgrpc.ports.errors import OutcomeUnknownError, StoreUnavailableError
 from chatgrpc.process.run import serving
 from chatgrpc.v1 import chat_pb2, session_pb2
@@ -29,6 +31,12 @@ class Faults:
         """Reads of chats and memberships fail."""
         self.pages_fail = False
         """Reads of events fail."""
+        self.silent: set[str] = set()
+        """Chats of which no read comes back."""
+
+    async def wait(self, chat_id: str) -> None:
+        if chat_id in self.silent:
+            await asyncio.get_running_loop().create_future()
 
     def check(self, fails: bool) -> None:
         if fails:
@@ -53,12 +61,14 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
 
     async def failing_load(log: SqliteChatLog, chat_id: str) -> StoredChat | None:
         faults.check(faults.reads_fail)
+        await faults.wait(chat_id)
         return await load(log, chat_id)
 
     async def failing_read_after(
         log: SqliteChatLog, chat_id: str, after_seq: int, up_to_seq: int, limit: int, bytes_max: int
     ) -> list[StoredEvent]:
         faults.check(faults.pages_fail)
+        await faults.wait(chat_id)
         return await read_after(log, chat_id, after_seq, up_to_seq, limit, bytes_max)
 
     async def failing_memberships(log: SqliteChatLog, user_id: str, after_chat_id: str, limit: int) -> list[Membership]:
@@ -140,6 +150,29 @@ async def test_a_chat_that_cannot_be_loaded_answers_and_loads_later(device_of: C
         assert "committed" not in page.error.message, "a page was asked for, and no write"
         faults.reads_fail = False
         assert (await (await alice.post(frame))).sent.seq == 2
+
+
+@pytest.mark.parametrize("loaded", [False, True], ids=["its state", "what it sent before"])
+async def test_a_read_that_never_comes_back_gives_its_writes_an_outcome(
+    device_of: Callable[[str], Device], faults: Faults, monkeypatch: pytest.MonkeyPatch, loaded: bool
+) -> None:
+    monkeypatch.setattr("chatgrpc.embedded.ordering._READ_TIMEOUT_S", 0.2)
+    async with device_of("alice") as alice, device_of("bob") as bob:
+        chat_id = direct_chat_id("alice", "bob")
+        if loaded:
+            for number in range(140):  # more than an owner keeps in memory
+                await alice.send("bob", f"{number}")
+        faults.silent.add(chat_id)
+        frame = alice.compose("bob", "waits")
+        frame.send.key.seen_seq = 0
+        refused = await (await alice.post(frame))
+        assert refused.error.code == chat_pb2.ERROR_CODE_UNAVAILABLE
+        assert (await alice.send("carol", "to another chat")).seq == 2
+        faults.silent.clear()
+        sent = (await (await alice.post(frame))).sent
+        await bob.until_held(chat_id, sent.seq)
+        assert bob.held.texts(chat_id)[-1] == "waits"
+        assert bob.held.texts(chat_id).count("waits") == 1
 
 
 async def test_a_device_whose_chats_cannot_be_read_is_told_to_come_again(

@@ -55,8 +55,11 @@ def check_shape(content: content_pb2.Content, limits: Limits, *, unknown_checked
     Raises:
         RefusedError: the content can stand in no chat's log.
     """
-    size_bytes = content.ByteSize() if unknown_checked else check_unknown_fields(content, limits)
-    _limit(size_bytes, limits.content_bytes_max, "the content")
+    if unknown_checked:
+        size_bytes = content.ByteSize()
+        _limit(size_bytes, limits.content_bytes_max, "the content")
+    else:
+        size_bytes = check_unknown_fields(content, limits)
     if content.forward_count > limits.forward_count_max:
         raise RefusedError(
             chat_pb2.ERROR_CODE_INVALID_ARGUMENT,

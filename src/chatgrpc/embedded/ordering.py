@@ -8,10 +8,10 @@ of it can be on its way when it is read again: SQLite takes each seq once.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Hashable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -29,12 +29,16 @@ from chatgrpc.edge.look_up import Found, LookUps
 from chatgrpc.edge.ordering import Progress
 from chatgrpc.metrics import Metrics
 from chatgrpc.ports.chat_log import ChatLog
-from chatgrpc.ports.errors import ChatDamagedError, StoreError
+from chatgrpc.ports.errors import ChatDamagedError, StoreError, StoreUnavailableError
 from chatgrpc.ports.lease_clock import lease_clock_ms
 
 _log = structlog.get_logger()
 
 _LOOK_AGAIN_INTERVAL_S = 30.0
+_READ_TIMEOUT_S = 5.0
+"""Writes that wait for a read fail then, retryably, and those behind them have their turn: a disk may stand still."""
+
+_Read = TypeVar("_Read")
 
 ChatCallback = Callable[[ActiveChat | None], None]
 
@@ -205,7 +209,7 @@ class LocalOrdering:
 
     async def _load(self, chat: ActiveChat) -> None:
         try:
-            stored = await self._log.load(chat.chat_id)
+            stored = await _in_time(self._log.load(chat.chat_id))
             self._loaded.append((chat, stored))  # the list of now: `pump` puts a new one in its place while this waits
         except Exception as error:
             _report("load_failed", error, chat_id=chat.chat_id)
@@ -214,7 +218,7 @@ class LocalOrdering:
 
     async def _look_up(self, lookup: Lookup) -> None:
         try:
-            found = await self._look_ups.run(lookup, lambda: True)
+            found = await _in_time(self._look_ups.run(lookup, lambda: True))
             if found is not None:
                 self._looked_up.append((lookup, found))
         except Exception as error:
@@ -224,7 +228,7 @@ class LocalOrdering:
 
     async def _read_intervals(self, read: ReadIntervals) -> None:
         try:
-            membership = await self._log.membership(read.user_id, read.chat_id)
+            membership = await _in_time(self._log.membership(read.user_id, read.chat_id))
             if membership is not None:
                 check_membership(membership)
             self._intervals_read.append((read, membership.intervals if membership is not None else ()))
@@ -232,6 +236,14 @@ class LocalOrdering:
             _report("membership_not_read", error, chat_id=read.chat_id)
             self._intervals_read.append((read, error))
         self._wake_up()
+
+
+async def _in_time(reading: Awaitable[_Read]) -> _Read:
+    try:
+        async with asyncio.timeout(_READ_TIMEOUT_S):
+            return await reading
+    except TimeoutError:
+        raise StoreUnavailableError(f"the store did not answer within {_READ_TIMEOUT_S:g} s") from None
 
 
 def _its_own(error: Exception) -> Exception | None:
