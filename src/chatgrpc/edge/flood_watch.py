@@ -69,7 +69,9 @@ class FloodLimits:
     idle_per_address_max: int = 1_000
     """Connections of one address on which no call is open; of more those are cut that have been idle the longest."""
     idle_interval_s: float = 1.0
-    """Between two looks at them; one that has become idle since the last is not cut yet."""
+    """Between two looks at them."""
+    idle_grace_s: float = 5.0
+    """So long one has to be seen idle before it is cut: when thousands come at once their calls are not heard of at once."""
     looking_share_max: float = 0.05
     """Share of the time that may be used for looking, however many connections there are."""
 
@@ -151,7 +153,7 @@ class FloodWatch:
         self._last_s = self._last_cpu_s = 0.0
         self._to_cut: deque[tuple[str, str]] = deque()
         self._cut_not_before_s = 0.0
-        self._idle: dict[str, None] = {}
+        self._idle: dict[str, float] = {}  # since when, by connection; the longest first
         self._idle_not_before_s = 0.0
         self._seen: dict[int, _Connection] = {}
         self._known_max = _KNOWN_MIN
@@ -201,7 +203,7 @@ class FloodWatch:
         if self._to_cut and now_s >= self._cut_not_before_s:
             self._cut_not_before_s = now_s + self._rest_after(self._cut_asked)
         if now_s >= self._idle_not_before_s:
-            rest_s = self._rest_after(partial(self.look_at_idle, self._port))
+            rest_s = self._rest_after(partial(self.look_at_idle, self._port, now_s))
             self._idle_not_before_s = now_s + max(limits.idle_interval_s, rest_s)
         self._last_s, self._last_cpu_s = now_s, self._cpu_s()
         return pause_s
@@ -242,23 +244,32 @@ class FloodWatch:
         self._seen = seen_now
         self._tell([peer for fd, peer in guilty if _cut(fd, peer)], "flood")
 
-    def look_at_idle(self, port: int) -> None:
+    def look_at_idle(self, port: int, now_s: float) -> None:
         """Looks at the connections to the port on which no call is open, if there may be too many, and cuts those that are.
 
         Args:
             port: the server's.
+            now_s: the time, by the monotonic clock.
         """
         busy, limit = self._delivered.open_calls, self._limits.idle_per_address_max
         if _descriptor_count() - len(busy) <= limit:
             self._idle = {}
             return
-        idle = {connection.peer: fd for fd, connection in _connections(port) if connection.peer not in busy}
+        idle = {
+            connection.peer: fd
+            for fd, connection in _connections(port)
+            if connection.peer not in busy and not connection.unread  # else its call may be what gRPC has not come to
+        }
+        since_s = {peer: seen_s for peer, seen_s in self._idle.items() if peer in idle}
+        self._idle = since_s | dict.fromkeys((peer for peer in idle if peer not in since_s), now_s)
         by_address: dict[str, list[str]] = {}
-        for peer in (*(peer for peer in self._idle if peer in idle), *(peer for peer in idle if peer not in self._idle)):
+        for peer in self._idle:
             by_address.setdefault(address_of(peer), []).append(peer)
-        surplus = [peer for peers in by_address.values() for peer in peers[: max(0, len(peers) - limit)] if peer in self._idle]
-        self._tell([peer for peer in surplus if peer not in busy and _cut(idle[peer], peer)], "idle")
-        self._idle = dict.fromkeys(peer for peers in by_address.values() for peer in peers)
+        surplus = [peer for peers in by_address.values() for peer in peers[: max(0, len(peers) - limit)]]
+        last_s = now_s - self._limits.idle_grace_s
+        self._tell(
+            [peer for peer in surplus if self._idle[peer] <= last_s and peer not in busy and _cut(idle[peer], peer)], "idle"
+        )
 
     def cut(self, peer: str, reason: str) -> None:
         """Cuts a connection that has shown what it is. In a moment, on the watch's thread: it takes a look at all of them."""

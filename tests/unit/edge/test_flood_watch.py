@@ -17,7 +17,7 @@ from chatgrpc.edge.flood_watch import Delivered, FloodLimits, FloodWatch
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a connection has received")
 
-LIMITS = FloodLimits(strangers_bytes_max=16_384, unexplained_bytes_max=24_000, idle_per_address_max=2)
+LIMITS = FloodLimits(strangers_bytes_max=16_384, unexplained_bytes_max=24_000, idle_per_address_max=2, idle_grace_s=5)
 MUCH = b"x" * 20_000
 
 
@@ -73,8 +73,8 @@ class Watched:
     def look(self) -> None:
         self.watch.look(self.server.getsockname()[1], self.delivered.take())
 
-    def look_at_idle(self) -> None:
-        self.watch.look_at_idle(self.server.getsockname()[1])
+    def look_at_idle(self, now_s: float) -> None:
+        self.watch.look_at_idle(self.server.getsockname()[1], now_s)
 
     def close(self) -> None:
         for connection in self.connections:
@@ -177,17 +177,19 @@ def test_connections_of_other_ports_are_left_alone(watched: Watched) -> None:
 
 
 def test_of_too_many_idle_connections_those_that_were_idle_first_are_cut(watched: Watched) -> None:
-    """Also those that have not said a word; not those with a call, nor one that has come just now."""
-    first, second, busy, third, fourth = (watched.connect() for _ in range(5))
+    """Also those that have not said a word; not those with a call, nor one whose call may not have been heard of."""
+    first, second, busy, third, fourth, unheard = (watched.connect() for _ in range(6))
     second.takes(b"hello")
+    unheard.waits(b"a call")
     watched.delivered.opened(busy.peer)
-    watched.look_at_idle()
-    assert watched.cut == []
+    watched.look_at_idle(0.0)
     newest = watched.connect()
-    watched.look_at_idle()
+    watched.look_at_idle(4.9)
+    assert watched.cut == []
+    watched.look_at_idle(5.0)
     assert watched.cut == [3]
     assert [connection.is_cut for connection in (first, second, third)] == [True] * 3
-    assert not any(connection.is_cut for connection in (busy, fourth, newest))
+    assert not any(connection.is_cut for connection in (busy, fourth, newest, unheard))
 
 
 def test_a_connection_whose_calls_are_over_is_idle(watched: Watched) -> None:
@@ -195,12 +197,12 @@ def test_a_connection_whose_calls_are_over_is_idle(watched: Watched) -> None:
     watched.delivered.opened(used.peer)
     watched.delivered.opened(used.peer)
     watched.delivered.closed(used.peer)
-    watched.look_at_idle()
-    watched.look_at_idle()
+    watched.look_at_idle(0.0)
+    watched.look_at_idle(5.0)
     assert watched.cut == []
     watched.delivered.closed(used.peer)
-    watched.look_at_idle()
-    watched.look_at_idle()
+    watched.look_at_idle(10.0)
+    watched.look_at_idle(15.0)
     assert watched.cut == [1]
 
 
@@ -213,8 +215,8 @@ def test_without_a_descriptor_left_the_watch_goes_on(watched: Watched, monkeypat
 
     monkeypatch.setattr(os, "listdir", none_left)
     monkeypatch.setattr(os, "dup", none_left)
-    watched.look_at_idle()
-    watched.look_at_idle()
+    watched.look_at_idle(0.0)
+    watched.look_at_idle(5.0)
     assert watched.cut == [1]
     assert [connection.is_cut for connection in connections] == [True, False, False]
 
@@ -245,7 +247,7 @@ def test_a_look_that_fails_is_not_the_last(watched: Watched, monkeypatch: pytest
 
     monkeypatch.setattr(flood_watch, "_descriptor_count", fails_once)
     idle = [watched.connect() for _ in range(3)]
-    watched.watch = FloodWatch(watched.delivered, replace(LIMITS, idle_interval_s=0.01), watched.cut.append)
+    watched.watch = FloodWatch(watched.delivered, replace(LIMITS, idle_interval_s=0.01, idle_grace_s=0.01), watched.cut.append)
     watched.watch.start(watched.server.getsockname()[1])
     try:
         give_up_at = time.monotonic() + 10
