@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
+from weakref import WeakValueDictionary
 
 from chatgrpc.core.active_chat import event_meta
 from chatgrpc.core.damage import DamageError
@@ -62,12 +63,17 @@ class LookUps:
         self._marks = marks
         self._groups_by_others_max = groups_by_others_max
         self._long = asyncio.Semaphore(_LONG_AT_ONCE)
+        self._long_of: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """By sender, of whom each runs one of them at a time: who has many keeps the others waiting for one."""
         self._short = asyncio.Semaphore(_SHORT_AT_ONCE)
 
     async def run(self, wanted: Lookup, is_wanted: Callable[[], bool]) -> Found | None:
         """See `look_up`; it waits for its turn, and gives None if it `is_wanted` no more then."""
-        events = sum(up_to_seq - after_seq for after_seq, up_to_seq in wanted.ranges)
-        async with self._short if events <= _PAGE_EVENTS else self._long:
+        if sum(up_to_seq - after_seq for after_seq, up_to_seq in wanted.ranges) <= _PAGE_EVENTS:
+            async with self._short:
+                return await self._look_up(wanted) if is_wanted() else None
+        theirs = self._long_of.setdefault(wanted.sender_user_id, asyncio.Lock())
+        async with theirs, self._long:
             return await self._look_up(wanted) if is_wanted() else None
 
     async def _look_up(self, wanted: Lookup) -> Found:

@@ -55,8 +55,8 @@ class MarksBook:
         return [self.marks[chat_id]] if chat_id in self.marks else []
 
 
-def wanted(*ranges: tuple[int, int], user_ids: tuple[str, ...] = ()) -> Lookup:
-    return Lookup(ActiveChat("c", 1, 1), ranges, user_ids, frozenset(), "zoe")
+def wanted(*ranges: tuple[int, int], user_ids: tuple[str, ...] = (), sender: str = "zoe") -> Lookup:
+    return Lookup(ActiveChat("c", 1, 1), ranges, user_ids, frozenset(), sender)
 
 
 def new_look_ups(log: LongLog, groups_by_others_max: int = 4, marks: MarksBook | None = None) -> LookUps:
@@ -103,7 +103,7 @@ async def test_short_ones_do_not_wait_behind_long_ones() -> None:
 
     log.read_after = held  # type: ignore[method-assign]
     look_ups = new_look_ups(log)
-    long = [asyncio.create_task(look_ups.run(wanted((0, 4_000)), lambda: True)) for _ in range(100)]
+    long = [asyncio.create_task(look_ups.run(wanted((0, 4_000), sender=f"user{n}"), lambda: True)) for n in range(100)]
     unwanted = asyncio.create_task(look_ups.run(wanted((0, 4_000)), lambda: False))
     while len(under_way) < 4:
         await asyncio.sleep(0)
@@ -114,6 +114,30 @@ async def test_short_ones_do_not_wait_behind_long_ones() -> None:
     going_on.set()
     assert all(one is not None and len(one[0]) == 4_000 for one in await asyncio.gather(*long))
     assert await unwanted is None
+
+
+async def test_who_has_many_long_ones_keeps_others_waiting_for_one() -> None:
+    log = LongLog(4_096, 10)
+    begun: list[str] = []
+    read_after = log.read_after
+
+    async def noted(chat_id: str, after_seq: int, up_to_seq: int, limit: int, bytes_max: int) -> list[StoredEvent]:
+        await asyncio.sleep(0)
+        return await read_after(chat_id, after_seq, up_to_seq, limit, bytes_max)
+
+    log.read_after = noted  # type: ignore[method-assign]
+    look_ups = new_look_ups(log)
+
+    async def run(sender: str) -> None:
+        def is_wanted() -> bool:
+            begun.append(sender)
+            return True
+
+        assert await look_ups.run(wanted((0, 4_000), sender=sender), is_wanted) is not None
+
+    await asyncio.gather(*(run("greedy") for _ in range(20)), run("other"))
+    assert begun.index("other") <= 1
+    assert len(begun) == 21
 
 
 async def test_of_users_in_many_groups_it_is_read_whether_they_have_opened_their_chat_with_the_writer() -> None:
