@@ -183,6 +183,9 @@ def token(
     settings = load_settings({"data_dir": data_dir}, config).settings
     if settings.auth.mode != "dev":
         raise StartError(f"auth.mode is {settings.auth.mode}: tokens come from {settings.auth.issuer}, not from here")
+    longest_s = settings.auth.token_expiry_max_s
+    if ttl_s > longest_s:
+        raise typer.BadParameter(f"a server takes no token of more than {longest_s:g} seconds (auth.token_expiry_max_s)")
     from chatgrpc.adapters.jwt.dev_keys import DevIssuer  # noqa: PLC0415
 
     issuer = DevIssuer.open(settings.data_dir)

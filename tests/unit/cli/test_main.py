@@ -114,6 +114,9 @@ def test_a_name_that_is_no_user_id_is_refused(no_clients: None, tmp_path: Path) 
     assert shown.exit_code == 2
     assert "is not a user id" in shown.output
     assert run("token", "alice", "--ttl", "0").exit_code == 2
+    shown = run("token", "alice", "--ttl", str(31 * 86_400), "--data-dir", str(tmp_path))
+    assert shown.exit_code == 2
+    assert "auth.token_expiry_max_s" in shown.stderr, "a token that the server would refuse is not made"
 
 
 def test_no_development_token_where_an_issuer_is_trusted(
