@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from chatgrpc.core.damage import stored_chat, stored_event
 from chatgrpc.core.entries import MemberView, StoredChat
 from chatgrpc.core.fold import apply_event
-from chatgrpc.core.rules import EventMeta
+from chatgrpc.core.rules import EventMeta, is_muted
 from chatgrpc.core.visibility import Interval
 from chatgrpc.core.write import Write
 from chatgrpc.v1 import chat_pb2, content_pb2
@@ -152,7 +152,7 @@ class ActiveChat:
     def may_type(self, user_id: str, wall_ms: int) -> bool:
         """Whether it is shown to the others when the user types: they are a member, and not muted."""
         member = self.members.get(user_id)
-        return member is not None and member.muted_until_ms <= wall_ms
+        return member is not None and not is_muted(member, wall_ms)
 
     def await_admission(self, user_id: str) -> bool:
         """Whether the user is a member by an event that is not committed yet; notes that the first write waits for it."""

@@ -93,7 +93,7 @@ def complete(write: Write, circumstances: Circumstances, limits: Limits) -> cont
     check_kind(arm, chat.kind)
     if arm in _ADMINS_ONLY and sender.role < ADMIN:
         raise RefusedError(chat_pb2.ERROR_CODE_FORBIDDEN, "Only an admin of the group may do this.")
-    if sender.muted_until_ms > circumstances.now_ms and arm not in _WHILE_MUTED:
+    if is_muted(sender, circumstances.now_ms) and arm not in _WHILE_MUTED:
         raise RefusedError(
             chat_pb2.ERROR_CODE_MUTED,
             f"You are muted in this chat for {duration(sender.muted_until_ms - circumstances.now_ms)} more.",
@@ -116,6 +116,11 @@ def complete(write: Write, circumstances: Circumstances, limits: Limits) -> cont
         case "join_declined":
             _require_request(chat, [content.join_declined.user_id])
     return content
+
+
+def is_muted(member: content_pb2.Member, now_ms: int) -> bool:
+    """Whether the member may not write now. An owner may: who was muted and became one could be let write again by nobody."""
+    return member.muted_until_ms > now_ms and member.role != OWNER
 
 
 def not_a_member() -> RefusedError:
@@ -225,17 +230,21 @@ def _complete_removal(write: Write, circumstances: Circumstances) -> content_pb2
         )
     removed = content_pb2.MemberRemovedContent(user_id=user_id)
     if leaves and member.role == OWNER:
-        removed.new_owner_user_id = _heir(chat, user_id)
+        removed.new_owner_user_id = _heir(chat, user_id, circumstances.now_ms)
     return content_pb2.Content(member_removed=removed)
 
 
-def _heir(chat: chat_pb2.Chat, leaving_user_id: str) -> str:
-    """Who becomes owner when this one leaves; empty if there is another owner, or nobody. Members stand in order of joining."""
+def _heir(chat: chat_pb2.Chat, leaving_user_id: str, now_ms: int) -> str:
+    """Who becomes owner when this one leaves; empty if there is another owner, or nobody. Members stand in order of joining.
+
+    Somebody muted only if all are.
+    """
     others = [member for member in chat.members if member.user_id != leaving_user_id]
     if not others or any(member.role == OWNER for member in others):
         return ""
-    admins = [member for member in others if member.role == ADMIN]
-    return (admins or others)[0].user_id
+    heirs = [member for member in others if not is_muted(member, now_ms)] or others
+    admins = [member for member in heirs if member.role == ADMIN]
+    return (admins or heirs)[0].user_id
 
 
 def _check_setting(content: content_pb2.Content, circumstances: Circumstances, limits: Limits) -> None:
@@ -279,10 +288,9 @@ def _check_mute(mute: content_pb2.MemberMutedContent, circumstances: Circumstanc
             chat_pb2.ERROR_CODE_INVALID_ARGUMENT,
             f"muted_until_ms lies too far ahead: a member can be muted for {limits.mute_ms_max // 86_400_000} days at a time.",
         )
-    if mute.muted_until_ms == member.muted_until_ms:
-        raise nothing_to_change(
-            "This member is muted until then already." if mute.muted_until_ms else "This member is not muted."
-        )
+    until_ms, was_until_ms = (ms if ms > circumstances.now_ms else 0 for ms in (mute.muted_until_ms, member.muted_until_ms))
+    if until_ms == was_until_ms:  # a mute that is over is none
+        raise nothing_to_change("This member is muted until then already." if until_ms else "This member is not muted.")
 
 
 def _complete_join(write: Write, circumstances: Circumstances, limits: Limits) -> content_pb2.Content:

@@ -199,6 +199,25 @@ def test_who_is_muted_takes_back_and_leaves_but_says_nothing(wanted: content_pb2
     assert outcome("member", wanted, chat, target) == OK, "the mute is over"
 
 
+def test_an_owner_is_muted_by_no_mute_of_before() -> None:
+    """They were muted, then made owner: nobody could let them write again."""
+    chat = group()
+    chat.members[0].muted_until_ms = NOW_MS + 1
+    assert outcome("owner", content("text", text="hi"), chat) == OK
+
+
+@pytest.mark.parametrize(
+    ("muted", "heir"),
+    [({"a1"}, "a2"), ({"a1", "a2"}, "m"), ({"a1", "a2", "m"}, "a1")],
+)
+def test_nobody_muted_is_the_heir_if_there_is_another(muted: set[str], heir: str) -> None:
+    chat = chat_pb2.Chat(chat_id="g.x", kind=GROUP)
+    for user_id, role in (("me", OWNER), ("m", MEMBER), ("a1", ADMIN), ("a2", ADMIN)):
+        chat.members.add(user_id=user_id, role=role, joined_seq=1, muted_until_ms=(NOW_MS + 1) * (user_id in muted))
+    removed = decide("me", content("member_removed", user_id="me"), chat).member_removed
+    assert removed.new_owner_user_id == heir
+
+
 # References.
 
 
@@ -582,6 +601,7 @@ def test_what_is_so_already_is_no_event() -> None:
         (content("member_muted", user_id="member", muted_until_ms=NOW_MS + 6), OK),
         (content("member_muted", user_id="member"), OK),
         (content("member_muted", user_id="member2"), nothing),
+        (content("member_muted", user_id="member2", muted_until_ms=NOW_MS), nothing),
         (content("chat_info_changed", title="t"), nothing),
         (content("chat_info_changed", picture_url="https://p"), nothing),
         (content("chat_info_changed", title="t", picture_url="https://p"), nothing),
