@@ -61,6 +61,7 @@ NOT_DRIVEN_BY_ONE_PEER = {
     "mute_ms_max": "tests/unit/core/test_rules.py",
     "memberships_per_chat_max": "tests/unit/core/test_rules.py",
     "groups_by_others_max": "it takes hundreds of accounts; tests/unit/core/test_sequencer.py",
+    "groups_by_contacts_max": "it takes thousands of groups; tests/unit/core/test_sequencer.py",
     "joins_rate": "tests/unit/core/test_rates.py",
     "bots": "tests/unit/core/test_rates.py",
     "bots_factor": "tests/unit/core/test_rates.py",

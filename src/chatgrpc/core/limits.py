@@ -77,11 +77,14 @@ class Limits:
     small_group_members_max: int = 32
     """Up to here a group pushes receipts per user, and presence (M12)."""
     chats_per_user_max: int = 2_000
-    """Groups that a user may make or join beyond all that others could put them into (`groups_by_others_max`), so that nobody
-    takes that away; ERROR_CODE_LIMIT_EXCEEDED. Direct chats do not count: they are how anybody is reached."""
+    """Groups that a user may make or join beyond all that others could put them into (`groups_by_others_max`,
+    `groups_by_contacts_max`), so that nobody takes that away; ERROR_CODE_LIMIT_EXCEEDED. Direct chats do not count: they are
+    how anybody is reached."""
     groups_by_others_max: int = 5_000
-    """Groups of a user who is not added to more by others, but by those whose direct chat with them the user has opened;
-    ERROR_CODE_LIMIT_EXCEEDED for the others."""
+    """Groups of a user whom others do not add to more; ERROR_CODE_LIMIT_EXCEEDED."""
+    groups_by_contacts_max: int = 2_000
+    """Groups beyond these to which those may add a user whose direct chat with them the user has opened;
+    ERROR_CODE_LIMIT_EXCEEDED."""
     additions_rate: Rate = Rate(1_000, 10_000)
     """How often a user may draw others into groups, each one counted; ERROR_CODE_RATE_LIMITED."""
     groups_rate: Rate = Rate(100, 60_000)

@@ -554,21 +554,21 @@ class Sequencer:
         self._answers.append(Answer(ticket, _result(chat.chat_id, earlier, again=True)))
 
     def _check_group_counts(self, chat: ActiveChat, write: Write) -> None:
-        """Strangers can use up what others may add a user to; what they may come into by themself lies beyond that, and so does
-        what those add them to whose direct chat with them they have opened."""
+        """Strangers can use up what others may add a user to. What those may add them to whose direct chat with them they have
+        opened lies beyond that, and what they come into by themself beyond both, so that nobody takes it away."""
         if chat.looked_up is None:
             return
-        beyond = self._limits.groups_by_others_max + self._limits.chats_per_user_max
+        by_others = self._limits.groups_by_others_max
+        by_contacts = by_others + self._limits.groups_by_contacts_max
         for user_id, count in chat.looked_up.group_counts.items():
-            by_themself = user_id == write.sender_user_id or write.answers_request
-            if user_id in chat.members or count < self._limits.groups_by_others_max:
+            if user_id in chat.members or count < by_others:
                 continue
-            if by_themself and count >= beyond:
-                raise RefusedError(
-                    chat_pb2.ERROR_CODE_LIMIT_EXCEEDED,
-                    f"{user_id} is in as many groups as one can be. Leave some first.",
-                )
-            if not by_themself and (count >= beyond or user_id not in chat.looked_up.opened):
+            if user_id == write.sender_user_id or write.answers_request:
+                if count >= by_contacts + self._limits.chats_per_user_max:
+                    raise RefusedError(
+                        chat_pb2.ERROR_CODE_LIMIT_EXCEEDED, f"{user_id} is in as many groups as one can be. Leave some first."
+                    )
+            elif count >= by_contacts or user_id not in chat.looked_up.opened:
                 raise RefusedError(chat_pb2.ERROR_CODE_LIMIT_EXCEEDED, f"{user_id} cannot be added to more groups.")
 
     def _count(self, write: Write, deeds: dict[Deed, int], now: Now) -> None:

@@ -46,14 +46,15 @@ class Sizes:
             **dict.fromkeys(("token", "page_token"), _TOKEN_MAX),
             **dict.fromkeys(("chat_id", "user_id", "user_ids", "member_user_ids", "device_id", "client_message_id"), _ID_MAX),
         }
+        chats_max = limits.chats_per_user_max + limits.groups_by_others_max + limits.groups_by_contacts_max
         counts = {
             "CreateGroupRequest.member_user_ids": limits.group_members_max * _NEAR,
             "AddMembersRequest.user_ids": limits.group_members_max * _NEAR,
             "ConnectRequest.frames": limits.frames_per_batch_max,
-            "Hello.positions": _NEAR * (limits.chats_per_user_max + limits.groups_by_others_max),
+            "Hello.positions": _NEAR * chats_max,
             "Hello.features": 10_000,
-            "WatchChats.chat_ids": _NEAR * (limits.chats_per_user_max + limits.groups_by_others_max),
-            "WatchChats.user_ids": _NEAR * (limits.chats_per_user_max + limits.groups_by_others_max),
+            "WatchChats.chat_ids": _NEAR * chats_max,
+            "WatchChats.user_ids": _NEAR * chats_max,
             "Heartbeat.heads": limits.heartbeat_heads_max * _NEAR,
         }
         self._texts = texts

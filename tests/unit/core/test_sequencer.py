@@ -500,7 +500,7 @@ def _taken(owner: Owner) -> set[str]:
 
 def test_what_others_put_a_user_into_takes_nothing_from_the_user() -> None:
     """Strangers fill alice's groups up; she is written to, writes, makes and joins groups as before, up to her own limit."""
-    owner = Owner(Limits(groups_by_others_max=2, chats_per_user_max=2))
+    owner = Owner(Limits(groups_by_others_max=2, groups_by_contacts_max=0, chats_per_user_max=2))
     for number in (1, 2, 3):
         owner.do(f"stranger's {number}", new_group(number, "eve", "alice"))
     owner.do("added", into(new_group(4, "bob").chat_id, 5, add("alice"), sender="bob"))
@@ -518,7 +518,7 @@ def test_what_others_put_a_user_into_takes_nothing_from_the_user() -> None:
 
 
 def test_whose_direct_chat_a_user_has_opened_may_add_them_though_strangers_have_used_up_what_others_may() -> None:
-    owner = Owner(Limits(groups_by_others_max=2, chats_per_user_max=2))
+    owner = Owner(Limits(groups_by_others_max=2, groups_by_contacts_max=2, chats_per_user_max=2))
     for number in (1, 2):
         owner.do(f"stranger's {number}", new_group(number, "eve", "alice"))
     owner.opened = {"alice"}  # the chat with bob
@@ -527,6 +527,10 @@ def test_whose_direct_chat_a_user_has_opened_may_add_them_though_strangers_have_
     owner.do("friend's 4", into(new_group(4, "bob").chat_id, 5, add("alice"), sender="bob"))
     owner.do("friend's 5", new_group(6, "bob", "alice"))
     assert _taken(owner) == {"stranger's 1", "stranger's 2", "friend's 3", "friend's group", "friend's 4"}
+    for number in (11, 12, 13):
+        owner.do(f"hers {number}", new_group(number))
+    assert _taken(owner) >= {"hers 11", "hers 12"}, "nor do friends take what is hers"
+    assert owner.error("hers 13") == "LIMIT_EXCEEDED"
     told = owner.outcomes["friend's 5"]
     assert isinstance(told, chat_pb2.Error)
     assert not any(character.isdigit() for character in told.message)
