@@ -87,6 +87,7 @@ class Router:
         self._asked_for = 0  # deliveries of the read under way
         self._blind_s = blind_s
         self._looking: asyncio.Task[None] | None = None  # for the map; nobody is asked meanwhile
+        self._sweeping: asyncio.Task[None] | None = None
         self._trouble = Trouble("session_map_unavailable")
 
     @property
@@ -120,7 +121,7 @@ class Router:
 
     async def stop(self) -> None:
         """Ends the reads under way."""
-        tasks = [task for task in (self._task, self._looking) if task is not None]
+        tasks = [task for task in (self._task, self._looking, self._sweeping) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -157,13 +158,13 @@ class Router:
                 self._looking.add_done_callback(self._found_map)
             else:
                 self._trouble.worked()
-                return await self._placed(user_ids, found, live)
+                return self._placed(user_ids, found, live)
         if self._remembers():
             places = self._places
             return {user_id: live.intersection(places[user_id]) if user_id in places else live for user_id in user_ids}
         return dict.fromkeys(user_ids, live)
 
-    async def _placed(
+    def _placed(
         self, user_ids: list[str], found: Mapping[str, Sequence[SessionEntry]], live: frozenset[str]
     ) -> dict[str, Collection[str]]:
         """Where the map says that users are; remembers it."""
@@ -179,7 +180,7 @@ class Router:
             self._places.move_to_end(user_id)
         while len(self._places) > _PLACES_MAX:
             self._places.popitem(last=False)
-        await self._sweep(live)
+        self._sweep(live)
         return placed
 
     def _remembers(self) -> bool:
@@ -206,8 +207,9 @@ class Router:
             if len(self._stale) < _STALE_MAX:
                 self._stale.setdefault(entry, now_s)
 
-    async def _sweep(self, live: Collection[str]) -> None:
-        """Takes out entries of nodes that have been gone for long; a node is not taken for gone because it has just come."""
+    def _sweep(self, live: Collection[str]) -> None:
+        """Takes out entries of nodes that have been gone for long, beside the news; a node is not taken for gone because it has
+        just come."""
         now_s = time.monotonic()
         if not self._stale or now_s < self._sweep_at_s:
             return
@@ -216,9 +218,12 @@ class Router:
         gone = [entry for entry, since_s in self._stale.items() if now_s - since_s >= self._stale_s]
         for entry in gone:
             del self._stale[entry]
-        if gone:
-            with contextlib.suppress(SessionMapUnavailableError):  # they are met again
-                await self._session_map.remove(gone)
+        if gone and (self._sweeping is None or self._sweeping.done()):
+            self._sweeping = background.start(self._take_out(gone), background.logged("session_map_sweep"))
+
+    async def _take_out(self, gone: Sequence[SessionEntry]) -> None:
+        with contextlib.suppress(SessionMapUnavailableError):  # they are met again
+            await self._session_map.remove(gone)
 
     async def _look_for_map(self) -> None:
         """Returns when the map answers again."""

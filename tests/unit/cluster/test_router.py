@@ -15,6 +15,7 @@ from chatgrpc.core.owner_desk import Notice, OwnerDesk
 from chatgrpc.core.sequencer import Delivery
 from chatgrpc.ports.session_map import SessionEntry, SessionMap
 from tests.support.services import RedisServer
+from tests.unit.cluster.small_cluster import until
 from tests.unit.cluster.stubborn_map import StubbornMap
 
 CHAT = "g.1"
@@ -235,8 +236,28 @@ async def test_entries_of_nodes_that_are_gone_for_long_are_taken_out(stubborn_ma
     world = World(stubborn_map, stale_s=0.0)
     world.router.start([_delivery(1, ["bob"])], [])
     await world.routed()
-    assert stubborn_map.removed == [BOB_ON_DEAD]
+    await until(lambda: stubborn_map.removed == [BOB_ON_DEAD])
     assert await stubborn_map.of_users(["bob"]) == {"bob": [BOB]}
+
+
+async def test_entries_that_cannot_be_taken_out_keep_no_news(stubborn_map: StubbornMap) -> None:
+    """Whatever is wrong with them, and however long the map takes over it."""
+    begun, failing = asyncio.Event(), asyncio.Event()
+
+    async def remove(entries: Sequence[SessionEntry]) -> None:
+        begun.set()
+        await failing.wait()
+        raise ValueError("that cannot be sent anywhere")
+
+    stubborn_map.remove = remove  # type: ignore[method-assign]
+    world = World(stubborn_map, stale_s=0.0)
+    for seq in (1, 2):
+        world.router.start([_delivery(seq, ["bob"])], [])
+        assert _seqs(await world.routed(), "node-2") == [seq]
+        await begun.wait()
+        failing.set()
+    assert world.defects == []
+    await world.router.stop()
 
 
 async def test_a_node_that_is_seen_again_keeps_its_entries(stubborn_map: StubbornMap) -> None:
