@@ -44,7 +44,8 @@ async def again(work: Callable[[], Coroutine[Any, Any, bool]], name: str) -> Non
     while True:
         began_s, defect = loop.time(), None
         try:
-            if await work():
+            # In a task of its own: one in which a TaskGroup fails looks cancelled ever after (gh-116720 too).
+            if await loop.create_task(work(), name=name):
                 return
         except Exception as error:
             if _is_cancelled():

@@ -73,10 +73,12 @@ async def test_work_begins_anew_until_it_says_that_it_is_done(monkeypatch: pytes
 
 async def test_work_whose_cancellation_was_lost_over_a_failure_does_not_begin_anew() -> None:
     runs = 0
+    begun = asyncio.Event()
 
     async def fails_as_it_is_cancelled() -> bool:
         nonlocal runs
         runs += 1
+        begun.set()
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -84,8 +86,30 @@ async def test_work_whose_cancellation_was_lost_over_a_failure_does_not_begin_an
         return True
 
     task = asyncio.create_task(background.again(fails_as_it_is_cancelled, "lost"))
-    await asyncio.sleep(0)
+    await begun.wait()
     task.cancel()
     await asyncio.wait([task], timeout=30)
     assert task.cancelled()
     assert runs == 1
+
+
+async def test_work_whose_group_failed_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task in which a TaskGroup has failed looks as if it had been cancelled, before Python 3.13."""
+    monkeypatch.setattr(background, "RESTART_FIRST_S", 0.0)
+    runs = 0
+
+    async def fail() -> None:
+        raise KeyError("ours")
+
+    async def work() -> bool:
+        nonlocal runs
+        runs += 1
+        if runs < 3:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(fail())
+                group.create_task(asyncio.Event().wait())
+        return True
+
+    async with asyncio.timeout(30):
+        await background.again(work, "in a group")
+    assert runs == 3

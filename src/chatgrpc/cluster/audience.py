@@ -7,7 +7,7 @@ again when it is stored, for devices that connected between the two. Presence is
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias, cast
+from typing import NoReturn, TypeAlias, cast
 
 from chatgrpc.cluster.looks import LookScreens
 from chatgrpc.cluster.presence import PresenceScreens
@@ -217,7 +217,7 @@ class ClusterAudience:
             number = by.session.connection_number if by is not None else 0
             self._say(node_id, EndStream(user_id, device_id, session_pb2.DISCONNECT_CODE_REPLACED, number))
 
-    async def run(self) -> None:
+    async def run(self) -> NoReturn:
         """Speaks again of streams that are to be ended. Ends when cancelled."""
         while True:
             await asyncio.sleep(_END_INTERVAL_S)

@@ -6,6 +6,7 @@ here, and reads who looks back (ADR 6).
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
+from typing import NoReturn
 
 from chatgrpc.cluster.news import news_or_time
 from chatgrpc.core.looks import Looks
@@ -61,7 +62,7 @@ class LookScreens:
         """The device looks at nobody; again does nothing."""
         self.look(watcher, ())
 
-    async def run(self) -> None:
+    async def run(self) -> NoReturn:
         """Finds who looks back. Ends when cancelled."""
         loop = asyncio.get_running_loop()
         look_at_s = loop.time()

@@ -5,7 +5,7 @@ import contextlib
 import random
 import secrets
 from collections.abc import AsyncIterator, Coroutine, Mapping
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import structlog
 
@@ -194,16 +194,17 @@ class ClusterNode:
         )
         await self._claim_keyspace()
         self.node.edge.start()
-        for work in (
-            keeper.run(),
-            self._sessions.run(),
-            self._audience.run(),
-            self._presence.run(),
-            self._looks.run(),
-            self._resync.run(),
-            self._keep_watch(),
+        self._start(keeper.run())
+        # What these look at again and again they would look at again after a crash, too: it would mend nothing.
+        for name, work in (
+            ("sessions", self._sessions.run),
+            ("audience", self._audience.run),
+            ("presence", self._presence.run),
+            ("looks", self._looks.run),
+            ("resync", self._resync.run),
+            ("watch", self._keep_watch),
         ):
-            self._start(work)
+            self._start(background.again(work, name))
         try:
             async with asyncio.timeout(_JOIN_TIMEOUT_S):
                 await keeper.has_joined.wait()
@@ -372,7 +373,7 @@ class ClusterNode:
     def _is_draining(self) -> bool:
         return self._keeper is not None and self._keeper.info.draining
 
-    async def _keep_watch(self) -> None:
+    async def _keep_watch(self) -> NoReturn:
         """Tells the other nodes how busy this one is, and operators how it is."""
         loop = asyncio.get_running_loop()
         committed = store_failures = 0

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
+from typing import NoReturn
 
 from chatgrpc.cluster.news import news_or_time
 from chatgrpc.cluster.sessions import Sessions
@@ -137,7 +138,7 @@ class PresenceScreens:
 
     # Who is there.
 
-    async def run(self) -> None:
+    async def run(self) -> NoReturn:
         """Looks who is there, for all who watch, and stores who has left. Ends when cancelled."""
         loop = asyncio.get_running_loop()
         look_at_s = loop.time()

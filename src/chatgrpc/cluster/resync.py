@@ -11,7 +11,7 @@ were missed say whom they let in or out.
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from chatgrpc.cluster.missed import users_concerned
 from chatgrpc.core.damage import DamageError
@@ -104,6 +104,7 @@ class Resync:
         self._slow_pass_s = slow_pass_s
         self._doubts: Doubts[Connection] = Doubts()
         self._wanted = asyncio.Event()
+        self._has_run = False
         self._missed: dict[str, Missed] = {}
         self._missed_tries: dict[str, int] = {}
         self._missed_wanted = asyncio.Event()
@@ -168,11 +169,15 @@ class Resync:
 
     # Passes.
 
-    async def run(self) -> None:
-        """Ends when cancelled."""
+    async def run(self) -> NoReturn:
+        """Ends when cancelled. If a mistake of ours ended it before, what it had taken up then is in doubt once more."""
+        if self._has_run:
+            self.suspect_all()
+        self._has_run = True
         async with asyncio.TaskGroup() as group:
             group.create_task(self._run_passes())
             group.create_task(self._find_missed())
+        raise AssertionError("both go on until they are cancelled")
 
     async def _run_passes(self) -> None:
         loop = asyncio.get_running_loop()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Collection
+from typing import NoReturn
 
 import structlog
 
@@ -99,7 +100,7 @@ class Sessions:
         self._go_on()
         return await verdict
 
-    async def run(self) -> None:
+    async def run(self) -> NoReturn:
         """Takes out who has left, and looks whether the map has lost its memory. Ends when cancelled."""
         while True:
             self._book.look(_now_ms())

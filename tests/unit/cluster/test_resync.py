@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from chatgrpc import background
 from chatgrpc.cluster.history import ClusterHistory
 from chatgrpc.cluster.resync import Resync
 from chatgrpc.core.edge_desk import Missed
@@ -46,6 +47,8 @@ class World:
         self.revoked: set[str] = set()
         """Devices, of whichever user."""
         self.ended: list[Connection] = []
+        self.mistakes = 0
+        """So many times what was revoked cannot be looked at, by a mistake of ours."""
         self.asking = 0
         self.asking_most = 0
         log = ClusterHistory(self.node.edge, cluster.rows, lease_clock_ms, self.node.wake_up, head_timeout_s=FOREVER_S)
@@ -77,6 +80,9 @@ class World:
         await until(lambda: self.cluster.rows.users_read.count(user_id) >= times)
 
     async def _end_revoked(self, user_id: str) -> None:
+        if self.mistakes:
+            self.mistakes -= 1
+            raise KeyError("ours")
         for connection in list(self.streams.connections.of_user(user_id)):
             if connection.session.device_id in self.revoked:
                 self.ended.append(connection)
@@ -102,7 +108,7 @@ class World:
 async def running(slow_pass_s: float = FOREVER_S) -> AsyncIterator[World]:
     async with small_cluster(nodes=2) as cluster:
         world = World(cluster, slow_pass_s)
-        task = asyncio.create_task(world.resync.run())
+        task = background.start(background.again(world.resync.run, "resync"), background.logged("resync"))
         try:
             yield world
         finally:
@@ -314,6 +320,17 @@ async def test_missed_pushes_of_which_one_is_garbage_put_all_memberships_in_doub
         world.touched.clear()
         world.resync.missed({"g.2": Missed(0, 1)})
         await until(lambda: alice in world.touched)
+
+
+async def test_what_a_mistake_of_ours_ended_is_in_doubt_once_more() -> None:
+    async with running() as world:
+        await world.chats("g.1", texts=1)
+        world.streams.open("alice", {"g.1": 1})
+        world.mistakes = 2
+        world.resync.suspect_memberships()
+        await world.until_read("alice", times=3)
+        await until(lambda: world.asked == ["g.1", "g.1"])
+        assert world.mistakes == 0
 
 
 # Owners that left in order.
