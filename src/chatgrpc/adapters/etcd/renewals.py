@@ -54,8 +54,9 @@ class EtcdRenewals:
     def stop(self) -> None:
         """Ends the call that is under way, and lets none begin."""
         self._stopped = True
-        if self._under_way is not None:
-            self._under_way.cancel()
+        under_way = self._under_way  # read once: the thread may forget it meanwhile
+        if under_way is not None:
+            under_way.cancel()
 
     def close(self) -> None:
         """Closes the connection; the next renewal makes another one."""
