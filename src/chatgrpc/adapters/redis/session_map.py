@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from chatgrpc.adapters.redis.client import RedisClient, RedisUnavailableError, Script
+from chatgrpc.core.ids import is_device_id
 from chatgrpc.ports.session_map import NODES_PER_DEVICE_MAX, SessionEntry, SessionMapUnavailableError
 from chatgrpc.trouble import Trouble
 
@@ -41,6 +42,7 @@ class RedisSessionMap:
             SessionEntry(entry.user_id, entry.device_id, node_id)
             for entry, node_ids in zip(entries, returned, strict=True)
             for node_id in node_ids
+            if _is_node_id(node_id)
         ]
 
     async def remove(self, entries: Sequence[SessionEntry]) -> None:
@@ -76,9 +78,9 @@ class RedisSessionMap:
         return [
             SessionEntry(user_id, device_id, node_id)
             for device_id, node_ids in sessions.items()
-            if isinstance(node_ids, list)
+            if is_device_id(device_id) and isinstance(node_ids, list)
             for node_id in node_ids
-            if isinstance(node_id, str)
+            if _is_node_id(node_id)
         ]
 
     def _key(self, user_id: str) -> str:
@@ -93,6 +95,11 @@ class RedisSessionMap:
                     script, [((self._key(entry.user_id),), (entry.device_id, entry.node_id, *arguments)) for entry in trip]
                 )
         return returned
+
+
+def _is_node_id(value: object) -> bool:
+    """JSON knows texts that cannot be sent anywhere, not even back to Redis."""
+    return isinstance(value, str) and value.isascii() and value.isprintable() and " " not in value and value != ""
 
 
 @asynccontextmanager
