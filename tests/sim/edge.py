@@ -1,6 +1,6 @@
 """The edge of a simulated node: real sessions, fed by what owners state and by the log up to there."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence, Set
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -18,7 +18,6 @@ from chatgrpc.core.session import Session, Timings
 from chatgrpc.core.visibility import Interval, last_change
 from chatgrpc.core.write import Write
 from chatgrpc.edge.admission import readable_memberships
-from chatgrpc.ports.chat_log import ChatReader
 from chatgrpc.v1 import chat_pb2, session_pb2
 from tests.sim.coordinator import View
 from tests.sim.pages import EdgeLog, read_history
@@ -35,6 +34,7 @@ _FAR_MS = 4_000_000_000_000
 _HELLO_TIMEOUT_MS = 500
 """How long a device that comes waits for owners; it is let in without those chats."""
 _MEMBERSHIPS_PER_READ = 2
+_PAST_CHATS_MAX = 0
 STATED_MAX = 3
 """Fewer than there are chats, so that some are forgotten."""
 
@@ -98,8 +98,8 @@ class Edge:
     def _run(self, session: Session, effects: Sequence[Effect]) -> None:
         for effect in effects:
             match effect:
-                case Admit():
-                    start(self._admit(session))
+                case Admit(held=held):
+                    start(self._admit(session, held))
                 case Submit(request_id=request_id, write=write):
                     self.desk.submit(session.session_id, (session, request_id), write, self._now_ms())
                 case Marked(chat_id=chat_id, delivered_seq=delivered_seq, read_seq=read_seq):
@@ -140,11 +140,11 @@ class Edge:
 
     # Admission: the session map first, then memberships with their heads.
 
-    async def _admit(self, session: Session) -> None:
+    async def _admit(self, session: Session, held: Set[str]) -> None:
         device = self.sessions[session.session_id][1].device
         await self.upkeep.appeared(device.user_id, device.device_id)
         log = self._log_of(session)
-        memberships, unknown = await readable_memberships(cast("ChatReader", log), device.user_id, _MEMBERSHIPS_PER_READ)
+        memberships, unknown = await readable_memberships(log, device.user_id, held, _MEMBERSHIPS_PER_READ, _PAST_CHATS_MAX)
         if session.session_id in self.sessions:
             admission = Admission(device.user_id, _FAR_MS, memberships, {}, [], "sync", unknown)
             self._run(session, session.admitted(admission, Now(self._wall_ms(), self._wall_ms())))

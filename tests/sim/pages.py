@@ -3,10 +3,10 @@
 from collections.abc import Awaitable, Callable, Collection
 from typing import cast
 
-from chatgrpc.cluster.memberships import membership_in, memberships_of_user
+from chatgrpc.cluster.memberships import membership_in, memberships_of_user, past_membership_in
 from chatgrpc.core.entries import Membership, StoredEvent
 from chatgrpc.core.limits import Limits
-from chatgrpc.core.visibility import Interval
+from chatgrpc.core.visibility import Interval, is_member
 from chatgrpc.edge.history import Page, Side, read_page
 from chatgrpc.ports.chat_log import ChatReader
 from chatgrpc.v1 import session_pb2
@@ -28,13 +28,19 @@ class EdgeLog:
         self._head_of = head_of
         self._heads_in_time = heads_in_time
 
-    async def readable_memberships(self, user_id: str, after_chat_id: str, limit: int) -> tuple[list[Membership], list[str]]:
+    async def readable_memberships(
+        self, user_id: str, after_chat_id: str, limit: int, *, present_only: bool = False
+    ) -> tuple[list[Membership], list[str]]:
         """See the port."""
-        return await memberships_of_user(self, self._heads_in_time, user_id, after_chat_id, limit)
+        return await memberships_of_user(self, self._heads_in_time, user_id, after_chat_id, limit, present_only=present_only)
 
     async def membership(self, user_id: str, chat_id: str) -> Membership | None:
         """See the port."""
         return await membership_in(self, self._head_of, user_id, chat_id)
+
+    async def past_membership(self, user_id: str, chat_id: str) -> Membership | None:
+        """See the port."""
+        return await past_membership_in(self, user_id, chat_id)
 
     async def read_after(self, chat_id: str, after_seq: int, up_to_seq: int, limit: int, bytes_max: int) -> list[StoredEvent]:
         """See the port; the simulated store reads one bucket at a time."""
@@ -55,10 +61,13 @@ class EdgeLog:
 
     # `cluster.memberships.IntervalReader`.
 
-    async def intervals_of_user(self, user_id: str, after_chat_id: str, limit: int) -> list[tuple[str, tuple[Interval, ...]]]:
+    async def intervals_of_user(
+        self, user_id: str, after_chat_id: str, limit: int, *, present_only: bool = False
+    ) -> list[tuple[str, tuple[Interval, ...]]]:
         """See the port."""
-        found = await self._store.memberships(user_id, self._wanted)
-        return [(chat_id, intervals) for chat_id, intervals in found.items() if chat_id > after_chat_id][:limit]
+        found = (await self._store.memberships(user_id, self._wanted)).items()
+        listed = [each for each in found if is_member(each[1])] if present_only else list(found)
+        return [each for each in listed if each[0] > after_chat_id][:limit]
 
     async def intervals(self, user_id: str, chat_id: str) -> tuple[Interval, ...]:
         """See the port."""

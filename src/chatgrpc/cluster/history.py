@@ -7,7 +7,7 @@ membership is known to hold; a page is read up to a head that was stated before.
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-from chatgrpc.cluster.memberships import membership_in, memberships_of_user
+from chatgrpc.cluster.memberships import membership_in, memberships_of_user, past_membership_in
 from chatgrpc.core.edge_desk import EdgeDesk
 from chatgrpc.core.entries import Membership, StoredChat, StoredEvent
 from chatgrpc.ports.errors import ChatDamagedError, StoreUnavailableError
@@ -69,25 +69,29 @@ class ClusterHistory:
             return []
         return await self._committed.read_before(chat_id, before_seq, down_to_seq, limit, bytes_max)
 
-    async def memberships(self, user_id: str, after_chat_id: str, limit: int) -> list[Membership]:
+    async def memberships(
+        self, user_id: str, after_chat_id: str, limit: int, *, present_only: bool = False
+    ) -> list[Membership]:
         """See the port."""
-        memberships, unknown = await self._memberships(user_id, after_chat_id, limit, self._head_timeout_s)
+        memberships, unknown = await self._memberships(user_id, after_chat_id, limit, self._head_timeout_s, present_only)
         if unknown:
             raise _silent_owner()
         return memberships
 
-    async def readable_memberships(self, user_id: str, after_chat_id: str, limit: int) -> tuple[list[Membership], list[str]]:
+    async def readable_memberships(
+        self, user_id: str, after_chat_id: str, limit: int, *, present_only: bool = False
+    ) -> tuple[list[Membership], list[str]]:
         """See the port."""
-        return await self._memberships(user_id, after_chat_id, limit, self._hello_timeout_s)
+        return await self._memberships(user_id, after_chat_id, limit, self._hello_timeout_s, present_only)
 
     async def _memberships(
-        self, user_id: str, after_chat_id: str, limit: int, timeout_s: float
+        self, user_id: str, after_chat_id: str, limit: int, timeout_s: float, present_only: bool
     ) -> tuple[list[Membership], list[str]]:
         async def heads(chat_ids: Collection[str]) -> Mapping[str, int]:
             stated = await self.heads_in_time(chat_ids, timeout_s)
             return {chat_id: self._known_head(chat_id, seq) for chat_id, seq in stated.items()}
 
-        return await memberships_of_user(self._committed, heads, user_id, after_chat_id, limit)
+        return await memberships_of_user(self._committed, heads, user_id, after_chat_id, limit, present_only=present_only)
 
     async def heads_in_time(self, chat_ids: Iterable[str], timeout_s: float | None = None) -> dict[str, int | None]:
         """Asks the owners for the heads of chats: those that they state in time, None for one that is damaged."""
@@ -112,6 +116,10 @@ class ClusterHistory:
     async def _head(self, chat_id: str) -> int:
         (head_seq,) = await self.heads([chat_id])
         return head_seq
+
+    async def past_membership(self, user_id: str, chat_id: str) -> Membership | None:
+        """See the port."""
+        return await past_membership_in(self._committed, user_id, chat_id)
 
     async def has_been_member(self, user_id: str, chat_id: str) -> bool:
         """See the port."""

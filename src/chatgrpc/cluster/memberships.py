@@ -19,7 +19,9 @@ Listed: TypeAlias = Sequence[tuple[str, tuple[Interval, ...]]]
 class IntervalReader(Protocol):
     """As much of `ports.row_store.CommittedLog` as is read here."""
 
-    async def intervals_of_user(self, user_id: str, after_chat_id: str, limit: int) -> list[tuple[str, tuple[Interval, ...]]]:
+    async def intervals_of_user(
+        self, user_id: str, after_chat_id: str, limit: int, *, present_only: bool = False
+    ) -> list[tuple[str, tuple[Interval, ...]]]:
         """See there."""
         ...
 
@@ -29,15 +31,18 @@ class IntervalReader(Protocol):
 
 
 async def memberships_of_user(
-    reader: IntervalReader, heads: Heads, user_id: str, after_chat_id: str, limit: int
+    reader: IntervalReader, heads: Heads, user_id: str, after_chat_id: str, limit: int, *, present_only: bool = False
 ) -> tuple[list[Membership], list[str]]:
-    """The user's memberships, by rising chat id, those above `after_chat_id`; and the ids of chats whose owners were silent."""
+    """The user's memberships, by rising chat id, those above `after_chat_id`; and the ids of chats whose owners were silent.
+
+    With `present_only` those that last, or did when this began.
+    """
     memberships: list[Membership] = []
     unknown: list[str] = []
     while (wanted := limit - len(memberships) - len(unknown)) > 0:
-        listed = await reader.intervals_of_user(user_id, after_chat_id, wanted)
+        listed = await reader.intervals_of_user(user_id, after_chat_id, wanted, present_only=present_only)
         if listed:
-            known, silent = await _with_heads(reader, heads, user_id, after_chat_id, listed)
+            known, silent = await _with_heads(reader, heads, user_id, after_chat_id, listed, present_only)
             memberships += known
             unknown += silent
             after_chat_id = listed[-1][0]
@@ -57,8 +62,14 @@ async def membership_in(
     return Membership(chat_id, intervals, max(head_seq, last_change(intervals))) if intervals else None
 
 
+async def past_membership_in(reader: IntervalReader, user_id: str, chat_id: str) -> Membership | None:
+    """See `ports.chat_log.ChatReader.past_membership`. No owner is asked: they may see nothing above what took them out."""
+    intervals = await reader.intervals(user_id, chat_id)
+    return Membership(chat_id, intervals, last_change(intervals)) if intervals and not is_member(intervals) else None
+
+
 async def _with_heads(
-    reader: IntervalReader, heads: Heads, user_id: str, after_chat_id: str, listed: Listed
+    reader: IntervalReader, heads: Heads, user_id: str, after_chat_id: str, listed: Listed, present_only: bool
 ) -> tuple[list[Membership], list[str]]:
     """The memberships of these chats, read again after their heads were stated.
 
@@ -71,17 +82,22 @@ async def _with_heads(
         return [Membership(chat_id, intervals, last_change(intervals)) for chat_id, intervals in listed], []
     stated = await heads(asked)
     head_seqs = {chat_id: 0 for chat_id, _ in listed} | dict(stated)
-    memberships: list[Membership] = []
-    unknown: list[str] = []
+    found: dict[str, tuple[Interval, ...]] = {}
     last_chat_id = listed[-1][0]
     while after_chat_id < last_chat_id:
-        page = await reader.intervals_of_user(user_id, after_chat_id, len(listed))
-        for chat_id, intervals in page:
-            if is_member(intervals) and chat_id in head_seqs and chat_id not in stated:
-                unknown.append(chat_id)
-            elif chat_id in head_seqs:
-                memberships.append(Membership(chat_id, intervals, max(head_seqs[chat_id], last_change(intervals))))
+        page = await reader.intervals_of_user(user_id, after_chat_id, len(listed), present_only=present_only)
+        found |= page
         if len(page) < len(listed):
             break
         after_chat_id = page[-1][0]
+    memberships: list[Membership] = []
+    unknown: list[str] = []
+    for chat_id, _ in listed:
+        intervals = found.get(chat_id, ())
+        if not intervals and present_only:
+            intervals = await reader.intervals(user_id, chat_id)  # left meanwhile, and the device may not know it
+        if is_member(intervals) and chat_id not in stated:
+            unknown.append(chat_id)
+        elif intervals:
+            memberships.append(Membership(chat_id, intervals, max(head_seqs[chat_id], last_change(intervals))))
     return memberships, unknown

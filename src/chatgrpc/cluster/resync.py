@@ -17,9 +17,10 @@ from chatgrpc.cluster.missed import users_concerned
 from chatgrpc.core.damage import DamageError
 from chatgrpc.core.doubts import Doubt, Doubts
 from chatgrpc.core.edge_desk import EdgeDesk, Missed
+from chatgrpc.core.membership_pages import MembershipPages
 from chatgrpc.core.session import State
 from chatgrpc.core.tending import ShardOwner
-from chatgrpc.core.visibility import Interval, last_change
+from chatgrpc.core.visibility import Interval, is_member, last_change
 from chatgrpc.edge.connection import Connection, Connections
 from chatgrpc.ports.errors import StoreError, StoreUnavailableError
 from chatgrpc.ports.row_store import CommittedLog
@@ -273,14 +274,19 @@ class Resync:
             self._touched(connection)
 
     async def _read_all_memberships_of(self, user_id: str, connections: list[Connection]) -> None:
-        after_chat_id = ""
-        while True:
-            page = await self._committed.intervals_of_user(user_id, after_chat_id, _CHATS_PER_READ)
+        pages = MembershipPages()
+        open_chats = {chat_id for connection in connections for chat_id in connection.session.feed.open_chats()}
+        while not pages.is_done:
+            page = await self._committed.intervals_of_user(
+                user_id, pages.after_chat_id, _CHATS_PER_READ, present_only=pages.present_only
+            )
             for chat_id, intervals in page:
                 self._note_membership(connections, chat_id, intervals)
-            if len(page) < _CHATS_PER_READ:
-                return
-            after_chat_id = page[-1][0]
+                open_chats.discard(chat_id)
+            past = sum(not is_member(intervals) for _, intervals in page)
+            pages.took(page[-1][0] if page else "", past, is_last=len(page) < _CHATS_PER_READ)
+        for chat_id in sorted(open_chats) if pages.present_only else ():  # those that are over meanwhile
+            self._note_membership(connections, chat_id, await self._committed.intervals(user_id, chat_id))
 
     def _note_membership(self, connections: Iterable[Connection], chat_id: str, intervals: tuple[Interval, ...]) -> None:
         seq = last_change(intervals)

@@ -1,6 +1,6 @@
 """What a session wants done: the effects that it returns and its shell runs."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -20,6 +20,10 @@ class Admit:
     sync_token: str
     ephemeral: bool = False
     """See `Hello.ephemeral`."""
+    held: Set[str] = frozenset()
+    """Chats of which the device says what it holds."""
+    at_head: bool = False
+    """All others begin with their next event."""
 
 
 @dataclass(frozen=True, slots=True)

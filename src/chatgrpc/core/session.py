@@ -170,7 +170,8 @@ class Session:
         self.connection_number = hello.connection_number
         self.ephemeral = hello.ephemeral
         name = hello.device_name.encode()[: self._limits.device_name_bytes_max].decode(errors="ignore")
-        return [Admit(token, hello.device_id, name, hello.sync_token, hello.ephemeral)]
+        held = self._positions.keys()
+        return [Admit(token, hello.device_id, name, hello.sync_token, hello.ephemeral, held, self._at_head)]
 
     def _dispatch(self, frame: session_pb2.ClientFrame, now_ms: int) -> Sequence[Effect]:
         request_id = frame.request_id

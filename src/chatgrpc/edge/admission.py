@@ -1,13 +1,15 @@
 """The admission of a device: whose token it is, whether the device may come in, and what its user's chats are."""
 
-from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from collections.abc import Awaitable, Callable, Set
+from typing import Protocol, TypeAlias
 
 from chatgrpc.core.clock import Now
 from chatgrpc.core.disconnect import Ended
 from chatgrpc.core.effects import Admission, Admit
 from chatgrpc.core.entries import Membership
 from chatgrpc.core.limits import Limits
+from chatgrpc.core.membership_pages import NAMED_CHATS_MAX, PAST_CHATS_MAX, MembershipPages
+from chatgrpc.core.visibility import is_member
 from chatgrpc.edge.revocations import Revocations, check, ending
 from chatgrpc.edge.watermarks import Watermarks
 from chatgrpc.ports.accounts import DeviceRevokedError, DeviceStore, TooManyDevicesError
@@ -22,6 +24,20 @@ _MEMBERSHIPS_PER_READ = 500
 
 Identified: TypeAlias = Callable[[Claims], Awaitable[None]]
 GaveWay: TypeAlias = Callable[[str, str], Awaitable[None]]
+
+
+class MembershipReader(Protocol):
+    """As much of `ports.chat_log.ChatReader` as is read of memberships here."""
+
+    async def readable_memberships(
+        self, user_id: str, after_chat_id: str, limit: int, *, present_only: bool = False
+    ) -> tuple[list[Membership], list[str]]:
+        """See there."""
+        ...
+
+    async def past_membership(self, user_id: str, chat_id: str) -> Membership | None:
+        """See there."""
+        ...
 
 
 class Admissions:
@@ -78,9 +94,9 @@ class Admissions:
             refusal = ending(claims, wanted.device_id, await self._revocations.now(claims.user_id))
             if refusal is not None:
                 return refusal
-            memberships, unknown = await readable_memberships(self._log, claims.user_id)
+            memberships, unknown = await readable_memberships(self._log, claims.user_id, wanted.held)
             await self._watermarks.save()  # so that what was acknowledged a moment ago is found
-            acked = {} if wanted.ephemeral else await self._cursors.of_device(claims.user_id, wanted.device_id)
+            acked = await self._acked(claims.user_id, wanted, {membership.chat_id for membership in memberships}.union(unknown))
             marks, sync_token = await self._watermarks.changed(claims.user_id, wanted.sync_token, now)
         except TokenRejectedError as rejected:
             return Ended(session_pb2.DISCONNECT_CODE_UNAUTHENTICATED, str(rejected), rejected.reason)
@@ -104,6 +120,12 @@ class Admissions:
             unknown=unknown,
         )
 
+    async def _acked(self, user_id: str, wanted: Admit, chat_ids: Set[str]) -> dict[str, int]:
+        """What the device has acknowledged, if there is a chat that begins there."""
+        if wanted.ephemeral or wanted.at_head or chat_ids <= wanted.held:
+            return {}
+        return await self._cursors.of_device(user_id, wanted.device_id)
+
     async def verify(self, token: str, device_id: str, now_ms: int) -> Claims | str:
         """Verifies a newer token of a device; returns what it says, or why it is not accepted."""
         try:
@@ -120,19 +142,34 @@ class Admissions:
 
 
 async def readable_memberships(
-    log: ChatReader, user_id: str, per_read: int = _MEMBERSHIPS_PER_READ
+    log: MembershipReader,
+    user_id: str,
+    held: Set[str],
+    per_read: int = _MEMBERSHIPS_PER_READ,
+    past_max: int = PAST_CHATS_MAX,
 ) -> tuple[list[Membership], list[str]]:
-    """The user's chats: those that can be read, and the ids of the others."""
+    """The user's chats: those that can be read, and the ids of the others.
+
+    Of chats that are over for the user, `past_max` and a page at most, and beyond it some of those that the device holds.
+    """
     memberships: list[Membership] = []
     unknown: list[str] = []
-    after_chat_id = ""
-    while True:
-        page, silent = await log.readable_memberships(user_id, after_chat_id, per_read)
+    pages = MembershipPages(past_max)
+    while not pages.is_done:
+        page, silent = await log.readable_memberships(user_id, pages.after_chat_id, per_read, present_only=pages.present_only)
         memberships += page
         unknown += silent
-        if len(page) + len(silent) < per_read:
-            return memberships, unknown
-        after_chat_id = max([membership.chat_id for membership in page[-1:]] + silent[-1:])
+        past = sum(not is_member(membership.intervals) for membership in page)
+        last_chat_id = max([membership.chat_id for membership in page[-1:]] + silent[-1:], default="")
+        pages.took(last_chat_id, past, is_last=len(page) + len(silent) < per_read)
+    if pages.present_only:
+        known = {membership.chat_id for membership in memberships}.union(unknown)
+        named = [chat_id for chat_id in held if chat_id not in known]
+        for chat_id in named[:NAMED_CHATS_MAX]:
+            membership = await log.past_membership(user_id, chat_id)
+            if membership is not None:
+                memberships.append(membership)
+    return memberships, unknown
 
 
 def _check_device(claims: Claims, device_id: str) -> None:

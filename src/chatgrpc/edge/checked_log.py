@@ -56,14 +56,18 @@ class CheckedLog:
             raise self._told(chat_id, error) from None
         return events
 
-    async def memberships(self, user_id: str, after_chat_id: str, limit: int) -> list[Membership]:
+    async def memberships(
+        self, user_id: str, after_chat_id: str, limit: int, *, present_only: bool = False
+    ) -> list[Membership]:
         """See the port; a membership that cannot be right has no interval, so it shows nothing."""
-        memberships = await self._log.memberships(user_id, after_chat_id, limit)
+        memberships = await self._log.memberships(user_id, after_chat_id, limit, present_only=present_only)
         return [found if self._is_sound(found) else replace(found, intervals=()) for found in memberships]
 
-    async def readable_memberships(self, user_id: str, after_chat_id: str, limit: int) -> tuple[list[Membership], list[str]]:
+    async def readable_memberships(
+        self, user_id: str, after_chat_id: str, limit: int, *, present_only: bool = False
+    ) -> tuple[list[Membership], list[str]]:
         """See the port; a membership that cannot be right is one that could not be read."""
-        memberships, unknown = await self._log.readable_memberships(user_id, after_chat_id, limit)
+        memberships, unknown = await self._log.readable_memberships(user_id, after_chat_id, limit, present_only=present_only)
         unsound = [found.chat_id for found in memberships if not self._is_sound(found)]
         if not unsound:
             return memberships, unknown
@@ -78,6 +82,11 @@ class CheckedLog:
         except (ChatDamagedError, DamageError) as error:
             raise self._told(chat_id, error) from None
         return membership
+
+    async def past_membership(self, user_id: str, chat_id: str) -> Membership | None:
+        """See the port; one that cannot be right is none."""
+        membership = await self._log.past_membership(user_id, chat_id)
+        return membership if membership is None or self._is_sound(membership) else None
 
     async def has_been_member(self, user_id: str, chat_id: str) -> bool:
         """See the port."""

@@ -42,11 +42,18 @@ class ChatReader(Protocol):
         """
         ...
 
-    async def memberships(self, user_id: str, after_chat_id: str, limit: int) -> list[Membership]:
-        """Lists a user's chats, present and past, by rising chat id, those above `after_chat_id` (empty = all)."""
+    async def memberships(
+        self, user_id: str, after_chat_id: str, limit: int, *, present_only: bool = False
+    ) -> list[Membership]:
+        """Lists a user's chats, present and past, by rising chat id, those above `after_chat_id` (empty = all).
+
+        With `present_only` those that the user is a member of now; what is past is not sent through then, however much it is.
+        """
         ...
 
-    async def readable_memberships(self, user_id: str, after_chat_id: str, limit: int) -> tuple[list[Membership], list[str]]:
+    async def readable_memberships(
+        self, user_id: str, after_chat_id: str, limit: int, *, present_only: bool = False
+    ) -> tuple[list[Membership], list[str]]:
         """The same for a device that comes: what can be read at once, and the ids of chats that are to be read later.
 
         Both together are the chats above `after_chat_id`; fewer than `limit` if there are no more.
@@ -58,6 +65,10 @@ class ChatReader(Protocol):
 
         For who never was a member it costs the same whether or not there is such a chat; so does `has_been_member`.
         """
+        ...
+
+    async def past_membership(self, user_id: str, chat_id: str) -> Membership | None:
+        """Reads one chat that the user was a member of, for a device that comes; None if they are one, or never were."""
         ...
 
     async def has_been_member(self, user_id: str, chat_id: str) -> bool:

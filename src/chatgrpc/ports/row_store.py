@@ -92,8 +92,13 @@ class CommittedLog(Protocol):
         """Reads the serialized `chatgrpc.v1.Chat` after the last acknowledged change, or a later one; empty for no chat."""
         ...
 
-    async def intervals_of_user(self, user_id: str, after_chat_id: str, limit: int) -> list[tuple[str, tuple[Interval, ...]]]:
-        """Lists a user's chats, present and past, by rising chat id, those above `after_chat_id` (empty = all)."""
+    async def intervals_of_user(
+        self, user_id: str, after_chat_id: str, limit: int, *, present_only: bool = False
+    ) -> list[tuple[str, tuple[Interval, ...]]]:
+        """Lists a user's chats, present and past, by rising chat id, those above `after_chat_id` (empty = all).
+
+        With `present_only` those that the user is a member of now; what is past is not sent through then, however much it is.
+        """
         ...
 
     async def intervals(self, user_id: str, chat_id: str) -> tuple[Interval, ...]:

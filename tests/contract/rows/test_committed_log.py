@@ -150,6 +150,22 @@ class TestChats:
         assert await rows.committed.intervals_of_user(user, chats[100], 150) == everything[101:]
         assert await rows.committed.intervals_of_user(user, chats[-1], 10) == []
 
+    async def test_those_of_now_are_listed_with_all_that_they_were(self, rows: Rows, chat: str, user: str) -> None:
+        chats = sorted(f"{chat}{n}" for n in range(230))
+        for number, chat_id in enumerate(chats):
+            await rows.write(views(chat_id, 1, view(b"", **{user: (1, 0)})))
+            if number % 2:
+                await rows.write(views(chat_id, 4, view(b"", **{user: (1, 4)})))
+            if number % 4 == 1:
+                await rows.write(views(chat_id, 6, view(b"", **{user: (6, 0)})))
+        once, again = (Interval(1, 0),), (Interval(1, 4), Interval(6, 0))
+        expected = [(chat_id, again if number % 2 else once) for number, chat_id in enumerate(chats) if number % 4 != 3]
+        of_user = rows.committed.intervals_of_user
+        assert await of_user(user, "", 1_000, present_only=True) == expected
+        assert await of_user(user, "", 101, present_only=True) == expected[:101]
+        assert await of_user(user, expected[1][0], 2, present_only=True) == expected[2:4]
+        assert await of_user(user, chats[-1], 10, present_only=True) == []
+
     async def test_of_a_stranger_are_none(self, rows: Rows, chat: str, user: str) -> None:
         assert await rows.committed.intervals_of_user(user, "", 10) == []
         assert await rows.committed.intervals(user, chat) == ()

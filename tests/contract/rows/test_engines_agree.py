@@ -55,6 +55,7 @@ async def everything(rows: Rows, chat_id: str, pages: list[tuple[int, int]]) -> 
         [(sorted(bucket.rows, key=_place), bucket.boundaries) for bucket in buckets],
         await rows.store.read_head(ReadHead(chat_id)),
         [await rows.committed.intervals_of_user(f"{user}{chat_id}", "", 10) for user in USERS],
+        [await rows.committed.intervals_of_user(f"{user}{chat_id}", "", 10, present_only=True) for user in USERS],
         [await rows.committed.read_after(chat_id, *page, 10, BYTES_MAX) for page in pages],
         await rows.committed.count_groups([f"{user}{chat_id}" for user in USERS]),
     ]

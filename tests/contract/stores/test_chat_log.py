@@ -260,6 +260,27 @@ class TestMemberships:
         assert await store.log.memberships("alice", chats[4], 10) == []
         assert await store.log.memberships("mallory", "", 10) == []
 
+    async def test_lists_only_present_ones_where_asked_to_with_all_that_they_were(self, store: Store) -> None:
+        chats = [f"g.{number:022}" for number in range(6)]
+        for chat_id in chats:
+            await store.log.append([entry(chat_id, 1, view=view(b"", alice=(1, 0), bob=(1, 0)))])
+        for chat_id in (chats[0], chats[2], chats[3]):
+            await store.log.append([entry(chat_id, 2, view=view(b"", alice=(1, 2)))])
+        await store.log.append([entry(chats[3], 3, view=view(b"", alice=(3, 0)))])
+        expected = [
+            Membership(chats[1], (Interval(1, 0),), 1),
+            Membership(chats[3], (Interval(1, 2), Interval(3, 0)), 3),
+            Membership(chats[4], (Interval(1, 0),), 1),
+            Membership(chats[5], (Interval(1, 0),), 1),
+        ]
+        assert await store.log.memberships("alice", "", 10, present_only=True) == expected
+        assert await store.log.readable_memberships("alice", "", 2, present_only=True) == (expected[:2], [])
+        assert await store.log.memberships("alice", chats[3], 1, present_only=True) == expected[2:3]
+        assert await store.log.memberships("mallory", "", 10, present_only=True) == []
+        past = [await store.log.past_membership("alice", chat_id) for chat_id in (*chats, CHAT)]
+        over = {chat_id: Membership(chat_id, (Interval(1, 2),), 2) for chat_id in (chats[0], chats[2])}
+        assert past == [over.get(chat_id) for chat_id in (*chats, CHAT)]
+
     async def test_who_came_back_has_several_intervals_and_counts_once_towards_the_limit(self, store: Store) -> None:
         await store.log.append(
             [
@@ -274,6 +295,7 @@ class TestMemberships:
         in_chat = Membership(CHAT, (Interval(1, 2), Interval(3, 12), Interval(20, 0)), 20)
         assert await store.log.memberships("bob", "", 2) == [Membership(OTHER, (Interval(1, 0),), 1), in_chat]
         assert await store.log.membership("bob", CHAT) == in_chat
+        assert await store.log.past_membership("bob", CHAT) is None
 
     async def test_one_is_what_the_list_says(self, store: Store) -> None:
         await store.log.append([entry(CHAT, 1, view=view(b"", alice=(1, 0))), entry(CHAT, 2)])

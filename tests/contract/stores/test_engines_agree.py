@@ -100,6 +100,7 @@ class Engines(RuleBasedStateMachine):
     @rule(user_id=users, after=st.sampled_from(["", *CHATS]), limit=st.integers(1, 4))
     def list_memberships(self, user_id: str, after: str, limit: int) -> None:
         self.both(lambda store: store.log.memberships(user_id, after, limit))
+        self.both(lambda store: store.log.memberships(user_id, after, limit, present_only=True))
 
     @rule(marks=st.lists(st.builds(Mark, chats, users, seqs, seqs, times), max_size=5))
     def save_marks(self, marks: list[Mark]) -> None:

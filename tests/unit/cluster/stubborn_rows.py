@@ -79,7 +79,9 @@ class StubbornRows(MemoryRowStore):
         await self._trip()
         return await super().chat_view(chat_id)
 
-    async def intervals_of_user(self, user_id: str, after_chat_id: str, limit: int) -> list[tuple[str, tuple[Interval, ...]]]:
+    async def intervals_of_user(
+        self, user_id: str, after_chat_id: str, limit: int, *, present_only: bool = False
+    ) -> list[tuple[str, tuple[Interval, ...]]]:
         self.users_read.append(user_id)
         self._listing += 1
         self.listing_most = max(self._listing, self.listing_most)
@@ -89,7 +91,7 @@ class StubbornRows(MemoryRowStore):
             self._listing -= 1
         if user_id in self.away_for:
             raise StoreUnavailableError("away")
-        return await super().intervals_of_user(user_id, after_chat_id, limit)
+        return await super().intervals_of_user(user_id, after_chat_id, limit, present_only=present_only)
 
     async def intervals(self, user_id: str, chat_id: str) -> tuple[Interval, ...]:
         await self._trip()

@@ -197,6 +197,22 @@ async def test_chats_that_come_between_the_two_reads_push_none_off_the_page() ->
         ]
 
 
+async def test_of_those_that_last_one_that_ends_between_the_two_reads_is_not_lost() -> None:
+    async with small_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        for chat_id in ("g.2", "g.4", "g.6"):
+            await node.send(group_creation(chat_id, "alice", "bob"))
+        await node.send(_removal("g.2", "bob"))
+        log = log_of(node, cluster)
+        _between_reads(log, lambda: _sent(node, _removal("g.6", "bob")))
+        assert await log.memberships("bob", "", ALL, present_only=True) == [
+            Membership("g.4", (Interval(1),), 1),
+            Membership("g.6", (Interval(1, 2),), 2),
+        ]
+        assert await log.past_membership("bob", "g.2") == Membership("g.2", (Interval(1, 2),), 2)
+        assert await log.past_membership("bob", "g.4") is None
+
+
 async def test_a_membership_that_is_not_there_at_the_second_read_is_left_out_and_the_page_stays_full() -> None:
     """It stood on one replica only: of an event that no owner has committed, nor perhaps ever will."""
     async with small_cluster(nodes=1) as cluster:
@@ -216,6 +232,10 @@ async def test_a_membership_that_is_not_there_at_the_second_read_is_left_out_and
         assert await log.memberships("alice", "", 3) == [
             Membership(chat_id, (Interval(1),), 1) for chat_id in ("g.2", "g.4", "g.6")
         ]
+
+
+async def _sent(node: SmallNode, write: Write) -> None:
+    await node.send(write)
 
 
 def _between_reads(log: ClusterHistory, work: Callable[[], Awaitable[None]]) -> None:

@@ -17,6 +17,7 @@ _GROWTH_MAX: Final = 8
 _HOLE_WAITS_S: Final = (0.02, 0.05, 0.1, 0.25, 0.5)
 """A row that must be there and is not, was stated before this read began and not seen by it: it is there a moment later."""
 _MEMBERS_PAGE_ROWS: Final = 200
+_CHATS_IN_QUERY: Final = 100
 
 
 class CassandraCommittedLog:
@@ -36,6 +37,13 @@ class CassandraCommittedLog:
             "SELECT chat_id, joined_seq, left_seq FROM {keyspace}.members WHERE user_id = ? AND chat_id > ?"
         )
         self._chats_of_user.fetch_size = _MEMBERS_PAGE_ROWS
+        # The store looks through what is past, and does not send it.
+        self._present_chats_of_user = client.prepare(
+            "SELECT chat_id FROM {keyspace}.members WHERE user_id = ? AND chat_id > ? AND left_seq = 0 LIMIT ? ALLOW FILTERING"
+        )
+        self._intervals_of_chats = client.prepare(
+            "SELECT chat_id, joined_seq, left_seq FROM {keyspace}.members WHERE user_id = ? AND chat_id IN ?"
+        )
         # Within the one partition of a user; a chat has at most one interval that is open.
         self._count_groups = client.prepare(
             "SELECT count(*) FROM {keyspace}.members "
@@ -71,8 +79,12 @@ class CassandraCommittedLog:
         rows = await self._client.read(self._chat.bind((chat_id,)))
         return (rows[0][0] or b"") if rows else b""
 
-    async def intervals_of_user(self, user_id: str, after_chat_id: str, limit: int) -> list[tuple[str, tuple[Interval, ...]]]:
+    async def intervals_of_user(
+        self, user_id: str, after_chat_id: str, limit: int, *, present_only: bool = False
+    ) -> list[tuple[str, tuple[Interval, ...]]]:
         """See the port."""
+        if present_only:
+            return await self._present_intervals_of_user(user_id, after_chat_id, limit)
         found: dict[str, list[Interval]] = {}
         async for page in self._client.pages(self._chats_of_user.bind((user_id, after_chat_id))):
             for chat_id, joined_seq, left_seq in page:
@@ -80,6 +92,19 @@ class CassandraCommittedLog:
             if len(found) > limit:  # so those before the last are complete
                 break
         return [(chat_id, tuple(intervals)) for chat_id, intervals in list(found.items())[:limit]]
+
+    async def _present_intervals_of_user(
+        self, user_id: str, after_chat_id: str, limit: int
+    ) -> list[tuple[str, tuple[Interval, ...]]]:
+        rows = await self._client.read(self._present_chats_of_user.bind((user_id, after_chat_id, limit)))
+        chat_ids = sorted({chat_id for (chat_id,) in rows})
+        found: dict[str, list[Interval]] = {chat_id: [] for chat_id in chat_ids}
+        for begin in range(0, len(chat_ids), _CHATS_IN_QUERY):
+            some = chat_ids[begin : begin + _CHATS_IN_QUERY]
+            async for page in self._client.pages(self._intervals_of_chats.bind((user_id, some))):
+                for chat_id, joined_seq, left_seq in page:
+                    found[chat_id].append(_interval(joined_seq, left_seq))
+        return [(chat_id, tuple(intervals)) for chat_id, intervals in found.items() if intervals]
 
     async def intervals(self, user_id: str, chat_id: str) -> tuple[Interval, ...]:
         """See the port."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from chatgrpc.adapters.memory.shelf import Shelf
 from chatgrpc.core.events import erased
 from chatgrpc.core.ids import is_group_chat_id
+from chatgrpc.core.visibility import is_member
 from chatgrpc.ports.chat_log import ChatView, Entry, Interval, Membership, StoredChat, StoredEvent
 from chatgrpc.ports.errors import StaleOwnerError
 
@@ -57,20 +58,30 @@ class MemoryChatLog:
         first, last = bisect_left(chat.seqs, down_to_seq), bisect_left(chat.seqs, before_seq)
         return chat.page(range(first, last)[::-1][:limit], bytes_max)[::-1]
 
-    async def memberships(self, user_id: str, after_chat_id: str, limit: int) -> list[Membership]:
+    async def memberships(
+        self, user_id: str, after_chat_id: str, limit: int, *, present_only: bool = False
+    ) -> list[Membership]:
         """See the port."""
         self._shelf.check_open()
-        chat_ids = sorted(chat_id for chat_id in self._memberships.get(user_id, {}) if chat_id > after_chat_id)
+        listed = self.chats_now(user_id) if present_only else self._memberships.get(user_id, {})
+        chat_ids = sorted(chat_id for chat_id in listed if chat_id > after_chat_id)
         return [self._membership(user_id, chat_id) for chat_id in chat_ids[:limit]]
 
-    async def readable_memberships(self, user_id: str, after_chat_id: str, limit: int) -> tuple[list[Membership], list[str]]:
+    async def readable_memberships(
+        self, user_id: str, after_chat_id: str, limit: int, *, present_only: bool = False
+    ) -> tuple[list[Membership], list[str]]:
         """See the port; it is all or none."""
-        return await self.memberships(user_id, after_chat_id, limit), []
+        return await self.memberships(user_id, after_chat_id, limit, present_only=present_only), []
 
     async def membership(self, user_id: str, chat_id: str) -> Membership | None:
         """See the port."""
         self._shelf.check_open()
         return self._membership(user_id, chat_id) if chat_id in self._memberships.get(user_id, {}) else None
+
+    async def past_membership(self, user_id: str, chat_id: str) -> Membership | None:
+        """See the port."""
+        membership = await self.membership(user_id, chat_id)
+        return None if membership is None or is_member(membership.intervals) else membership
 
     async def has_been_member(self, user_id: str, chat_id: str) -> bool:
         """See the port."""

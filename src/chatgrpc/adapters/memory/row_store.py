@@ -93,10 +93,17 @@ class MemoryRowStore:
         self._shelf.check_open()
         return self._chats.get(chat_id, _NO_CHAT).view[1]
 
-    async def intervals_of_user(self, user_id: str, after_chat_id: str, limit: int) -> list[tuple[str, tuple[Interval, ...]]]:
+    async def intervals_of_user(
+        self, user_id: str, after_chat_id: str, limit: int, *, present_only: bool = False
+    ) -> list[tuple[str, tuple[Interval, ...]]]:
         """See the port."""
         self._shelf.check_open()
-        chat_ids = sorted(chat_id for member_id, chat_id in self._members if member_id == user_id and chat_id > after_chat_id)
+        listed = (
+            self.chats_now(user_id)
+            if present_only
+            else [chat_id for member_id, chat_id in self._members if member_id == user_id]
+        )
+        chat_ids = sorted(chat_id for chat_id in listed if chat_id > after_chat_id)
         return [(chat_id, self._intervals(user_id, chat_id)) for chat_id in chat_ids[:limit]]
 
     async def intervals(self, user_id: str, chat_id: str) -> tuple[Interval, ...]:

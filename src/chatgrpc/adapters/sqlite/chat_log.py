@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from chatgrpc.adapters.sqlite.readers import Readers
 from chatgrpc.adapters.sqlite.writer import Writer
 from chatgrpc.core.events import erased
+from chatgrpc.core.visibility import is_member
 from chatgrpc.ports.chat_log import Entry, Interval, Membership, StoredChat, StoredEvent
 from chatgrpc.ports.errors import ChatDamagedError, StaleOwnerError
 
@@ -43,6 +44,14 @@ _COLUMNS_OF_MEMBERSHIP = """
 _MEMBERSHIPS = f"""
     SELECT {_COLUMNS_OF_MEMBERSHIP} FROM members WHERE user_id = :user_id AND chat_id > :after_chat_id
     GROUP BY chat_id ORDER BY chat_id LIMIT :limit"""  # noqa: S608
+
+_PRESENT_MEMBERSHIPS = f"""
+    SELECT {_COLUMNS_OF_MEMBERSHIP} FROM members
+    WHERE user_id = :user_id AND chat_id IN (
+        SELECT DISTINCT chat_id FROM members
+        WHERE user_id = :user_id AND left_seq = 0 AND chat_id > :after_chat_id ORDER BY chat_id LIMIT :limit
+    )
+    GROUP BY chat_id ORDER BY chat_id"""  # noqa: S608
 
 _MEMBERSHIP = f"""
     SELECT {_COLUMNS_OF_MEMBERSHIP} FROM members WHERE user_id = :user_id AND chat_id = :chat_id
@@ -132,20 +141,30 @@ class SqliteChatLog:
         }
         return await self._readers.read(lambda db: _page(db.execute(_READ_BEFORE, bounds), bytes_max)[::-1])
 
-    async def memberships(self, user_id: str, after_chat_id: str, limit: int) -> list[Membership]:
+    async def memberships(
+        self, user_id: str, after_chat_id: str, limit: int, *, present_only: bool = False
+    ) -> list[Membership]:
         """See the port."""
         which = {"user_id": user_id, "after_chat_id": after_chat_id, "limit": limit}
-        return await self._readers.read(lambda db: _memberships(db.execute(_MEMBERSHIPS, which)))
+        statement = _PRESENT_MEMBERSHIPS if present_only else _MEMBERSHIPS
+        return await self._readers.read(lambda db: _memberships(db.execute(statement, which)))
 
-    async def readable_memberships(self, user_id: str, after_chat_id: str, limit: int) -> tuple[list[Membership], list[str]]:
+    async def readable_memberships(
+        self, user_id: str, after_chat_id: str, limit: int, *, present_only: bool = False
+    ) -> tuple[list[Membership], list[str]]:
         """See the port; it is all or none."""
-        return await self.memberships(user_id, after_chat_id, limit), []
+        return await self.memberships(user_id, after_chat_id, limit, present_only=present_only), []
 
     async def membership(self, user_id: str, chat_id: str) -> Membership | None:
         """See the port."""
         which = {"user_id": user_id, "chat_id": chat_id}
         found = await self._readers.read(lambda db: _memberships(db.execute(_MEMBERSHIP, which)))
         return found[0] if found else None
+
+    async def past_membership(self, user_id: str, chat_id: str) -> Membership | None:
+        """See the port."""
+        membership = await self.membership(user_id, chat_id)
+        return None if membership is None or is_member(membership.intervals) else membership
 
     async def has_been_member(self, user_id: str, chat_id: str) -> bool:
         """See the port."""

@@ -11,7 +11,6 @@ from chatgrpc.ports.errors import ChatDamagedError
 from chatgrpc.v1 import chat_pb2, chat_service_pb2
 
 _SUMMARIES_AT_ONCE = 10
-_READS_PER_PAGE_MAX = 20
 
 
 async def summary_of(backend: Backend, user_id: str, chat_id: str) -> chat_service_pb2.ChatSummary:
@@ -34,13 +33,12 @@ async def page_of_summaries(
     """Reads summaries of the chats that the user is a member of, by rising chat id, those above `after_chat_id`.
 
     Returns them and the chat id after which the next page begins; empty = this is the last one. A page may be short of
-    `page_size`, even empty, before the last: it ends early past `limits.page_bytes_max`, and one call looks at a bounded number
-    of chats that the user has left. A damaged chat is left out.
+    `page_size` before the last: it ends early past `limits.page_bytes_max`, and a damaged chat is left out.
 
     Raises:
         StoreError: the log cannot be read.
     """
-    present, next_after = await _present_memberships(backend, user_id, after_chat_id, page_size)
+    present = await backend.log.memberships(user_id, after_chat_id, page_size + 1, present_only=True)
     summaries: list[chat_service_pb2.ChatSummary] = []
     taken = size_bytes = 0
     while taken < min(page_size, len(present)) and size_bytes <= backend.limits.page_bytes_max:
@@ -50,28 +48,13 @@ async def page_of_summaries(
                 summaries.append(summary)
                 size_bytes += summary.ByteSize()
         taken += len(some)
-    return summaries, present[taken - 1].chat_id if taken < len(present) else next_after
-
-
-async def _present_memberships(
-    backend: Backend, user_id: str, after_chat_id: str, page_size: int
-) -> tuple[list[Membership], str]:
-    """Finds more than `page_size` present memberships, or all there are; returns how far it looked, empty = to the end."""
-    rows_wanted = page_size + 1
-    present: list[Membership] = []
-    for _ in range(_READS_PER_PAGE_MAX):
-        rows = await backend.log.memberships(user_id, after_chat_id, rows_wanted)
-        present += [membership for membership in rows if is_member(membership.intervals)]
-        if len(rows) < rows_wanted:
-            return present, ""
-        after_chat_id = rows[-1].chat_id
-        if len(present) > page_size:
-            break
-    return present, after_chat_id
+    return summaries, present[taken - 1].chat_id if taken < len(present) else ""
 
 
 async def _summarize_if_sound(backend: Backend, user_id: str, membership: Membership) -> chat_service_pb2.ChatSummary | None:
-    """None also for a damaged chat, which must not hide the others."""
+    """None also for what is damaged, which must not hide the others."""
+    if not is_member(membership.intervals):
+        return None
     try:
         return await _summarize(backend, user_id, membership)
     except ChatDamagedError:
