@@ -37,7 +37,9 @@ class _Memberships(MemoryRowStore):
         self.users_read = 0
         self._chats_each = chats
 
-    async def intervals_of_user(self, user_id: str, after_chat_id: str, limit: int) -> list[tuple[str, tuple[Interval, ...]]]:
+    async def intervals_of_user(
+        self, user_id: str, after_chat_id: str, limit: int, *, present_only: bool = False
+    ) -> list[tuple[str, tuple[Interval, ...]]]:
         self.users_read += 1
         await asyncio.sleep(0)
         return [(chat_id, (Interval(1),)) for chat_id in islice(_chat_ids(int(user_id), self._chats_each), limit)]
