@@ -168,13 +168,12 @@ async def test_a_page_of_chats_ends_early_past_its_size_in_bytes(
     assert [chat.chat.chat_id for page in pages for chat in page] == sorted(made)
 
 
-async def test_list_chats_looks_at_a_bounded_number_of_chats_that_were_left(alice: Caller, bob: Caller) -> None:
+async def test_list_chats_passes_over_chats_that_were_left(alice: Caller, bob: Caller) -> None:
     left = [await alice.create_group("bob") for _ in range(60)]
     await asyncio.gather(*(bob.chats.LeaveGroup(LeaveGroupRequest(chat_id=chat_id)) for chat_id in left))
     kept = await bob.create_group()
     pages = await _pages(bob, 1)
-    assert len(pages) == 2
-    assert [chat.chat.chat_id for page in pages for chat in page] == [kept]
+    assert [[chat.chat.chat_id for chat in page] for page in pages] == [[kept]]
 
 
 @pytest.mark.parametrize(
