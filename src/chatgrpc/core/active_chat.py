@@ -62,11 +62,11 @@ class Pending:
     changes_members: bool
     erases_seq: int
     """The event that it erases; 0 = none."""
-    tickets: list[tuple[Ticket, bool]]
-    """Who waits for it; with True for those who sent it again."""
+    tickets: list[tuple[Ticket, Write, bool]]
+    """Who waits for it, and what they sent; with True for those who sent it again."""
     held_bytes: int = 0
     """Of the write, which count until it is committed."""
-    refusals: list[tuple[Ticket, chat_pb2.Error]] = field(default_factory=list)
+    refusals: list[tuple[Ticket, Write, chat_pb2.Error]] = field(default_factory=list)
     """Writes that were refused after it, by a state that counts only once it is committed."""
 
 

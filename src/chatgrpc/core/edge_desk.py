@@ -180,9 +180,7 @@ class EdgeDesk:
         """Takes a message of an owner."""
         match message:
             case Forwarded():
-                answered = self._lanes.answered(message, now_ms)
-                if answered is not None:
-                    self._answers.append(answered)
+                self._answers += self._lanes.answered(message, now_ms)
             case Deliver(chat_id=chat_id, seq=seq):
                 self._hear_of(sender_id, chat_id, message.after_seq)
                 self._note_pushed(sender_id, chat_id, seq)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 from chatgrpc.core.active_chat import Ticket
-from chatgrpc.core.refusal import owner_silent
+from chatgrpc.core.refusal import after_failed_send, is_retryable, owner_silent
 from chatgrpc.core.write import Write
 from chatgrpc.v1 import chat_pb2
 
@@ -111,20 +111,28 @@ class EdgeLanes:
         for lane in [lane for lane in self._silent if concerns(lane.chat_id)]:
             self._resend(lane, now_ms)
 
-    def answered(self, forwarded: Forwarded, now_ms: int) -> tuple[Ticket, Write, Outcome] | None:
-        """An outcome came; None if it is known already, or nobody waits for it any more."""
-        lane = forwarded.lane
+    def answered(self, forwarded: Forwarded, now_ms: int) -> list[tuple[Ticket, Write, Outcome]]:
+        """An outcome came; nothing if it is known already, or nobody waits for it any more.
+
+        Where it says that the write is to come again, those behind it are to come again too: sent to another owner from now on,
+        they would overtake it.
+        """
+        lane, number, outcome = forwarded.lane, forwarded.number, forwarded.outcome
         outgoing = self._lanes.get(lane)
-        if outgoing is None or forwarded.number not in outgoing.waiting:
-            return None
-        ticket, write = outgoing.waiting.pop(forwarded.number)
-        del self._opened_at_ms[lane, forwarded.number]
+        if outgoing is None or number not in outgoing.waiting:
+            return []
+        answers = [(*self._settle(lane, outgoing, number), outcome)]
+        if isinstance(outcome, chat_pb2.Error) and is_retryable(outcome):
+            behind = [later for later in outgoing.waiting if later > number]
+            answers += [(*self._settle(lane, outgoing, later), after_failed_send()) for later in behind]
+            if behind and lane in self._forwards:
+                self._forwards[lane] = [forward for forward in self._forwards[lane] if forward.number < number]
         if outgoing.waiting:
             self._silent[lane] = now_ms + self._resend_after_ms
             self._silent.move_to_end(lane)
         else:
             self._forget(lane)
-        return ticket, write, forwarded.outcome
+        return answers
 
     def give_up(self, now_ms: int) -> list[tuple[Ticket, Write, Outcome]]:
         """Lanes whose oldest write has waited too long: all their writes fail, oldest first, so that none overtakes another."""
@@ -140,6 +148,10 @@ class EdgeLanes:
         """The stream is gone; the device sends again what it has no answer for."""
         for lane in list(self._of_session.get(session_id, ())):
             self._forget(lane)
+
+    def _settle(self, lane: Lane, outgoing: _Outgoing, number: int) -> tuple[Ticket, Write]:
+        del self._opened_at_ms[lane, number]
+        return outgoing.waiting.pop(number)
 
     def _forget(self, lane: Lane) -> dict[int, tuple[Ticket, Write]]:
         """Drops a lane; returns what waited in it."""

@@ -55,6 +55,15 @@ def owner_silent() -> chat_pb2.Error:
     )
 
 
+def after_failed_send() -> chat_pb2.Error:
+    """The answer to a send that must not overtake an earlier one of its stream, which failed and is to come again."""
+    return chat_pb2.Error(
+        code=chat_pb2.ERROR_CODE_AFTER_FAILED_SEND,
+        message="An earlier send to this chat failed; send that one again first.",
+        retry_after_ms=100,
+    )
+
+
 def page_unavailable() -> chat_pb2.Error:
     """The answer to a request for history that could not be read; it changes nothing, so it may be asked for again."""
     return chat_pb2.Error(

@@ -2,7 +2,18 @@
 
 A send that failed, and may succeed if it comes again, holds up all later ones to its chat until it comes again. They are to
 come again too, and then hold up each other: their places are kept until they have their outcome.
+
+`SendOrder` sees to it where sends come in. Some are under way by then, and the chat's owner must not commit those either:
+`FailedSends` is the same rule there.
 """
+
+from collections import OrderedDict
+
+from chatgrpc.core.refusal import is_retryable
+from chatgrpc.core.write import Write
+from chatgrpc.v1 import chat_pb2
+
+_FAILED_MAX = 10_000
 
 
 class _Chat:
@@ -58,6 +69,36 @@ class SendOrder:
         chat.failed -= not under_way
         if not chat.under_way:
             del self._chats[chat_id]
+
+
+class FailedSends:
+    """Of each stream and chat the first send that failed and has not come again; the longest unchanged are forgotten."""
+
+    def __init__(self) -> None:
+        self._first: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._first)
+
+    def hold_up(self, write: Write) -> bool:
+        """Whether an earlier send of the stream must come again first. If this is that one, it no longer holds up any."""
+        lane = write.stream_id, write.chat_id
+        first = self._first.get(lane)
+        if first == write.client_message_id:
+            del self._first[lane]
+            return False
+        return first is not None
+
+    def refused(self, write: Write, error: chat_pb2.Error) -> None:
+        """Notes that a send, or one that it holds up, was refused: for good, or to come again."""
+        lane = write.stream_id, write.chat_id
+        if is_retryable(error):
+            if write.stream_id:
+                self._first.setdefault(lane, write.client_message_id)
+                if len(self._first) > _FAILED_MAX:
+                    self._first.popitem(last=False)
+        elif self._first.get(lane) == write.client_message_id:
+            del self._first[lane]
 
 
 def _up_to(chat: _Chat, client_message_id: bytes) -> list[bool]:

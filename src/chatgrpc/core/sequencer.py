@@ -24,7 +24,7 @@ from chatgrpc.core.fold import CHANGES_CHAT
 from chatgrpc.core.ids import RandomBits, direct_chat_id, message_id, self_chat_id
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.rates import Deed, Rates
-from chatgrpc.core.refusal import RefusedError, chat_damaged, overloaded, store_silent
+from chatgrpc.core.refusal import RefusedError, after_failed_send, chat_damaged, is_retryable, overloaded, store_silent
 from chatgrpc.core.rules import (
     MESSAGES,
     Circumstances,
@@ -38,6 +38,7 @@ from chatgrpc.core.rules import (
     nothing_to_change,
     target_seq,
 )
+from chatgrpc.core.send_order import FailedSends
 from chatgrpc.core.shape import check_shape
 from chatgrpc.core.visibility import Interval
 from chatgrpc.core.write import Write
@@ -120,6 +121,7 @@ class Sequencer:
         self._rates = rates or Rates(limits)
         self._budget = budget or Budget(limits)
         self._door = Door()
+        self._failed_sends = FailedSends()
         self._limits = limits
         self._random_bits = random_bits
         self._chats: dict[str, ActiveChat] = {}
@@ -139,14 +141,14 @@ class Sequencer:
         try:
             size_bytes = check_shape(write.content, self._limits, unknown_checked=write.unknown_checked)
         except RefusedError as refused:
-            self._answers.append(Answer(ticket, refused.error))
+            self._fail(ticket, write, refused.error)
             return
         chat = self._chats.get(write.chat_id)
         at_door = self._door.waiting(write.sender_user_id, write.chat_id) if self._door.held_bytes else 0
         if not at_door and ((chat is not None and write.sender_user_id in chat.members) or self._is_let_in(chat, write)):
             self._enter(ticket, write, size_bytes, 0, now)
         elif at_door >= self._limits.writes_waiting_per_chat_max or not self._budget.take(size_bytes):
-            self._answers.append(Answer(ticket, overloaded()))
+            self._fail(ticket, write, overloaded())
         else:
             self._door.hold(ticket, write)
 
@@ -154,7 +156,7 @@ class Sequencer:
         """Hands over what `take_intervals` asked for; nothing for a user who never was a member."""
         if not intervals:
             for ticket, write in self._let_go(self._door.turn_away, read):
-                self._answers.append(Answer(ticket, _no_such_chat(write).error))
+                self._fail(ticket, write, _no_such_chat(write).error)
             return
         for ticket, write in self._let_go(self._door.release, read):
             self._enter(ticket, write, write.content.ByteSize(), left_seq_of(intervals), now)
@@ -166,8 +168,8 @@ class Sequencer:
         """
         if error is not None:
             self._found.append(damage_of(read.chat_id, error))
-        for ticket, _ in self._let_go(self._door.release, read):
-            self._answers.append(Answer(ticket, store_silent() if error is None else chat_damaged()))
+        for ticket, write in self._let_go(self._door.release, read):
+            self._fail(ticket, write, store_silent() if error is None else chat_damaged())
 
     def _let_go(
         self, release: Callable[[ReadIntervals], list[tuple[Ticket, Write]]], read: ReadIntervals
@@ -189,7 +191,7 @@ class Sequencer:
     def _enter(self, ticket: Ticket, write: Write, size_bytes: int, left_seq: int, now: Now) -> None:
         """Puts a write into its chat's queue; `left_seq`: where its sender left, for a former member."""
         if write.chat_id in self._damaged:
-            self._answers.append(Answer(ticket, chat_damaged()))
+            self._fail(ticket, write, chat_damaged())
             return
         chat = self._activate(write.chat_id)
         chat.was_written_to = True
@@ -199,7 +201,7 @@ class Sequencer:
             or (chat.held_bytes and chat.held_bytes + size_bytes > self._limits.writes_waiting_bytes_per_chat_max)
             or not self._budget.take(size_bytes)
         ):
-            self._answers.append(Answer(ticket, overloaded()))
+            self._fail(ticket, write, overloaded())
             return
         chat.held_bytes += size_bytes
         chat.waiting.append((ticket, write, size_bytes, left_seq))
@@ -257,7 +259,7 @@ class Sequencer:
         self._advance(chat, now)
 
     def look_up_failed(self, lookup: Lookup, error: BaseException | None, now: Now) -> None:
-        """What a lookup asked for could not be read: its write fails, retryably, and those behind it have their turn.
+        """What a lookup asked for could not be read: its write fails, retryably, and those of others have their turn.
 
         `error` says why not, if that is the chat's own fault; None = the store does not answer.
         """
@@ -266,9 +268,9 @@ class Sequencer:
             return  # given up meanwhile; its writes have their answers
         if error is not None:
             self._found.append(damage_of(chat.chat_id, error))
-        ticket, _, size_bytes, _ = chat.waiting.popleft()
+        ticket, write, size_bytes, _ = chat.waiting.popleft()
         self._release(chat, size_bytes)
-        self._answers.append(Answer(ticket, store_silent() if error is None else chat_damaged()))
+        self._fail(ticket, write, store_silent() if error is None else chat_damaged())
         chat.looked_up = None
         self._advance(chat, now)
 
@@ -294,9 +296,9 @@ class Sequencer:
         """
         if self._chats.get(chat.chat_id) is not chat:
             return  # forgotten meanwhile; its writes have their answers
-        for ticket, _, size_bytes, _ in chat.waiting:
+        for ticket, write, size_bytes, _ in chat.waiting:
             self._release(chat, size_bytes)
-            self._answers.append(Answer(ticket, store_silent()))
+            self._fail(ticket, write, store_silent())
         chat.waiting.clear()
         if chat.chat is None:
             self._remove(chat)
@@ -312,9 +314,9 @@ class Sequencer:
                 self._admitted.append(chat)
             if chat.in_flight.pop(meta.seq, None) is not None:  # else it was given up, and who waited has an answer
                 self._release(chat, pending.held_bytes)
-                for ticket, again in pending.tickets:
+                for ticket, _, again in pending.tickets:
                     self._answers.append(Answer(ticket, _result(chat.chat_id, meta, again)))
-                self._answers += [Answer(ticket, error) for ticket, error in pending.refusals]
+                self._answers += [Answer(ticket, error) for ticket, _, error in pending.refusals]
             chunk = event_chunk(pending.event)
             deliveries.append(
                 Delivery(chat.chat_id, meta.seq, chunk, pending.recipients, pending.left_user_id, pending.changes_members)
@@ -431,9 +433,10 @@ class Sequencer:
             ticket, write, size_bytes, left_seq = chat.waiting[0]
             head_seq = chat.head_seq
             try:
-                earlier = self._earlier_try(chat, write)
-                if earlier is not None:
-                    self._answer_again(chat, ticket, earlier)
+                if self._failed_sends and self._failed_sends.hold_up(write):
+                    self._refuse(chat, ticket, write, after_failed_send())
+                elif (earlier := self._earlier_try(chat, write)) is not None:
+                    self._answer_again(chat, ticket, write, earlier)
                 elif chat.await_admission(write.sender_user_id) and not is_their_own(write):
                     return  # no list of memberships would let them in again to ask what became of it (core.door)
                 else:
@@ -445,12 +448,12 @@ class Sequencer:
                     self._decide(chat, ticket, write, arm, now).held_bytes = size_bytes
                     size_bytes = 0  # they are held until it is committed
             except RefusedError as refused:
-                self._refuse(chat, ticket, refused.error)
+                self._refuse(chat, ticket, write, refused.error)
             except Exception as defect:
                 if chat.head_seq != head_seq:
                     raise  # it has its seq: the chat in memory is not what it was, nor what it should be
                 self._found.append(damage_of(chat.chat_id, defect))
-                self._refuse(chat, ticket, _not_taken())
+                self._refuse(chat, ticket, write, _not_taken())
             chat.waiting.popleft()
             chat.looked_up = None
             if size_bytes:
@@ -458,13 +461,19 @@ class Sequencer:
         if chat.chat is None:
             self._remove(chat)  # a name that nobody made a chat of must not take a place
 
-    def _refuse(self, chat: ActiveChat, ticket: Ticket, error: chat_pb2.Error) -> None:
+    def _fail(self, ticket: Ticket, write: Write, error: chat_pb2.Error) -> None:
+        self._failed_sends.refused(write, error)
+        self._answers.append(Answer(ticket, error))
+
+    def _refuse(self, chat: ActiveChat, ticket: Ticket, write: Write, error: chat_pb2.Error) -> None:
         """Answers at once, or once the events on their way are committed: the refusal may rest on them."""
         if not chat.in_flight:
-            self._answers.append(Answer(ticket, error))
+            self._fail(ticket, write, error)
             return
+        if is_retryable(error):
+            self._failed_sends.refused(write, error)  # from here on, though the answer comes later
         last = next(reversed(chat.in_flight.values()))
-        last.refusals.append((ticket, error))
+        last.refusals.append((ticket, write, error))
 
     def _needs(self, chat: ActiveChat, write: Write, arm: str, left_seq: int) -> Lookup | None:
         """What must be read before the write can be decided, if anything."""
@@ -517,7 +526,7 @@ class Sequencer:
         self._check_group_counts(chat, write)
         if arm == "chat_created" and chat.chat is None:
             self._count(write, {Deed.CREATE: 1, Deed.ADD: len(write.content.chat_created.members) - 1}, now)
-            return self._stage(chat, [(ticket, False)], write, write.content, now)
+            return self._stage(chat, [(ticket, write, False)], write, write.content, now)
         if chat.chat is None:
             self._open(chat, write, arm, now)
         if chat.chat is None:
@@ -536,7 +545,7 @@ class Sequencer:
             raise nothing_to_change("The message has this text already.")
         if deeds := _deeds(write, content):
             self._count(write, deeds, now)
-        return self._stage(chat, [(ticket, False)], write, content, now)
+        return self._stage(chat, [(ticket, write, False)], write, content, now)
 
     def _earlier_try(self, chat: ActiveChat, write: Write) -> EventMeta | None:
         earlier = chat.find(write.sender_user_id, write.client_message_id)
@@ -546,10 +555,10 @@ class Sequencer:
                     return meta
         return earlier
 
-    def _answer_again(self, chat: ActiveChat, ticket: Ticket, earlier: EventMeta) -> None:
+    def _answer_again(self, chat: ActiveChat, ticket: Ticket, write: Write, earlier: EventMeta) -> None:
         on_its_way = chat.in_flight.get(earlier.seq)
         if on_its_way is not None:
-            on_its_way.tickets.append((ticket, True))
+            on_its_way.tickets.append((ticket, write, True))
             return
         self._answers.append(Answer(ticket, _result(chat.chat_id, earlier, again=True)))
 
@@ -619,7 +628,7 @@ class Sequencer:
         self._stage(chat, [], opening, opening.content, now)
 
     def _stage(
-        self, chat: ActiveChat, tickets: list[tuple[Ticket, bool]], write: Write, content: content_pb2.Content, now: Now
+        self, chat: ActiveChat, tickets: list[tuple[Ticket, Write, bool]], write: Write, content: content_pb2.Content, now: Now
     ) -> Pending:
         """Gives the write the next seq and puts it into the next group."""
         seq = chat.head_seq + 1
@@ -682,8 +691,10 @@ class Sequencer:
         self._pending = [pair for pair, keep in zip(self._pending, kept, strict=True) if keep]
         self._budget.give(chat.held_bytes)
         for pending in chat.in_flight.values():
-            self._answers += [Answer(ticket, error) for ticket, _ in (*pending.tickets, *pending.refusals)]
-        self._answers += [Answer(ticket, error) for ticket, *_ in chat.waiting]
+            for ticket, write, _ in (*pending.tickets, *pending.refusals):
+                self._fail(ticket, write, error)
+        for ticket, write, *_ in chat.waiting:
+            self._fail(ticket, write, error)
         chat.in_flight.clear()
         chat.waiting.clear()
         chat.held_bytes = 0

@@ -34,7 +34,7 @@ from chatgrpc.core.event_feed import EventFeed, FeedRead, Start
 from chatgrpc.core.events import frame_chunk, history_chunk, sent_chunk
 from chatgrpc.core.ids import CLIENT_MESSAGE_ID_BYTES, direct_chat_id, is_chat_id, is_device_id, is_user_id
 from chatgrpc.core.limits import Limits
-from chatgrpc.core.refusal import is_retryable
+from chatgrpc.core.refusal import after_failed_send, is_retryable
 from chatgrpc.core.rules import MESSAGES
 from chatgrpc.core.send_order import SendOrder
 from chatgrpc.core.write import Write
@@ -237,18 +237,15 @@ class Session:
         if self._send_order.count >= self._limits.sends_in_order_max:
             return self.end(Ended(session_pb2.DISCONNECT_CODE_OVERLOADED, "Too many sends failed and have not come again."))
         if not self._send_order.admit(chat_id, client_message_id):
-            return self._refuse(
-                request_id,
-                chat_pb2.ERROR_CODE_AFTER_FAILED_SEND,
-                "An earlier send to this chat failed; send that one again first.",
-                100,
-            )
+            self._answer(request_id, session_pb2.ServerFrame(error=after_failed_send()))
+            return NOTHING
         if self._requests_in_flight >= self._limits.requests_in_flight_max:
             self._send_order.fail(chat_id, client_message_id)
             return self._too_many(request_id, self._limits.requests_in_flight_max)
         self._requests_in_flight += 1
         self._typing_at_ms.pop(chat_id, None)  # what is typed after the message is news again
         write = Write(chat_id, self.user_id, content, client_message_id, key.seen_seq, self.device_id, peer_user_id)
+        write.stream_id = self.session_id
         return [Submit(request_id, write)]
 
     def answered(self, request_id: int, write: Write, outcome: chat_pb2.SendResult | chat_pb2.Error) -> None:

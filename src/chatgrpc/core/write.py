@@ -31,5 +31,7 @@ class Write:
     answers_request: bool = False
     """With content `members_added`: only if the user waits to be let in. The owner judges it, after earlier tries were looked
     for, so that a repetition gets its first result whatever has happened since."""
+    stream_id: str = field(default="", compare=False)
+    """The stream that it came on; empty for a call of its own. What comes on one keeps its order within the chat (M7)."""
     unknown_checked: bool = field(default=False, compare=False)
     """An edge has found `check_unknown_fields` to hold of the content; this field alone is set later."""

@@ -338,6 +338,7 @@ def _take_forward(body: relay_pb2.Forward) -> Forward:
         body.peer_user_id,
         body.join_token,
         body.answers_request,
+        body.session_id if body.sender_device_id else "",
     )
     return Forward(Lane(body.edge_id, body.session_id, chat_id), body.number, body.base, write)
 

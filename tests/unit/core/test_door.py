@@ -170,6 +170,27 @@ def test_writes_of_one_sender_wait_at_the_door_in_their_order() -> None:
     assert [owner.seq(number) for number in (100, 101, 102)] == [41, 42, 43]
 
 
+def test_a_read_that_began_before_a_write_came_says_nothing_to_it() -> None:
+    """Its sender may have been let in since, and been told so."""
+    owner = Owner()
+    owner.submit("create", group("alice"))
+    read = ReadIntervals("bob", GROUP)
+    owner.shard.submit("too early", text(GROUP, "bob", 100, seen_seq=0), NOW)
+    assert owner.requests() == [read]
+    found = owner.rows.intervals("bob", GROUP)
+    added = content_pb2.Content(members_added=content_pb2.MembersAddedContent(user_ids=["bob"]))
+    owner.submit("add", change(added, 9))
+    assert owner.seq("add") == 2
+    for number in (101, 102):
+        owner.shard.submit(number, text(GROUP, "bob", number, seen_seq=2), NOW)
+    owner.shard.intervals_read(read, found, NOW)
+    assert owner.requests() == [read], "once more, for both"
+    owner.shard.intervals_read(read, owner.rows.intervals("bob", GROUP), NOW)
+    owner.submit(103, text(GROUP, "bob", 103, seen_seq=2))
+    assert owner.code("too early") == chat_pb2.ERROR_CODE_NOT_A_MEMBER
+    assert [owner.seq(number) for number in (101, 102, 103)] == [3, 4, 5]
+
+
 def test_their_own_chats_are_open_to_everybody() -> None:
     owner = Owner()
     owner.submit("first", text(DIRECT, "alice", 1, peer="bob"))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatgrpc.core.lanes import EdgeLanes, Forward, Forwarded, HeadBook, Lane, OwnerLanes
-from chatgrpc.core.refusal import owner_silent
+from chatgrpc.core.refusal import owner_silent, store_silent
 from chatgrpc.core.write import Write
 from chatgrpc.v1 import chat_pb2, content_pb2
 
@@ -83,16 +83,40 @@ def test_a_new_owner_gets_what_waits_in_its_chats_and_nothing_of_others() -> Non
 
 def test_an_outcome_is_given_once_with_its_ticket() -> None:
     lanes = edge("a", "b")
-    answered = lanes.answered(Forwarded(LANE, 2, outcome(6)), 0)
-    assert answered is not None
-    ticket, of_write, got = answered
+    [(ticket, of_write, got)] = lanes.answered(Forwarded(LANE, 2, outcome(6)), 0)
     assert (ticket, of_write.client_message_id, got) == ("b", b"b".ljust(16), outcome(6))
-    assert lanes.answered(Forwarded(LANE, 2, outcome(6)), 0) is None, "a repetition"
-    assert lanes.answered(Forwarded(LANE, 3, outcome(7)), 0) is None, "nobody asked"
-    assert lanes.answered(Forwarded(OTHER, 1, outcome(7)), 0) is None, "nor there"
+    assert lanes.answered(Forwarded(LANE, 2, outcome(6)), 0) == [], "a repetition"
+    assert lanes.answered(Forwarded(LANE, 3, outcome(7)), 0) == [], "nobody asked"
+    assert lanes.answered(Forwarded(OTHER, 1, outcome(7)), 0) == [], "nor there"
     assert not lanes.is_idle
     lanes.answered(Forwarded(LANE, 1, outcome(5)), 0)
     assert lanes.is_idle
+
+
+def test_what_stands_behind_a_write_that_is_to_come_again_is_to_come_again_too() -> None:
+    """The chat may have another owner by now, who would take it without the one before it."""
+    lanes = edge("a", "b", "c", "d")
+    lanes.take_forwards(0)
+    lanes.resend(lambda chat_id: True, 10)
+    answers = lanes.answered(Forwarded(LANE, 2, store_silent()), 10)
+    assert [(ticket, got.code) for ticket, _, got in answers if isinstance(got, chat_pb2.Error)] == [
+        ("b", chat_pb2.ERROR_CODE_UNAVAILABLE),
+        ("c", chat_pb2.ERROR_CODE_AFTER_FAILED_SEND),
+        ("d", chat_pb2.ERROR_CODE_AFTER_FAILED_SEND),
+    ]
+    assert [forward.number for forward in lanes.take_forwards(10)] == [1]
+    lanes.submit(LANE, "b again", write("b"), 11)
+    assert [(forward.number, forward.base) for forward in lanes.take_forwards(11)] == [(5, 1)]
+    lanes.answered(Forwarded(LANE, 1, outcome(5)), 12)
+    lanes.answered(Forwarded(LANE, 5, outcome(6)), 12)
+    assert lanes.is_idle
+
+
+def test_what_stands_behind_a_write_that_is_refused_for_good_goes_on() -> None:
+    lanes = edge("a", "b")
+    refusal = chat_pb2.Error(code=chat_pb2.ERROR_CODE_NOT_A_MEMBER)
+    assert [ticket for ticket, _, _ in lanes.answered(Forwarded(LANE, 1, refusal), 0)] == ["a"]
+    assert [ticket for ticket, _, _ in lanes.answered(Forwarded(LANE, 2, outcome(5)), 0)] == ["b"]
 
 
 def test_a_lane_that_waits_too_long_fails_as_a_whole_and_goes_on_with_higher_numbers() -> None:
@@ -104,7 +128,7 @@ def test_a_lane_that_waits_too_long_fails_as_a_whole_and_goes_on_with_higher_num
     assert {got.message for _, _, got in failed if isinstance(got, chat_pb2.Error)} == {owner_silent().message}
     assert lanes.is_idle
     assert lanes.take_forwards(1_000) == [], "nothing of it is sent any more"
-    assert lanes.answered(Forwarded(LANE, 1, outcome(5)), 1_001) is None, "the device knows another outcome"
+    assert lanes.answered(Forwarded(LANE, 1, outcome(5)), 1_001) == [], "the device knows another outcome"
     lanes.submit(LANE, "a again", write("a"), 1_002)
     (again,) = lanes.take_forwards(1_002)
     assert (again.number, again.base) == (3, 3)
@@ -123,7 +147,7 @@ def test_a_closed_session_waits_for_nothing() -> None:
     lanes.submit(stranger, "s", write("s"), 0)
     lanes.close("session")
     assert [forward.lane for forward in lanes.take_forwards(0)] == [stranger]
-    assert lanes.answered(Forwarded(LANE, 1, outcome(5)), 0) is None
+    assert lanes.answered(Forwarded(LANE, 1, outcome(5)), 0) == []
     lanes.close("session")
     lanes.close("one that never was")
     assert [ticket for ticket, _, _ in lanes.give_up(1_000)] == ["s"]
@@ -243,9 +267,7 @@ class Sloppy:
         self.carry(lambda: self.hear(forwarded))
 
     def hear(self, forwarded: Forwarded) -> None:
-        answered = self.edge.answered(forwarded, self.now_ms)
-        if answered is not None:
-            ticket, of_write, got = answered
+        for ticket, of_write, got in self.edge.answered(forwarded, self.now_ms):
             assert isinstance(ticket, str)
             assert isinstance(got, chat_pb2.SendResult)
             assert ticket not in self.outcomes, "answered twice"

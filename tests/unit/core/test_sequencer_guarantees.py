@@ -162,6 +162,7 @@ class Schedules(RuleBasedStateMachine):
                     write.sender_device_id,
                     write.peer_user_id,
                     write.join_token,
+                    stream_id=f"{message.device_number}.{device.session}",
                 ),
                 self.now,
             )

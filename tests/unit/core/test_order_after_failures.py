@@ -1,0 +1,126 @@
+"""M7 at a chat's owner: what was under way when an earlier send of its stream failed does not overtake that one."""
+
+import pytest
+
+from chatgrpc.core.active_chat import Ticket
+from chatgrpc.core.door import ReadIntervals
+from chatgrpc.core.ids import direct_chat_id
+from chatgrpc.core.limits import Limits, Rate
+from chatgrpc.core.refusal import after_failed_send, store_silent
+from chatgrpc.core.send_order import FailedSends
+from chatgrpc.core.sequencer import Lookup
+from chatgrpc.core.write import Write
+from chatgrpc.v1 import chat_pb2
+from tests.unit.core.test_door import DIRECT, GROUP, NOW, Owner, group, long_chat, text
+
+AFTER = chat_pb2.ERROR_CODE_AFTER_FAILED_SEND
+FAILED = chat_pb2.ERROR_CODE_UNAVAILABLE
+
+
+def of_stream(write: Write, stream_id: str = "stream") -> Write:
+    write.stream_id = stream_id
+    return write
+
+
+def bob(number: int, seen_seq: int = 41, stream_id: str = "stream") -> Write:
+    return of_stream(text(DIRECT, "bob", number, seen_seq), stream_id)
+
+
+@pytest.fixture
+def owner() -> Owner:
+    """Of a chat of 41 messages, that is loaded."""
+    owner = Owner(long_chat())
+    owner.submit("warm it", text(DIRECT, "bob", 1_000, seen_seq=40))
+    assert owner.seq("warm it") == 41
+    return owner
+
+
+def codes(owner: Owner, tickets: list[Ticket]) -> list[chat_pb2.ErrorCode.ValueType]:
+    return [owner.code(ticket) for ticket in tickets]
+
+
+def test_behind_a_look_up_that_fails(owner: Owner) -> None:
+    owner.shard.submit(1, bob(1, seen_seq=20), NOW)
+    (lookup,) = owner.requests()
+    assert isinstance(lookup, Lookup)
+    owner.shard.submit(2, bob(2), NOW)
+    owner.shard.submit("other's", of_stream(text(DIRECT, "alice", 3, 41), "other"), NOW)
+    owner.shard.submit("other stream", bob(4, stream_id="another"), NOW)
+    owner.shard.look_up_failed(lookup, None, NOW)
+    owner.submit(5, bob(5))
+    assert codes(owner, [1, 2, 5]) == [FAILED, AFTER, AFTER]
+    assert (owner.seq("other's"), owner.seq("other stream")) == (42, 43)
+    for number in (1, 2, 5):
+        owner.submit(f"{number} again", bob(number))
+    assert [owner.seq(f"{number} again") for number in (1, 2, 5)] == [44, 45, 46]
+
+
+def test_behind_one_that_was_too_much() -> None:
+    owner = Owner(long_chat(), limits=Limits(writes_waiting_bytes_per_chat_max=5_000))
+    owner.submit("warm it", text(DIRECT, "bob", 1_000, seen_seq=40))
+    large = bob(2)
+    large.content.text.text = "x" * 4_000
+    for number, write in ((1, bob(1)), (2, large), (3, large_as(3)), (4, bob(4))):
+        owner.shard.submit(number, write, NOW)
+    owner.submit(5, bob(5))
+    assert [owner.seq(number) for number in (1, 2)] == [42, 43]
+    assert codes(owner, [3, 4, 5]) == [FAILED, AFTER, AFTER], "though there was room for 4"
+
+
+def large_as(number: int) -> Write:
+    write = bob(number)
+    write.content.text.text = "y" * 4_000
+    return write
+
+
+def test_behind_one_that_comes_too_often() -> None:
+    owner = Owner(limits=Limits(direct_chats_rate=Rate(1, 60_000)))
+    owner.submit("another's", of_stream(text(direct_chat_id("alice", "carol"), "alice", 1, 0, peer="carol")))
+    owner.shard.submit(2, of_stream(text(DIRECT, "alice", 2, 0, peer="bob")), NOW)
+    owner.submit(3, of_stream(text(DIRECT, "alice", 3, 0, peer="bob")))
+    assert codes(owner, [2, 3]) == [chat_pb2.ERROR_CODE_RATE_LIMITED, AFTER]
+
+
+def test_at_the_door_behind_a_read_that_fails() -> None:
+    before = Owner()
+    before.submit("create", group("alice", "bob"))
+    owner = Owner(before.rows)
+    read = ReadIntervals("bob", GROUP)
+    owner.shard.submit(1, of_stream(text(GROUP, "bob", 1, 1)), NOW)
+    assert owner.requests() == [read]
+    owner.shard.submit(2, of_stream(text(GROUP, "bob", 2, 1)), NOW)
+    owner.shard.intervals_failed(read)
+    owner.submit(3, of_stream(text(GROUP, "bob", 3, 1)))
+    assert codes(owner, [1, 2, 3]) == [FAILED, FAILED, AFTER]
+    for number in (1, 2, 3):
+        owner.submit(f"{number} again", of_stream(text(GROUP, "bob", number, 1)))
+    assert [owner.seq(f"{number} again") for number in (1, 2, 3)] == [2, 3, 4]
+
+
+def test_not_behind_one_that_is_refused_for_good(owner: Owner) -> None:
+    owner.shard.submit("stranger's", of_stream(text(GROUP, "bob", 1, 0)), NOW)
+    owner.submit(2, bob(2))
+    assert owner.code("stranger's") == chat_pb2.ERROR_CODE_NOT_A_MEMBER
+    assert owner.seq(2) == 42
+
+
+def test_calls_of_their_own_hold_up_none(owner: Owner) -> None:
+    owner.shard.submit(1, bob(1, seen_seq=20, stream_id=""), NOW)
+    (lookup,) = owner.requests()
+    assert isinstance(lookup, Lookup)
+    owner.shard.look_up_failed(lookup, None, NOW)
+    owner.submit(2, bob(2, stream_id=""))
+    assert owner.code(1) == FAILED
+    assert owner.seq(2) == 42
+
+
+def test_how_many_are_remembered_is_bounded() -> None:
+    failed = FailedSends()
+    for number in range(10_001):
+        failed.refused(bob(1, stream_id=f"{number}"), store_silent())
+    assert len(failed) == 10_000
+    assert not failed.hold_up(bob(2, stream_id="0")), "the longest unchanged was forgotten"
+    assert failed.hold_up(bob(2, stream_id="1"))
+    failed.refused(bob(2, stream_id="1"), after_failed_send())
+    assert not failed.hold_up(bob(1, stream_id="1")), "the first one failed, not the one that it held up"
+    assert not failed.hold_up(bob(2, stream_id="1")), "that has come again"
