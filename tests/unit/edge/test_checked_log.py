@@ -44,10 +44,14 @@ class _Memberships:
     def __init__(self, intervals: tuple[Interval, ...]) -> None:
         self._stored = [Membership(SICK, intervals, HEAD), Membership(SOUND, (Interval(1),), HEAD)]
 
-    async def memberships(self, user_id: str, after_chat_id: str, limit: int) -> list[Membership]:
+    async def memberships(
+        self, user_id: str, after_chat_id: str, limit: int, *, present_only: bool = False
+    ) -> list[Membership]:
         return self._stored
 
-    async def readable_memberships(self, user_id: str, after_chat_id: str, limit: int) -> tuple[list[Membership], list[str]]:
+    async def readable_memberships(
+        self, user_id: str, after_chat_id: str, limit: int, *, present_only: bool = False
+    ) -> tuple[list[Membership], list[str]]:
         return self._stored, ["g.C"]
 
     async def membership(self, user_id: str, chat_id: str) -> Membership | None:
