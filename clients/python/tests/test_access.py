@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+import struct
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,11 @@ from chatgrpc_client.cli.screen import PlainScreen
 from chatgrpc_client.effects import disconnected
 from chatgrpc_client.exceptions import stop_error
 from chatgrpc_client.reachability import explain, host_of, is_loopback, proxy_of
+from tests.support import stepped_clock
 from tests.support.server import ServerProcess
 
 from .conftest import Home, watching
-from .shell import TIMEOUT_S, Shell, certificate, parsed
+from .shell import CHATGRPC, TIMEOUT_S, Shell, certificate, parsed
 
 Names = tuple[str, str, str]
 STEERING = "\x1b]0;owned\x07 \u202egnp.exe"
@@ -34,6 +37,41 @@ async def test_a_chat_outlives_its_first_token(shell: Shell, names: Names, tmp_p
         chat.type("still here")
         await chat.until(lambda line: line.endswith("you: still here"))
         assert await chat.end() == 0
+
+
+@pytest.mark.parametrize("way", ["--token-file", "--token-command"])
+async def test_a_chat_waits_for_whoever_renews_its_token_late(shell: Shell, names: Names, tmp_path: Path, way: str) -> None:
+    alice, bob, _ = names
+    kept = tmp_path / "token"
+    kept.write_text(shell.server.token(alice, 4))
+    value = str(kept) if way == "--token-file" else f"cat {kept}"
+    async with shell.start("chat", "--as", alice, "--with", bob, way, value) as chat:
+        await chat.until(lambda line: "nothing said yet" in line)
+        await chat.until(lambda line: "The token expired" in line and "another one is waited for" in line)
+        chat.type("still here")
+        kept.write_text(shell.server.token(alice, 3_600))
+        await chat.until(lambda line: line.endswith("you: still here"))
+        assert await chat.end() == 0
+
+
+def test_a_token_is_expired_when_the_server_says_so_and_not_the_clock_of_this_machine(
+    shell: Shell, names: Names, tmp_path: Path
+) -> None:
+    alice, bob, _ = names
+    (tmp_path / "token").write_text(shell.server.token(alice, 600))
+    try:
+        library = stepped_clock.build(tmp_path)
+    except stepped_clock.NoCompilerError as missing:
+        pytest.skip(str(missing))
+    (tmp_path / "offset").write_bytes(struct.pack("=q", 7_200 * 10**9))
+    ahead = {**shell.environment, **stepped_clock.preloaded(library, tmp_path / "offset")}
+    for command in (
+        ("send", "--as", alice, "--to", bob, "hello", "--token-file", str(tmp_path / "token")),
+        ("history", "--as", alice, "--with", bob, "--token-command", f"cat {tmp_path / 'token'}"),
+    ):
+        done = subprocess.run((CHATGRPC, *command), env=ahead, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        assert done.returncode == 0, done.stderr
+    assert "hello" in done.stdout
 
 
 def test_a_token_that_cannot_be_had_is_told(shell: Shell, names: Names, tmp_path: Path) -> None:
@@ -201,6 +239,7 @@ def test_what_waits_is_listed_and_dropped(shell: Shell, names: Names) -> None:
     assert [line["text"] for line in parsed(shell.call("queue", "--as", alice, "--json")[1])] == ["nor this"]
     assert shell.call("queue", "--as", alice, "--drop", "all") == (0, ["dropped 1"])
     assert shell.call("queue", "--as", alice) == (0, ["nothing waits"])
+    assert shell.call("queue", "--as", alice, "--data-dir", str(shell.server.data_dir / "none"))[0] == 2
 
 
 async def test_history_shows_what_became_of_the_messages_that_it_shows(shell: Shell, home: Home, names: Names) -> None:

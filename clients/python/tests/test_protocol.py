@@ -324,3 +324,17 @@ def test_a_session_that_is_to_leave_ends_and_reconnects_at_once() -> None:
     ending = session.check(2.0)
     assert ending is not None
     assert (ending.next, ending.wait_s) == (Next.RECONNECT, 0.0)
+
+
+def test_a_provider_without_a_newer_token_is_not_asked_without_end_while_the_server_forgives_the_old_one() -> None:
+    session = live(token_lifetime_ms=4_000)
+    now_s, asked = 0.0, 0
+    refreshed = session_pb2.TokenRefreshed(token_expires_at_ms=1_700_000_000_000 + 4_000)  # as before
+    while now_s < 34.0:
+        if session.token_due(now_s):
+            session.refresh_token("the same")
+            asked += 1
+            sent = session.take(now_s).frames
+            session.receive([session_pb2.ServerFrame(request_id=sent[-1].request_id, token_refreshed=refreshed)], now_s)
+        now_s += 0.01
+    assert asked <= 34

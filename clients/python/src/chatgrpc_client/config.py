@@ -31,10 +31,14 @@ class ClientConfig:
     device_id: str = ""
     """Names the device among the user's. Empty: chosen at random when the folder is made, and kept in it."""
     device_name: str = ""
-    """What the user calls it, at most 64 bytes; also the beginning of a device id that is chosen at random."""
+    """What the user calls it; the server keeps the first 64 bytes."""
     ephemeral: bool = False
     """The device is there for one task, as a job is whose folder is not kept. It gives way to others where the user has as many
     devices as allowed: then the session ends with `TooManyDevicesError`."""
+    waits_for_token: bool = False
+    """The token provider may be late: it gives another token some time after one has expired or was revoked, as a file does
+    that something else keeps fresh. The client waits for that. Else it stops with `UnauthenticatedError` where the provider
+    gives the refused token once more. A provider that raises is asked again, in either case."""
     tls: bool = False
     """Use TLS, trusting `tls_ca_file`, or the machine's certificates if there is none."""
     tls_ca_file: Path | None = None

@@ -53,6 +53,9 @@ HURRY_AFTER_S = 1.0
 OWN_EVENT_TIMEOUT_S = 2.0
 """How long a reader waits for its own acknowledged write to come back; then the server is asked instead."""
 _REFUSED_TOKENS_MAX = 2
+"""One after the other, each another one."""
+_PASSING_REFUSALS = frozenset({"TOKEN_EXPIRED", "TOKEN_REVOKED"})
+"""Reasons for which a token is refused that was good, so that whoever renews it gives a better one."""
 _NEWER_TOKEN_AFTER_S = 1.1
 
 log = logging.getLogger("chatgrpc_client")
@@ -165,14 +168,16 @@ class Engine:
                 return
             if ending.next is Next.STOP:
                 is_token = ending.code == session_pb2.DISCONNECT_CODE_UNAUTHENTICATED
-                if is_token and refused < _REFUSED_TOKENS_MAX:
-                    if ending.reason == "TOKEN_REVOKED":
-                        # It must be newer than the revocation, and issuers count seconds: one of the same second is not.
-                        await asyncio.sleep(_NEWER_TOKEN_AFTER_S)
+                if not is_token or refused == _REFUSED_TOKENS_MAX:
+                    raise stop_error(ending.code, ending.message)
+                if ending.reason == "TOKEN_REVOKED":
+                    # It must be newer than the revocation, and issuers count seconds: one of the same second is not.
+                    await asyncio.sleep(_NEWER_TOKEN_AFTER_S)
+                waiting = await self._refused(token, ending)
+                if waiting is None:
                     refused += 1
-                    if await self._has_newer_token(token):
-                        continue
-                raise stop_error(ending.code, ending.message)
+                    continue
+                ending, token = waiting, ""
             was_live = self.hub.connection.state is ConnectionState.LIVE
             if was_live:
                 self._backoff.reset()
@@ -193,11 +198,23 @@ class Engine:
             async with asyncio.timeout(delay_s - hurried_s):
                 await self._hurry.wait()
 
-    async def _has_newer_token(self, than: str) -> bool:
+    async def _refused(self, token: str, ending: Ending) -> Ending | None:
+        """The server refused a token: None if there is another one now, else how to wait for that.
+
+        Raises:
+            SessionStoppedError: there will be none.
+        """
+        wait_for = "and another one is waited for"
         try:
-            return await self._token() != than
-        except Exception:  # the provider is the user's code; the server's refusal says more
-            return False
+            if await self._token() != token:
+                return None
+            if not self._config.waits_for_token or ending.reason not in _PASSING_REFUSALS:
+                raise stop_error(ending.code, ending.message)
+        except SessionStoppedError:
+            raise
+        except Exception as error:  # the provider is the user's code, and may succeed later
+            wait_for = f"and no other could be had: {error}"
+        return Ending(Next.BACK_OFF, f"the server refuses the token ({ending.message.rstrip('.')}), {wait_for}")
 
     async def _connect_once(self) -> tuple[Ending, str]:
         try:

@@ -29,6 +29,7 @@ DEFAULT_HEARTBEAT_MS = 30_000
 REFRESH_MARGIN_S = 60.0
 """A token is renewed this long before it expires, or at half of its life if that is later."""
 REFRESH_RETRY_S = 1.0
+"""No token is asked for sooner after another."""
 _DELAYS = frozenset({chat_pb2.ERROR_CODE_RATE_LIMITED, chat_pb2.ERROR_CODE_CHAT_DAMAGED})
 """Refusals that can last, of which whoever wrote the message is told."""
 
@@ -451,7 +452,8 @@ class Session:
             return
         self._token_expires_s = self._welcomed_s + (expires_at_ms - self._server_time_ms) / 1000
         left_s = self._token_expires_s - now_s
-        self._refresh_at_s = now_s + max(left_s / 2, left_s - REFRESH_MARGIN_S)
+        # The provider may have no newer one, and servers forgive some seconds past the end.
+        self._refresh_at_s = now_s + max(REFRESH_RETRY_S, left_s / 2, left_s - REFRESH_MARGIN_S)
 
     def _new_request_id(self) -> int:
         self._last_request_id += 1

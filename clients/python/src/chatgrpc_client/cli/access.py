@@ -22,7 +22,7 @@ from ..reachability import host_of, is_loopback
 from ..unary import Caller, Profiles
 from ..wording import USER_ID_RULE
 from . import tokens
-from .ending import complain
+from .ending import complain, fail
 from .rendering import safe
 
 DEFAULT_ADDRESS = "127.0.0.1:15551"
@@ -148,6 +148,7 @@ class Access:
                 device_name=device,
                 tls=self.tls,
                 tls_ca_file=self.tls_ca_file,
+                waits_for_token=self.token is None,  # whoever writes the file, or is asked by the command, may be a little late
                 **settings,
             )
         except ValueError as error:
@@ -229,7 +230,12 @@ def takes_access(*, folder: bool) -> Callable[[Callable[..., None]], Callable[..
 
 def state_root(data_dir: Path | None) -> Path:
     """The folder of the state of all servers, users and devices of this machine's user."""
-    return data_dir or Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "chatgrpc"
+    if data_dir is not None:
+        return data_dir
+    try:
+        return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "chatgrpc"
+    except RuntimeError:  # as in a container whose user has no entry in passwd
+        fail("this machine's user has no home folder: name a folder with --data-dir, or set HOME", code=2)
 
 
 def check_user(option: str, user_id: str) -> None:
