@@ -1,6 +1,7 @@
 """The client library on a real server."""
 
 import asyncio
+import contextlib
 import gc
 import itertools
 import random
@@ -500,3 +501,30 @@ async def test_a_server_killed_again_and_again_under_load_commits_each_message_o
     for sender, sent in acknowledged.items():
         received = [(m.text, m.seq) for m in messages if m.sender_user_id == sender]
         assert received == [(f"{sender} {n}", sent[f"{sender} {n}"]) for n in range(len(sent))]
+
+
+async def test_a_client_that_is_cancelled_as_it_opens_or_closes_leaves_its_folder_to_the_next_one(
+    home: Home, names: Names
+) -> None:
+    alice, bob, _ = names
+
+    async def visit(closing: asyncio.Event) -> None:
+        async with home.device(alice) as client:
+            await client.wait_until_live(20)
+            await (await client.send("hello", user_id=bob)).sent
+            closing.set()
+
+    for yields in range(40):  # each cancels a little later: as the folder and the store open, and as they close
+        closing = asyncio.Event()
+        task = asyncio.create_task(visit(closing))
+        if yields % 2:
+            await closing.wait()
+        for _ in range(yields // 2):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.sleep(0)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        async with home.device(alice) as client:
+            assert client.device_id

@@ -28,6 +28,7 @@ from .feed import EventStream
 from .node_channel import NodeChannel
 from .one_by_one import Outcome, send_one_by_one
 from .store import ChatState, HistoryPage, QueuedMessage, Store, now_ms
+from .to_its_end import to_its_end
 from .unary import Caller, Devices, Groups, Profiles
 from .wording import messages
 
@@ -88,11 +89,7 @@ class Client:
         config = self.config
         data_dir = DataDir(config.data_dir)
         try:
-            device_id = config.device_id or new_device_id()
-            store = await asyncio.to_thread(Store, data_dir.store_path, config.user_id, device_id)
-            if config.device_id and store.device_id != config.device_id:
-                store.close()
-                raise DataDirError(f"{config.data_dir} is device {store.device_id}, not {config.device_id}; use another folder")
+            store = await to_its_end(asyncio.to_thread(_open_store, config, data_dir), Store.close)
             try:
                 node = NodeChannel(config)
             except BaseException:
@@ -118,14 +115,24 @@ class Client:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Acknowledges what is stored, ends the session, and lets others use the folder. What waits stays in the outbox."""
+        """Acknowledges what is stored, ends the session, and lets others use the folder. What waits stays in the outbox.
+
+        Within seconds, and to its end also if whoever closes is cancelled meanwhile.
+        """
+        await to_its_end(self._close())
+
+    async def _close(self) -> None:
         engine, self._engine_or_none = self._engine_or_none, None
-        if engine is not None:
-            await engine.close()
-        if self._node is not None:
-            await self._node.close()
-        if self._data_dir is not None:
-            self._data_dir.close()
+        try:
+            if engine is not None:
+                await engine.close()
+        finally:
+            try:
+                if self._node is not None:
+                    await self._node.close()
+            finally:
+                if self._data_dir is not None:
+                    self._data_dir.close()
 
     @property
     def _engine(self) -> Engine:
@@ -362,3 +369,11 @@ class Client:
         if page.events and (not before or after or around):
             below_seq = page.events[-1].seq + 1
         return await store.call(Store.save_page, page, below_seq)
+
+
+def _open_store(config: ClientConfig, data_dir: DataDir) -> Store:
+    store = Store(data_dir.store_path, config.user_id, config.device_id or new_device_id())
+    if config.device_id and store.device_id != config.device_id:
+        store.close()
+        raise DataDirError(f"{config.data_dir} is device {store.device_id}, not {config.device_id}; use another folder")
+    return store
