@@ -18,7 +18,7 @@ from chatgrpc_client.datadir import DataDir
 from chatgrpc_client.exceptions import DiskError
 from chatgrpc_client.store import QueuedMessage, Store
 from chatgrpc_client.store_thread import StoreThread
-from tests.support.ports import accepts
+from tests.support.ports import accepts, free_port
 from tests.support.server import ServerProcess
 
 from .conftest import Home
@@ -106,6 +106,60 @@ async def test_standard_input_that_does_not_block_is_read_to_its_end(shell: Shel
         await process.stdout.readline()
         os.close(writer)
         assert await process.wait() == 0
+
+
+def test_lines_that_cannot_be_sent_are_kept_and_wait_once_and_not_one_window_after_the_other(
+    shell: Shell, names: Names
+) -> None:
+    alice, bob, _ = names
+    lines = "import sys; sys.stdout.writelines(f'{n}\\n' for n in range(300))"  # five windows
+    nobody = f"--server 127.0.0.1:{free_port()} --timeout 20"
+    done = through_sh(shell, f'{sys.executable} -c "{lines}" | "$C" send --as {alice} --to {bob} - {nobody}')
+    assert done.returncode == 1
+    assert "300 messages kept on disk" in no_traceback(done)
+
+
+def test_what_could_not_be_looked_at_is_not_said_to_wait_for_nothing(shell: Shell, names: Names) -> None:
+    alice, bob, _ = names
+    code, _ = shell.call("send", "--as", alice, "--to", bob, "x", "--server", f"127.0.0.1:{free_port()}", "--timeout", "0.5")
+    assert code == 1
+    (store,) = Path(shell.environment["XDG_DATA_HOME"]).rglob("store.sqlite3")
+    with DataDir(store.parent):
+        for drop in ((), ("--drop", "all"), ("--drop", "ff")):
+            code, lines = shell.call("queue", "--as", alice, *drop)
+            assert code == 1, lines
+            assert "is in use by process" in lines[0]
+            assert "nothing waits" not in lines
+    assert shell.call("queue", "--as", alice, "--drop", "all") == (0, ["dropped 1"])
+
+
+def test_a_user_without_a_home_is_told_to_name_a_folder(names: Names) -> None:
+    alice = names[0]
+    for one, *more in (("send", "--to", "bob", "x", "--token", "x"), ("queue",)):
+        code = (
+            "import pwd, sys, os\n"
+            "os.environ.pop('HOME', None); os.environ.pop('XDG_DATA_HOME', None)\n"
+            "def nobody(uid): raise KeyError(uid)\n"
+            "pwd.getpwuid = nobody\n"  # as in a container that runs as any number
+            f"sys.argv = ['chatgrpc', {one!r}, '--as', {alice!r}, *{more!r}]\n"
+            "from chatgrpc.entry import main; main()\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=TIMEOUT_S, check=False)
+        assert "name a folder with --data-dir" in no_traceback(done)
+        assert done.returncode == 2
+
+
+def test_numbers_beyond_all_events_are_places_in_the_history(shell: Shell, names: Names) -> None:
+    alice, bob, _ = names
+    assert shell.call("send", "--as", alice, "--to", bob, "hello")[0] == 0
+    history = ("history", "--as", bob, "--with", alice, "--json")
+    assert len(shell.call(*history, "--before", str(10**30))[1]) == 2
+    assert shell.call(*history, "--after", str(10**30)) == (0, [])
+
+
+def test_an_option_that_a_script_left_empty_is_no_wish_to_list(shell: Shell, names: Names) -> None:
+    assert shell.call("devices", "--as", names[0], "--revoke", "")[0] == 2
+    assert shell.call("queue", "--as", names[0], "--drop", "")[0] == 2
 
 
 def test_a_line_that_is_too_long_is_refused_and_the_next_ones_are_sent(shell: Shell, names: Names) -> None:

@@ -13,14 +13,19 @@ from .rendering import clock, safe
 @takes_access(folder=False)
 def devices(
     access: Access,
-    revoke: Annotated[str, typer.Option("--revoke", metavar="DEVICE", help="Revoke this one: it never connects again.")] = "",
+    revoke: Annotated[
+        str | None,
+        typer.Option("--revoke", metavar="DEVICE", help="Revoke this one: it never connects again.", show_default=False),
+    ] = None,
 ) -> None:
     """List your devices, or revoke one."""
+    if revoke == "":
+        raise typer.BadParameter("it names no device; without it they are listed with their ids", param_hint="'--revoke'")
 
     async def work() -> int:
         async with access.caller() as caller:
             calls = Devices(caller)
-            if revoke:
+            if revoke is not None:
                 device = await calls.revoke(revoke)
                 typer.echo(f"revoked {device.device_id} ({safe(device.name)})")
                 return 0

@@ -10,6 +10,7 @@ from chatgrpc.core.ids import direct_chat_id, self_chat_id
 from chatgrpc.v1 import chat_pb2
 
 from ..exceptions import NotAMemberError
+from ..store import SEQ_MAX
 from ..unary import Caller
 from .access import Access, check_chat, check_user, takes_access
 from .conversation import Conversation
@@ -48,11 +49,11 @@ def history(
         async with access.caller() as caller:
             hidden = await _hidden(caller, access.user_id, chat_id)
             if everything or after:
-                events = caller.list_events(chat_id, newest_first=False, start_seq=after, page_size=PAGE_EVENTS)
+                events = caller.list_events(chat_id, newest_first=False, start_seq=min(after, SEQ_MAX), page_size=PAGE_EVENTS)
                 shown = _first(events, hidden, None if everything else limit)
             else:
                 page_size = min(limit + len(hidden), PAGE_EVENTS)
-                newest = caller.list_events(chat_id, newest_first=True, start_seq=before, page_size=page_size)
+                newest = caller.list_events(chat_id, newest_first=True, start_seq=min(before, SEQ_MAX), page_size=page_size)
                 shown = _backwards([event async for event in _first(newest, hidden, limit)])
             if as_json:
                 async for event in shown:

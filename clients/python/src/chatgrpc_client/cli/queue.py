@@ -1,5 +1,6 @@
 """`chatgrpc queue`: lists what a user's devices on this machine have not sent, and drops it."""
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
@@ -18,28 +19,48 @@ TEXT_CHARS = 60
 
 def queue(
     user: Annotated[str, typer.Option("--as", metavar="USER", help="Who you are.")],
-    drop: Annotated[str, typer.Option("--drop", metavar="ID", help="Drop this one, by its id, or all by `all`.")] = "",
+    drop: Annotated[
+        str | None, typer.Option("--drop", metavar="ID", help="Drop this one, by its id, or all by `all`.", show_default=False)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
     data_dir: DataDirOption = None,
 ) -> None:
     """List the messages that wait on this machine, for whichever server, and those that were refused; or drop them.
 
     No server is asked. What waits goes out when its device connects again: `chatgrpc send` for those of the device `send`, and
-    so on. Dropping one that was tried before does not take it back if the server has it already.
+    so on. Dropping one that was tried before does not take it back if the server has it already. Exit code: 1 if a device could
+    not be looked at, as while a program uses it, or if there is no such message to drop.
     """
     check_user("--as", user)
+    if drop == "":
+        raise typer.BadParameter("it names no message; without it they are listed with their ids", param_hint="'--drop'")
+    root = state_root(data_dir)
+    if data_dir is not None and not data_dir.is_dir():
+        raise typer.BadParameter(f"there is no folder {data_dir}", param_hint="'--data-dir'")
     try:
-        _list_or_drop(state_root(data_dir).glob(f"*/{user}/*"), user, drop, as_json=as_json)
+        folders = _folders(root, user)
+    except OSError as error:
+        fail(f"cannot look into {root}: {error.strerror}", code=1)
+    try:
+        _list_or_drop(folders, user, drop, as_json=as_json)
     except OSError as error:
         silence()
         fail(f"the output cannot be written: {error.strerror}", code=1)
 
 
-def _list_or_drop(folders: Iterable[Path], user: str, drop: str, *, as_json: bool) -> None:
-    dropped = listed = 0
-    for folder in sorted(folders):
-        if not (folder / "store.sqlite3").exists():
-            continue
+def _folders(root: Path, user: str) -> list[Path]:
+    """The folders of the user's devices, for all servers. (`glob` would leave out what may not be read.)"""
+    servers = [server / user for server in _inside(root)]
+    return sorted(device for server in servers for device in _inside(server) if (device / "store.sqlite3").exists())
+
+
+def _inside(folder: Path) -> list[Path]:
+    return [Path(entry) for entry in os.scandir(folder)] if folder.is_dir() else []
+
+
+def _list_or_drop(folders: Iterable[Path], user: str, drop: str | None, *, as_json: bool) -> None:
+    dropped = listed = unseen = 0
+    for folder in folders:
         try:
             with DataDir(folder) as locked, disk_errors():
                 store = Store(locked.store_path, user, folder.name)
@@ -49,18 +70,22 @@ def _list_or_drop(folders: Iterable[Path], user: str, drop: str, *, as_json: boo
                         if drop in {"all", message.client_message_id.hex()}:
                             store.drop(message.client_message_id)
                             dropped += 1
-                        elif not drop:
+                        elif drop is None:
                             _print(folder, message, as_json=as_json)
                 finally:
                     store.close()
         except ChatError as error:
+            unseen += 1
             complain(f"not looked at: {error}")
-    if drop and drop != "all" and not dropped:
-        fail(f"no message {safe(drop)} waits; without --drop they are listed with their ids", code=1)
-    if drop:
+    elsewhere = ", as far as could be looked" if unseen else ""
+    if drop is not None and drop != "all" and not dropped:
+        fail(f"no message {safe(drop)} waits{elsewhere}; without --drop they are listed with their ids", code=1)
+    if drop is not None:
         typer.echo(f"dropped {dropped}")
     elif not listed and not as_json:
-        typer.echo("nothing waits")
+        typer.echo(f"nothing waits{elsewhere}")
+    if unseen and not (dropped and drop != "all"):
+        raise typer.Exit(1)
 
 
 def _messages(store: Store) -> Iterator[QueuedMessage]:

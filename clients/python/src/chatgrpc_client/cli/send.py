@@ -10,6 +10,7 @@ import typer
 from chatgrpc.v1 import chat_pb2
 
 from ..client import Client, Outgoing
+from ..events import ConnectionState
 from ..exceptions import (
     ChatError,
     DataDirLockedError,
@@ -81,9 +82,7 @@ class _Sender:
             else:
                 await self._send(text)
             await client.wait_until_sent(max(0.1, self._deadline_s - time.monotonic()))
-            unsettled, self._unsettled = self._unsettled, []
-            for outgoing in unsettled:
-                await self._report(outgoing)
+            await self._report_unsettled()
             if self._unsettled:  # an outbox in which nothing waits is not yet a message that was sent
                 return await self._waits(client.why_waiting or "the server did not say what became of it")
             await self._report_earlier(earlier)
@@ -96,6 +95,10 @@ class _Sender:
             return await self._send_without_device()
         except ChatError as error:
             return await self._waits(advice(error, self._token_hint))
+        except asyncio.CancelledError:
+            if await client.waiting_messages():  # whoever interrupts it must know whether to send it again
+                await self._waits("interrupted")
+            raise
         finally:
             await client.__aexit__(None, None, None)
         return REFUSED if self._refused else 0
@@ -129,12 +132,17 @@ class _Sender:
         await self._report(await self._client.send(text, chat_id=self._chat, user_id=self._to))
 
     async def _send_lines(self) -> None:
-        """Sends line after line, as many at a time as the client has on its way."""
+        """Sends line after line, as many at a time as the client has on its way.
+
+        What does not go out in time is kept, and then the lines behind it are, without a wait for each, until it has gone out.
+        """
         window = asyncio.Semaphore(self._client.config.sends_in_flight_max)
         reports: set[asyncio.Task[None]] = set()
         try:
             async for line in stdin_lines():
                 await window.acquire()
+                if self._unsettled and not self._is_late:
+                    await self._report_unsettled()
                 try:
                     outgoing = await self._client.send(line, chat_id=self._chat, user_id=self._to)
                 except RequestError as error:  # this line can never be sent; the next ones may
@@ -148,6 +156,19 @@ class _Sender:
                 report.add_done_callback(lambda _: window.release())
         finally:
             await asyncio.gather(*reports)
+
+    @property
+    def _is_late(self) -> bool:
+        """Whether a line did not go out in time, and has not since: those behind it will not go out before it."""
+        if self._client.connection.state is ConnectionState.STOPPED:
+            return True
+        return bool(self._unsettled) and not self._unsettled[-1].settled
+
+    async def _report_unsettled(self) -> None:
+        """Prints what became of the messages that were late."""
+        unsettled, self._unsettled = self._unsettled, []
+        for outgoing in unsettled:
+            await self._report(outgoing)
 
     async def _report_earlier(self, earlier: Sequence[QueuedMessage]) -> None:
         """Says what became of the messages that waited from earlier runs."""
@@ -172,7 +193,7 @@ class _Sender:
         """Waits for the outcome of a message and prints it."""
         facts: dict[str, Any] = {"chat_id": outgoing.chat_id, "client_message_id": outgoing.client_message_id.hex()}
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(0 if self._is_late else self._timeout_s):
                 result = await outgoing.sent
         except RequestError as error:
             self._refused = True
@@ -198,7 +219,8 @@ class _Sender:
                 self._say(dump(facts | {"status": "queued", "error": reason}))
         complain(
             f"not sent yet: {reason}\n{messages(len(waiting))} kept on disk, to go out with the next `chatgrpc send"
-            f" --as {self._client.user_id}`; do not send the text again (`chatgrpc queue` lists and drops what waits)"
+            f" --as {self._client.user_id}` to {self._client.config.address}; do not send the text again (`chatgrpc queue`"
+            " lists and drops what waits)"
         )
         return NOT_SENT
 
