@@ -3,13 +3,15 @@
 Loading the rest takes up to a second, in which a Ctrl-C would end in the middle of some import, with its traceback.
 """
 
+import contextlib
 import os
 import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
 
-INTERRUPTED = 130
+from chatgrpc.exits import INTERRUPTED, is_of_output
+
 _STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 
 
@@ -51,6 +53,12 @@ def _start(load: Callable[[], Callable[[], None]]) -> None:
         run()
     except KeyboardInterrupt:
         _interrupted(signal.SIGINT, None)
+    except OSError as error:
+        if not is_of_output(error):
+            raise
+        with contextlib.suppress(OSError):
+            print(f"chatgrpc: the output cannot be written: {error.strerror}", file=sys.stderr)
+        sys.exit(1)
     finally:
         _give_up_output_that_takes_nothing()
 

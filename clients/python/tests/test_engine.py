@@ -470,7 +470,7 @@ async def test_send_never_ends_with_0_when_the_client_stopped_before_it(
         # The race as it was: the client stops between the opening of the device and the queuing of the message.
         sender._open = lambda: asyncio.sleep(0)  # type: ignore[method-assign]
         assert await sender.run("hello") == NOT_SENT
-    assert "not sent yet: revoked" in capsys.readouterr().err
+    assert "not sent yet: this device was revoked" in capsys.readouterr().err
 
 
 async def test_send_says_what_became_of_earlier_messages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -74,9 +74,12 @@ def test_output_that_takes_nothing_does_not_make_a_committed_message_wait(shell:
     assert [event["type"] for event in parsed(lines)] == ["chat_created", "text", "text"]
 
 
-@pytest.mark.parametrize("command", ["token alice", "config", "queue --as alice", "--help"])
-def test_any_command_whose_output_takes_nothing_says_so(shell: Shell, command: str) -> None:
-    done = through_sh(shell, f'"$C" {command} > /dev/full')
+@pytest.mark.parametrize("program", ["$C", "$C-client"])
+@pytest.mark.parametrize("command", ["token alice", "config", "queue --as alice", "--help", "--version"])
+def test_any_command_whose_output_takes_nothing_says_so(shell: Shell, program: str, command: str) -> None:
+    if program == "$C-client" and command in {"token alice", "config"}:
+        pytest.skip("a command of the server's")
+    done = through_sh(shell, f'"{program}" {command} > /dev/full')
     assert "the output cannot be written: No space left on device" in no_traceback(done)
     assert done.returncode == 1
 
@@ -131,6 +134,49 @@ def test_what_could_not_be_looked_at_is_not_said_to_wait_for_nothing(shell: Shel
             assert "is in use by process" in lines[0]
             assert "nothing waits" not in lines
     assert shell.call("queue", "--as", alice, "--drop", "all") == (0, ["dropped 1"])
+
+
+async def test_a_device_that_was_revoked_promises_to_send_nothing(shell: Shell, home: Home, names: Names) -> None:
+    alice, bob, _ = names
+    assert (await shell.run("send", "--as", alice, "--to", bob, "first"))[0] == 0
+    async with home.device(alice) as other:
+        (sender,) = [device for device in await other.devices.list() if device.name == "send"]
+        await other.devices.revoke(sender.device_id)
+    code, lines = await shell.run("send", "--as", alice, "--to", bob, "second")
+    said = " ".join(lines)
+    assert (code, "never sent from this device: send it again with --device NAME" in said) == (1, True), said
+    assert "with the next" not in said
+    code, lines = await shell.run("chat", "--as", alice, "--with", bob, "--device", "send", typed="third")
+    said = " ".join(lines)
+    assert (code, "this device was revoked and never connects again" in said) == (1, True), said
+    assert "with the next" not in said
+    assert "when the connection is back" not in said
+    assert (await shell.run("send", "--as", alice, "--to", bob, "second", "--device", "another"))[0] == 0
+
+
+def test_a_disk_that_is_full_as_a_device_opens_is_said_to_be(shell: Shell, names: Names, tmp_path: Path) -> None:
+    with DataDir(tmp_path / "device") as folder:
+        Store(folder.store_path, "alice", "device").close()
+        limit = subprocess.run(
+            ["/bin/sh", "-c", 'ulimit -f 0; trap "" XFSZ; exec "$0" -c "$1" "$2"', sys.executable, _OPEN, str(folder.path)],
+            capture_output=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        assert "is there room on the disk" in no_traceback(limit)
+
+
+_OPEN = """
+import sys
+from pathlib import Path
+from chatgrpc_client.exceptions import DataDirError
+from chatgrpc_client.store import Store
+try:
+    Store(Path(sys.argv[1]) / "store.sqlite3", "alice", "device")
+except DataDirError as error:
+    print(error)
+"""
+"""Opens a store where no file may grow, as none can on a full disk."""
 
 
 def test_a_user_without_a_home_is_told_to_name_a_folder(names: Names) -> None:

@@ -1,7 +1,5 @@
 """The `chatgrpc` command."""
 
-import contextlib
-import errno
 import sys
 import time
 from importlib.metadata import entry_points, version
@@ -22,8 +20,6 @@ from chatgrpc.process.supervisor_line import supervisor_line
 from chatgrpc.start_error import StartError
 
 DAY_S = 86_400
-_OUTPUT_ERRNOS = {errno.ENOSPC, errno.EPIPE, errno.EBADF, errno.EIO}
-"""What a standard output that is full, unread, closed or gone says."""
 
 _CLIENT_EPILOG = """\
 **Two people chatting, in three terminals:**
@@ -236,12 +232,6 @@ def run(app: typer.Typer) -> None:
         for line in str(error).splitlines():
             typer.echo(f"chatgrpc: {mask_addresses(line)}", err=True)
         sys.exit(2)
-    except OSError as error:
-        if error.errno not in _OUTPUT_ERRNOS or error.filename is not None:
-            raise
-        with contextlib.suppress(OSError):
-            typer.echo(f"chatgrpc: the output cannot be written: {error.strerror}", err=True)
-        sys.exit(1)
 
 
 if __name__ == "__main__":

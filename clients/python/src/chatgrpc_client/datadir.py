@@ -1,5 +1,6 @@
 """The folder of a device's state: made on first use, and used by one process at a time."""
 
+import contextlib
 import fcntl
 import os
 import secrets
@@ -35,8 +36,9 @@ class DataDir:
             raise DataDirLockedError(
                 f"{path} is in use by process {holder or '?'}; stop that one, or use another device"
             ) from error
-        os.truncate(self._lock, 0)
-        os.write(self._lock, f"{os.getpid()}\n".encode())
+        with contextlib.suppress(OSError):  # on a full disk; the lock holds without a name
+            os.truncate(self._lock, 0)
+            os.write(self._lock, f"{os.getpid()}\n".encode())
 
     def close(self) -> None:
         """Lets others use the folder."""

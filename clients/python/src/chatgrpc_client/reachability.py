@@ -29,7 +29,8 @@ def is_loopback(address: str) -> bool:
     """Whether only this machine is meant, so that nobody else can listen and no proxy can help."""
     host = host_of(address)
     try:
-        return ipaddress.ip_address(host).is_loopback
+        at = ipaddress.ip_address(host)
+        return at.is_loopback or at.is_unspecified  # to connect to 0.0.0.0 is to connect to this machine
     except ValueError:
         return host in {"", "localhost"} or host.endswith(".localhost")
 

@@ -131,6 +131,11 @@ class Store:
             raise DataDirError(f"cannot open {path}: {error}") from error
         try:
             self._prepare(path, user_id, device_id)
+        except sqlite3.OperationalError as error:
+            self._db.close()
+            raise DataDirError(
+                f"{path} cannot be opened: {error}; is there room on the disk, and may it be written?"
+            ) from error
         except sqlite3.Error as error:
             self._db.close()
             raise DataDirError(f"{path} is not a usable store: {error}") from error

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..client import Client
-from ..exceptions import ChatError, UnauthenticatedError
+from ..exceptions import ChatError, DeviceRevokedError, UnauthenticatedError
 from ..wording import messages
 from .access import Access, DeviceOption, check_chat, check_user, takes_access
 from .commands import COMMANDS, Commands
@@ -116,7 +116,8 @@ class _Visit:
             await self._client.wait_until_sent(patience_s)
         except ChatError as error:
             waiting = messages(len(await self._client.waiting_messages()))
-            self._screen.show(f"{waiting} kept on disk, to go out with the next `chatgrpc chat`: {advice(error)}")
+            fate = "" if isinstance(error, DeviceRevokedError) else ", to go out with the next `chatgrpc chat`"
+            self._screen.show(f"{waiting} kept on disk{fate}: {advice(error)}")
             return 1
         if self._screen.shows_toolbar:
             return 0

@@ -67,7 +67,8 @@ class Commands:
                     self.room.note(f"{command.usage:<34} {command.does}")
             return True
         if command is None:
-            self.room.note(f"there is no command {safe(text.split(' ')[0])}; /help lists them (// sends a text that begins so)")
+            typed = " ".join(text.split()[: 2 if text.startswith("/group ") else 1])
+            self.room.note(f"there is no command {safe(typed)}; /help lists them (// sends a text that begins so)")
             return True
         return await self._guarded(command.run(self, text[len(command.name) :].strip()))
 

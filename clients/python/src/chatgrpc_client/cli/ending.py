@@ -10,16 +10,17 @@ from typing import NoReturn
 
 import typer
 
+from chatgrpc.exits import INTERRUPTED, is_of_output
+
 from ..exceptions import (
     CertificatesError,
     ChatError,
     DataDirLockedError,
+    DeviceRevokedError,
     TooManyDevicesError,
     UnauthenticatedError,
 )
 from .rendering import explained, safe_lines
-
-INTERRUPTED = 130
 
 
 def fail(message: str, code: int = 2) -> NoReturn:
@@ -40,6 +41,11 @@ def advice(error: ChatError, token_hint: str = "") -> str:
     match error:
         case DataDirLockedError():
             return f"{said} (--device NAME)"
+        case DeviceRevokedError():
+            return (
+                "this device was revoked and never connects again, and what it had not sent is sent by no other"
+                " (`chatgrpc queue` lists it); --device NAME makes another device"
+            )
         case TooManyDevicesError():
             return f"{said} `chatgrpc devices` lists them and revokes one"
         case UnauthenticatedError() if token_hint:
@@ -61,6 +67,8 @@ def run(work: Callable[[], Coroutine[None, None, int]], token_hint: str = "") ->
         code = 1
     except OSError as error:
         silence()
+        if not is_of_output(error):
+            fail(f"{error.strerror}: {error.filename}" if error.filename else f"it failed: {error.strerror or error}", code=1)
         fail(f"the output cannot be written: {error.strerror}", code=1)
     except KeyboardInterrupt:
         code = INTERRUPTED

@@ -22,9 +22,10 @@ from ..events import (
     ReceiptChanged,
     TypingChanged,
 )
-from ..exceptions import ChatError, DiskError, NotAMemberError
+from ..exceptions import ChatError, DeviceRevokedError, DiskError, NotAMemberError
 from ..store import HistoryPage
 from .conversation import Conversation
+from .ending import advice
 from .keystrokes import Keystrokes
 from .rendering import clock, explained, role_name, safe, until
 from .screen import Screen, StyledText
@@ -97,8 +98,11 @@ class Room:
         try:
             await self.client.wait_until_live(CONNECT_PATIENCE_S)
             self.was_live = True
+        except DeviceRevokedError as error:
+            self.note(f"not connected: {advice(error)}")
         except ChatError as error:
-            self.note(f"not connected: {explained(error)}; what you type is kept and sent when the connection is back")
+            kept = "what you type is kept and sent when the connection is back"
+            self.note(f"not connected: {explained(error).removesuffix('.')}; {kept}")
         await self._load_state()
         await self._show_newest()
 

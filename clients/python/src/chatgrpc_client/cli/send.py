@@ -14,6 +14,7 @@ from ..events import ConnectionState
 from ..exceptions import (
     ChatError,
     DataDirLockedError,
+    DeviceRevokedError,
     DiskError,
     RequestError,
     RequestTimeoutError,
@@ -93,6 +94,8 @@ class _Sender:
             return NOT_SENT
         except TooManyDevicesError:
             return await self._send_without_device()
+        except DeviceRevokedError as error:
+            return await self._waits(advice(error), "and never sent from this device: send it again with --device NAME")
         except ChatError as error:
             return await self._waits(advice(error, self._token_hint))
         except asyncio.CancelledError:
@@ -211,17 +214,18 @@ class _Sender:
         else:
             self._say(f"✓ sent to {safe(self._to or self._chat)} as #{result.seq} (chat {chat_id})")
 
-    async def _waits(self, reason: str) -> int:
+    async def _waits(self, reason: str, fate: str = "") -> int:
+        """Says that messages are kept, why, and what becomes of them: by default the next run sends them."""
+        fate = fate or (
+            f"to go out with the next `chatgrpc send --as {self._client.user_id}` to {self._client.config.address}; do not send"
+            " the text again (`chatgrpc queue` lists and drops what waits)"
+        )
         waiting = await self._client.waiting_messages()
         if self._as_json:
             for message in waiting:
                 facts = {"chat_id": message.chat_id, "client_message_id": message.client_message_id.hex()}
                 self._say(dump(facts | {"status": "queued", "error": reason}))
-        complain(
-            f"not sent yet: {reason}\n{messages(len(waiting))} kept on disk, to go out with the next `chatgrpc send"
-            f" --as {self._client.user_id}` to {self._client.config.address}; do not send the text again (`chatgrpc queue`"
-            " lists and drops what waits)"
-        )
+        complain(f"not sent yet: {reason}\n{messages(len(waiting))} kept on disk, {fate}")
         return NOT_SENT
 
     def _say(self, line: str) -> None:
