@@ -15,6 +15,13 @@ _ROOT = Path(__file__).parents[2]
 _UV = _ROOT / ".tools" / "bin" / "uv"
 _CLUSTER_DRIVERS = {"cassandra-driver", "redis", "hiredis"}
 _START_TIMEOUT_S = 60.0
+_API = "dist/chatgrpc_api-*.whl"
+_SERVER, _NODE, _CLIENT = (
+    line.split("pip install ")[1].split("  #")[0].strip()
+    for line in (_ROOT / "docs" / "operations.md").read_text().splitlines()
+    if "pip install " in line and "dist/" in line
+)
+"""What the documentation installs: of files, since any index may hold something of our names."""
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +35,14 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def client(wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> "Environment":
     """The client alone."""
-    return Environment(tmp_path_factory.mktemp("client"), wheels, "chatgrpc-client")
+    return Environment(tmp_path_factory.mktemp("client"), wheels, _CLIENT)
 
 
 class Environment:
-    """An environment of its own, with what the requirements ask for."""
+    """An environment of its own, with what was asked for."""
 
-    def __init__(self, folder: Path, wheels: Path, *requirements: str) -> None:
+    def __init__(self, folder: Path, wheels: Path, requirements: str) -> None:
+        """`requirements`: as a shell takes them, where the wheels lie in `dist`."""
         python = _ROOT / ".venv" / "bin" / "python"
         self._home = folder / "home"
         self._home.mkdir(parents=True)
@@ -47,8 +55,9 @@ class Environment:
                 " \\", ""
             )
         )
-        install = (_UV, "pip", "install", "--quiet", "--python", self._bin / "python")
-        _run(*install, "--find-links", wheels, "--constraint", pinned, *requirements)
+        (folder / "dist").symlink_to(wheels)
+        install = f'"$0" pip install --quiet --python "$1" --constraint "$2" {requirements}'
+        _run("/bin/sh", "-c", install, _UV, self._bin / "python", pinned, cwd=folder)
 
     def installed(self) -> set[str]:
         """Names of the distributions in it."""
@@ -110,7 +119,7 @@ print(len(found))
 
 
 def test_the_api_is_stubs_ids_and_the_fold_and_needs_grpc_only(wheels: Path, tmp_path: Path) -> None:
-    environment = Environment(tmp_path, wheels, "chatgrpc-api")
+    environment = Environment(tmp_path, wheels, _API)
     assert environment.installed() == {"chatgrpc-api", "grpcio", "protobuf", "typing-extensions"}
     assert int(environment.python(_IMPORT_ALL.format(package="chatgrpc"))) > 10
     code = """
@@ -136,7 +145,7 @@ def test_the_client_brings_nothing_of_the_server(client: Environment) -> None:
 def test_the_server_alone_needs_no_drivers_and_serves_a_client_from_its_own_environment(
     wheels: Path, client: Environment, tmp_path: Path
 ) -> None:
-    server = Environment(tmp_path / "server", wheels, "chatgrpc")
+    server = Environment(tmp_path / "server", wheels, _SERVER)
     assert not server.installed() & {*_CLUSTER_DRIVERS, "chatgrpc-client"}
     assert "chatgrpc chat" not in server.run("chatgrpc", "--help")
     clustered = server.run("chatgrpc", "serve", "--cluster-etcd", "127.0.0.1:1", "--metrics-port", "0", status=2)
@@ -153,7 +162,7 @@ def test_the_server_alone_needs_no_drivers_and_serves_a_client_from_its_own_envi
 
 
 def test_all_together_are_one_command_and_the_extra_brings_the_drivers(wheels: Path, tmp_path: Path) -> None:
-    both = Environment(tmp_path, wheels, "chatgrpc[cluster]", "chatgrpc-client")
+    both = Environment(tmp_path, wheels, f"{_NODE} {_CLIENT}")
     assert both.installed() >= {*_CLUSTER_DRIVERS, "chatgrpc", "chatgrpc-client", "chatgrpc-api"}
     assert "chatgrpc chat" in both.run("chatgrpc", "--help")
     assert int(both.python(_IMPORT_ALL.format(package="chatgrpc"))) > 100
