@@ -13,7 +13,7 @@ import pytest
 from chatgrpc_client import Client, ClientConfig
 from tests.support.server import ServerProcess, running_server
 
-from .shell import Shell
+from .shell import TIMEOUT_S, Shell
 
 _numbers = itertools.count(1)
 
@@ -75,7 +75,7 @@ def names() -> tuple[str, str, str]:
     return f"alice{number}", f"bob{number}", f"carol{number}"
 
 
-async def until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+async def until(condition: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> None:
     """Waits until something is true."""
     async with asyncio.timeout(timeout_s):
         while not condition():
@@ -104,7 +104,7 @@ class Watcher:
         """The events of these kinds, in order."""
         return [event for event in self.events if isinstance(event, kinds)]
 
-    async def until(self, condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    async def until(self, condition: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> None:
         """Waits until something is true of what was seen."""
         async with asyncio.timeout(timeout_s):
             while not condition():

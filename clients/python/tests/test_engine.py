@@ -29,6 +29,7 @@ from chatgrpc_client.store import Store
 from . import frames
 from .conftest import watching
 from .frames import frame, text, welcome
+from .shell import TIMEOUT_S
 
 CHAT = direct_chat_id("alice", "bob")
 event = partial(frames.event, chat_id=CHAT)
@@ -110,7 +111,7 @@ async def client_of(tmp_path: Path, *scripts: Script, **settings: Any) -> AsyncI
         **({"backoff_cap_s": 0.1, "own_ack_delay_s": 0.05} | settings),
     )
     try:
-        async with asyncio.timeout(20), Client(config, token) as client:
+        async with asyncio.timeout(TIMEOUT_S), Client(config, token) as client:
             yield client, scripted
     finally:
         await server.stop(0)
@@ -159,7 +160,7 @@ async def test_a_message_whose_key_is_too_old_gets_a_new_one_only_if_it_is_not_i
         await stream.stay()
 
     async with client_of(tmp_path, far_behind) as (client, _):
-        await client.wait_until_live(10)
+        await client.wait_until_live(TIMEOUT_S)
         sent = await (await client.send("hello", chat_id=CHAT)).sent
         if was_committed:
             assert sent.seq == 11
@@ -360,12 +361,12 @@ async def revoked(stream: Stream) -> None:
 async def test_a_message_for_a_client_that_has_stopped_waits_and_never_counts_as_sent(tmp_path: Path) -> None:
     async with client_of(tmp_path, revoked) as (client, _):
         with pytest.raises(DeviceRevokedError):
-            await client.wait_until_live(10)
+            await client.wait_until_live(TIMEOUT_S)
         outgoing = await client.send("hello", user_id="bob")
         with pytest.raises(DeviceRevokedError):
             await outgoing.sent
         with pytest.raises(DeviceRevokedError):
-            await client.wait_until_sent(10)
+            await client.wait_until_sent(TIMEOUT_S)
         assert [message.content.text.text for message in await client.waiting_messages()] == ["hello"]
 
 
@@ -456,7 +457,7 @@ async def test_what_was_answered_is_told_also_if_the_session_ends_at_that_moment
             await client.wait_until_sent(0.2)  # long enough for the drain's time to come
         may_settle.set()
         assert (await outgoing.sent).seq == 1
-        await client.wait_until_sent(10)
+        await client.wait_until_sent(TIMEOUT_S)
         assert server.streams <= 2
 
 
@@ -465,7 +466,7 @@ async def test_send_never_ends_with_0_when_the_client_stopped_before_it(
 ) -> None:
     async with client_of(tmp_path, revoked) as (client, _):
         with pytest.raises(DeviceRevokedError):
-            await client.wait_until_live(10)
+            await client.wait_until_live(TIMEOUT_S)
         sender = _Sender(client, "bob", "", 10.0, as_json=False)
         # The race as it was: the client stops between the opening of the device and the queuing of the message.
         sender._open = lambda: asyncio.sleep(0)  # type: ignore[method-assign]

@@ -22,6 +22,7 @@ from tests.support.server import ServerProcess, channel, running_server
 
 from .conftest import Home, until
 from .frames import frame
+from .shell import TIMEOUT_S
 from .test_engine import Script, ScriptedServer, Stream, answer, committing, result
 
 Two = tuple[ServerProcess, ServerProcess]
@@ -46,7 +47,7 @@ async def streams_on(server: ServerProcess) -> int:
 
 async def settled_on(server: ServerProcess) -> None:
     """Returns when the device is connected there."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(TIMEOUT_S):
         while await streams_on(server) != 1:
             await asyncio.sleep(0.02)
 
@@ -59,13 +60,13 @@ def device(servers: Two, folder: Path) -> Client:
 
 async def test_a_client_whose_server_is_killed_opens_its_session_on_the_other(two_servers: Two, tmp_path: Path) -> None:
     async with device(two_servers, tmp_path / "home") as alice:
-        await alice.wait_until_live(20)
+        await alice.wait_until_live(TIMEOUT_S)
         one, two = two_servers
         here, there = (one, two) if await streams_on(one) else (two, one)
         for _ in range(2):
             here.kill()
             await settled_on(there)
-            await alice.wait_until_live(20)
+            await alice.wait_until_live(TIMEOUT_S)
             assert (await alice.profiles.update(display_name=f"Alice at {there.port}")).display_name == f"Alice at {there.port}"
             await here.start()
             here, there = there, here
@@ -73,12 +74,12 @@ async def test_a_client_whose_server_is_killed_opens_its_session_on_the_other(tw
 
 async def test_a_client_whose_server_drains_goes_to_the_other(two_servers: Two, tmp_path: Path) -> None:
     async with device(two_servers, tmp_path / "home") as alice:
-        await alice.wait_until_live(20)
+        await alice.wait_until_live(TIMEOUT_S)
         one, two = two_servers
         here, there = (one, two) if await streams_on(one) else (two, one)
         assert await asyncio.to_thread(here.terminate) == 0
         await settled_on(there)
-        await alice.wait_until_live(20)
+        await alice.wait_until_live(TIMEOUT_S)
         assert (await alice.profiles.get()).user_id == "alice"
 
 
@@ -149,7 +150,7 @@ async def cluster_of(**scripts: Sequence[Script]) -> AsyncIterator[ScriptedClust
         await server.start()
         running.append(server)
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(TIMEOUT_S):
             yield cluster
     finally:
         for server in running:
@@ -175,7 +176,7 @@ async def test_what_waits_goes_out_in_order_on_a_node_that_the_client_learned_of
     async with cluster_of(first=[draining], busy=[committing], free=[committing]) as cluster:
         cluster.nodes["busy"].streams = 1_000
         async with cluster.client_at("first", tmp_path) as client:
-            await client.wait_until_live(10)
+            await client.wait_until_live(TIMEOUT_S)
             await until(lambda: cluster.asked == ["first"])
             outgoing = [await client.send(text, user_id="bob") for text in ("one", "two", "three")]
             assert [(await each.sent).seq for each in outgoing] == [100, 101, 102]
@@ -211,7 +212,7 @@ async def test_what_a_node_cannot_pass_on_goes_out_in_order_and_unchanged_throug
 
     async with cluster_of(first=[refusing], other=[passing_on]) as cluster:
         async with cluster.client_at("first", tmp_path, refused_send_max_s=0.1) as client:
-            await client.wait_until_live(10)
+            await client.wait_until_live(TIMEOUT_S)
             await until(lambda: cluster.asked == ["first"])
             outgoing = [await client.send(text, user_id="bob") for text in ("one", "two", "three")]
             assert [(await each.sent).seq for each in outgoing] == [100, 101, 102]
@@ -225,7 +226,7 @@ async def test_who_knows_no_other_node_stays(tmp_path: Path) -> None:
     refusing = Refusing()
     async with cluster_of(first=[refusing]) as cluster:
         async with cluster.client_at("first", tmp_path, refused_send_max_s=0.0) as client:
-            await client.wait_until_live(10)
+            await client.wait_until_live(TIMEOUT_S)
             await until(lambda: cluster.asked == ["first"])
             await client.send("one", user_id="bob")
             await until(lambda: len(refusing.sends) >= 4)
@@ -236,7 +237,7 @@ async def test_a_node_is_given_time_before_it_is_left(tmp_path: Path) -> None:
     refusing = Refusing()
     async with cluster_of(first=[refusing], other=[committing]) as cluster:
         async with cluster.client_at("first", tmp_path, refused_send_max_s=3_600.0) as client:
-            await client.wait_until_live(10)
+            await client.wait_until_live(TIMEOUT_S)
             await until(lambda: cluster.asked == ["first"])
             await client.send("one", user_id="bob")
             await until(lambda: len(refusing.sends) >= 4)
@@ -249,7 +250,7 @@ async def test_where_no_node_can_pass_on_the_client_stays(tmp_path: Path) -> Non
     async with cluster_of(first=[refusing], other=[committing], third=[committing]) as cluster:
         cluster.cut_off = {"first", "other", "third"}
         async with cluster.client_at("first", tmp_path, refused_send_max_s=0.0, move_interval_s=0.1) as client:
-            await client.wait_until_live(10)
+            await client.wait_until_live(TIMEOUT_S)
             await until(lambda: cluster.asked == ["first"])
             await client.send("one", user_id="bob")
             await until(lambda: len(cluster.looked_at) >= 4)
@@ -262,7 +263,7 @@ async def test_it_does_not_ask_more_often_than_the_interval(tmp_path: Path) -> N
     async with cluster_of(first=[refusing], other=[committing]) as cluster:
         cluster.cut_off = {"other"}
         async with cluster.client_at("first", tmp_path, refused_send_max_s=0.0, move_interval_s=3_600.0) as client:
-            await client.wait_until_live(10)
+            await client.wait_until_live(TIMEOUT_S)
             await until(lambda: cluster.asked == ["first"])
             await client.send("one", user_id="bob")
             await until(lambda: bool(cluster.looked_at))
@@ -276,7 +277,7 @@ async def test_what_comes_of_the_cut_later_is_found_at_the_next_look(tmp_path: P
     async with cluster_of(first=[refusing], other=[committing]) as cluster:
         cluster.cut_off = {"other"}
         async with cluster.client_at("first", tmp_path, refused_send_max_s=0.0, move_interval_s=0.1) as client:
-            await client.wait_until_live(10)
+            await client.wait_until_live(TIMEOUT_S)
             await until(lambda: cluster.asked == ["first"])
             outgoing = await client.send("one", user_id="bob")
             await until(lambda: bool(cluster.looked_at))
@@ -297,7 +298,7 @@ async def test_who_is_sent_away_asks_once_more_where_to_go(tmp_path: Path) -> No
     async with cluster_of(first=[draining], old=[staying], new=[staying]) as cluster:
         new = cluster.nodes.pop("new")
         async with cluster.client_at("first", tmp_path) as client:
-            await client.wait_until_live(10)
+            await client.wait_until_live(TIMEOUT_S)
             await until(lambda: cluster.asked == ["first"])
             cluster.nodes["new"] = new
             cluster.nodes["first"].draining = cluster.nodes["old"].draining = True
@@ -318,11 +319,11 @@ async def test_a_client_goes_back_to_where_it_began_when_the_nodes_it_learned_of
         for port in range(1, 20):  # where nobody listens
             cluster.nodes[f"gone{port}"] = Node(node_id=f"gone{port}", address=f"127.0.0.1:{port}")
         async with cluster.client_at("first", tmp_path) as client:
-            await client.wait_until_live(10)
+            await client.wait_until_live(TIMEOUT_S)
             await until(lambda: cluster.asked == ["first"])
             may_end.set()
             await until(lambda: cluster.asked == ["first", "first"])
-            await client.wait_until_live(10)
+            await client.wait_until_live(TIMEOUT_S)
 
 
 async def test_a_connection_may_take_its_time(shared_server: ServerProcess, tmp_path: Path) -> None:
@@ -346,7 +347,7 @@ async def test_a_connection_may_take_its_time(shared_server: ServerProcess, tmp_
     try:
         address = f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
         async with Home(shared_server, tmp_path).device("slow.link", address=address) as client:
-            await client.wait_until_live(20)
+            await client.wait_until_live(TIMEOUT_S)
     finally:
         listener.close()
         for each in links:
