@@ -42,6 +42,7 @@ from tests.support.device import Device, DisconnectedError
 from tests.support.server import ServerProcess
 
 from .conftest import Home, until, watching
+from .shell import TIMEOUT_S
 
 Names = tuple[str, str, str]
 
@@ -61,7 +62,7 @@ async def texts(client: Client, chat_id: str) -> list[str]:
 async def test_a_message_goes_from_sent_to_delivered_to_read(home: Home, names: Names) -> None:
     alice_id, bob_id, _ = names
     async with home.device(alice_id) as alice, home.device(bob_id) as bob, watching(alice) as seen, watching(bob) as got:
-        await bob.wait_until_live(20)  # a new device begins with the next event
+        await bob.wait_until_live(TIMEOUT_S)  # a new device begins with the next event
         result = await (await alice.send("hello", user_id=bob_id)).sent
         await got.until(lambda: bool(got.of(Message)))
         (message,) = got.of(Message)
@@ -83,7 +84,7 @@ async def test_a_message_goes_from_sent_to_delivered_to_read(home: Home, names: 
 async def test_replies_edits_reactions_deletions_and_forwards_reach_the_other_side(home: Home, names: Names) -> None:
     alice_id, bob_id, carol_id = names
     async with home.device(alice_id) as alice, home.device(bob_id) as bob, watching(bob) as got:
-        await bob.wait_until_live(20)  # a new device begins with the next event
+        await bob.wait_until_live(TIMEOUT_S)  # a new device begins with the next event
         first = await (await alice.send("frist", user_id=bob_id)).sent
         chat_id = first.chat_id
         await (await alice.edit(chat_id, first.seq, "first")).sent
@@ -134,7 +135,7 @@ async def test_two_devices_of_one_user_end_in_equal_states(home: Home, names: Na
         first = await (await phone.send("0", user_id=bob_id)).sent
         chat_id = first.chat_id
         async with laptop:
-            await laptop.wait_until_live(20)
+            await laptop.wait_until_live(TIMEOUT_S)
         for number in range(1, 6):
             device = home.device(alice_id, "laptop")
             async with device:
@@ -148,7 +149,7 @@ async def test_two_devices_of_one_user_end_in_equal_states(home: Home, names: Na
             await (await bob.send(f"answer {number}", user_id=alice_id)).sent
             await (await phone.send(f"offline {number}", chat_id=chat_id)).sent
         async with home.device(alice_id, "laptop") as device:
-            await device.wait_until_live(20)
+            await device.wait_until_live(TIMEOUT_S)
             reference = await phone.chat(chat_id)
             assert reference is not None
 
@@ -161,7 +162,7 @@ async def test_two_devices_of_one_user_end_in_equal_states(home: Home, names: Na
                     and mine.receipts[alice_id].read_seq == theirs.receipts[alice_id].read_seq
                 )
 
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(TIMEOUT_S):
                 while not await equal():
                     await asyncio.sleep(0.02)
             pages = [await d.history(chat_id, limit=100) for d in (phone, device)]
@@ -176,7 +177,7 @@ async def test_a_new_device_begins_at_the_head_and_reads_history_by_pages(home: 
             outgoing = await alice.send(f"{number}", user_id=bob_id)
         await outgoing.sent
     async with home.device(bob_id) as bob, watching(bob) as got:
-        await bob.wait_until_live(20)
+        await bob.wait_until_live(TIMEOUT_S)
         chat_id = bob.direct_chat_id(alice_id)
         newest = await bob.history(chat_id)
         assert [e.content.text.text for e in newest.events] == [str(n) for n in range(10, 30)]
@@ -193,12 +194,12 @@ async def test_a_new_device_begins_at_the_head_and_reads_history_by_pages(home: 
 async def test_a_consumer_that_comes_late_and_is_slow_gets_every_event_once(home: Home, names: Names) -> None:
     alice_id, bob_id, _ = names
     async with home.device(alice_id) as alice, home.device(bob_id) as bob:
-        await bob.wait_until_live(20)
+        await bob.wait_until_live(TIMEOUT_S)
         for number in range(600):
             outgoing = await alice.send(f"{number}", user_id=bob_id)
         await outgoing.sent
         chat_id = bob.direct_chat_id(alice_id)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(TIMEOUT_S):
             while (state := await bob.chat(chat_id)) is None or state.seq < 601:
                 await asyncio.sleep(0.02)
         stream = bob.events()
@@ -218,7 +219,7 @@ async def test_a_consumer_that_comes_late_and_is_slow_gets_every_event_once(home
 async def test_groups(home: Home, names: Names) -> None:
     alice_id, bob_id, carol_id = names
     async with home.device(alice_id) as alice, home.device(bob_id) as bob, home.device(carol_id) as carol, watching(bob) as got:
-        await bob.wait_until_live(20)
+        await bob.wait_until_live(TIMEOUT_S)
         group = await alice.groups.create("Books", [bob_id])
         chat_id = group.chat_id
         await alice.groups.update(chat_id, title="Book club")
@@ -238,7 +239,7 @@ async def test_groups(home: Home, names: Names) -> None:
 
         fresh = home.device(bob_id, "second")
         async with fresh:
-            await fresh.wait_until_live(20)
+            await fresh.wait_until_live(TIMEOUT_S)
             snapshot = await fresh.chat(chat_id)
             assert snapshot is not None
             assert snapshot.chat == state.chat, "apply(events, stale) == fresh"
@@ -251,7 +252,7 @@ async def test_presence_and_typing_of_a_watched_chat(home: Home, names: Names) -
         chat_id = alice.direct_chat_id(bob_id)
         alice.watch([chat_id])
         async with home.device(bob_id) as bob:
-            await bob.wait_until_live(20)
+            await bob.wait_until_live(TIMEOUT_S)
             await seen.until(lambda: any(e.presence.online for e in seen.of(PresenceChanged)))
             bob.typing(chat_id)
             await seen.until(lambda: bool(seen.of(TypingChanged)))
@@ -263,7 +264,7 @@ async def test_presence_and_typing_of_a_watched_chat(home: Home, names: Names) -
 async def test_a_token_is_renewed_in_band_before_it_expires(home: Home, names: Names) -> None:
     alice_id, bob_id, _ = names
     async with home.device(alice_id, ttl_s=4) as alice, watching(alice) as seen:
-        await alice.wait_until_live(20)
+        await alice.wait_until_live(TIMEOUT_S)
         await until(lambda: len(home.minted) >= 3)
         await (await alice.send("still here", user_id=bob_id)).sent
         states = [e.state for e in seen.of(ConnectionChanged)]
@@ -286,15 +287,15 @@ async def test_a_token_that_is_not_valid_stops_the_client(home: Home, names: Nam
             async for _ in alice.events():
                 pass
     async with home.device(alice_id) as alice:
-        await alice.wait_until_sent(20)
+        await alice.wait_until_sent(TIMEOUT_S)
         assert await texts(alice, alice.direct_chat_id(bob_id)) == ["kept"]
 
 
 async def test_revoked_replaced_and_mistaken_devices_stop(home: Home, names: Names) -> None:
     alice_id, bob_id, _ = names
     async with home.device(alice_id, "phone") as phone, home.device(alice_id, "laptop") as laptop:
-        await phone.wait_until_live(20)
-        await laptop.wait_until_live(20)
+        await phone.wait_until_live(TIMEOUT_S)
+        await laptop.wait_until_live(TIMEOUT_S)
         assert {d.name for d in await phone.devices.list()} == {"phone", "laptop"}
         await phone.devices.rename(laptop.device_id, "old laptop")
         await phone.devices.revoke(laptop.device_id)
@@ -313,7 +314,7 @@ async def test_revoked_replaced_and_mistaken_devices_stop(home: Home, names: Nam
     stranger._token = home.device(bob_id)._token
     async with stranger:
         with pytest.raises(WrongUserError, match=bob_id):
-            await stranger.wait_until_live(20)
+            await stranger.wait_until_live(TIMEOUT_S)
 
 
 async def _live_again(client: Client) -> None:
@@ -330,7 +331,7 @@ async def test_a_hello_that_was_long_under_way_does_not_end_the_stream_that_the_
 ) -> None:
     alice_id, bob_id, _ = names
     async with home.device(alice_id, "phone") as phone, home.device(bob_id, "phone") as bob:
-        await phone.wait_until_live(20)
+        await phone.wait_until_live(TIMEOUT_S)
         late = Device(home.server.address, await phone._token(), phone.device_id)
         late.connection_number = 1
         with pytest.raises(DisconnectedError) as ended:
@@ -359,12 +360,12 @@ async def test_a_device_fetches_a_newer_token_when_another_was_revoked_and_goes_
     laptop = home.device(alice_id, "laptop")
     laptop._token = token
     async with home.device(alice_id, "phone") as phone, laptop, watching(laptop) as seen:
-        await phone.wait_until_live(20)
-        await laptop.wait_until_live(20)
+        await phone.wait_until_live(TIMEOUT_S)
+        await laptop.wait_until_live(TIMEOUT_S)
         before = len(minted)
         await laptop.devices.revoke(phone.device_id)
         await seen.until(lambda: any("revoked" in e.message for e in seen.of(ConnectionChanged)) or len(minted) > before + 1)
-        await laptop.wait_until_live(30)
+        await laptop.wait_until_live(TIMEOUT_S)
         await (await laptop.send("goes on", user_id=alice_id)).sent
         assert ConnectionState.STOPPED not in [e.state for e in seen.of(ConnectionChanged)]
 
@@ -449,7 +450,7 @@ async def test_what_is_sent_while_the_server_is_down_goes_out_once_in_order_afte
         assert len(await alice.waiting_messages()) == 5
         await alice.send("6", user_id="bob")
         await own_server.start()
-        await alice.wait_until_sent(30)
+        await alice.wait_until_sent(TIMEOUT_S)
         assert await texts(alice, alice.direct_chat_id("bob")) == [str(n) for n in range(7)]
 
 
@@ -489,10 +490,10 @@ async def test_a_server_killed_again_and_again_under_load_commits_each_message_o
                 await own_server.start()
             await asyncio.sleep(0.5)
             stop.set()
-            await alice.wait_until_sent(30)
-            await carol.wait_until_sent(30)
+            await alice.wait_until_sent(TIMEOUT_S)
+            await carol.wait_until_sent(TIMEOUT_S)
             total = sum(len(sent) for sent in acknowledged.values())
-            await got.until(lambda: len(got.of(Message)) >= total, 30)
+            await got.until(lambda: len(got.of(Message)) >= total)
             await asyncio.sleep(0.2)
             messages = got.of(Message)
 
@@ -510,7 +511,7 @@ async def test_a_client_that_is_cancelled_as_it_opens_or_closes_leaves_its_folde
 
     async def visit(closing: asyncio.Event) -> None:
         async with home.device(alice) as client:
-            await client.wait_until_live(20)
+            await client.wait_until_live(TIMEOUT_S)
             await (await client.send("hello", user_id=bob)).sent
             closing.set()
 
@@ -528,3 +529,31 @@ async def test_a_client_that_is_cancelled_as_it_opens_or_closes_leaves_its_folde
             await task
         async with home.device(alice) as client:
             assert client.device_id
+
+
+async def test_whoever_marks_more_as_read_than_there_is_has_not_read_what_comes_later(home: Home, names: Names) -> None:
+    alice_id, bob_id, _ = names
+    async with home.device(alice_id) as alice, home.device(bob_id) as bob, watching(bob) as seen:
+        chat_id = (await (await alice.send("one", user_id=bob_id)).sent).chat_id
+        await seen.until(lambda: bool(seen.of(Message)))
+        await bob.mark_read(chat_id, 1_000_000)
+        assert await bob.unread(chat_id) == 0
+        await (await alice.send("two", user_id=bob_id)).sent
+        await seen.until(lambda: len(seen.of(Message)) == 2)
+        assert await bob.unread(chat_id) == 1
+
+
+async def test_a_page_of_nothing_is_a_mistake_and_a_closed_stream_yields_nothing_more(home: Home, names: Names) -> None:
+    alice_id, bob_id, _ = names
+    async with home.device(alice_id) as alice:
+        for text in "abc":
+            sent = await (await alice.send(text, user_id=bob_id)).sent
+        stream = alice.events()
+        async for event in stream:
+            if isinstance(event, Message):
+                break
+        await stream.aclose()
+        assert [event async for event in stream] == []
+        for page in ({"limit": 0}, {"limit": -1}, {"before": -1}):
+            with pytest.raises(ValueError, match="at least one event"):
+                await alice.history(sent.chat_id, **page)

@@ -285,7 +285,8 @@ class Client:
             yield outcome
 
     async def mark_read(self, chat_id: str, seq: int) -> None:
-        """The user has read the chat up to here; sent now, or with the next session."""
+        """The user has read the chat up to here; sent now, or with the next session. No further than the device knows of it."""
+        seq = self._engine.known_up_to(chat_id, seq)
         if await self._engine.store.call(Store.raise_own_read_mark, chat_id, seq):
             self._engine.mark_read(chat_id, seq)
 
@@ -344,12 +345,14 @@ class Client:
         was told is committed is in the page to which it belongs.
 
         Raises:
-            ValueError: more than one place is given.
+            ValueError: more than one place is given, or a negative one, or no event is asked for.
             RequestError: the server refused it.
             RequestTimeoutError: there was no answer in time.
         """
         if sum(map(bool, (before, after, around))) > 1:
             raise ValueError("give at most one of before, after, around")
+        if limit < 1 or min(before, after, around) < 0:
+            raise ValueError("a page has at least one event, and seqs are not negative")
         store = self._engine.store
         if not after and not around and await self._engine.holds_own_writes(chat_id):
             held = await store.call(Store.page_before, chat_id, before, limit)

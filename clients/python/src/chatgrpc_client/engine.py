@@ -562,6 +562,12 @@ class Engine:
                     self._keyless.append(entry)
         return Ending(Next.RECONNECT, "the server's log of a chat was replaced")
 
+    def known_up_to(self, chat_id: str, seq: int) -> int:
+        """The seq, or the last one known of the chat, if that is below: what comes later is not read yet."""
+        received = self._received if self._session is None else self._session.cursors
+        known = max(self.cursors.get(chat_id, 0), received.get(chat_id, 0), self._own_seqs.get(chat_id, 0))
+        return min(seq, known) if known else seq
+
     def mark_read(self, chat_id: str, seq: int) -> None:
         """Sends a stored read mark; without a session it goes with the next one."""
         if self._session is None:

@@ -109,4 +109,6 @@ class EventStream(AsyncIterator[ClientEvent]):
     async def aclose(self) -> None:
         """Ends the iteration; the client keeps nothing for it any more."""
         self._forget(self)
+        self._ready.clear()
+        self._signals.clear()
         self.end(None)
