@@ -1,6 +1,7 @@
 """How the commands reach a server and show who they are: tokens that end, TLS that does not fit, somebody else's token."""
 
 import asyncio
+import os
 import re
 import struct
 import subprocess
@@ -72,6 +73,23 @@ def test_a_token_is_expired_when_the_server_says_so_and_not_the_clock_of_this_ma
         done = subprocess.run((CHATGRPC, *command), env=ahead, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
         assert done.returncode == 0, done.stderr
     assert "hello" in done.stdout
+
+
+def test_a_token_comes_through_a_pipe_and_one_that_nobody_writes_holds_up_no_exit(
+    shell: Shell, names: Names, tmp_path: Path
+) -> None:
+    alice, bob, _ = names
+    history = f"{CHATGRPC} history --as {bob} --with {alice} --token-file <(echo {shell.server.token(bob)})"
+    assert shell.call("send", "--as", alice, "--to", bob, "hello")[0] == 0
+    done = subprocess.run(["bash", "-c", history], env=shell.environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, "hello" in done.stdout) == (0, True), done.stderr
+    os.mkfifo(tmp_path / "pipe")
+    for way in (("--token-file", str(tmp_path / "pipe")), ("--token-command", "sleep 60 & wait")):
+        send = (CHATGRPC, "send", "--as", alice, "--to", bob, "x", "--timeout", "2", *way)
+        done = subprocess.run(send, env=shell.environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        assert done.returncode == 1
+        assert "no token has been given yet" in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 def test_a_token_that_cannot_be_had_is_told(shell: Shell, names: Names, tmp_path: Path) -> None:

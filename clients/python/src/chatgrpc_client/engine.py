@@ -89,6 +89,7 @@ class Engine:
         self._run_task: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
+        self._asks_for_token = False
         self._hurry = asyncio.Event()
         self._outgoing: dict[bytes, asyncio.Future[chat_pb2.SendResult]] = {}
         self._keyless: list[OutboxEntry] = []
@@ -217,12 +218,15 @@ class Engine:
         return Ending(Next.BACK_OFF, f"the server refuses the token ({ending.message.rstrip('.')}), {wait_for}")
 
     async def _connect_once(self) -> tuple[Ending, str]:
+        self._asks_for_token = True
         try:
             token = await self._token()
         except SessionStoppedError:
             raise
         except Exception as error:  # the provider is the user's code, and may succeed later
             return Ending(Next.BACK_OFF, f"no token could be had: {error}"), ""
+        finally:
+            self._asks_for_token = False
         positions = await self.store.call(Store.positions)
         ended = await self.store.call(Store.ended_positions)
         sync_token = await self.store.call(Store.sync_token)
@@ -493,6 +497,8 @@ class Engine:
     @property
     def why_waiting(self) -> str:
         """Why messages wait, for people; empty if it is not known."""
+        if self._asks_for_token:
+            return "no token has been given yet"
         return self.hub.connection.message or next((str(error) for error in self._delayed.values()), "")
 
     def _add_to_outbox(self, entry: OutboxEntry) -> None:

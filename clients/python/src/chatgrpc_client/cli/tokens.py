@@ -6,8 +6,13 @@ first token.
 
 import asyncio
 import base64
+import contextlib
 import json
+import os
+import stat
+import threading
 import time
+from functools import partial
 from pathlib import Path
 
 from ..config import TokenProvider
@@ -32,16 +37,50 @@ def always(token: str) -> TokenProvider:
 
 
 def from_file(path: Path) -> TokenProvider:
-    """What stands in a file at the time."""
+    """What stands in a file at the time. Of a pipe that holds no more, as `<(command)` soon does, the last one."""
+    reading: asyncio.Future[tuple[bytes, bool]] | None = None
+    last = b""
 
     async def provide() -> str:
+        nonlocal reading, last
+        where = f"--token-file {path}"
+        if reading is None or reading.done():
+            reading = _read(path)
         try:
-            with path.open("rb") as file:
-                return _token(file.read(TOKEN_BYTES_MAX), f"--token-file {path}")
+            async with asyncio.timeout(COMMAND_TIMEOUT_S):
+                token, is_file = await asyncio.shield(reading)
+            if token or is_file:
+                last = token
+            return _token(last, where)
+        except TimeoutError:
+            raise TokenUnavailableError(f"{where} gave no token within {COMMAND_TIMEOUT_S:g} s") from None
         except OSError as error:
-            raise TokenUnavailableError(f"cannot read --token-file {path}: {error.strerror}") from error
+            raise TokenUnavailableError(f"cannot read {where}: {error.strerror}") from error
 
     return provide
+
+
+def _read(path: Path) -> "asyncio.Future[tuple[bytes, bool]]":
+    """Reads a file, and tells whether it is one, or else a pipe.
+
+    Beside the event loop, and on no thread that the exit waits for: to open a pipe waits for its writer.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[tuple[bytes, bool]] = loop.create_future()
+    future.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    def read() -> None:
+        try:
+            with path.open("rb") as file:
+                is_file = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+                tell = partial(future.set_result, (file.read(TOKEN_BYTES_MAX), is_file))
+        except OSError as error:
+            tell = partial(future.set_exception, error)
+        with contextlib.suppress(RuntimeError):  # the loop has gone
+            loop.call_soon_threadsafe(tell)
+
+    threading.Thread(target=read, name="token", daemon=True).start()
+    return future
 
 
 def from_command(command: str) -> TokenProvider:
@@ -66,7 +105,8 @@ async def _printed_by(command: str) -> str:
         raise TokenUnavailableError(f"--token-command gave no token within {COMMAND_TIMEOUT_S:g} s") from None
     finally:
         if process.returncode is None:
-            process.kill()
+            # Kills it and closes its pipes, which what it started may hold open; `wait` waits for both.
+            process._transport.close()  # type: ignore[attr-defined]
             await process.wait()
     if process.returncode:
         said = safe(complaint.decode(errors="replace").strip().partition("\n")[0])
