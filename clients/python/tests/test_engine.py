@@ -19,6 +19,7 @@ from chatgrpc_client import Client, ClientConfig, LogEvent, MessageDelayed
 from chatgrpc_client.cli.send import NOT_SENT, REFUSED, _Sender
 from chatgrpc_client.exceptions import (
     ChatDamagedError,
+    ClientClosedError,
     DeviceRevokedError,
     RateLimitedError,
     RequestTimeoutError,
@@ -491,3 +492,31 @@ async def test_send_says_what_became_of_earlier_messages(tmp_path: Path, capsys:
     assert "as #1" in out
     assert "sent too" not in out
     assert "a message that waited from earlier was refused: You are muted." in err
+
+
+async def test_a_client_that_closes_cancels_nobody_who_waits_for_an_answer(tmp_path: Path) -> None:
+    asked = asyncio.Event()
+
+    async def never_answered(request: Any, context: Any) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    server = grpc.aio.server()
+    methods: dict[str, Any] = {"ListDevices": grpc.unary_unary_rpc_method_handler(never_answered)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("chatgrpc.v1.DeviceService", methods),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+
+    async def token() -> str:
+        return "token"
+
+    try:
+        async with Client(ClientConfig(address=f"127.0.0.1:{port}", user_id="alice", data_dir=tmp_path / "a"), token) as client:
+            listing = asyncio.create_task(client.devices.list())
+            await asked.wait()
+        with pytest.raises(ClientClosedError):
+            await listing
+        with pytest.raises(ClientClosedError):
+            await client.devices.list()
+    finally:
+        await server.stop(None)

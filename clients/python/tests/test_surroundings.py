@@ -74,6 +74,13 @@ def test_output_that_takes_nothing_does_not_make_a_committed_message_wait(shell:
     assert [event["type"] for event in parsed(lines)] == ["chat_created", "text", "text"]
 
 
+def test_a_chat_that_cannot_be_shown_ends_also_where_nothing_is_typed(shell: Shell, names: Names) -> None:
+    alice, bob, _ = names
+    done = through_sh(shell, f'"$C" chat --as {alice} --with {bob} < /dev/null > /dev/full')
+    assert "the output cannot be written" in no_traceback(done)
+    assert done.returncode == 1
+
+
 @pytest.mark.parametrize("program", ["$C", "$C-client"])
 @pytest.mark.parametrize("command", ["token alice", "config", "queue --as alice", "--help", "--version"])
 def test_any_command_whose_output_takes_nothing_says_so(shell: Shell, program: str, command: str) -> None:

@@ -33,6 +33,7 @@ from .config import ClientConfig, TokenProvider
 from .exceptions import (
     LASTING,
     ChatError,
+    ClientClosedError,
     RequestTimeoutError,
     TemporaryError,
     TokenUnavailableError,
@@ -44,6 +45,7 @@ from .node_channel import NodeChannel
 Request_contra = TypeVar("Request_contra", bound=Message, contravariant=True)
 Response_co = TypeVar("Response_co", bound=Message, covariant=True)
 
+_CLOSED = "the client is closed; nothing is known of the outcome of a call that was under way"
 _RETRIED = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED}
 
 
@@ -93,6 +95,7 @@ class Caller:
             UnauthenticatedError: the token is not valid.
             TokenUnavailableError: no token could be had.
             RequestTimeoutError: there was no answer in time.
+            ClientClosedError: the client is closed.
         """
         deadline_s = time.monotonic() + self._config.request_timeout_s
         backoff = Backoff(self._config.backoff_base_s, self._config.backoff_cap_s)
@@ -132,7 +135,15 @@ class Caller:
         timeout_s = max(0.001, deadline_s - time.monotonic())
         if self._stubs.channel is not self._node.channel:
             self._stubs = Stubs(self._node.channel)
-        response = await method(self._stubs)(request, timeout=timeout_s, metadata=metadata)
+        try:
+            response = await method(self._stubs)(request, timeout=timeout_s, metadata=metadata)
+        except grpc.aio.UsageError:  # the channel is closed
+            raise ClientClosedError(_CLOSED) from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise ClientClosedError(_CLOSED) from None  # which ended the call, and nobody meant to end the caller
         error = getattr(response, "error", None)
         if isinstance(error, chat_pb2.Error) and response.HasField("error"):
             raise request_error(error)

@@ -82,7 +82,7 @@ class _Visit:
             if watching.done():
                 await watching
             await working
-            code = await self._leave()
+            code = await self._leave(watching)
             if watching.done() and not code:
                 await watching  # what should have been shown was not
             return code
@@ -109,8 +109,11 @@ class _Visit:
             if not await self._commands.line(line):
                 return
 
-    async def _leave(self) -> int:
-        """Gives what was typed last a moment to go out; the rest waits for the next time."""
+    async def _leave(self, watching: "asyncio.Task[None]") -> int:
+        """Gives what was typed last a moment to go out; the rest waits for the next time.
+
+        `watching` shows the chat, until it cannot.
+        """
         patience_s = LEAVE_TIMEOUT_TERMINAL_S if self._screen.shows_toolbar else LEAVE_TIMEOUT_S
         try:
             await self._client.wait_until_sent(patience_s)
@@ -122,7 +125,9 @@ class _Visit:
         if self._screen.shows_toolbar:
             return 0
         if not self._room.was_live:
-            await self._room.entered.wait()  # which says so if there is no connection
+            entered = asyncio.create_task(self._room.entered.wait())  # which says so if there is no connection
+            await asyncio.wait({entered, watching}, return_when=asyncio.FIRST_COMPLETED)
+            entered.cancel()
         await self._room.until_up_to_date(SHOW_TIMEOUT_S)
         if self._room.refused:
             return REFUSED
