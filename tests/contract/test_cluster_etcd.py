@@ -412,3 +412,25 @@ async def test_keys_that_are_not_ours_do_not_end_the_watch(settings: EtcdSetting
         await eventually(sees_both)
     finally:
         await foreign.close()
+
+
+async def test_a_shard_at_whose_key_something_stands_for_ever_is_taken(settings: EtcdSettings, nodes: AsyncExitStack) -> None:
+    """As somebody puts it there who looks around; what stood there before by a node may be that node's yet."""
+    one = _node(nodes, settings)
+    await one.join()
+    held = await one.cluster.take(4)
+    assert held is not None
+    foreign = EtcdClient(settings)
+    try:
+        for shard, value in ((3, b"ghost"), (4, b"ghost"), (5, b"\xff")):
+            put = RequestOp(put=PutRequest(key=settings.prefix.encode() + b"shards/%d" % shard, value=value))
+            await foreign.transact(TxnRequest(success=[put]))
+        two = _node(nodes, settings)
+        await two.join()
+        for shard in (3, 5):
+            taken = await two.cluster.take(shard)
+            assert taken is not None
+            assert taken.epoch > held.epoch
+        assert await two.cluster.take(4) is None
+    finally:
+        await foreign.close()

@@ -137,6 +137,8 @@ class EtcdCluster:
         )
         try:
             done = await self._client.transact(request)
+            if not done.succeeded and await self._removed_foreign(done.responses[0].range.kvs[0]):
+                done = await self._client.transact(request)
         except EtcdError as error:
             self._note(lease, error)
             raise _mapped(error) from error
@@ -149,6 +151,17 @@ class EtcdCluster:
             revision = found.create_revision
         self._held[shard] = revision
         return ShardOwner(info.node_id, self._epoch_base + revision)
+
+    async def _removed_foreign(self, found: KeyValue) -> bool:
+        """Removes a shard's key that no node has ever written, since it was made without a lease; it would stand for ever.
+
+        One that was written over is left alone: whoever made it may hold the shard.
+        """
+        if found.lease_id or found.create_revision != found.mod_revision:
+            return False
+        as_found = Compare(target=Compare.TARGET_MOD, key=found.key, mod_revision=found.mod_revision)
+        delete = RequestOp(delete_range=DeleteRangeRequest(key=found.key))
+        return (await self._client.transact(TxnRequest(compare=[as_found], success=[delete]))).succeeded
 
     async def release(self, shard: int) -> None:
         """See the port."""

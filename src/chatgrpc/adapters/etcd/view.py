@@ -83,6 +83,8 @@ class LiveView:
 
     def _take(self, kv: KeyValue) -> None:
         kind, name = self._split(kv.key)
+        if kind in {_NODES, _SHARDS} and not kv.lease_id:
+            raise ValueError("no node that lives has written it: it would never go")
         if kind == _NODES:
             self._nodes[name] = _node(name, kv.value)
         elif kind == _SHARDS:
