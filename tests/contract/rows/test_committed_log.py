@@ -122,6 +122,16 @@ class TestHoles:
         with pytest.raises(ChatDamagedError):
             await rows.committed.read_after(chat, 0, 3, 100, BYTES_MAX)
 
+    @pytest.mark.parametrize("seq", [2**31 * 10_000, 2**62, 2**63 - 1, 2**64 - 1])
+    async def test_what_no_chat_gets_to_is_missed_whatever_was_stated(self, rows: Rows, chat: str, seq: int) -> None:
+        """A node may say anything of a chat's head; there are not as many buckets."""
+        await rows.write(*log(chat, [1, 2]))
+        for after_seq in (seq - 1, seq - 256):
+            with pytest.raises(ChatDamagedError):
+                await rows.committed.read_after(chat, after_seq, seq, 100, BYTES_MAX)
+        with pytest.raises(ChatDamagedError):
+            await rows.committed.read_before(chat, seq + 1, 1, 100, BYTES_MAX)
+
     async def test_what_no_page_needs_is_not_missed(self, rows: Rows, chat: str) -> None:
         await rows.write(*log(chat, [1, 2, 4, 5]))
         assert seqs(await rows.committed.read_after(chat, 0, 5, 2, BYTES_MAX)) == [1, 2]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from chatgrpc.adapters.cassandra.client import CassandraClient
-from chatgrpc.core.epochs import BUCKET_SEQS, Row, bucket_of, committed_run
+from chatgrpc.core.epochs import BUCKET_SEQS, SEQ_MAX, Row, bucket_of, committed_run
 from chatgrpc.core.visibility import Interval
 from chatgrpc.ports.errors import ChatDamagedError
 from chatgrpc.ports.row_store import StoredEvent
@@ -118,6 +118,8 @@ class CassandraCommittedLog:
 
     async def _run(self, chat_id: str, first_seq: int, last_seq: int) -> list[Row]:
         """The events at these seqs, of one bucket, every one of which was stated."""
+        if last_seq > SEQ_MAX:
+            raise ChatDamagedError(chat_id, f"seq {last_seq} was stated as committed, and no chat gets there")
         read = self._rows.bind((chat_id, bucket_of(first_seq), first_seq, last_seq))
         for wait_s in (*_HOLE_WAITS_S, None):
             # A row that has lost its event is no event, which whoever looks at it finds.
