@@ -40,7 +40,7 @@ class MemoryDeviceStore:
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
         self._devices: dict[str, dict[str, Device]] = {}
-        self._revoked: dict[str, dict[str, int]] = {}  # user id -> device id -> when it was revoked, oldest first
+        self._revoked: dict[str, dict[str, None]] = {}  # user id -> device ids, that which was revoked first first
         self._ephemeral: set[tuple[str, str]] = set()
         self._not_before_ms: dict[str, int] = {}
 
@@ -89,9 +89,9 @@ class MemoryDeviceStore:
             self._ephemeral.discard((user_id, device_id))
             self._not_before_ms[user_id] = max(now_ms, self._not_before_ms.get(user_id, 0))
             revoked = self._revoked.setdefault(user_id, {})
-            revoked[device_id] = now_ms
+            revoked[device_id] = None
             if len(revoked) > REVOKED_KEPT_MAX:
-                del revoked[min(revoked, key=lambda known: (revoked[known], known))]
+                del revoked[next(iter(revoked))]
         return device
 
     async def standing(self, user_id: str) -> Standing:

@@ -41,8 +41,11 @@ _RENAME = """
     UPDATE devices SET name = ? WHERE user_id = ? AND device_id = ? AND NOT revoked
     RETURNING user_id, device_id, name, created_at_ms, connected_at_ms"""
 
+# The time only says which revocation was the last: it rises whatever the clock does, lest the last one counts as the oldest.
 _REVOKE = """
-    UPDATE devices SET revoked = 1, revoked_at_ms = :now_ms WHERE user_id = :user_id AND device_id = :device_id AND NOT revoked
+    UPDATE devices SET revoked = 1, revoked_at_ms = max(:now_ms, 1 + (
+        SELECT min(max(revoked_at_ms), 1 << 53) FROM devices WHERE user_id = :user_id))
+    WHERE user_id = :user_id AND device_id = :device_id AND NOT revoked
     RETURNING user_id, device_id, name, created_at_ms, connected_at_ms"""
 
 _VOID_TOKENS = """
