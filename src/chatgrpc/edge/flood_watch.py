@@ -151,7 +151,7 @@ class FloodWatch:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._last_s = self._last_cpu_s = 0.0
-        self._to_cut: deque[tuple[str, str]] = deque()
+        self._to_cut: deque[str] = deque()
         self._cut_not_before_s = 0.0
         self._idle: dict[str, float] = {}  # since when, by connection; the longest first
         self._idle_not_before_s = 0.0
@@ -271,23 +271,17 @@ class FloodWatch:
             [peer for peer in surplus if self._idle[peer] <= last_s and peer not in busy and _cut(idle[peer], peer)], "idle"
         )
 
-    def cut(self, peer: str, reason: str) -> None:
+    def cut(self, peer: str) -> None:
         """Cuts a connection that has shown what it is. In a moment, on the watch's thread: it takes a look at all of them."""
         if self.is_possible():
-            self._to_cut.append((peer, reason))
+            self._to_cut.append(peer)
 
     def _cut_asked(self) -> None:
-        reasons = {}
+        asked = set()
         while self._to_cut:
-            peer, reason = self._to_cut.popleft()
-            reasons[peer] = reason
-        cut = [
-            connection.peer
-            for fd, connection in _connections(self._port)
-            if connection.peer in reasons and _cut(fd, connection.peer)
-        ]
-        for reason in dict.fromkeys(reasons.values()):
-            self._tell([peer for peer in cut if reasons[peer] == reason], reason)
+            asked.add(self._to_cut.popleft())
+        wanted = [(fd, connection.peer) for fd, connection in _connections(self._port) if connection.peer in asked]
+        self._tell([peer for fd, peer in wanted if _cut(fd, peer)], "header fields")
 
     def _tell(self, cut: list[str], reason: str) -> None:
         if cut:

@@ -10,13 +10,12 @@ A read or write under way is never cancelled, except when a stream is cut: the c
 """
 
 import asyncio
-import gc
-import time
 from collections.abc import Callable, Coroutine, Iterable
 from typing import TypeAlias
 
 import grpc
 
+from chatgrpc.edge.call_cutter import CallCutter
 from chatgrpc.edge.errors import StatusError, trailers_of
 from chatgrpc.edge.flood_watch import Delivered
 from chatgrpc.edge.interceptors import bearer_token
@@ -26,9 +25,6 @@ from chatgrpc.edge.transport import Inbound, StreamId, StreamOpened, StreamStatu
 SERVICE = "chatgrpc.v1.SessionService"
 METHOD = "Connect"
 
-_CUT_TOGETHER_S = 0.1
-_CUTTING_SHARE_MAX = 0.05
-"""Share of the loop's time that may go into finding what still refers to calls that were cut: the more streams, the longer."""
 _OK = StreamStatus("OK", "", "")
 _TOO_MANY_SILENT = StatusError(
     grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_STREAMS", "Too many streams of this address have said nothing yet. Try again."
@@ -48,6 +44,7 @@ class GrpcTransport:
         close_timeout_s: float,
         delivered: Delivered | None = None,
         silent_per_address_max: int = 2_000,
+        cutter: CallCutter | None = None,
     ) -> None:
         """Belongs to the event loop that is running.
 
@@ -56,7 +53,9 @@ class GrpcTransport:
             close_timeout_s: how long a peer may take to read what `close()` leaves for it.
             delivered: is told of each stream and message.
             silent_per_address_max: streams of one address on which no message has come yet; more are refused.
+            cutter: ends streams whose peers do not read their end.
         """
+        self._cutter = cutter or CallCutter()
         self.inbox_bytes_max = inbox_bytes_max
         self._close_timeout_s = close_timeout_s
         self.delivered = delivered or Delivered()
@@ -68,8 +67,6 @@ class GrpcTransport:
         self._unread: list[_Stream] = []
         self._wake_up: Callable[[], None] = _nobody
         self._woken = False
-        self._overdue: list[_Stream] = []
-        self._cut_not_before_s = 0.0
 
     def register(self, server: grpc.aio.Server, service: str = SERVICE, method: str = METHOD) -> None:
         """Makes the server, which must not have started, hand the streams of a bidirectional method to this transport."""
@@ -205,24 +202,8 @@ class GrpcTransport:
         self._report_closed(stream)
         self._end(stream, _OK, b"")
 
-    # grpc.aio has no way to cancel a call from the server's side, and a status waits behind an unread message for as long as
-    # the peer likes. The core resets a call (RST_STREAM) once nothing refers to it, so cutting means letting go of it. grpc.aio
-    # itself refers to the last call it accepted, until the next comes, and to its very first; these end with their connection.
-
     def _cut(self, stream: "_Stream") -> None:
-        if not self._overdue:
-            self._loop.call_at(max(self._loop.time() + _CUT_TOGETHER_S, self._cut_not_before_s), self._cut_overdue)
-        self._overdue.append(stream)
-
-    def _cut_overdue(self) -> None:
-        began_s = time.perf_counter()
-        overdue, self._overdue = self._overdue, []
-        watchers = _cancellation_watchers(self._loop)
-        for stream in overdue:
-            stream.let_go()
-            if watcher := watchers.get(stream.task):
-                watcher.cancel()
-        self._cut_not_before_s = self._loop.time() + (time.perf_counter() - began_s) / _CUTTING_SHARE_MAX
+        self._cutter.cut(stream.task, stream.let_go)
 
 
 class _Stream:
@@ -350,19 +331,6 @@ class _Stream:
     def _has_ended(self) -> None:
         if not self.ended.done():
             self.ended.set_result(None)
-
-
-def _cancellation_watchers(loop: asyncio.AbstractEventLoop) -> dict[object, asyncio.Task[object]]:
-    """Maps the task in which a handler runs to the one in which grpc.aio waits for the peer to cancel the call.
-
-    Nothing public leads from one to the other. The latter's coroutine refers to the former, and the garbage collector knows.
-    """
-    watchers: dict[object, asyncio.Task[object]] = {}
-    for task in asyncio.all_tasks(loop):
-        if task.get_name() == "rpc_task":
-            for scope in gc.get_referents(task.get_coro()):
-                watchers.update((referent, task) for referent in gc.get_referents(scope) if isinstance(referent, asyncio.Task))
-    return watchers
 
 
 def _disregard(completed: asyncio.Future[None] | None) -> None:

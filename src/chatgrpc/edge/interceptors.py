@@ -17,6 +17,7 @@ import grpc
 import structlog
 
 from chatgrpc.core.limits import Limits
+from chatgrpc.edge.call_cutter import CallCutter
 from chatgrpc.edge.errors import StatusError, trailers_of
 from chatgrpc.edge.flood_watch import Delivered
 from chatgrpc.edge.shares import Shares, address_of
@@ -85,9 +86,9 @@ class UnaryLimits:
     fields_max: int = 128
     """Header fields of a call, also of a stream or an unknown one; with more the connection is cut."""
     replies_bytes_max: int = 128 * 1024 * 1024
-    """Of replies that wait to be taken; past it the connection is cut for which the most wait."""
+    """Of replies that wait to be taken; past it those are cut of the user, or address, for whom the most wait."""
     reply_s_max: float = 300.0
-    """Longest time that a reply waits to be taken; then its connection is cut. The largest one takes as long at 2 KB/s."""
+    """Longest time that a reply waits to be taken; then its call is cut. The largest one takes as long at 2 KB/s."""
     deadline_s: float = 30.0
     """Longest time for one call, even if its client would wait longer; then it ends with DEADLINE_EXCEEDED."""
 
@@ -109,8 +110,9 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
         limits: UnaryLimits = UnaryLimits(),
         now_ms: Callable[[], int] = wall_clock_ms,
         delivered: Delivered | None = None,
-        cut: Callable[[str, str], None] = lambda _, __: None,
+        cut: Callable[[str], None] = lambda _: None,
         sizes: Sizes | None = None,
+        cutter: CallCutter | None = None,
     ) -> None:
         """Is handed to one server.
 
@@ -120,8 +122,9 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
             limits: what calls may use.
             now_ms: milliseconds since the Unix epoch.
             delivered: is told of each call and request.
-            cut: ends the connection of a peer that abuses it; is told why.
+            cut: ends the connection of a peer that abuses it.
             sizes: how long a request's fields may be; as the default limits say if it is left out.
+            cutter: ends calls whose replies are not taken.
         """
         self._tokens = tokens
         self._observe = observe
@@ -135,7 +138,10 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
         self._unchecked = Shares(limits.calls_unchecked_per_address_max)
         self._tokenless = Shares(limits.calls_unchecked_per_address_max)
         self._public = Shares(limits.calls_public_per_address_max, limits.calls_public_max)
-        self._untaken = UntakenReplies(limits.replies_bytes_max, limits.reply_s_max, cut)
+        self._cutter = cutter or CallCutter()
+        self._untaken = UntakenReplies(
+            limits.replies_bytes_max, limits.reply_s_max, lambda call: self._cutter.cut(call, call.cancel)
+        )
 
     async def intercept_service(
         self,
@@ -152,21 +158,21 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
         if handler is None or handler.unary_unary is None:
             return grpc.stream_stream_rpc_method_handler(self._refuse_unknown_method)
 
-        async def call(requests: AsyncIterable[bytes], context: _Context) -> bytes:
-            return await self._call(method, handler, requests, context)
+        async def call(_: object, context: _Context) -> bytes:
+            return await self._call(method, handler, context)
 
         # On the wire it makes no difference, and the wait for the one request is ours: grpc.aio's own has no deadline, and
         # leaves a call whose request is cut short without a status.
         return grpc.stream_unary_rpc_method_handler(call)
 
-    async def _call(self, method: str, handler: _Handler, requests: AsyncIterable[bytes], context: _Context) -> bytes:
+    async def _call(self, method: str, handler: _Handler, context: _Context) -> bytes:
         started = time.perf_counter()
         call = self._open(context)
         error, code = None, grpc.StatusCode.CANCELLED
         try:
-            reply = await self._answer(method, handler, requests, context, call)
+            reply = await self._answer(method, handler, context, call)
             code = context.code() or grpc.StatusCode.OK
-            self._untaken.add(context.peer(), len(reply), call)
+            self._untaken.add(self._holder(context), len(reply), call)
             return reply
         except StatusError as known:
             error, code = known, known.code
@@ -187,9 +193,13 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
         call.add_done_callback(lambda _: self._delivered.closed(peer))
         return call
 
-    async def _answer(
-        self, method: str, handler: _Handler, requests: AsyncIterable[bytes], context: _Context, call: asyncio.Task[Any]
-    ) -> bytes:
+    @staticmethod
+    def _holder(context: _Context) -> str:
+        """Whose a reply is: the user's, or, of a call without a token, the address's that it came from."""
+        claims = _claims.get(None)
+        return f"user {claims.user_id}" if claims is not None else address_of(context.peer())
+
+    async def _answer(self, method: str, handler: _Handler, context: _Context, call: asyncio.Task[Any]) -> bytes:
         # A place that others may want is taken only once the caller is known, and what it takes from all once its request is
         # there: whoever opens calls and sends nothing takes from nobody but themself.
         is_tokenless = method in TOKENLESS_METHODS or method.startswith(PUBLIC_METHODS)
@@ -199,12 +209,12 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
             async with asyncio.timeout(limit_s) as deadline:
                 if is_tokenless:
                     self._tokenless.hold(address, call)
-                    return await self._run(handler, await self._request(requests, context), context)
+                    return await self._run(handler, await self._request(context), context)
                 with self._unchecked.place(address):
                     claims = await self._authenticate(context)
                 _claims.set(claims)
                 self._of_user.hold(claims.user_id, call)
-                message = await self._request(requests, context)
+                message = await self._request(context)
                 with self._running.place(_NODE):
                     return await self._run(handler, message, context)
         except TimeoutError:
@@ -216,10 +226,16 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
                 f"The call took more than {limit_s:g} seconds. Whether it had an effect is not known.",
             ) from None
 
-    async def _request(self, requests: AsyncIterable[bytes], context: _Context) -> bytes:
-        message = await _one_of(requests)
-        self._delivered.message(context.peer(), len(message))
-        return message
+    async def _request(self, context: _Context) -> bytes:
+        # Not from the iterator of requests, which refers to itself until the garbage collector comes, and so to the call: one
+        # whose reply is not taken could not be let go of.
+        message: Any = await context.read()
+        if message is grpc.aio.EOF:
+            code, reason = grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_MISSING"
+            raise StatusError(code, reason, "The call ended before there was a whole request.")
+        request: bytes = message
+        self._delivered.message(context.peer(), len(request))
+        return request
 
     async def _run(self, handler: _Handler, message: bytes, context: _Context) -> bytes:
         reply = await handler.unary_unary(_parse(handler, message, self._sizes), context)  # type: ignore[misc,arg-type]
@@ -235,9 +251,9 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
         to_one: Any = handler.unary_stream
         to_many: Any = handler.stream_stream
 
-        async def one_to_many(requests: AsyncIterable[bytes], context: _Context) -> None:
+        async def one_to_many(_: object, context: _Context) -> None:
             async with asyncio.timeout(self._limits.tokenless_deadline_s):
-                request = await self._request(requests, context)
+                request = await self._request(context)
             await to_one(_parse(handler, request, self._sizes), context)
 
         async def each_parsed(requests: AsyncIterable[bytes], context: _Context) -> AsyncIterator[Any]:
@@ -249,16 +265,16 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
             async for reply in to_many(each_parsed(requests, context), context):
                 await context.write(reply)
 
-        answer = many_to_many if to_one is None else one_to_many
+        answer: Any = many_to_many if to_one is None else one_to_many
 
         async def in_place(requests: AsyncIterable[bytes], context: _Context) -> None:
-            call, peer = self._open(context), context.peer()
+            call, address = self._open(context), address_of(context.peer())
             try:
-                self._public.hold(address_of(peer), call)
+                self._public.hold(address, call)
                 async with asyncio.timeout(seconds_max):
                     await answer(requests, context)
             except TimeoutError:
-                self._untaken.add(peer, 0, call)  # the status waits behind what was not taken
+                self._untaken.add(address, 0, call)  # the status waits behind what was not taken
                 await _abort(context, _TOO_LONG)
             except StatusError as known:
                 await _abort(context, known)
@@ -285,7 +301,7 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
         # 10 ms a call. No client does that, and more of the same is on its way.
         code, message = grpc.StatusCode.RESOURCE_EXHAUSTED, "The call has too many header fields."
         self._observe("unknown", code.name, 0.0)
-        self._cut(context.peer(), "header fields")
+        self._cut(context.peer())
         await _abort(context, StatusError(code, "TOO_MANY_FIELDS", message, {"max": str(self._limits.fields_max)}))
 
     async def _refuse_unknown_method(self, _: object, context: _Context) -> None:
@@ -308,12 +324,6 @@ def bearer_token(metadata: Any) -> str | None:
     if value[:7].lower() == "bearer ":
         return value[7:].strip() or None
     return None
-
-
-async def _one_of(requests: AsyncIterable[bytes]) -> bytes:
-    async for request in requests:
-        return request
-    raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_MISSING", "The call ended before there was a whole request.")
 
 
 def _parse(handler: _Handler, request: bytes, sizes: Sizes) -> Any:

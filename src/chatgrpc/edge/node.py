@@ -21,6 +21,7 @@ from chatgrpc.core.write import Write
 from chatgrpc.damage_book import DamageBook
 from chatgrpc.edge.admission import Admissions
 from chatgrpc.edge.audience import Audience, Touched
+from chatgrpc.edge.call_cutter import CallCutter
 from chatgrpc.edge.checked_log import CheckedLog
 from chatgrpc.edge.connection import Connections
 from chatgrpc.edge.flood_watch import Delivered, FloodLimits, FloodWatch
@@ -100,11 +101,13 @@ class Node:
         self._revocation_unread = Trouble("revocation_unread")
         self._watermarks = Watermarks(stores.receipts, stores.cursors, limits, self._marks_saved)
         self._delivered = Delivered()
+        self._cutter = CallCutter()
         self._transport = GrpcTransport(
             inbox_bytes_max=limits.backlog_bytes_max,
             close_timeout_s=CLOSE_TIMEOUT_S,
             delivered=self._delivered,
             silent_per_address_max=settings.limits.silent_streams_per_address,
+            cutter=self._cutter,
         )
         admissions = Admissions(
             verifier, stores.devices, self._revocations, stores.log, stores.cursors, self._watermarks, limits
@@ -155,6 +158,7 @@ class Node:
             delivered=self._delivered,
             cut=watch.cut,
             sizes=Sizes(self._limits),
+            cutter=self._cutter,
         )
         server = GrpcServer(options, [calls], watch)
         server.register("chatgrpc.v1.SessionService", self._transport.register)

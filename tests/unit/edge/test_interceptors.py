@@ -15,9 +15,9 @@ from chatgrpc.edge.errors import StatusError, error_info_of
 from chatgrpc.edge.interceptors import UnaryInterceptor, UnaryLimits, bearer_token, current_claims
 from chatgrpc.edge.server import GrpcServer, ServerOptions
 from chatgrpc.ports.tokens import Claims, KeysUnavailableError, TokenRejectedError
-from tests.contract.http2_peer import END_STREAM, HEADERS, PREFACE, SETTINGS, Http2Peer, frame, grpc_message
+from tests.contract.http2_peer import END_STREAM, HEADERS, PREFACE, RST_STREAM, SETTINGS, Http2Peer, frame, grpc_message
 from tests.error_info import ErrorInfoRequired
-from tests.robustness.bad_input.support_http2 import data, headers
+from tests.robustness.bad_input.support_http2 import PING, data, headers
 
 NOW_MS = 1_700_000_000_000
 METHOD = "/chatgrpc.test.Service/Method"
@@ -98,7 +98,7 @@ async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
         lambda *observation: rig.observed.append(observation),
         limits,
         now_ms=lambda: NOW_MS,
-        cut=lambda peer, _: rig.cut.append(peer),
+        cut=rig.cut.append,
     )
     server = grpc.aio.server(interceptors=[interceptor])
     services: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {
@@ -505,13 +505,17 @@ async def test_a_call_keeps_its_place_until_its_reply_was_taken(rig: Rig) -> Non
                 await asyncio.sleep(0.01)
 
 
-@pytest.mark.parametrize("rig", [UnaryLimits(reply_s_max=0.01), UnaryLimits(replies_bytes_max=1)], indirect=True)
-async def test_who_does_not_take_a_reply_is_cut(rig: Rig) -> None:
-    """After a while, or as soon as too much waits."""
+@pytest.mark.parametrize("rig", [UnaryLimits(reply_s_max=0.01), UnaryLimits(replies_bytes_max=13)], indirect=True)
+async def test_a_reply_that_is_not_taken_costs_its_call_and_not_the_connection(rig: Rig) -> None:
+    """After a while, or as soon as too much waits. On the same connection a proxy may carry others."""
     rig.behaviour = echo_bearer
+    await rig.call()  # grpc.aio refers to its very first call, and to each until the next one comes
     peer = await calling_and_not_reading(rig)
+    await rig.call()
     async with asyncio.timeout(10):
-        while not rig.cut:
-            await asyncio.sleep(0.01)
-    assert len(rig.cut) == 1
+        while (await peer.frame())[0] != RST_STREAM:
+            pass
+        await peer.send(frame(PING, 0, 0, b"12345678"))
+        while (await peer.frame())[0] != PING:
+            pass
     await peer.close()
