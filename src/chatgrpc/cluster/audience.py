@@ -115,6 +115,8 @@ class ClusterAudience:
     def show(self, notice: ShowReceipt | ShowTyping) -> None:
         """An owner says what some users of this node are to be shown."""
         if isinstance(notice, ShowTyping):
+            if notice.kind not in session_pb2.TypingKind.values():
+                return  # a later version's
             typing = session_pb2.Typing(chat_id=notice.chat_id, user_id=notice.user_id, kind=cast("_TypingKind", notice.kind))
             for connection in self._of_users(notice.to_user_ids):
                 connection.session.show_typing(typing)

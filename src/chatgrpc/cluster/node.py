@@ -281,7 +281,8 @@ class ClusterNode:
 
     def end_stream(self, sender_id: str, message: EndStream) -> None:
         """See `cluster.ordering.Listener`."""
-        self._start(self._end_stream(sender_id, message))
+        work = self._end_stream(sender_id, message)
+        self._start(work, lambda defect: self._book.defect("message", defect, kind="EndStream", peer=sender_id))
 
     def end_stream_heard(self, node_id: str, message: EndStreamHeard) -> None:
         """See `cluster.ordering.Listener`."""
@@ -303,8 +304,8 @@ class ClusterNode:
         self._keeper.shard_failed(tenure, defect)
 
     async def _end_stream(self, sender_id: str, message: EndStream) -> None:
-        if message.code not in session_pb2.DisconnectCode.values():
-            return  # a later version's
+        if message.code not in session_pb2.DisconnectCode.values() or not message.code:
+            return  # a later version's, or none at all
         device = (message.user_id, message.device_id)
         if message.code == session_pb2.DISCONNECT_CODE_REPLACED:
             order = self._audience.order_of(message, sender_id)
@@ -393,8 +394,8 @@ class ClusterNode:
             self._metrics.store_failures.inc(self._runner.trouble.failures - store_failures)
             store_failures = self._runner.trouble.failures
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = background.start(work, crash)
+    def _start(self, work: Coroutine[Any, Any, None], told: background.Told = crash) -> None:
+        task = background.start(work, told)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
