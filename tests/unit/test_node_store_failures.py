@@ -71,9 +71,11 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
         await faults.wait(chat_id)
         return await read_after(log, chat_id, after_seq, up_to_seq, limit, bytes_max)
 
-    async def failing_memberships(log: SqliteChatLog, user_id: str, after_chat_id: str, limit: int) -> list[Membership]:
+    async def failing_memberships(
+        log: SqliteChatLog, user_id: str, after_chat_id: str, limit: int, *, present_only: bool = False
+    ) -> list[Membership]:
         faults.check(faults.reads_fail)
-        return await memberships(log, user_id, after_chat_id, limit)
+        return await memberships(log, user_id, after_chat_id, limit, present_only=present_only)
 
     monkeypatch.setattr(SqliteChatLog, "append", failing_append)
     monkeypatch.setattr(SqliteChatLog, "load", failing_load)
