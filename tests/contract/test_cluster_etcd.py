@@ -278,12 +278,15 @@ async def test_clusters_in_one_etcd_do_not_see_each_other(settings: EtcdSettings
     assert list(other.view.nodes) == [other.node_id]
 
 
-async def test_what_a_newer_node_says_is_understood_as_far_as_it_can_be(settings: EtcdSettings, nodes: AsyncExitStack) -> None:
+async def test_what_a_newer_node_says_is_understood_as_far_as_it_can_be(
+    settings: EtcdSettings, shared_etcd: EtcdServers, nodes: AsyncExitStack
+) -> None:
     one = _node(nodes, settings)
     await one.join()
     newer = {"node_id": "newer", "public_address": "p", "relay_address": "r", "draining": True, "zone": "b"}
     etcd = EtcdClient(settings)
-    put = PutRequest(key=f"{settings.prefix}nodes/newer".encode(), value=json.dumps(newer).encode())
+    lease_id = int(_ask(shared_etcd, "/v3/lease/grant", {"TTL": 60})["ID"])
+    put = PutRequest(key=f"{settings.prefix}nodes/newer".encode(), value=json.dumps(newer).encode(), lease_id=lease_id)
     await etcd.transact(TxnRequest(success=[RequestOp(put=put)]))
     await etcd.close()
     await one.until(lambda: "newer" in one.view.nodes)

@@ -42,6 +42,7 @@ LIMITS = Limits()
 MINUTE_MS = 60 * 1000
 
 NOT_DRIVEN_BY_ONE_PEER = {
+    "content_bytes_max": "what contents may hold is less; tests/unit/core/test_rules.py",
     "control_frames_max": "it takes thousands of chats at once; tests/unit/core/test_session.py",
     "gathered_bytes_max": "how much is sent at once; tests/robustness/bad_input/test_stalls.py, on a slow link",
     "nodes_listed_max": "it takes as many nodes; tests/unit/edge/services/test_nodes.py",
@@ -295,11 +296,13 @@ def _encrypted(size_bytes: int) -> content_pb2.Content:
 
 
 def _with_unknown_field(size_bytes: int) -> content_pb2.Content:
+    """Of so many bytes beyond those that the server knows."""
     content = text_content("x")
+    known_bytes = content.ByteSize()
     header = b"\x82\x7d"  # field 2000, of bytes, which no version knows
-    padding = size_bytes - content.ByteSize() - len(header) - 3
-    content.MergeFromString(header + bytes([padding & 0x7F | 0x80, padding >> 7 & 0x7F | 0x80, padding >> 14]) + b"x" * padding)
-    assert content.ByteSize() == size_bytes
+    padding = size_bytes - len(header) - 2
+    content.MergeFromString(header + bytes([padding & 0x7F | 0x80, padding >> 7]) + b"x" * padding)
+    assert content.ByteSize() == known_bytes + size_bytes
     return content
 
 
@@ -317,7 +320,7 @@ SIZES: dict[str, tuple[int, Callable[[str, int], content_pb2.Content]]] = {
     ),
     "text_bytes_max, of an edit": (LIMITS.text_bytes_max, lambda _, size: edit(2, "x" * size)),
     "text_bytes_max, of a ciphertext": (LIMITS.text_bytes_max, lambda _, size: _encrypted(size)),
-    "content_bytes_max": (LIMITS.content_bytes_max, lambda _, size: _with_unknown_field(size)),
+    "unknown_bytes_max": (LIMITS.unknown_bytes_max, lambda _, size: _with_unknown_field(size)),
     "reaction_bytes_max": (LIMITS.reaction_bytes_max, lambda _, size: reaction(2, _emoji(size))),
     "hide_seqs_max": (LIMITS.hide_seqs_max, lambda chat_id, size: hide(chat_id, *range(1, size + 1))),
 }

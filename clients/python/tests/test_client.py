@@ -228,7 +228,7 @@ async def test_groups(home: Home, names: Names) -> None:
         assert (await carol.groups.join(link.token)).HasField("pending")
         await bob.groups.answer_request(chat_id, carol_id, approve=True)
         await (await carol.send("hi all", chat_id=chat_id)).sent
-        await bob.groups.mute(chat_id, carol_id, 2**40)
+        await bob.groups.mute(chat_id, carol_id, time.time_ns() // 1_000_000 + 3_600_000)
         await bob.groups.remove(chat_id, carol_id)
         await got.until(lambda: any(e.event.content.HasField("member_removed") for e in got.of(ChatChange)))
         state = await bob.chat(chat_id)
@@ -534,6 +534,7 @@ async def test_a_client_that_is_cancelled_as_it_opens_or_closes_leaves_its_folde
 async def test_whoever_marks_more_as_read_than_there_is_has_not_read_what_comes_later(home: Home, names: Names) -> None:
     alice_id, bob_id, _ = names
     async with home.device(alice_id) as alice, home.device(bob_id) as bob, watching(bob) as seen:
+        await bob.wait_until_live(TIMEOUT_S)
         chat_id = (await (await alice.send("one", user_id=bob_id)).sent).chat_id
         await seen.until(lambda: bool(seen.of(Message)))
         await bob.mark_read(chat_id, 1_000_000)
