@@ -18,8 +18,9 @@ from chatgrpc.adapters.cassandra.client import CassandraClient, Rows
 from chatgrpc.adapters.cassandra.errors import SchemaError
 from chatgrpc.ports.errors import StoreUnavailableError
 
-LOCK_TTL_S: Final = 60
-"""How long others wait for a node that died while it changed the schema."""
+LOCK_TTL_S: Final = 90
+"""How long others wait for a node that died while it changed the schema. It is renewed before each statement, and outlasts the
+longest, which is tried again for `_TRY_AGAIN_FOR_S` and may take `DDL_TIMEOUT_S` even then."""
 _WAIT_MAX_S: Final = 3 * LOCK_TTL_S
 _POLL_INTERVAL_S: Final = 0.25
 _TRY_AGAIN_FOR_S: Final = 30.0

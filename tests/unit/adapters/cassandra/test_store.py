@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from chatgrpc.adapters.cassandra import CassandraSettings, CassandraStore, KeyspaceOwner, SchemaError
+from chatgrpc.adapters.cassandra import CassandraSettings, CassandraStore, KeyspaceOwner, SchemaError, client, schema
 from chatgrpc.adapters.cassandra.schema import packaged_migrations
 from chatgrpc.core.row_store import ReadBucket, ReadHead, WriteMark
 from chatgrpc.ports.accounts import Connected, Profile, TooManyDevicesError
@@ -30,6 +30,10 @@ async def execute(store: CassandraStore, text: str) -> list[tuple[object, ...]]:
 def heartbeats() -> set[int]:
     """Threads that watch over connections, one for each store that is open."""
     return {id(thread) for thread in threading.enumerate() if thread.name == "Connection heartbeat"}
+
+
+def test_the_lock_of_the_schema_outlasts_the_longest_statement() -> None:
+    assert schema.LOCK_TTL_S > schema._TRY_AGAIN_FOR_S + client.DDL_TIMEOUT_S
 
 
 class TestOpen:
