@@ -18,6 +18,9 @@ _log = structlog.get_logger()
 _SYNC_OVERLAP_MS = 10_000
 """Receipts that changed this long before the last sync are sent again: clocks and lazy writes may differ by as much."""
 
+_SAVED_AT_ONCE = 500
+"""Marks, or cursors, handed to the store in one stretch of the event loop; after a burst there are many thousands."""
+
 
 class Watermarks:
     """What devices acknowledged and users read."""
@@ -85,28 +88,30 @@ class Watermarks:
             self._trouble.worked()
 
     async def _save_marks(self, marks: list[Mark]) -> None:
-        if not marks:
-            return
-        try:
-            await self._receipts.save(marks)
-        except StoreError as error:
-            self._failed["marks"] = len(marks)
-            self._trouble.failed(error)
-            self._book.unsave(marks)
-        else:
-            self._marks_saved(marks)
+        for begin in range(0, len(marks), _SAVED_AT_ONCE):
+            some = marks[begin : begin + _SAVED_AT_ONCE]
+            try:
+                await self._receipts.save(some)
+            except StoreError as error:
+                self._failed["marks"] = len(marks) - begin
+                self._trouble.failed(error)
+                self._book.unsave(marks[begin:])
+                return
+            self._marks_saved(some)
 
     async def _save_cursors(self, cursors: dict[tuple[str, str, str], int]) -> None:
         """Apart from the marks: those that were stored and told must not be stored again because the cursors were not."""
-        if not cursors:
-            return
-        try:
-            await self._cursors.save([Cursor(*key, acked_seq) for key, acked_seq in cursors.items()])
-        except StoreError as error:
-            self._failed["cursors"] = len(cursors)
-            self._trouble.failed(error)
-            for key, acked_seq in cursors.items():
-                self._unsaved_cursors.setdefault(key, acked_seq)
+        items = list(cursors.items())
+        for begin in range(0, len(items), _SAVED_AT_ONCE):
+            some = items[begin : begin + _SAVED_AT_ONCE]
+            try:
+                await self._cursors.save([Cursor(*key, acked_seq) for key, acked_seq in some])
+            except StoreError as error:
+                self._failed["cursors"] = len(items) - begin
+                self._trouble.failed(error)
+                for key, acked_seq in items[begin:]:
+                    self._unsaved_cursors.setdefault(key, acked_seq)
+                return
 
 
 def _since_ms(sync_token: str, latest_ms: int) -> int:

@@ -107,3 +107,34 @@ async def test_a_revocation_goes_through_though_the_cursors_cannot_be_removed() 
     watermarks = Watermarks(SlowReceipts(), FailingCursors(), Limits(), lambda marks: None)
     watermarks.note_cursor("bob", "phone", CHAT, 3)
     await watermarks.forget_device("bob", "phone")
+
+
+async def test_many_are_stored_part_by_part_and_what_fails_in_the_middle_goes_on_from_there() -> None:
+    class FullAfterTwo(SlowReceipts):
+        def __init__(self) -> None:
+            super().__init__()
+            self.sizes: list[int] = []
+            self.is_away = True
+
+        async def save(self, marks: Sequence[Mark]) -> None:
+            if self.is_away and len(self.sizes) == 2:
+                raise StoreUnavailableError("away")
+            self.sizes.append(len(marks))
+            await super().save(marks)
+
+    receipts, cursors = FullAfterTwo(), FailingCursors()
+    cursors.is_away = False
+    told: list[Mark] = []
+    watermarks = Watermarks(receipts, cursors, Limits(), told.extend)
+    users = [f"user{number}" for number in range(1_800)]
+    for user_id in users:
+        watermarks.raise_mark(CHAT, user_id, 10, 0, now=Now(1, 1))
+        watermarks.note_cursor(user_id, "phone", CHAT, 10)
+    await watermarks.save()
+    assert [mark.user_id for mark in told] == users[:1_000]
+    assert [cursor.user_id for cursor in cursors.saved] == users
+    assert (max(receipts.sizes), cursors.tries) == (500, 4)
+    receipts.is_away = False
+    await watermarks.save()
+    assert sorted(mark.user_id for mark in told) == sorted(users), "each once"
+    assert cursors.tries == 4
