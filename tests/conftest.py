@@ -16,7 +16,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seeds", type=int, default=6, help="how many seeds a test with random turns runs (tests/guarantees)")
     parser.addoption("--long", action="store_true", help="attacks of thousands of streams, to their end (tests/robustness)")
     parser.addoption("--fuzz-iterations", type=int, default=300, help="mutated batches that are tried (tests/robustness)")
-    parser.addoption("--sim-seeds", type=int, default=100, help="how many seeds of whole clusters are simulated (tests/sim)")
+    parser.addoption("--sim-seeds", type=int, default=40, help="how many seeds of whole clusters are simulated (tests/sim)")
     parser.addoption(
         "--on-cluster", action="store_true", help="hold every guarantee on a cluster of three nodes only (tests/guarantees)"
     )
