@@ -7,9 +7,9 @@ from chatgrpc.core.damage import stored_chat
 from chatgrpc.core.doubts import users_changed
 from chatgrpc.core.edge_desk import Missed
 from chatgrpc.core.entries import StoredEvent
+from chatgrpc.core.epochs import SEQ_MAX
 
 _BYTES_MAX = 1 << 20
-_SEQ_MAX = 2**63 - 1
 
 
 class EventReader(Protocol):
@@ -40,7 +40,7 @@ async def users_concerned(reader: EventReader, chat_id: str, missed: Missed, eve
     events = await reader.read_after(chat_id, after_seq, missed.seq, events_max, _BYTES_MAX)
     user_ids = users_changed(chat_id, events)
     if not missed.after_seq or after_seq + len(events) < missed.seq or after_seq > missed.after_seq:
-        chat = stored_chat(chat_id, await reader.chat_view(chat_id), _SEQ_MAX)  # it may be later than what was missed
+        chat = stored_chat(chat_id, await reader.chat_view(chat_id), SEQ_MAX)  # it may be later than what was missed
         user_ids.update(member.user_id for member in chat.members)
         user_ids.update(former.user_id for former in chat.former_members)
     return user_ids
