@@ -12,7 +12,7 @@ from chatgrpc.core.emoji import is_emoji
 from chatgrpc.core.ids import is_chat_id, is_user_id
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.refusal import RefusedError
-from chatgrpc.core.unknown_fields import flaw_of
+from chatgrpc.core.unknown_fields import flaw_of_content
 from chatgrpc.v1 import chat_pb2, content_pb2
 
 _HTTPS_URL = re.compile(r"https://[A-Za-z0-9\[][!#-;=?-\[\]_a-z~]*")  # no quotes, no angle brackets, no backslash
@@ -27,8 +27,8 @@ TIME_MS_MAX: Final = 253_402_300_799_999
 def check_unknown_fields(content: content_pb2.Content, limits: Limits) -> int:
     """Looks at the fields that this version does not know, before anything wraps the content; returns its size in bytes.
 
-    Fields within those are not looked into by whoever does not know them, and of contents that users write only the arm has
-    fields beside the content's own. Sizes come first: each field that is looked at costs time.
+    Fields within those are not looked into by whoever does not know them. Sizes come first: each field that is looked at costs
+    time.
 
     Raises:
         RefusedError: there is more of them than is handed on, or not every device could parse them.
@@ -40,9 +40,7 @@ def check_unknown_fields(content: content_pb2.Content, limits: Limits) -> int:
         known.CopyFrom(content)
         known.DiscardUnknownFields()
         _limit(size_bytes - known.ByteSize(), limits.unknown_bytes_max, "what the server does not know of the content")
-    arm = content.WhichOneof("body")
-    flaw = flaw_of(content) or (flaw_of(getattr(content, arm)) if arm is not None else "")
-    if flaw:
+    if flaw := flaw_of_content(content):
         raise RefusedError(chat_pb2.ERROR_CODE_INVALID_ARGUMENT, f"content holds {flaw}. Leave it out.")
     return size_bytes
 

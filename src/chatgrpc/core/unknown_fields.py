@@ -10,6 +10,8 @@ from typing import Final
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
+from chatgrpc.v1 import content_pb2
+
 _VARINT: Final = 0
 _GROUP: Final = 3
 """Two of the wire types of protobuf's encoding guide."""
@@ -32,6 +34,12 @@ def flaw_of(message: Message) -> str:
             return f"field {field.field_number} as something that it is not"
         has_varint = has_varint or field.wire_type == _VARINT
     return "a number of more than 64 bits" if has_varint and _has_wide_varint(message.SerializeToString()) else ""
+
+
+def flaw_of_content(content: content_pb2.Content) -> str:
+    """The same of a content and its arm: of contents that users write only the arm has fields beside the content's own."""
+    arm = content.WhichOneof("body")
+    return flaw_of(content) or (flaw_of(getattr(content, arm)) if arm is not None else "")
 
 
 def _has_wide_varint(message: bytes) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from chatgrpc.core.damage import Damage, DamageError, Kind, check_membership, stored_chat, stored_event
-from chatgrpc.core.unknown_fields import flaw_of
+from chatgrpc.core.unknown_fields import flaw_of, flaw_of_content
 from chatgrpc.damage_book import DamageBook
 from chatgrpc.ports.chat_log import ChatReader, Membership, StoredChat, StoredEvent
 from chatgrpc.ports.errors import ChatDamagedError
@@ -129,5 +129,4 @@ def _checked_run(chat_id: str, events: Sequence[StoredEvent], first_seq: int) ->
 
 
 def _has_flaw(event: chat_pb2.ChatEvent) -> bool:
-    arm = event.content.WhichOneof("body")
-    return bool(flaw_of(event) or flaw_of(event.content) or (arm is not None and flaw_of(getattr(event.content, arm))))
+    return bool(flaw_of(event) or flaw_of_content(event.content))
