@@ -10,7 +10,7 @@ import pytest
 from chatgrpc.core.limits import Limits
 from chatgrpc.v1 import chat_pb2, session_pb2, session_pb2_grpc
 from chatgrpc.v1.device_service_pb2 import ListDevicesRequest, RevokeDeviceRequest
-from tests.support.cast import Cast
+from tests.support.cast import BRIEF_LIVES_S, Cast
 from tests.support.checker import check_held
 from tests.support.device import TIMEOUT_S, Device, DisconnectedError
 
@@ -121,9 +121,12 @@ async def test_devices_of_other_users_may_have_the_same_name(cast: Cast) -> None
 
 async def test_a_stream_ends_with_its_token(cast: Cast) -> None:
     alice = cast.device("alice")
-    alice.token = cast.token("alice", ttl_s=2)
-    welcome = await alice.connect()
-    assert abs(welcome.token_expires_at_ms - welcome.server_time_ms) <= 2_000
+    for ttl_s in BRIEF_LIVES_S:
+        alice.token = cast.token("alice", ttl_s)
+        with contextlib.suppress(DisconnectedError):
+            welcome = await alice.connect()
+            assert abs(welcome.token_expires_at_ms - welcome.server_time_ms) <= ttl_s * 1000
+            break
     ended = await alice.until_ended()
     assert time.time() * 1000 >= welcome.token_expires_at_ms
     assert code_of(ended) == "UNAUTHENTICATED"
@@ -133,9 +136,12 @@ async def test_a_stream_ends_with_its_token(cast: Cast) -> None:
 
 async def test_a_token_refreshed_in_band_keeps_the_stream(cast: Cast) -> None:
     alice = cast.device("alice")
-    alice.token = cast.token("alice", ttl_s=2)
-    welcome = await alice.connect()
-    refreshed = await alice.refresh(cast.token("alice", ttl_s=3600))
+    for ttl_s in BRIEF_LIVES_S:
+        alice.token = cast.token("alice", ttl_s)
+        with contextlib.suppress(DisconnectedError):
+            welcome = await alice.connect()
+            refreshed = await alice.refresh(cast.token("alice", ttl_s=3600))
+            break
     assert refreshed.token_refreshed.token_expires_at_ms > welcome.token_expires_at_ms + 3_000_000
     while time.time() * 1000 <= welcome.token_expires_at_ms + 200:
         await asyncio.sleep(0.1)

@@ -7,6 +7,9 @@ from typing import Protocol
 from tests.support.callers import Caller
 from tests.support.device import Device, Held
 
+BRIEF_LIVES_S = (2, 4, 8, 16, 32)
+"""How long a token lives that is to run out in a test, one try after another: a busy machine may take longer to use it."""
+
 
 class Served(Protocol):
     """Where people can go: one server, or the nodes of a cluster."""
