@@ -7,6 +7,8 @@ import asyncio
 import logging
 import re
 import ssl
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +34,10 @@ REQUEST_TIMEOUT_S: Final = 5.0
 """After which a request is given up; the server's own limits are shorter."""
 CONNECT_TIMEOUT_S: Final = 5.0
 DDL_TIMEOUT_S: Final = 30.0
+PATIENCE_S: Final = 30.0
+"""Nodes of Cassandra learn late of a table that one of them just made: whoever asks another is told that there is none. Later
+still where they have just started, and on a busy machine."""
+_POLL_INTERVAL_S: Final = 0.25
 REQUESTS_UNDER_WAY_MAX: Final = 64
 """Besides batches. Enough for 20,000 a second at 3 ms each. When thousands of devices open at once, the rest wait here, in
 order: a store that everything is asked of at once is late with every answer, is asked at another replica too, and then answers
@@ -75,14 +81,15 @@ class CassandraSettings:
 class CassandraClient:
     """One node's connections; the adapters of all ports share them. Used from the event loop that it was made for."""
 
-    def __init__(self, settings: CassandraSettings, loop: asyncio.AbstractEventLoop) -> None:
-        """Connects, which blocks; call it in a thread.
+    def __init__(self, settings: CassandraSettings, loop: asyncio.AbstractEventLoop, given_up: threading.Event) -> None:
+        """Connects, which blocks; call it in a thread. Who waits for a thread that starts no more sets `given_up`.
 
         Raises:
             StoreUnavailableError: no node answers, or none lets us in.
         """
         self.keyspace = settings.keyspace
         self._loop = loop
+        self._given_up = given_up
         self._handback = Handback(loop)
         self._slots = asyncio.Semaphore(REQUESTS_UNDER_WAY_MAX)
         self._under_way = 0
@@ -108,25 +115,44 @@ class CassandraClient:
             idempotent: whether it may run twice, so that another node may be asked to run it too.
 
         Raises:
-            StoreUnavailableError: it cannot be prepared now.
+            StoreUnavailableError: it cannot be prepared.
         """
-        try:
-            prepared = self._session.prepare(text.replace("{keyspace}", self.keyspace))
-        except Exception as error:
-            raise StoreUnavailableError(described(error)) from error
+        prepared = self._patiently(lambda: self._session.prepare(text.replace("{keyspace}", self.keyspace)))
         prepared.is_idempotent = idempotent
         return prepared
 
-    def execute(self, text: str, values: Sequence[Any] = ()) -> Rows:
-        """Runs a statement that is needed once, which blocks; changes of the schema return when all nodes have them.
+    def execute(self, text: str, values: Sequence[Any] = (), *, once: bool = False) -> Rows:
+        """Runs a statement that may run twice, which blocks; changes of the schema return when all nodes that answer have them.
+
+        Args:
+            text: CQL; `{keyspace}` stands for the keyspace.
+            values: what stands for its `%s`.
+            once: whether it is not tried again for a while if it fails.
 
         Raises:
-            StoreUnavailableError: it failed, or nobody knows.
+            StoreUnavailableError: it failed all the time, or nobody knows.
         """
-        try:
-            return list(self._session.execute(text.replace("{keyspace}", self.keyspace), values, timeout=DDL_TIMEOUT_S))
-        except Exception as error:
-            raise StoreUnavailableError(described(error)) from error
+        statement = text.replace("{keyspace}", self.keyspace)
+        return list(self._patiently(lambda: self._session.execute(statement, values, timeout=DDL_TIMEOUT_S), once=once))
+
+    def wait(self) -> None:
+        """Waits a moment, which blocks.
+
+        Raises:
+            StoreUnavailableError: nobody waits for the store any more.
+        """
+        if self._given_up.wait(_POLL_INTERVAL_S):
+            raise StoreUnavailableError("nobody waits for the store any more")
+
+    def _patiently(self, call: Callable[[], Any], *, once: bool = False) -> Any:
+        give_up_at_s = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return call()
+            except Exception as error:
+                if once or time.monotonic() > give_up_at_s:
+                    raise StoreUnavailableError(described(error)) from error
+            self.wait()
 
     def replicas(self, routing_key: bytes) -> frozenset[Any]:
         """The nodes that hold a partition, as far as is known."""

@@ -7,7 +7,6 @@ Its table is no step of the schema, so that nodes of the version before, which k
 Like the lock's (`schema`) it is given its identity by us, so that creating it twice is creating the same.
 """
 
-import time
 import uuid
 from dataclasses import dataclass
 
@@ -15,9 +14,7 @@ from chatgrpc.adapters.cassandra.client import CassandraClient
 from chatgrpc.adapters.cassandra.errors import SchemaError
 from chatgrpc.core.epochs import BUCKET_SEQS
 from chatgrpc.core.ids import SHARD_COUNT
-from chatgrpc.ports.errors import StoreUnavailableError
 
-_TRY_AGAIN_FOR_S = 30.0
 _IDENTITIES = uuid.UUID("b6a9f6c1-0a3e-4f0a-8a52-7d1c2f4e9c11")
 
 _CREATE = """
@@ -55,7 +52,7 @@ def claim(client: CassandraClient, owner: KeyspaceOwner) -> None:
     if not client.execute(_EXISTS, (client.keyspace,)):
         identity = uuid.uuid5(_IDENTITIES, f"{client.keyspace}.owner")
         client.execute(_CREATE.replace("{id}", str(identity)))
-    _when_it_is_known(client, _CLAIM, (owner.cluster, owner.bucket_seqs, owner.shard_count))
+    client.execute(_CLAIM, (owner.cluster, owner.bucket_seqs, owner.shard_count))
     # What the conditional write answered may be that to the driver's second try: so it is read.
     (cluster, bucket_seqs, shard_count, _) = client.execute(_READ, ())[0]
     if cluster != owner.cluster:
@@ -68,19 +65,6 @@ def claim(client: CassandraClient, owner: KeyspaceOwner) -> None:
             f"the keyspace {client.keyspace} was made with {bucket_seqs} seqs a bucket and {shard_count} shards, and this "
             f"chatgrpc has {owner.bucket_seqs} and {owner.shard_count}: start the chatgrpc that made it"
         )
-
-
-def _when_it_is_known(client: CassandraClient, text: str, values: tuple[object, ...]) -> None:
-    """Tries again for a while: a node may not know yet the table that another one just made."""
-    give_up_at_s = time.monotonic() + _TRY_AGAIN_FOR_S
-    while True:
-        try:
-            client.execute(text, values)
-            return
-        except StoreUnavailableError:
-            if time.monotonic() > give_up_at_s:
-                raise
-            time.sleep(0.25)
 
 
 def claim_base(client: CassandraClient, etcd_base: int) -> None:

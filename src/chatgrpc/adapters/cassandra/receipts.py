@@ -57,7 +57,7 @@ class CassandraReceiptStore:
         parts = await asyncio.gather(
             *(of_chats(chat_ids[start : start + _CHATS_PER_READ]) for start in range(0, len(chat_ids), _CHATS_PER_READ))
         )
-        return [mark for part in parts for mark in part if mark.changed_at_ms >= since_ms]
+        return [mark for part in parts for mark in part if mark.user_id == user_id or mark.changed_at_ms >= since_ms]
 
     async def _shown(self, user_id: str, chat_ids: list[str]) -> list[Mark]:
         """The marks of small chats, and of the others the user's own."""

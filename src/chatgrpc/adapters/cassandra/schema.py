@@ -7,24 +7,20 @@ its identity by us, so that creating it twice is creating the same.
 
 import contextlib
 import re
-import threading
 import time
 import uuid
 from collections.abc import Sequence
 from importlib import resources
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from chatgrpc.adapters.cassandra.client import CassandraClient, Rows
+from chatgrpc.adapters.cassandra.client import CassandraClient
 from chatgrpc.adapters.cassandra.errors import SchemaError
 from chatgrpc.ports.errors import StoreUnavailableError
 
 LOCK_TTL_S: Final = 90
 """How long others wait for a node that died while it changed the schema. It is renewed before each statement, and outlasts the
-longest, which is tried again for `_TRY_AGAIN_FOR_S` and may take `DDL_TIMEOUT_S` even then."""
+longest, which is tried again for `PATIENCE_S` and may take `DDL_TIMEOUT_S` even then."""
 _WAIT_MAX_S: Final = 3 * LOCK_TTL_S
-_POLL_INTERVAL_S: Final = 0.25
-_TRY_AGAIN_FOR_S: Final = 30.0
-"""Nodes of a Cassandra that has just started know each other's tables late, and later still on a busy machine."""
 _LOCK_VERSION: Final = 0
 """The row of the table that is no version but the lock."""
 
@@ -74,31 +70,27 @@ def packaged_migrations() -> list[Migration]:
     return found
 
 
-def migrate(
-    client: CassandraClient, replication_factor: int, migrations: Sequence[Migration], given_up: threading.Event
-) -> None:
+def migrate(client: CassandraClient, replication_factor: int, migrations: Sequence[Migration]) -> None:
     """Makes the keyspace, or brings it to the last version; blocks. Any number of nodes may do so at once.
 
     Args:
         client: connected.
         replication_factor: of a keyspace that is made.
         migrations: all steps, in order.
-        given_up: set once nobody waits for it any more.
 
     Raises:
         SchemaError: the keyspace belongs to another program, or to a newer version of this one.
         StoreUnavailableError: it could not be done now; what was done of it is no harm.
     """
-    _Migrator(client, migrations, given_up).run(replication_factor)
+    _Migrator(client, migrations).run(replication_factor)
 
 
 class _Migrator:
     """One node that brings the schema to the last version."""
 
-    def __init__(self, client: CassandraClient, migrations: Sequence[Migration], given_up: threading.Event) -> None:
+    def __init__(self, client: CassandraClient, migrations: Sequence[Migration]) -> None:
         self._client = client
         self._migrations = migrations
-        self._given_up = given_up
         self._holder = str(uuid.uuid4())
 
     def run(self, replication_factor: int) -> None:
@@ -111,37 +103,22 @@ class _Migrator:
                 return
             if time.monotonic() > give_up_at:
                 raise StoreUnavailableError(f"Cassandra: another node changes the schema since {_WAIT_MAX_S} s")
-            self._wait()
+            self._client.wait()
         try:
             for step in self._migrations[self._version() :]:
                 for statement in step.statements:
                     self._renew_lock()
-                    self._execute(statement)
-                self._execute(_RECORD, (step.version, step.name))
+                    self._client.execute(statement)
+                self._client.execute(_RECORD, (step.version, step.name))
         finally:
             with contextlib.suppress(StoreUnavailableError):  # it ends by itself, and whoever waits sees that the work is done
-                self._client.execute(_FREE_LOCK, (_LOCK_VERSION, self._holder))
-
-    def _execute(self, text: str, values: Sequence[Any] = ()) -> Rows:
-        """Tries again for a while: a node may know a table by name that another one just made, and not yet to read from."""
-        give_up_at = time.monotonic() + _TRY_AGAIN_FOR_S
-        while True:
-            try:
-                return self._client.execute(text, values)
-            except StoreUnavailableError:
-                if time.monotonic() > give_up_at:
-                    raise
-                self._wait()
-
-    def _wait(self) -> None:
-        if self._given_up.wait(_POLL_INTERVAL_S):
-            raise StoreUnavailableError("nobody waits for the schema any more")
+                self._client.execute(_FREE_LOCK, (_LOCK_VERSION, self._holder), once=True)
 
     def _is_current(self) -> bool:
         keyspace, last_version = self._client.keyspace, len(self._migrations)
-        if not self._execute(_KEYSPACE_EXISTS, (keyspace,)):
+        if not self._client.execute(_KEYSPACE_EXISTS, (keyspace,)):
             return False
-        tables = [name for (name,) in self._execute(_TABLES, (keyspace,))]
+        tables = [name for (name,) in self._client.execute(_TABLES, (keyspace,))]
         if "schema_migrations" not in tables:
             if tables:
                 raise SchemaError(f"the keyspace {keyspace} belongs to another program: it has tables that are not ours")
@@ -155,20 +132,20 @@ class _Migrator:
         return version == last_version
 
     def _version(self) -> int:
-        return max((version for (version,) in self._execute(_VERSIONS)), default=0)
+        return max((version for (version,) in self._client.execute(_VERSIONS)), default=0)
 
     def _create_keyspace(self, replication_factor: int) -> None:
-        self._execute(_CREATE_KEYSPACE.replace("{replication_factor}", str(replication_factor)))
+        self._client.execute(_CREATE_KEYSPACE.replace("{replication_factor}", str(replication_factor)))
         identity = uuid.uuid5(_IDENTITIES, f"{self._client.keyspace}.schema_migrations")
-        self._execute(_CREATE_TABLE.replace("{id}", str(identity)))
+        self._client.execute(_CREATE_TABLE.replace("{id}", str(identity)))
 
     def _take_lock(self) -> bool:
-        taken = self._execute(_TAKE_LOCK, (_LOCK_VERSION, self._holder, LOCK_TTL_S))[0]
+        taken = self._client.execute(_TAKE_LOCK, (_LOCK_VERSION, self._holder, LOCK_TTL_S))[0]
         # An answer may get lost and the driver ask again: then it is ours, and was there already.
         return bool(taken[0]) or self._holder in taken
 
     def _renew_lock(self) -> None:
-        if not self._execute(_RENEW_LOCK, (LOCK_TTL_S, self._holder, _LOCK_VERSION, self._holder))[0][0]:
+        if not self._client.execute(_RENEW_LOCK, (LOCK_TTL_S, self._holder, _LOCK_VERSION, self._holder))[0][0]:
             raise StoreUnavailableError("Cassandra: another node took over the change of the schema")
 
 

@@ -57,9 +57,9 @@ class CassandraStore:
         loop: asyncio.AbstractEventLoop,
         given_up: threading.Event,
     ) -> Self:
-        client = CassandraClient(settings, loop)
+        client = CassandraClient(settings, loop, given_up)
         try:
-            migrate(client, settings.replication_factor, packaged_migrations(), given_up)
+            migrate(client, settings.replication_factor, packaged_migrations())
             if owner is not None:
                 claim(client, owner)
             store = cls(client, loop)

@@ -4,9 +4,13 @@ import asyncio
 import secrets
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cassandra import InvalidRequest
+from cassandra.cluster import Session
 
 from chatgrpc.adapters.cassandra import CassandraSettings, CassandraStore, KeyspaceOwner, SchemaError, client, schema
 from chatgrpc.adapters.cassandra.schema import packaged_migrations
@@ -33,7 +37,7 @@ def heartbeats() -> set[int]:
 
 
 def test_the_lock_of_the_schema_outlasts_the_longest_statement() -> None:
-    assert schema.LOCK_TTL_S > schema._TRY_AGAIN_FOR_S + client.DDL_TIMEOUT_S
+    assert schema.LOCK_TTL_S > client.PATIENCE_S + client.DDL_TIMEOUT_S
 
 
 class TestOpen:
@@ -88,6 +92,31 @@ class TestOpen:
             await asyncio.get_running_loop().shutdown_default_executor()
         assert heartbeats() == others
 
+    async def test_asks_again_whoever_does_not_know_yet_of_a_table(
+        self, shared_cassandra: CassandraCluster, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        refused: set[str] = set()
+
+        def late(call: Callable[..., Any]) -> Callable[..., Any]:
+            def once_refused(session: Session, text: str, *args: Any, **kwargs: Any) -> Any:
+                if text not in refused:
+                    refused.add(text)
+                    raise InvalidRequest("table does not exist")
+                return call(session, text, *args, **kwargs)
+
+            return once_refused
+
+        monkeypatch.setattr(client, "_POLL_INTERVAL_S", 0.001)
+        monkeypatch.setattr(Session, "execute", late(Session.execute))
+        monkeypatch.setattr(Session, "prepare", late(Session.prepare))
+        hosts = [("127.0.0.1", shared_cassandra.port)]
+        store = await CassandraStore.open(
+            CassandraSettings(hosts, f"late_{secrets.token_hex(4)}", replication_factor=1), KeyspaceOwner("late")
+        )
+        await store.profiles.put(Profile("user", "Someone"))
+        await store.close()
+        assert len(refused) > 50
+
     async def test_refuses_what_a_newer_chatgrpc_wrote(self, shared_cassandra: CassandraCluster) -> None:
         store = await open_store(shared_cassandra, "newer")
         await execute(store, "INSERT INTO {keyspace}.schema_migrations (version, name) VALUES (999, 'from the future')")
@@ -108,7 +137,7 @@ class TestOpen:
     async def test_with_too_few_nodes_says_so(
         self, shared_cassandra: CassandraCluster, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("chatgrpc.adapters.cassandra.schema._TRY_AGAIN_FOR_S", 0.5)  # others may come up meanwhile
+        monkeypatch.setattr("chatgrpc.adapters.cassandra.client.PATIENCE_S", 0.5)  # others may come up meanwhile
         three = CassandraSettings([("127.0.0.1", shared_cassandra.port)], "three", replication_factor=3)
         with pytest.raises(StoreUnavailableError, match="replication factor"):
             await CassandraStore.open(three)
