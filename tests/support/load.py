@@ -9,9 +9,11 @@ import contextlib
 import random
 import statistics
 import time
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 from chatgrpc.core.ids import direct_chat_id
 from chatgrpc.v1 import chat_pb2
@@ -68,7 +70,8 @@ class _Chat:
     user_ids: list[str]
     under_way: dict[bytes, _Trace] = field(default_factory=dict)
     done: list[tuple[float, float]] = field(default_factory=list)
-    """Of each message that is acknowledged and on every device: when it was composed, and when the last of it happened."""
+    """Of each message that is acknowledged and on every device: when it was composed, and when the last of it happened; in the
+    order of the latter."""
 
     def compose(self, client_message_id: bytes) -> None:
         devices = {_name(user_id, device_id) for user_id in self.user_ids for device_id in (_PHONE, _TABLET)}
@@ -85,7 +88,10 @@ class _Chat:
 
     def recovered_s(self, since_s: float) -> float | None:
         """Seconds from `since_s` until a message composed after it was done; None if there is none yet."""
-        return min((done_at_s - since_s for composed_at_s, done_at_s in self.done if composed_at_s >= since_s), default=None)
+        for composed_at_s, done_at_s in self.done[bisect_left(self.done, since_s, key=itemgetter(1)) :]:
+            if composed_at_s >= since_s:
+                return done_at_s - since_s
+        return None
 
 
 class Load:

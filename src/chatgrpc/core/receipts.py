@@ -5,6 +5,7 @@ receiver of a mark (store, clients) takes the greater one, so a low mark is harm
 """
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from chatgrpc.core.limits import Limits
@@ -56,26 +57,41 @@ class ReceiptBook:
         self._marks_max = limits.marks_in_memory_max
         self._marks: OrderedDict[tuple[str, str], Mark] = OrderedDict()
         self._unsaved: dict[tuple[str, str], None] = {}
+        self._untold: set[tuple[str, str]] = set()
+        """Marks that were only read in the store: whether whoever stored them has told of them is not known."""
 
     def raise_mark(self, chat_id: str, user_id: str, delivered_seq: int, read_seq: int, now_ms: int) -> Raised | None:
-        """Raises a user's marks; what was read was delivered. None if neither rose."""
+        """Raises a user's marks; what was read was delivered. None if neither rose, and both are told."""
         key = (chat_id, user_id)
-        before = self._marks.get(key) or Mark(chat_id, user_id, 0, 0, 0)
+        nothing = Mark(chat_id, user_id, 0, 0, 0)
+        mark = before = self._marks.get(key) or nothing
+        told = nothing if key in self._untold else before
         delivered = max(before.delivered_seq, delivered_seq, read_seq)
         read = max(before.read_seq, read_seq)
-        if delivered == before.delivered_seq and read == before.read_seq:
+        if delivered > before.delivered_seq or read > before.read_seq:
+            mark = self._marks[key] = Mark(chat_id, user_id, delivered, read, now_ms)
+            self._marks.move_to_end(key)
+            self._unsaved[key] = None
+        elif told is before:
             return None
-        mark = self._marks[key] = Mark(chat_id, user_id, delivered, read, now_ms)
-        self._marks.move_to_end(key)
-        self._unsaved[key] = None
-        return Raised(mark, before.delivered_seq, before.read_seq)
+        self._untold.discard(key)
+        return Raised(mark, told.delivered_seq, told.read_seq)
+
+    def learn(self, stored: Iterable[Mark]) -> None:
+        """These are in the store already: raising a mark to what it is there does not change it."""
+        for mark in stored:
+            key = (mark.chat_id, mark.user_id)
+            if key not in self._marks:
+                self._marks[key] = mark
+                self._untold.add(key)
 
     def take_unsaved(self) -> list[Mark]:
         """The marks to store; they count as stored from now on. `unsave` takes that back."""
         marks = [self._marks[key] for key in self._unsaved]
         self._unsaved.clear()
         while len(self._marks) > self._marks_max:
-            self._marks.popitem(last=False)
+            key, _ = self._marks.popitem(last=False)
+            self._untold.discard(key)
         return marks
 
     def unsave(self, marks: list[Mark]) -> None:

@@ -66,12 +66,16 @@ class Watermarks:
     async def changed(self, user_id: str, sync_token: str, now: Now) -> tuple[list[Mark], str]:
         """The marks of the user's chats that changed since the sync token was given, as stored, and the next sync token.
 
+        The user's own are in the book then: what the device says again that it holds has not risen.
+
         Call `save` first, so that none is missed. All marks are changed for a token that is not ours, or is of a time that has
         not come: a clock went wrong then, and nobody knows what has changed since.
         """
         next_token_ms = self._clock.told_ms(now)
         since_ms = _since_ms(sync_token, self._clock.change_ms(now))
-        return await self._receipts.of_user_chats(user_id, since_ms), str(next_token_ms)
+        marks = await self._receipts.of_user_chats(user_id, since_ms)
+        self._book.learn([mark for mark in marks if mark.user_id == user_id])
+        return [mark for mark in marks if mark.changed_at_ms >= since_ms], str(next_token_ms)
 
     async def save(self) -> None:
         """Stores what changed before this call; what cannot be stored now is kept for the next time."""

@@ -29,6 +29,6 @@ class ReceiptStore(Protocol):
     async def of_user_chats(self, user_id: str, since_ms: int) -> list[Mark]:
         """Reads all members' marks, changed at or after `since_ms`, of the chats that the user is a member of now.
 
-        Of chats with more than `SMALL_CHAT_MARKS_MAX` marks only the user's own.
+        Of chats with more than `SMALL_CHAT_MARKS_MAX` marks only the user's own; and their own whenever they changed.
         """
         ...

@@ -57,8 +57,9 @@ class TestOfUserChats:
         await join(engine, CHAT, "alice", "bob", "carol")
         marks = [Mark(CHAT, "alice", 1, 1, 100), Mark(CHAT, "bob", 1, 1, 200), Mark(CHAT, "carol", 1, 1, 300)]
         await engine.receipts.save(marks)
-        assert by_place(await engine.receipts.of_user_chats("alice", 200)) == marks[1:]
-        assert await engine.receipts.of_user_chats("alice", 301) == []
+        assert by_place(await engine.receipts.of_user_chats("bob", 200)) == marks[1:]
+        assert await engine.receipts.of_user_chats("carol", 301) == marks[2:], "their own, whenever they changed"
+        assert by_place(await engine.receipts.of_user_chats("alice", 300)) == [marks[0], marks[2]]
 
     async def test_skips_chats_that_the_user_left_and_not_those_they_came_back_to(self, engine: Engine) -> None:
         await join(engine, CHAT, "alice", "bob")
@@ -79,4 +80,4 @@ class TestOfUserChats:
         assert await engine.receipts.of_user_chats("user0", 0) == [marks[0]]
         # All marks count, those unchanged since included.
         assert await engine.receipts.of_user_chats(user_ids[-1], marks[-1].changed_at_ms) == [marks[-1]]
-        assert await engine.receipts.of_user_chats("user0", marks[1].changed_at_ms) == []
+        assert await engine.receipts.of_user_chats("user0", marks[1].changed_at_ms) == [marks[0]]

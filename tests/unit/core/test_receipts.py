@@ -36,6 +36,18 @@ def test_a_receipt_shows_the_mark() -> None:
     assert (receipt.chat_id, receipt.user_id, receipt.delivered_seq, receipt.read_seq) == ("c", "alice", 6, 3)
 
 
+def test_what_is_stored_does_not_change_when_it_is_said_again_and_is_told_once() -> None:
+    book = ReceiptBook(Limits())
+    stored = Mark("g.1", "bob", 5, 3, 1_000)
+    book.learn([stored])
+    assert book.raise_mark("g.1", "bob", 4, 0, 2_000) == Raised(stored, 0, 0), "whether it was told is not known"
+    assert book.raise_mark("g.1", "bob", 5, 3, 2_000) is None
+    assert book.take_unsaved() == []
+    assert book.raise_mark("g.1", "bob", 6, 0, 3_000) == Raised(Mark("g.1", "bob", 6, 3, 3_000), 5, 3)
+    book.learn([stored])
+    assert book.take_unsaved() == [Mark("g.1", "bob", 6, 3, 3_000)]
+
+
 def test_memory_is_bounded_once_marks_are_stored() -> None:
     book = ReceiptBook(Limits(marks_in_memory_max=10))
     for number in range(25):

@@ -58,6 +58,13 @@ class SlowReceipts:
         return await self._inner.of_user_chats(user_id, since_ms)
 
 
+class ReceiptsOfOneChat(SlowReceipts):
+    """A store in which everybody is in the same chat."""
+
+    async def of_user_chats(self, user_id: str, since_ms: int) -> list[Mark]:
+        return [mark for mark in await self.of_chat(CHAT) if mark.user_id == user_id or mark.changed_at_ms >= since_ms]
+
+
 async def test_a_mark_that_was_stored_is_not_stored_and_told_again_because_a_cursor_was_not() -> None:
     receipts, cursors = SlowReceipts(), FailingCursors()
     told: list[Mark] = []
@@ -72,6 +79,18 @@ async def test_a_mark_that_was_stored_is_not_stored_and_told_again_because_a_cur
     cursors.is_away = False
     await watermarks.save()
     assert [cursor.acked_seq for cursor in cursors.saved] == [10], "the cursor was kept until it could be stored"
+
+
+async def test_a_device_that_says_on_another_node_what_it_holds_changes_no_mark() -> None:
+    receipts = ReceiptsOfOneChat()
+    one, other = (Watermarks(receipts, FailingCursors(), Limits(), lambda _: None) for _ in range(2))
+    one.raise_mark(CHAT, "bob", 10, 0, now=Now(1_000, 1_000))
+    await one.save()
+    await other.changed("bob", "", Now(100_000, 100_000))
+    assert other.raise_mark(CHAT, "bob", 10, 0, now=Now(100_000, 100_000)) is not None
+    await other.save()
+    assert [mark.changed_at_ms for mark in receipts.saved] == [1_000]
+    assert await other.changed("bob", "90000", Now(100_001, 100_001)) == ([], "100001")
 
 
 async def test_marks_that_cannot_be_stored_do_not_keep_cursors_from_it() -> None:

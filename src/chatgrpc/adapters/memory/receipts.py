@@ -42,7 +42,7 @@ class MemoryReceiptStore:
             mark
             for chat_id in self._log.chats_now(user_id)
             for mark in self._shown(chat_id, user_id)
-            if mark.changed_at_ms >= since_ms
+            if mark.user_id == user_id or mark.changed_at_ms >= since_ms
         ]
 
     def _shown(self, chat_id: str, user_id: str) -> list[Mark]:

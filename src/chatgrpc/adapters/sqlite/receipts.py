@@ -32,7 +32,7 @@ _OF_USER_CHATS = """
     )
     SELECT chat_id, user_id, delivered_seq, read_seq, changed_at_ms
     FROM shown JOIN receipts USING (chat_id)
-    WHERE changed_at_ms >= :since_ms AND (small OR user_id = :user_id)"""
+    WHERE user_id = :user_id OR small AND changed_at_ms >= :since_ms"""
 
 
 class SqliteReceiptStore:
