@@ -240,6 +240,12 @@ class Edge:
         self.upkeep.cluster_changed(view)
         self.pump()
 
+    def link_is_up(self, node_id: str) -> None:
+        """There is a link with this node, for the first time or again."""
+        self.desk.linked(node_id, self._now_ms())
+        self.upkeep.link_is_up(node_id)
+        self.pump()
+
     def tick(self) -> None:
         """Sends again, gives up, asks again."""
         self.desk.pass_time(self._now_ms())

@@ -53,7 +53,7 @@ class Node(Process):
 
     def link_is_up(self, node_id: str) -> None:
         """There is a link with this node, for the first time or again."""
-        self.edge.upkeep.link_is_up(node_id)
+        self.edge.link_is_up(node_id)
 
     # The cluster.
 

@@ -26,8 +26,9 @@ from tests.support.roamer import Roamer
 PEOPLE = 8
 GROUP_SIZE = 5
 GROUPS = 3
-INTERVAL_S = 0.8
-"""Between one message of a phone to a chat and its next, on average."""
+INTERVAL_S = 1.6
+"""Between one message of a phone to a chat and its next, on average: not so many that two cores, on which three nodes, three
+Cassandras and the devices run, have nothing left for a node that starts."""
 _WAITING_MAX = 32
 """A phone whose chat stands still composes no more than this."""
 _SETTLE_TIMEOUT_S = 90.0

@@ -360,6 +360,7 @@ class ClusterNode:
     def _link_changed(self, node_id: str, up: bool) -> None:
         if up:
             self._resync.linked(node_id)
+            self._ordering.linked(node_id)
         self._wake_up()
 
     def _live_node_ids(self) -> frozenset[str]:

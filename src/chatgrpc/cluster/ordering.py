@@ -187,6 +187,11 @@ class ClusterOrdering:
         self.edge.see(owners, moment().monotonic_ms)
         self._wake_up()
 
+    def linked(self, node_id: str) -> None:
+        """There is a link with this node, for the first time or again."""
+        self.edge.linked(node_id, moment().monotonic_ms)
+        self._wake_up()
+
     def say(self, node_id: str, message: Message) -> None:
         """Says something to a node."""
         self._post(node_id, message)

@@ -5,7 +5,7 @@ up to there, and no further, the log may be shown (visibility rule).
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -107,16 +107,24 @@ class EdgeDesk:
         before, self._owners = self._owners, owners
         changed = {shard for shard, owner in owners.items() if before.get(shard) != owner}
         if changed:
-
-            def concerns(chat_id: str) -> bool:
-                return self._shard_of(chat_id) in changed
-
-            self._lanes.resend(concerns, now_ms)
-            for chat_id, number in self._heads_asked.again(concerns, now_ms):
-                self._send(chat_id, AskHead(chat_id, number))
-            for chat_id, number in self._members_asked.again(concerns, now_ms):
-                self._send(chat_id, AskMembers(chat_id, number))
+            self._say_again(changed, now_ms)
         return changed
+
+    def linked(self, node_id: str, now_ms: int) -> None:
+        """A link to a node stands anew: what was said to it before may be lost."""
+        owned = {shard for shard, owner in self._owners.items() if owner.node_id == node_id}
+        if owned and (not self._lanes.is_idle or self.questions_waiting):
+            self._say_again(owned, now_ms)
+
+    def _say_again(self, shards: Set[int], now_ms: int) -> None:
+        def concerns(chat_id: str) -> bool:
+            return self._shard_of(chat_id) in shards
+
+        self._lanes.resend(concerns, now_ms)
+        for chat_id, number in self._heads_asked.again(concerns, now_ms):
+            self._send(chat_id, AskHead(chat_id, number))
+        for chat_id, number in self._members_asked.again(concerns, now_ms):
+            self._send(chat_id, AskMembers(chat_id, number))
 
     def submit(self, session_id: str, ticket: Ticket, write: Write, now_ms: int) -> None:
         """Sends a write on its way; its outcome comes out of a later `step`.

@@ -1,7 +1,8 @@
 """Lanes: how writes get from an edge to an owner, each once and in the order of their sender, over links that lose things.
 
 A lane is one stream of one device in one chat. The edge numbers a lane's writes and keeps them until each has its outcome; when
-nothing is heard, or the shard has a new owner, it sends all of them again, oldest first (go-back-N). The owner takes a lane's
+nothing is heard, the owner's node is linked anew, or the shard has a new owner, it sends all of them again, oldest first
+(go-back-N). The owner takes a lane's
 writes in order of number only, so a write never overtakes an earlier one of the same device. What it takes twice, since an
 earlier owner or an earlier stream had taken it too, the sequencer finds in the log (G3).
 """
@@ -13,6 +14,7 @@ from typing import NamedTuple, TypeAlias
 
 from chatgrpc.core.active_chat import Ticket
 from chatgrpc.core.refusal import after_failed_send, is_retryable, owner_silent
+from chatgrpc.core.retransmission import RetransmissionTimers
 from chatgrpc.core.write import Write
 from chatgrpc.v1 import chat_pb2
 
@@ -66,13 +68,12 @@ class EdgeLanes:
 
     def __init__(self, resend_after_ms: int, give_up_after_ms: int) -> None:
         """After `give_up_after_ms` without an outcome the device gets a retryable error."""
-        self._resend_after_ms = resend_after_ms
         self.give_up_after_ms = give_up_after_ms
         self._lanes: dict[Lane, _Outgoing] = {}
         self._of_session: dict[str, dict[Lane, None]] = {}
         self._opened_at_ms: OrderedDict[tuple[Lane, int], int] = OrderedDict()  # when each write came; the oldest first
         self._next_number = 1  # above those of all lanes that were forgotten
-        self._silent: OrderedDict[Lane, int] = OrderedDict()  # lanes that wait, and when to send again; the soonest first
+        self._silent: RetransmissionTimers[Lane] = RetransmissionTimers(resend_after_ms)  # lanes that wait
         self._forwards: dict[Lane, list[Forward]] = {}
 
     def __len__(self) -> int:
@@ -89,7 +90,7 @@ class EdgeLanes:
         if outgoing is None:
             outgoing = self._lanes[lane] = _Outgoing(self._next_number)
             self._of_session.setdefault(lane.session_id, {})[lane] = None
-            self._silent[lane] = now_ms + self._resend_after_ms
+            self._silent.start(lane, now_ms)
         number = outgoing.next_number
         outgoing.next_number += 1
         outgoing.waiting[number] = (ticket, write)
@@ -98,18 +99,16 @@ class EdgeLanes:
 
     def take_forwards(self, now_ms: int) -> list[Forward]:
         """What is to be sent now: new writes, and all of a lane of which nothing was heard for a while."""
-        while self._silent:
-            lane, resend_at_ms = next(iter(self._silent.items()))
-            if now_ms < resend_at_ms:
-                break
-            self._resend(lane, now_ms)
+        for lane in self._silent.due(now_ms):
+            self._resend(lane)
         forwards, self._forwards = self._forwards, {}
         return [forward for of_lane in forwards.values() for forward in of_lane]
 
     def resend(self, concerns: Callable[[str], bool], now_ms: int) -> None:
-        """Chats have a new owner: of those that it `concerns` everything without an outcome goes out again."""
+        """Chats have a new owner, or a new link to it: of those that it `concerns` everything without an outcome goes again."""
         for lane in [lane for lane in self._silent if concerns(lane.chat_id)]:
-            self._resend(lane, now_ms)
+            self._silent.start(lane, now_ms)
+            self._resend(lane)
 
     def answered(self, forwarded: Forwarded, now_ms: int) -> list[tuple[Ticket, Write, Outcome]]:
         """An outcome came; nothing if it is known already, or nobody waits for it any more.
@@ -128,8 +127,7 @@ class EdgeLanes:
             if behind and lane in self._forwards:
                 self._forwards[lane] = [forward for forward in self._forwards[lane] if forward.number < number]
         if outgoing.waiting:
-            self._silent[lane] = now_ms + self._resend_after_ms
-            self._silent.move_to_end(lane)
+            self._silent.start(lane, now_ms)
         else:
             self._forget(lane)
         return answers
@@ -159,7 +157,7 @@ class EdgeLanes:
         self._next_number = max(self._next_number, outgoing.next_number)
         for number in outgoing.waiting:
             del self._opened_at_ms[lane, number]
-        self._silent.pop(lane, None)
+        self._silent.stop(lane)
         self._forwards.pop(lane, None)
         of_session = self._of_session[lane.session_id]
         del of_session[lane]
@@ -167,9 +165,7 @@ class EdgeLanes:
             del self._of_session[lane.session_id]
         return outgoing.waiting
 
-    def _resend(self, lane: Lane, now_ms: int) -> None:
-        self._silent[lane] = now_ms + self._resend_after_ms
-        self._silent.move_to_end(lane)
+    def _resend(self, lane: Lane) -> None:
         waiting = self._lanes[lane].waiting
         base = next(iter(waiting))
         self._forwards[lane] = [Forward(lane, number, base, write) for number, (_, write) in waiting.items()]

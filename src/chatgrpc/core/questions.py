@@ -7,9 +7,10 @@ A caller is known by its callback, and waits once for each chat, however often i
 first question that will do, since one that asks again and again would else never hear, and to the last one.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
+
+from chatgrpc.core.retransmission import RetransmissionTimers
 
 _Answer = TypeVar("_Answer")
 _Wanted = tuple[int, int]
@@ -20,11 +21,10 @@ class Questions(Generic[_Answer]):
     """Questions of one kind, by chat."""
 
     def __init__(self, again_after_ms: int) -> None:
-        """A question that is not answered within `again_after_ms` is asked again."""
-        self._again_after_ms = again_after_ms
+        """A question that is not answered within `again_after_ms` is asked again, and then ever more rarely."""
         self._number = 0
         self._waiting: dict[str, dict[Callable[[_Answer], None], _Wanted]] = {}  # who waits, and for which questions
-        self._asked_at_ms: OrderedDict[str, int] = OrderedDict()  # the longest ago first
+        self._timers: RetransmissionTimers[str] = RetransmissionTimers(again_after_ms)
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -35,7 +35,8 @@ class Questions(Generic[_Answer]):
         waiting = self._waiting.setdefault(chat_id, {})
         first, _ = waiting.get(callback, (number, number))
         waiting[callback] = (first, number)
-        return self._send(chat_id, now_ms)
+        self._timers.start(chat_id, now_ms)
+        return self._next_number()
 
     def withdraw(self, chat_id: str, callback: Callable[[_Answer], None]) -> None:
         """Whoever asked wants to know it no more; what nobody wants to know is not asked again."""
@@ -43,19 +44,20 @@ class Questions(Generic[_Answer]):
         waiting.pop(callback, None)
         if not waiting:
             self._waiting.pop(chat_id, None)
-            self._asked_at_ms.pop(chat_id, None)
+            self._timers.stop(chat_id)
 
     def due(self, now_ms: int) -> Iterator[tuple[str, int]]:
         """Chats to ask of again, each with the number of the new question."""
-        while self._asked_at_ms:
-            chat_id, asked_at_ms = next(iter(self._asked_at_ms.items()))
-            if now_ms - asked_at_ms < self._again_after_ms:
-                return
-            yield chat_id, self._send(chat_id, now_ms)
+        for chat_id in self._timers.due(now_ms):
+            yield chat_id, self._next_number()
 
     def again(self, concerns: Callable[[str], bool], now_ms: int) -> list[tuple[str, int]]:
-        """Chats have a new owner: of those that it `concerns` is asked again, under these numbers."""
-        return [(chat_id, self._send(chat_id, now_ms)) for chat_id in list(self._waiting) if concerns(chat_id)]
+        """Chats have a new owner, or a new link to it: of those that it `concerns` is asked again, under these numbers."""
+        asked = []
+        for chat_id in [chat_id for chat_id in self._waiting if concerns(chat_id)]:
+            self._timers.start(chat_id, now_ms)
+            asked.append((chat_id, self._next_number()))
+        return asked
 
     def answered(self, chat_id: str, number: int, answer: _Answer) -> None:
         """An answer came to the question with this number."""
@@ -66,13 +68,11 @@ class Questions(Generic[_Answer]):
         if later:
             self._waiting[chat_id] = later
         else:
-            self._asked_at_ms.pop(chat_id, None)
+            self._timers.stop(chat_id)
         for callback, (first, _) in waiting.items():
             if first <= number:
                 callback(answer)
 
-    def _send(self, chat_id: str, now_ms: int) -> int:
+    def _next_number(self) -> int:
         self._number += 1
-        self._asked_at_ms[chat_id] = now_ms
-        self._asked_at_ms.move_to_end(chat_id)
         return self._number

@@ -95,7 +95,7 @@ def test_questions_wait_once_for_each_who_asks_however_long_the_store_is_away() 
             edge.ask_members(chat_id, members.append, 0)
     while cluster.now_ms < TEN_MINUTES_MS:
         cluster.tick()
-    assert cluster.messages > 2 * 3 * len(CHATS) * 1_000, "they were asked again all the time"
+    assert cluster.messages > 2 * 3 * len(CHATS) * 100, "they were asked again all the time"
     assert cluster.shard.questions_waiting == 2 * 3 * len(CHATS)
     answers = cluster.store_comes_back()
     assert sum(isinstance(message, HeadIs) for _, message in answers) == 3 * len(CHATS)

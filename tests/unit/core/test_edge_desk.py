@@ -118,6 +118,22 @@ def test_what_is_not_answered_is_sent_again_and_given_up_in_the_end() -> None:
     assert {type(message) for _, message in output.messages} == {AskHead}, "a question is never given up"
 
 
+def test_a_new_link_to_the_owner_is_given_at_once_what_the_old_one_may_have_lost() -> None:
+    edge = desk({1: ShardOwner("owner", 5), 2: ShardOwner("other", 6)})
+    for chat_id in ("c", "far"):
+        edge.submit("session", "a", write("a", chat_id), 0)
+        edge.ask_head(chat_id, lambda seq: None, 0)
+        edge.ask_members(chat_id, lambda user_ids: None, 0)
+    edge.step(0)
+    edge.linked("other", 10)
+    edge.linked("stranger", 10)
+    assert [(node_id, type(message)) for node_id, message in edge.step(10).messages] == [
+        ("other", AskHead),
+        ("other", AskMembers),
+        ("other", Forward),
+    ]
+
+
 def test_a_closed_session_is_sent_for_no_more() -> None:
     edge = desk()
     edge.submit("session", "a", write("a"), 0)

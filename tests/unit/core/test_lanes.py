@@ -53,8 +53,17 @@ def test_a_silent_lane_goes_out_again_as_a_whole_from_the_oldest_on() -> None:
     assert numbers(lanes.take_forwards(149)) == [], "the answer was a sign of life"
     again = lanes.take_forwards(150)
     assert [(forward.number, forward.base) for forward in again] == [(2, 2), (3, 2)]
-    assert numbers(lanes.take_forwards(249)) == []
-    assert numbers(lanes.take_forwards(250)) == [2, 3]
+    assert numbers(lanes.take_forwards(349)) == [], "twice as late each time"
+    assert numbers(lanes.take_forwards(350)) == [2, 3]
+    lanes.answered(Forwarded(LANE, 2, outcome(6)), 400)
+    assert numbers(lanes.take_forwards(499)) == []
+    assert numbers(lanes.take_forwards(500)) == [3], "the answer was a sign of life"
+
+
+def test_an_owner_that_is_late_gets_a_write_a_few_times_and_not_forty() -> None:
+    lanes = EdgeLanes(resend_after_ms=250, give_up_after_ms=10_000)
+    lanes.submit(LANE, "a", write("a"), 0)
+    assert sum(len(lanes.take_forwards(now_ms)) for now_ms in range(10_000)) == 6
 
 
 def test_a_new_write_is_no_sign_of_life() -> None:
