@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
@@ -29,7 +30,7 @@ def main() -> int:
     parser.add_argument("--found-by", action="store_true", help="say which seed finds each planted mistake first")
     options = parser.parse_args()
     if options.found_by:
-        return _find_mistakes(options.first, options.seeds)
+        return _find_mistakes(options.first, options.seeds, options.jobs)
     if options.seed is None:
         return _run(options.first, options.seeds, options.mistake, options.jobs)
     plan, parts = plan_of(options.seed), _parts(options.mistake)
@@ -76,17 +77,25 @@ def _parts(mistake: str | None) -> Parts | None:
     return (MISTAKES | TOO_RARE)[mistake] if mistake else None
 
 
-def _find_mistakes(first: int, seeds: int) -> int:
+def _find_mistakes(first: int, seeds: int, jobs: int) -> int:
     """Prints the table for `test_sim.py`, which is another one after each change of what chance does."""
     hidden = dict.fromkeys(MISTAKES)
-    for seed in range(first, first + seeds):
-        plan = plan_of(seed)
-        for mistake in list(hidden):
-            if broken_by(plan, MISTAKES[mistake]) and not broken_by(plan):
-                print(f'    "{mistake}": {seed},', flush=True)
-                del hidden[mistake]
+    gc.freeze()
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"), _start_job) as pool:
+        for start in range(first, first + seeds, jobs):
+            some = range(start, min(start + jobs, first + seeds))
+            for seed, found in zip(some, pool.map(partial(_found_by, tuple(hidden)), some), strict=True):
+                for mistake in found:
+                    if mistake in hidden:
+                        print(f'    "{mistake}": {seed},', flush=True)
+                        del hidden[mistake]
     print(f"{len(hidden)} are found by none of {seeds} seeds: {', '.join(hidden)}")
     return 1 if hidden else 0
+
+
+def _found_by(mistakes: Sequence[str], seed: int) -> list[str]:
+    plan = plan_of(seed)
+    return [mistake for mistake in mistakes if broken_by(plan, MISTAKES[mistake]) and not broken_by(plan)]
 
 
 def _replay(plan: Plan, parts: Parts | None) -> int:
