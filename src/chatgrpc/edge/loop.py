@@ -301,9 +301,13 @@ class Edge:
     def _receive(self, now_ms: int) -> None:
         """Takes some of what some streams sent; the rest waits for the next tick."""
         self._dirty |= dict.fromkeys(self._turns.take(now_ms, self._slice()))
-        watching, self._watching = self._watching, {}
-        for connection, watch in watching.items():
-            self.audience.watch(connection, watch)
+        slice_ = self._slice()
+        while self._watching:
+            connection = next(iter(self._watching))
+            self.audience.watch(connection, self._watching.pop(connection))
+            if slice_.is_over:
+                self.wake_up()
+                break
 
     def _take_progress(self, now: Now) -> None:
         """Hears what owners have done: answers for those who asked, events for the devices of the members.

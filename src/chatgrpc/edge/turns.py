@@ -1,10 +1,11 @@
 """Turns: takes some of what each stream sent, and lets a stream wait whose session must.
 
-Who pours in frames delays the others by one turn. A stream that must wait is not read, so its peer feels it by flow control.
+Who sends little goes first, so that those who pour in frames delay the others by one turn, however many they are. A stream that
+must wait is not read, so its peer feels it by flow control.
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from google.protobuf.message import DecodeError
 
@@ -21,6 +22,8 @@ from chatgrpc.v1 import session_pb2
 _FRAMES_PER_TURN = 64
 _BYTES_PER_TURN = 256 * 1024
 """A stream that sent more waits until all others have had their turn; a batch that was begun is not counted again."""
+_LITTLE_BYTES = 4 * 1024
+"""A stream that sent no more, and of which nothing is left from its last turn, goes before the others."""
 _BATCH_OVERHEAD_BYTES = 64
 """What an empty one costs, in bytes of others."""
 _LOOKED_INTO_BYTES = 16 * 1024
@@ -59,34 +62,46 @@ class Turns:
         self._give_up = give_up
         self._wake_up = wake_up
         self._now_ms = now_ms
-        self._waiting: dict[Connection, None] = {}
+        self._with_little: dict[Connection, None] = {}
+        self._with_much: dict[Connection, None] = {}
 
     def add(self, connection: Connection, batches: Iterable[bytes]) -> None:
         """The stream sent these; it has a turn in the next `take` that comes to it, and is not read before if it sends more."""
-        if connection in self._waiting and not connection.held:
+        if (connection in self._with_little or connection in self._with_much) and not connection.held:
             connection.held = True
             self._transport.hold(connection.stream)
         connection.unread.extend(batches)
-        self._waiting[connection] = None
+        if connection.frames or sum(map(len, connection.unread)) > _LITTLE_BYTES:
+            self._with_little.pop(connection, None)
+            self._with_much[connection] = None
+        elif connection not in self._with_much:
+            self._with_little[connection] = None
 
     def take(self, now_ms: int, slice_: Slice) -> Iterable[Connection]:
         """Gives each stream that waits a turn, as far as there is time; returns those that had one."""
-        waiting, self._waiting = iter(self._waiting), {}
-        taken = []
-        for connection in waiting:
-            self._take_turn(connection, now_ms)
-            taken.append(connection)
-            if slice_.is_over:
-                break
-        if rest := dict.fromkeys(waiting):
-            self._waiting = rest | self._waiting
+        little, self._with_little = self._with_little, {}
+        much, self._with_much = self._with_much, {}
+        taken = [*self._take_turns(little, now_ms, slice_), *self._take_turns(much, now_ms, slice_)]
+        if little or much:
+            self._with_little, self._with_much = little | self._with_little, much | self._with_much
             self._wake_up()
         return taken
 
+    def _take_turns(self, waiting: dict[Connection, None], now_ms: int, slice_: Slice) -> Iterator[Connection]:
+        """Takes out those who have had their turn; one has it, whatever the time."""
+        while waiting:
+            connection = next(iter(waiting))
+            del waiting[connection]
+            self._take_turn(connection, now_ms)
+            yield connection
+            if slice_.is_over:
+                return
+
     def last(self, connection: Connection, now_ms: int) -> None:
         """The stream is closed: what it sent before has its turn now, if it has had none."""
-        if connection in self._waiting:
-            del self._waiting[connection]
+        if connection in self._with_little or connection in self._with_much:
+            self._with_little.pop(connection, None)
+            self._with_much.pop(connection, None)
             self._take_turn(connection, now_ms)
 
     def read_or_hold(self, connection: Connection) -> None:
@@ -98,7 +113,8 @@ class Turns:
         waiting = bool(connection.frames or connection.unread)
         may_receive = self._may_receive(connection.session)
         if waiting and may_receive:
-            self._waiting[connection] = None
+            self._with_little.pop(connection, None)
+            self._with_much[connection] = None
             self._wake_up()
         held = waiting or not may_receive
         if held and not connection.held:

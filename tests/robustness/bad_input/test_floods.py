@@ -187,7 +187,12 @@ async def test_many_streams_that_flood_at_once(scene: Scene, kind: str) -> None:
                     count += 1
         counts.append(count * LIMITS.frames_per_batch_max)
 
-    async with scene.attack(f"20 streams that pour {kind} for 2 s") as sighting, contextlib.AsyncExitStack() as stack:
+    # The attackers share a process with the pair, whose loop they keep busy as well: what the server does to others in such a
+    # time is a matter of benchmarks; that it does not stand still is asked here.
+    async with (
+        scene.attack(f"20 streams that pour {kind} for 2 s", p99_max_s=5.0) as sighting,
+        contextlib.AsyncExitStack() as stack,
+    ):
         streams = [await stack.enter_async_context(await RawStream.connect(scene.server.port)) for _ in range(20)]
         for number, stream in enumerate(streams):
             await stream.open(scene.token("flood" if number < 10 else user_id), f"device-{number % 10}")
