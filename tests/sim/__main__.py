@@ -41,8 +41,7 @@ def _run(first: int, seeds: int, mistake: str | None, jobs: int) -> int:
     failed: list[int] = []
     started_s = told_s = time.monotonic()
     done = 0
-    gc.freeze()  # what was imported is not looked at again, in any of the processes
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"), _start_job) as pool:
+    with _processes(jobs) as pool:
         runs = pool.map(partial(_broken_by, mistake), range(first, first + seeds), chunksize=10)
         try:
             for done, (seed, broken) in enumerate(zip(range(first, first + seeds), runs, strict=True), 1):
@@ -64,6 +63,11 @@ def _run(first: int, seeds: int, mistake: str | None, jobs: int) -> int:
     return 1 if failed else 0
 
 
+def _processes(jobs: int) -> ProcessPoolExecutor:
+    gc.freeze()  # what was imported is not looked at again, in any of them
+    return ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"), _start_job)
+
+
 def _start_job() -> None:
     gc.set_threshold(100_000)  # a run leaves circles behind, and makes few
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the process that started this one
@@ -80,8 +84,7 @@ def _parts(mistake: str | None) -> Parts | None:
 def _find_mistakes(first: int, seeds: int, jobs: int) -> int:
     """Prints the table for `test_sim.py`, which is another one after each change of what chance does."""
     hidden = dict.fromkeys(MISTAKES)
-    gc.freeze()
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"), _start_job) as pool:
+    with _processes(jobs) as pool:
         for start in range(first, first + seeds, jobs):
             some = range(start, min(start + jobs, first + seeds))
             for seed, found in zip(some, pool.map(partial(_found_by, tuple(hidden)), some), strict=True):

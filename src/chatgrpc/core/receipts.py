@@ -63,9 +63,8 @@ class ReceiptBook:
     def raise_mark(self, chat_id: str, user_id: str, delivered_seq: int, read_seq: int, now_ms: int) -> Raised | None:
         """Raises a user's marks; what was read was delivered. None if neither rose, and both are told."""
         key = (chat_id, user_id)
-        nothing = Mark(chat_id, user_id, 0, 0, 0)
-        mark = before = self._marks.get(key) or nothing
-        told = nothing if key in self._untold else before
+        mark = before = self._marks.get(key) or Mark(chat_id, user_id, 0, 0, 0)
+        told = Mark(chat_id, user_id, 0, 0, 0) if key in self._untold else before
         delivered = max(before.delivered_seq, delivered_seq, read_seq)
         read = max(before.read_seq, read_seq)
         if delivered > before.delivered_seq or read > before.read_seq:

@@ -12,6 +12,7 @@ came first is done first. What is made known while too much of that is left wait
 import asyncio
 import contextlib
 import secrets
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
@@ -131,7 +132,7 @@ class Edge:
         self._on_defect = on_defect
         self._flush_interval_ms = pace.flush_interval_ms
         self._turns = Turns(transport, limits, self._run, self._give_up, self.wake_up, self._now_ms)
-        self._watching: dict[Connection, Watch] = {}  # what was last said to be on the screen
+        self._watching: OrderedDict[Connection, Watch] = OrderedDict()  # what was last said to be on the screen
         self._dirty: dict[Connection, None] = {}  # something to send, or to read for
         self._with_control: dict[Connection, None] = {}  # only control traffic to send, which can wait
         self._reported = Backlog()  # what the transport reported
@@ -303,8 +304,7 @@ class Edge:
         self._dirty |= dict.fromkeys(self._turns.take(now_ms, self._slice()))
         slice_ = self._slice()
         while self._watching:
-            connection = next(iter(self._watching))
-            self.audience.watch(connection, self._watching.pop(connection))
+            self.audience.watch(*self._watching.popitem(last=False))
             if slice_.is_over:
                 self.wake_up()
                 break

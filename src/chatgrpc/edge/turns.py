@@ -79,19 +79,18 @@ class Turns:
 
     def take(self, now_ms: int, slice_: Slice) -> Iterable[Connection]:
         """Gives each stream that waits a turn, as far as there is time; returns those that had one."""
-        little, self._with_little = self._with_little, {}
-        much, self._with_much = self._with_much, {}
+        little, self._with_little = iter(self._with_little), {}
+        much, self._with_much = iter(self._with_much), {}
         taken = [*self._take_turns(little, now_ms, slice_), *self._take_turns(much, now_ms, slice_)]
-        if little or much:
-            self._with_little, self._with_much = little | self._with_little, much | self._with_much
+        self._with_little = dict.fromkeys(little) | self._with_little
+        self._with_much = dict.fromkeys(much) | self._with_much
+        if self._with_little or self._with_much:
             self._wake_up()
         return taken
 
-    def _take_turns(self, waiting: dict[Connection, None], now_ms: int, slice_: Slice) -> Iterator[Connection]:
-        """Takes out those who have had their turn; one has it, whatever the time."""
-        while waiting:
-            connection = next(iter(waiting))
-            del waiting[connection]
+    def _take_turns(self, waiting: Iterator[Connection], now_ms: int, slice_: Slice) -> Iterator[Connection]:
+        """Gives turns until there is no more time, and one in any case; returns who had one."""
+        for connection in waiting:
             self._take_turn(connection, now_ms)
             yield connection
             if slice_.is_over:

@@ -20,20 +20,20 @@ def fail(connection: Connection, defect: BaseException) -> None:
     raise defect
 
 
-def turns_of(crowd: Crowd) -> Turns:
-    return Turns(cast("Any", crowd.wire), Limits(), lambda connection, effects: None, fail, lambda: None, lambda: 0)
+def turns_of(streams: int) -> tuple[Turns, list[Connection]]:
+    """The turns of so many open streams, and these."""
+    crowd = Crowd(streams)
+    turns = Turns(cast("Any", crowd.wire), Limits(), lambda connection, effects: None, fail, lambda: None, lambda: 0)
+    return turns, list(crowd.edge.connections)
 
 
 def one_after_another(turns: Turns, looks: int) -> list[int]:
     """The streams that have a turn in so many looks, of which each has time for no more than one of each kind."""
-    always_over = [Slice(lambda: 0.0, 0.0) for _ in range(looks)]
-    return [connection.stream for over in always_over for connection in turns.take(0, over)]
+    return [connection.stream for _ in range(looks) for connection in turns.take(0, Slice(lambda: 0.0, 0.0))]
 
 
 def test_who_sends_little_goes_before_all_who_pour() -> None:
-    crowd = Crowd(6)
-    turns = turns_of(crowd)
-    connections = [cast("Connection", crowd.edge.connections.get(number)) for number in range(6)]
+    turns, connections = turns_of(6)
     for pours in connections[:4]:
         turns.add(pours, [MUCH])
     for quiet in connections[4:]:
@@ -42,9 +42,7 @@ def test_who_sends_little_goes_before_all_who_pour() -> None:
 
 
 def test_who_pours_has_a_turn_each_time_however_many_send_little() -> None:
-    crowd = Crowd(6)
-    turns = turns_of(crowd)
-    connections = [cast("Connection", crowd.edge.connections.get(number)) for number in range(6)]
+    turns, connections = turns_of(6)
     turns.add(connections[0], [MUCH])
     for quiet in connections[1:]:
         turns.add(quiet, [LITTLE])
@@ -52,9 +50,7 @@ def test_who_pours_has_a_turn_each_time_however_many_send_little() -> None:
 
 
 def test_a_little_before_much_makes_nobody_first() -> None:
-    crowd = Crowd(3)
-    turns = turns_of(crowd)
-    pours, also_pours, quiet = (cast("Connection", crowd.edge.connections.get(number)) for number in range(3))
+    turns, (pours, also_pours, quiet) = turns_of(3)
     turns.add(also_pours, [MUCH])
     turns.add(pours, [LITTLE])
     turns.add(pours, [MUCH])

@@ -82,7 +82,7 @@ class CassandraClient:
     """One node's connections; the adapters of all ports share them. Used from the event loop that it was made for."""
 
     def __init__(self, settings: CassandraSettings, loop: asyncio.AbstractEventLoop, given_up: threading.Event) -> None:
-        """Connects, which blocks; call it in a thread. Who waits for a thread that starts no more sets `given_up`.
+        """Connects, which blocks; call it in a thread. `given_up` is set once nobody waits for that thread any more.
 
         Raises:
             StoreUnavailableError: no node answers, or none lets us in.
