@@ -60,6 +60,9 @@ class FloodLimits:
     """Share of a core; while the process uses less, there is room for everybody, and nothing is looked at."""
     cost_per_message_max_s: float = 0.001
     """A message takes some 60 µs, a megabyte of them a few milliseconds; past this something else takes the time."""
+    cost_per_byte_min_s: float = 8e-9
+    """Bytes that cost less are large messages on their way, however many: those of a message cost some 3 ns until it is there,
+    and those of frames that become nothing 10 (PING) to 100."""
     strangers_bytes_max: int = 96 * 1024
     """Read from a connection that no call has ever come from, or unread in its socket. The first message of an innocent one may
     fill a window of 64 KiB before the event loop hears of its call; what is not under flow control goes on."""
@@ -151,6 +154,7 @@ class FloodWatch:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._last_s = self._last_cpu_s = 0.0
+        self._last_messages = 0
         self._to_cut: deque[str] = deque()
         self._cut_not_before_s = 0.0
         self._idle: dict[str, float] = {}  # since when, by connection; the longest first
@@ -194,9 +198,10 @@ class FloodWatch:
         delivered = self._delivered.take()
         used_s, passed_s = self._cpu_s() - self._last_cpu_s, now_s - self._last_s
         messages = sum(delivered.values()) // _MESSAGE_ALLOWANCE_BYTES
+        earned = limits.cost_per_message_max_s * (messages + self._last_messages)  # the work for the last ones may be done now
         pause_s = limits.interval_s
-        if used_s >= limits.busy_share * passed_s and used_s > limits.cost_per_message_max_s * messages:
-            pause_s = max(limits.interval_suspicious_s, self._rest_after(partial(self.look, self._port, delivered)))
+        if used_s >= limits.busy_share * passed_s and used_s > earned:
+            pause_s = max(limits.interval_suspicious_s, self._rest_after(partial(self.look, self._port, delivered, used_s)))
         else:
             self._seen = {}
             self._forget_closed()
@@ -205,7 +210,7 @@ class FloodWatch:
         if now_s >= self._idle_not_before_s:
             rest_s = self._rest_after(partial(self.look_at_idle, self._port, now_s))
             self._idle_not_before_s = now_s + max(limits.idle_interval_s, rest_s)
-        self._last_s, self._last_cpu_s = now_s, self._cpu_s()
+        self._last_s, self._last_cpu_s, self._last_messages = now_s, self._cpu_s(), messages
         return pause_s
 
     def _rest_after(self, look: Callable[[], None]) -> float:
@@ -218,26 +223,33 @@ class FloodWatch:
         """What all threads of the process but this one have used."""
         return time.process_time() - time.thread_time()
 
-    def look(self, port: int, delivered: dict[str, int]) -> None:
+    def look(self, port: int, delivered: dict[str, int], used_s: float) -> None:
         """Looks at all connections to the port and cuts those that were read without enough coming of it; something is wrong.
 
         Args:
             port: the server's.
             delivered: what `Delivered.take()` gave for the time since the last look.
+            used_s: what the process has used since then.
         """
         known, seen_before, seen_now = self._delivered.known, self._seen, {}
+        connections = _connections(port)
+        taken = {
+            fd: now.read - before.read
+            for fd, now in connections
+            if (before := seen_before.get(fd)) is not None and before.peer == now.peer
+        }
+        is_dear = used_s >= self._limits.cost_per_byte_min_s * sum(taken.values())
         guilty = []
-        for fd, now in _connections(port):
-            before = seen_before.get(fd)
-            if before is not None and before.peer != now.peer:
-                before = None
-            if now.peer in known:
-                if before is not None:
-                    taken = now.read - before.read
-                    now.unexplained = max(0, before.unexplained + taken - delivered.get(now.peer, 0))
-                is_guilty = now.unexplained > self._limits.unexplained_bytes_max
-            else:
+        for fd, now in connections:
+            if now.peer not in known:
                 is_guilty = max(now.read, now.unread) > self._limits.strangers_bytes_max
+            elif fd not in taken:
+                is_guilty = False
+            else:
+                unexplained = seen_before[fd].unexplained
+                now.unexplained = max(0, unexplained + (taken[fd] if is_dear else 0) - delivered.get(now.peer, 0))
+                # At two looks: what came just now may be told as a message in a moment.
+                is_guilty = min(unexplained, now.unexplained) > self._limits.unexplained_bytes_max
             if is_guilty:
                 guilty.append((fd, now.peer))
             seen_now[fd] = now

@@ -70,8 +70,8 @@ class Watched:
         self.connections.append(Connection(self.server))
         return self.connections[-1]
 
-    def look(self) -> None:
-        self.watch.look(self.server.getsockname()[1], self.delivered.take())
+    def look(self, used_s: float = 1.0) -> None:
+        self.watch.look(self.server.getsockname()[1], self.delivered.take(), used_s)
 
     def look_at_idle(self, now_s: float) -> None:
         self.watch.look_at_idle(self.server.getsockname()[1], now_s)
@@ -124,6 +124,25 @@ def test_a_large_message_on_its_way_is_waited_for(watched: Watched) -> None:
     assert not client.is_cut
 
 
+def test_large_messages_of_many_calls_on_one_connection_are_waited_for(watched: Watched) -> None:
+    """They cost too little to be anything else, however many; the work for those that came before is the process's."""
+    client = watched.connect()
+    client.takes(b"hello")
+    watched.delivered.message(client.peer, 5)
+    watched.look()
+    messages = 5 * MUCH
+    client.takes(messages)
+    assert len(messages) > LIMITS.unexplained_bytes_max
+    watched.look(used_s=0.9 * len(messages) * LIMITS.cost_per_byte_min_s)
+    watched.look()
+    assert not client.is_cut
+    client.takes(messages)
+    watched.look(used_s=1.1 * len(messages) * LIMITS.cost_per_byte_min_s)
+    assert not client.is_cut
+    watched.look()
+    assert client.is_cut
+
+
 def test_a_large_message_over_a_slow_network_is_waited_for(watched: Watched) -> None:
     limits = FloodLimits()
     assert limits.unexplained_bytes_max > Limits().batch_bytes_max + 64 * 1024, "the largest message, and a window"
@@ -159,10 +178,9 @@ def test_a_client_that_turns_to_flooding_is_cut(watched: Watched) -> None:
     client.takes(b"hello")
     watched.delivered.message(client.peer, 5)
     watched.look()
-    client.takes(MUCH)
-    watched.look()
-    client.takes(MUCH)
-    watched.look()
+    for _ in range(3):
+        client.takes(MUCH)
+        watched.look()
     assert client.is_cut
 
 
