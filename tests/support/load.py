@@ -138,7 +138,7 @@ class Load:
 
     def why_failed(self) -> str:
         """By which errors, how often each."""
-        errors = (error for _, _, outbox in self._outboxes for error in outbox.failed.values())
+        errors = (failed.error for _, _, outbox in self._outboxes for failed in outbox.failed.values())
         return str(Counter(f"{chat_pb2.ErrorCode.Name(error.code)}: {error.message}" for error in errors))
 
     @property

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,6 +20,15 @@ class Acknowledged:
     result: chat_pb2.SendResult
 
 
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A try that the server answered by an error after which it may be made again."""
+
+    error: chat_pb2.Error
+    after_s: float
+    """So long after it was sent."""
+
+
 class Outbox:
     """The unacknowledged messages of one device."""
 
@@ -28,8 +38,8 @@ class Outbox:
         self.composed: list[session_pb2.SendMessage] = []
         self.acknowledged: list[Acknowledged] = []
         """Of each chat in the order of composing."""
-        self.failed: dict[bytes, chat_pb2.Error] = {}
-        """By client message id, the last error by which a try was answered; they are sent again."""
+        self.failed: dict[bytes, Failed] = {}
+        """By client message id, of the tries that were answered by an error the one that was soonest; they are sent again."""
         self.on_acknowledged: Callable[[Acknowledged], None] = lambda acknowledged: None
         self._window = window
         self._numbers = itertools.count()
@@ -58,6 +68,7 @@ class Outbox:
         """
         while self._waiting:
             posted: dict[int, asyncio.Future[session_pb2.ServerFrame]] = {}
+            posted_s = time.monotonic()
             try:
                 for number, message in list(itertools.islice(self._waiting.items(), self._window)):
                     posted[number] = await self.device.post(session_pb2.ClientFrame(send=message))
@@ -65,15 +76,17 @@ class Outbox:
             finally:  # some may be answered though the stream ended
                 for number, answer in posted.items():
                     if answer.done() and answer.exception() is None:
-                        self._take(number, answer.result())
+                        self._take(number, answer.result(), time.monotonic() - posted_s)
             if posted.keys() & self._waiting.keys():
                 await asyncio.sleep(_RETRY_PAUSE_S)
 
-    def _take(self, number: int, answer: session_pb2.ServerFrame) -> None:
+    def _take(self, number: int, answer: session_pb2.ServerFrame, after_s: float) -> None:
         if answer.HasField("sent"):
             acknowledged = Acknowledged(self._waiting.pop(number), answer.sent)
             self.acknowledged.append(acknowledged)
             self.on_acknowledged(acknowledged)
         else:  # what fails for good is a defect of the test
             assert answer.error.code >= chat_pb2.ERROR_CODE_UNAVAILABLE, answer.error
-            self.failed[self._waiting[number].key.client_message_id] = answer.error
+            key = self._waiting[number].key.client_message_id
+            if key not in self.failed or self.failed[key].after_s > after_s:
+                self.failed[key] = Failed(answer.error, after_s)

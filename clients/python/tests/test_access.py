@@ -16,6 +16,7 @@ from chatgrpc_client.effects import disconnected
 from chatgrpc_client.exceptions import stop_error
 from chatgrpc_client.reachability import explain, host_of, is_loopback, proxy_of
 from tests.support import stepped_clock
+from tests.support.cast import BRIEF_LIVES_S
 from tests.support.server import ServerProcess
 
 from .conftest import Home, watching
@@ -44,15 +45,20 @@ async def test_a_chat_outlives_its_first_token(shell: Shell, names: Names, tmp_p
 async def test_a_chat_waits_for_whoever_renews_its_token_late(shell: Shell, names: Names, tmp_path: Path, way: str) -> None:
     alice, bob, _ = names
     kept = tmp_path / "token"
-    kept.write_text(shell.server.token(alice, 4))
     value = str(kept) if way == "--token-file" else f"cat {kept}"
-    async with shell.start("chat", "--as", alice, "--with", bob, way, value) as chat:
-        await chat.until(lambda line: "nothing said yet" in line)
-        await chat.until(lambda line: "The token expired" in line and "another one is waited for" in line)
-        chat.type("still here")
-        kept.write_text(shell.server.token(alice, 3_600))
-        await chat.until(lambda line: line.endswith("you: still here"))
-        assert await chat.end() == 0
+    for ttl_s in BRIEF_LIVES_S:
+        kept.write_text(shell.server.token(alice, ttl_s))
+        async with shell.start("chat", "--as", alice, "--with", bob, way, value) as chat:
+            await chat.until(lambda line: "nothing said yet" in line)
+            if any("not connected" in line for line in chat.lines):  # a busy machine: it ran out before it was used
+                assert ttl_s < BRIEF_LIVES_S[-1]
+                continue
+            await chat.until(lambda line: "The token expired" in line and "another one is waited for" in line)
+            chat.type("still here")
+            kept.write_text(shell.server.token(alice, 3_600))
+            await chat.until(lambda line: line.endswith("you: still here"))
+            assert await chat.end() == 0
+            return
 
 
 def test_a_token_is_expired_when_the_server_says_so_and_not_the_clock_of_this_machine(
