@@ -2,7 +2,8 @@
 
 Requests are values: the shell runs each at QUORUM, and on an error or a timeout runs *the same one again*, as often as it
 takes, until it succeeds or the owner's lease is over. They are safe to repeat: a row's key names the epoch, and the bytes of
-one (seq, epoch) never change; a boundary, a view and a mark say the same each time.
+one (seq, epoch) never change; a view and a mark say the same each time. So does a boundary, until its owner activates the chat
+once more and reads another mark: either of the two will do, since what lies between them stands under its epoch.
 """
 
 from dataclasses import dataclass, field

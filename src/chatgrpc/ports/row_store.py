@@ -21,9 +21,10 @@ class RowStore(Protocol):
 
     - Quorum: what was reported as written is found by every read of either port that begins later, through whichever node.
     - A write may land long after it was given up, or never. Writing the same again is harmless; see `core.row_store`.
-    - Of two views of one thing the one with the higher seq stays, whatever order they land in; so it is with marks.
+    - Of two views of one thing the one with the higher seq stays, whatever order they land in; so it is with marks,
+      and with the boundaries of one epoch in a bucket.
     - Erasing reaches every row of the erased seq and of those that amend it, of this epoch and of earlier ones, also rows that
-      land later; a row of a later epoch is never touched.
+      land later; a row of a later epoch is never touched. What is left of a seq stands under the epoch that erased it.
     """
 
     async def read_head(self, read: ReadHead) -> StoredHead:

@@ -32,7 +32,7 @@ def write_of(chat_id: str, step: Step) -> StoreWrite | WriteMark:
         case "row":
             return row(chat_id, seq, epoch)
         case "boundary":
-            return WriteBoundary(chat_id, number, epoch, 3 * epoch)
+            return WriteBoundary(chat_id, number, epoch, other)
         case "mark":
             return WriteMark(chat_id, seq)
         case "view":

@@ -4,8 +4,9 @@ import itertools
 
 import pytest
 
+from chatgrpc.core.epochs import Row, adopted_tail
 from chatgrpc.core.events import erased
-from chatgrpc.core.row_store import ReadBucket
+from chatgrpc.core.row_store import ReadBucket, WriteBoundary, WriteRow
 from tests.contract.rows.writes import BYTES_MAX, Rows, log, row, views
 from tests.contract.stores.entries import event, is_erased
 
@@ -61,7 +62,19 @@ async def test_reaches_rows_that_land_later(rows: Rows, chat: str) -> None:
     await rows.write(row(chat, 1, 5))
     await rows.write(views(chat, 2, epoch=6, erases_seq=1))
     await rows.write(row(chat, 1, 5), row(chat, 1, 3), row(chat, 1, 6))
-    assert await stored(rows, chat) == {(1, 5): True}
+    assert await stored(rows, chat) == {(1, 6): True}
+
+
+async def test_leaves_what_its_owner_may_adopt_again(rows: Rows, chat: str) -> None:
+    """An owner that reads an older mark than before adopts what it has erased, writes it again, and then its boundary."""
+    await rows.write(*log(chat, range(1, 5), epoch=5))
+    await rows.write(views(chat, 4, epoch=6, erases_seq=2))
+    adopted = (await rows.store.read_bucket(ReadBucket(chat, 0, 0))).rows
+    await rows.write(*(WriteRow(chat, 0, Row(found.seq, 6, found.event)) for found in adopted))
+    await rows.write(WriteBoundary(chat, 0, 6, 1))
+    found = await rows.store.read_bucket(ReadBucket(chat, 0, 0))
+    tail = adopted_tail(found.rows, found.boundaries, 0)
+    assert [(row.seq, row.epoch, is_erased(row.event)) for row in tail] == [(seq, 6, seq == 2) for seq in range(1, 5)]
 
 
 async def test_leaves_one_row_of_many_epochs(rows: Rows, chat: str) -> None:
@@ -74,9 +87,9 @@ async def test_leaves_the_row_of_a_later_epoch_alone(rows: Rows, chat: str) -> N
     """Its owner adopted the deletion, and erases by it; a paused owner must not touch what it cannot know."""
     await rows.write(row(chat, 1, 2), row(chat, 1, 9))
     await rows.write(views(chat, 2, epoch=7, erases_seq=1))
-    assert await stored(rows, chat) == {(1, 2): True, (1, 9): False}
+    assert await stored(rows, chat) == {(1, 7): True, (1, 9): False}
     await rows.write(row(chat, 1, 8))
-    assert await stored(rows, chat) == {(1, 2): True, (1, 8): False, (1, 9): False}
+    assert await stored(rows, chat) == {(1, 7): True, (1, 8): False, (1, 9): False}
     await rows.write(views(chat, 2, epoch=9, erases_seq=1))
     assert await stored(rows, chat) == {(1, 9): True}
 
@@ -86,7 +99,7 @@ async def test_by_an_earlier_epoch_that_lands_late_changes_nothing(rows: Rows, c
     await rows.write(views(chat, 2, epoch=5, erases_seq=1))
     await rows.write(views(chat, 2, epoch=3, erases_seq=1))
     await rows.write(row(chat, 1, 4), row(chat, 1, 6, "adopted before it was erased"))
-    assert await stored(rows, chat) == {(1, 2): True, (1, 6): False}
+    assert await stored(rows, chat) == {(1, 5): True, (1, 6): False}
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))

@@ -83,16 +83,18 @@ class ViewWriter:
     async def _erase_at(self, chat_id: str, seq: int, epoch: int) -> None:
         """Erases the rows of a seq of this epoch and earlier ones, those included that land later.
 
-        The row that counts among them is written anew without content, in the same mutation, so no reader finds a hole. Rows of
-        later epochs stand as they are: whoever wrote them has adopted the deletion, and erases by it.
+        The row that counts among them is written anew without content, in the same mutation, so no reader finds a hole; and
+        under this epoch, so no owner does: if this one adopts the seq once more, what it writes is hidden by the deletion, and
+        its boundary voids rows of earlier epochs. Rows of later epochs stand as they are: whoever wrote them has adopted the
+        deletion, and erases by it.
         """
         rows = [row for row in await self._rows(chat_id, seq) if row[0] <= epoch]
         if not rows:
             return
-        kept_epoch, event = max(rows)
+        _, event = max(rows)
         place = (chat_id, bucket_of(seq), seq)
         delete = self._delete_rows.bind((erasure_timestamp(epoch), *place))
-        keep = self._put_row.bind((*place, kept_epoch, erased(event), erased_timestamp(epoch)))
+        keep = self._put_row.bind((*place, epoch, erased(event), erased_timestamp(epoch)))
         await self._client.write(self._client.batch([delete, keep]))
 
     async def _rows(self, chat_id: str, seq: int) -> list[tuple[int, bytes]]:

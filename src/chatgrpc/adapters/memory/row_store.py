@@ -133,7 +133,8 @@ class MemoryRowStore:
             case WriteRow():
                 self._chat(write.chat_id).put_row(write.row)
             case WriteBoundary():
-                self._chat(write.chat_id).boundaries.setdefault(write.bucket, {})[write.epoch] = write.first_seq
+                boundaries = self._chat(write.chat_id).boundaries.setdefault(write.bucket, {})
+                boundaries[write.epoch] = max(write.first_seq, boundaries.get(write.epoch, 0))
             case WriteViews(entry=entry):
                 self._chat(entry.chat_id).put_views(entry)
                 self._put_members(entry)
@@ -198,7 +199,7 @@ class _Chat:
         kept = erased(stored[max(mine)])
         for row_epoch in mine:
             del stored[row_epoch]
-        stored[max(mine)] = kept
+        stored[epoch] = kept
         self._erased_by[seq] = max(epoch, self._erased_by.get(seq, 0))
 
 
