@@ -68,7 +68,7 @@ class Edge:
 
     def open(self, stream: "Stream") -> None:
         """A device dialled."""
-        session = Session(stream.stream_id, "token", self.node.parts.limits, Timings(), self._wall_ms())
+        session = self.node.parts.session(stream.stream_id, "token", self.node.parts.limits, Timings(), self._wall_ms())
         session.feed = self.node.parts.feed(self.node.parts.limits, session.events)
         self.sessions[stream.stream_id] = (session, stream)
 

@@ -19,7 +19,7 @@ class Misfortunes:
         self._cursed_until_ms = STORM_MS * cluster.plan.climate.cursed
 
     def strike(self, kind: str, rng: random.Random) -> None:
-        """Lets one of `plan.MISFORTUNES` happen."""
+        """Lets one of `plan.MISFORTUNES`, or of a drill, happen."""
         cluster, nodes = self.cluster, self.cluster.nodes
         match kind:
             case "pause":
@@ -30,6 +30,9 @@ class Misfortunes:
                 self._cursed_until_ms = self.world.now_ms + rng.randint(2_000, 5_000)
             case "set an owner apart":
                 self._owner(rng).keeper.set_apart(rng.randint(1_000, 3_000))
+            case "set a node apart":
+                edges = [node for node in nodes if node.edge.sessions]
+                rng.choice(edges or nodes).keeper.set_apart(rng.randint(2_500, 4_000))
             case "cut a link":
                 one, other = rng.choice(nodes), rng.choice(nodes)
                 cluster.links.cut(one.node_id, other.node_id, rng.randint(100, 3_000), both_ways=rng.random() < 0.5)
@@ -45,6 +48,8 @@ class Misfortunes:
                 self._crash(rng.choice(nodes), rng.randint(50, 3_000))
             case "lose the session map":
                 cluster.map.lose_everything()
+            case "lose the session map again and again":
+                cluster.map.lose_everything(then_after_puts=rng.randint(1, 6))
             case "stop the session map":
                 cluster.map.go_down(rng.randint(100, 2_000))
                 if rng.random() < 0.3:

@@ -16,19 +16,20 @@ from chatgrpc.core.edge_desk import EdgeDesk, ForEdge, Missed
 from chatgrpc.core.entries import Entry, StoredEvent
 from chatgrpc.core.epochs import Row, bucket_of, committed_run
 from chatgrpc.core.event_feed import EventFeed
+from chatgrpc.core.events import erased
 from chatgrpc.core.lanes import EdgeLanes, Forward, Forwarded, OwnerLanes
 from chatgrpc.core.lease import Keepalive, Lease
 from chatgrpc.core.links import Deliver
 from chatgrpc.core.row_store import WriteRow
 from chatgrpc.core.rules import EventMeta
 from chatgrpc.core.sequencer import Lookup
-from chatgrpc.core.session import State
+from chatgrpc.core.session import Session, State
 from chatgrpc.core.session_book import Device, News, Put, SessionBook, SessionEntry
 from chatgrpc.core.shard import Shard
 from chatgrpc.core.tending import ShardOwner
 from chatgrpc.core.write import Write
 from tests.sim.parts import Parts
-from tests.sim.store import Replica
+from tests.sim.store import Replica, row_timestamp
 
 _EVERY_BUCKET = set(range(1_000))
 
@@ -322,6 +323,13 @@ def rows_that_are_there_erased(replica: Replica, chat_id: str, bucket: int, row:
     replica.bucket(chat_id, bucket).shadows.clear()
 
 
+def erased_under_the_epoch_of_the_row(replica: Replica, chat_id: str, bucket: int, row: Row, entry: Entry) -> None:
+    """Leaves the erased row where it was: if its owner adopts it once more, what it writes is hidden, and this one void."""
+    found = replica.bucket(chat_id, bucket)
+    found.shadow(row.seq, row_timestamp(entry.epoch) + 1)
+    found.put((row.seq, row.epoch), row_timestamp(entry.epoch) + 2, erased(row.event))
+
+
 def every_row_erased(replica: Replica, chat_id: str, bucket: int, row: Row, entry: Entry) -> None:
     """Shadows the rows of later epochs too."""
     replica.erase(chat_id, bucket, row, entry.epoch)
@@ -368,6 +376,14 @@ class OpeningSessionsForgotten(Doubts[str]):
         return super().take([(who, state) for who, state in sessions if state is State.OPEN])
 
 
+class DeafWhileOpening(Session):
+    """Pays no heed to heads that are stated while it is opened and may have read older ones."""
+
+    def note_heads(self, heads: Mapping[str, int]) -> None:
+        if self.state is State.OPEN:
+            super().note_heads(heads)
+
+
 class PushLostWhileOpeningForgotten(Doubts[str]):
     """Takes it that who is opening finds out by itself what was pushed meanwhile."""
 
@@ -381,7 +397,8 @@ class ShardsOfNowSuspected(Doubts[str]):
     def see(self, owners: Mapping[int, ShardOwner], live: Collection[str], drained: Collection[str] = ()) -> Doubt | None:
         doubt = super().see(owners, live, drained)
         self._had = {
-            node_id: {shard for shard in had if owners[shard].node_id == node_id} for node_id, had in self._had.items()
+            node_id: {shard for shard in had if shard in owners and owners[shard].node_id == node_id}
+            for node_id, had in self._had.items()
         }
         return doubt
 
@@ -452,7 +469,7 @@ MISTAKES: dict[str, Parts] = {
     "memberships not read again after a missed push": _parts(doubts=MembershipsNotReadAgain, users_concerned=nobody_concerned),
     "nothing doubted after a lost lease": _parts(doubts=LostLeaseTrusted),
     "sessions that were just opening not looked at": _parts(doubts=OpeningSessionsForgotten),
-    "a push lost while a session opens": _parts(doubts=PushLostWhileOpeningForgotten),
+    "a push lost while a session opens": _parts(session=DeafWhileOpening, doubts=PushLostWhileOpeningForgotten),
     "one entry a device in the session map": _parts(one_entry_a_device=True),
     "sessions written back, and nothing doubted": _parts(session_book=WrittenBackInSilence),
     "a trip to the session map that failed forgotten": _parts(session_book=FailedTripForgotten),
@@ -464,6 +481,7 @@ TOO_RARE: dict[str, Parts] = {
     "a lost push before another one not missed": _parts(edge_desk=EarlierPushNotMissed),
     "views of adopted events in any order": _parts(shard=Shards.using(ViewsAllAtOnce)),
     "only rows that are there erased": _parts(erase=rows_that_are_there_erased),
+    "erased under the epoch of the row": _parts(erase=erased_under_the_epoch_of_the_row),
     "heads not asked for of shards that were given away": _parts(doubts=ShardsOfNowSuspected),
     "heads not asked for when a link is back": _parts(doubts=LinkThatCameBackTrusted),
 }

@@ -11,6 +11,7 @@ from chatgrpc.core.event_feed import EventFeed
 from chatgrpc.core.lanes import EdgeLanes, OwnerLanes
 from chatgrpc.core.lease import Lease
 from chatgrpc.core.limits import Limits
+from chatgrpc.core.session import Session
 from chatgrpc.core.session_book import SessionBook
 from chatgrpc.core.shard import Shard
 from tests.sim.store import Replica
@@ -45,6 +46,7 @@ class Parts:
     edge_lanes: type[EdgeLanes] = EdgeLanes
     owner_lanes: type[OwnerLanes] = OwnerLanes
     feed: type[EventFeed] = EventFeed
+    session: type[Session] = Session
     doubts: type[Doubts[str]] = Doubts
     session_book: type[SessionBook] = SessionBook
     read_committed = staticmethod(read_committed)

@@ -1,9 +1,13 @@
-"""What is to happen in one run, drawn from the seed before it begins: so a failure can be tried again with less of it."""
+"""What is to happen in one run, drawn from the seed before it begins: so a failure can be tried again with less of it.
+
+Most seeds are of the storm. One in four is of a drill (`drills.py`).
+"""
 
 import random
 from dataclasses import dataclass
 
 from tests.sim.climate import Climate, climate_of
+from tests.sim.drills import DRILLS, Drill
 
 STORM_MS = 9_000
 """How long things go wrong."""
@@ -38,6 +42,12 @@ MISFORTUNES = (
 """One of these each time; some stand here twice, to come as often."""
 
 
+DRILL_EVERY = 4
+_DRILL_AT = 2
+_DRILLED_FROM_MS = 3_000
+"""The chats have their messages by then."""
+
+
 @dataclass(frozen=True, slots=True)
 class Act:
     """Something that a user does, or a misfortune."""
@@ -68,6 +78,8 @@ class Plan:
 def plan_of(seed: int) -> Plan:
     """The run of a seed."""
     rng = random.Random(f"plan {seed}")
+    if seed % DRILL_EVERY == _DRILL_AT:
+        return _drill(seed, rng, rng.choice(DRILLS))
     climate = climate_of(rng)
     wanted: list[tuple[int, str, str]] = []
     for device_id in DEVICES:
@@ -89,10 +101,25 @@ def plan_of(seed: int) -> Plan:
     return Plan(seed, climate, tuple(acts), quiet_from_ms)
 
 
-def _times(rng: random.Random, from_ms: int, gap_min_ms: int, gap_max_ms: int) -> list[int]:
+def _drill(seed: int, rng: random.Random, drill: Drill) -> Plan:
+    climate = drill.weather(rng)
+    wanted: list[tuple[int, str, str]] = []
+    for device_id in DEVICES:
+        wanted += [(at_ms, "send", device_id) for at_ms in _times(rng, USERS_BEGIN_MS, 50, 500, _DRILLED_FROM_MS - 500)]
+    for _ in range(rng.randint(*drill.times)):
+        wanted.append((_DRILLED_FROM_MS + rng.randint(0, drill.until_ms), rng.choice(drill.misfortunes), ""))
+    wanted.sort()
+    acts = [Act(at_ms, kind, number, of) for number, (at_ms, kind, of) in enumerate(wanted)]
+    for chat in range(CHATS):
+        at_ms = _DRILLED_FROM_MS + rng.randint(*drill.last_words)
+        acts.append(Act(at_ms, drill.last_word, len(acts), DEVICES[0], chat))
+    return Plan(seed, climate, tuple(acts), (_DRILLED_FROM_MS,) * CHATS)
+
+
+def _times(rng: random.Random, from_ms: int, gap_min_ms: int, gap_max_ms: int, until_ms: int = STORM_MS) -> list[int]:
     times = []
     at_ms = from_ms
-    while at_ms < STORM_MS:
+    while at_ms < until_ms:
         times.append(at_ms)
         at_ms += rng.randint(gap_min_ms, gap_max_ms)
     return times

@@ -22,15 +22,25 @@ class MapEngine:
         self.entries: dict[str, dict[tuple[str, str], None]] = {}
         """By user: devices and nodes."""
         self._down_until_ms = 0
+        self._puts_until_lost = 0
 
     @property
     def is_down(self) -> bool:
         """Nobody gets an answer."""
         return self.world.now_ms < self._down_until_ms and not self.world.calm
 
-    def lose_everything(self) -> None:
+    def lose_everything(self, then_after_puts: int = 0) -> None:
+        """Perhaps once more, as soon as it has been told so many times what to keep."""
         self.world.note("map", "loses everything")
         self.entries.clear()
+        self._puts_until_lost = then_after_puts
+
+    def has_put(self) -> None:
+        """It was told something."""
+        if self._puts_until_lost and not self.world.calm:
+            self._puts_until_lost -= 1
+            if not self._puts_until_lost:
+                self.lose_everything()
 
     def go_down(self, duration_ms: int) -> None:
         self.world.note("map", f"is down for {duration_ms} ms")
@@ -63,6 +73,7 @@ class NodeMap:
                 of_user[entry.device_id, entry.node_id] = None
                 for key in [key for key in of_user if key[0] == entry.device_id][:-NODES_PER_DEVICE_MAX]:
                     del of_user[key]
+            self._engine.has_put()
             return others
 
         others: list[SessionEntry] = await self._ask(put)

@@ -1,7 +1,7 @@
 """Three replicas: writes that come late, never or twice; reads at QUORUM, each replica at a moment of its own.
 
 Rows carry timestamps as in Cassandra: a row of epoch `e` is written at `4e`; whoever erases a seq under epoch `e` shadows all
-its rows up to `4e + 1`, those too that land later, and writes the erased one at `4e + 2`.
+its rows up to `4e + 1`, those too that land later, and writes the erased one under `e` at `4e + 2`.
 """
 
 from collections.abc import Callable
@@ -53,6 +53,10 @@ class Bucket:
         for key in [key for key, cell in self.cells.items() if key[0] == seq and cell[0] <= timestamp]:
             del self.cells[key]
 
+    def bound(self, epoch: int, first_seq: int) -> None:
+        """Takes a boundary. Of two of one epoch, which have one timestamp, the greater value stays."""
+        self.boundaries[epoch] = max(first_seq, self.boundaries.get(epoch, 0))
+
     def since(self, from_seq: int) -> "Bucket":
         """What a read of a slice finds: nothing of what lies before it, shadows included, or repair would carry those alone.
 
@@ -69,7 +73,8 @@ class Bucket:
         for key, cell in other.cells.items():
             if self.cells.get(key) != cell:
                 self.put(key, *cell)
-        self.boundaries.update(other.boundaries)
+        for epoch, first_seq in other.boundaries.items():
+            self.bound(epoch, first_seq)
 
     def stored(self) -> StoredBucket:
         """As the core sees it."""
@@ -95,7 +100,7 @@ class Replica:
         self.bucket(write.chat_id, write.bucket).put((row.seq, row.epoch), row_timestamp(row.epoch), row.event)
 
     def put_boundary(self, write: WriteBoundary) -> None:
-        self.bucket(write.chat_id, write.bucket).boundaries[write.epoch] = write.first_seq
+        self.bucket(write.chat_id, write.bucket).bound(write.epoch, write.first_seq)
 
     def put_mark(self, write: WriteMark) -> None:
         self.marks[write.chat_id] = max(write.seq, self.marks.get(write.chat_id, 0))
@@ -117,7 +122,7 @@ class Replica:
         """Shadows every row of the seq, and puts the erased one in their place, at once: no read sees half of it."""
         found = self.bucket(chat_id, bucket)
         found.shadow(row.seq, row_timestamp(by_epoch) + 1)
-        found.put((row.seq, row.epoch), row_timestamp(by_epoch) + 2, erased(row.event))
+        found.put((row.seq, by_epoch), row_timestamp(by_epoch) + 2, erased(row.event))
 
     def head(self, chat_id: str) -> tuple[int, tuple[int, bytes]]:
         return self.marks.get(chat_id, 0), self.chats.get(chat_id, (0, b""))

@@ -29,6 +29,7 @@ ONCE_FAILED = {
     3001268: "read repair carried the shadow of an erased event, which stood before the slice that was read, without its row",
     9420179: "who came in again, by what the last owner left uncommitted, was looked for only up to where they had left",
     17959430870291: "the run ended while she who comes and goes caught up",
+    70003071: "an owner adopted again what it had erased under the epoch of its row, which its boundary voided",
     778334: "the run ended while a device caught up, since the nodes that had stated the head were gone",
 }
 """Seeds that found something, and what. A seed is another run after each change of the simulator: what they found is held by
@@ -96,8 +97,8 @@ FOUND_BY = {
     "no boundary written": 15,
     "deadline taken after the keepalive's answer": 75,
     "deadline ignored": 13,
-    "acknowledgement before commit": 122,
-    "acknowledgement out of order": 114,
+    "acknowledgement before commit": 147,
+    "acknowledgement out of order": 135,
     "seq from a stale tail": 0,
     "dedupe window too small": 0,
     "go-back-N without order": 1,
@@ -118,9 +119,14 @@ FOUND_BY = {
     "rows of later epochs erased": 1,
     "heads not asked for when a node is gone": 8,
     "memberships not read again after a missed push": 33,
+    "nothing doubted after a lost lease": 14,
+    "sessions that were just opening not looked at": 1558,
+    "a push lost while a session opens": 186,
     "one entry a device in the session map": 45,
     "sessions written back, and nothing doubted": 12,
     "a trip to the session map that failed forgotten": 35,
+    "its own entry in the session map written last": 6,
+    "one entry a device, and none taken over": 126,
 }
 """A seed that finds each. After a change of what chance does others do: `python -m tests.sim --found-by` says which."""
 

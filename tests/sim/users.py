@@ -1,6 +1,7 @@
 """What users do: write, edit, delete, read back, and change who is in the group."""
 
 import random
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from chatgrpc.core.ids import direct_chat_id, group_chat_id
@@ -65,7 +66,7 @@ class Users:
         """Does what stands in the plan, if it can be done just now."""
         device = next(device for device in self.cluster.devices if device.device_id == act.device_id)
         if act.chat is not None:
-            self._say_the_last_word(CHAT_IDS[act.chat], rng)
+            self._say_the_last_word(act.kind, CHAT_IDS[act.chat], rng)
             return
         chat_ids: tuple[str, ...] = _CHATS_OF_USER[device.user_id]
         if act.kind in _WRITES:
@@ -95,14 +96,31 @@ class Users:
         if self.cluster.plan.seed % 11 in _KEYLESS_SEEDS and chat_id in device.held:
             self._post(device.user_id, chat_id)
 
-    def _say_the_last_word(self, chat_id: str, rng: random.Random) -> None:
-        """While a member comes back. Nothing follows by which they could find out that it passed them by."""
+    def _say_the_last_word(self, kind: str, chat_id: str, rng: random.Random) -> None:
+        """Nothing follows by which a member could find out that it passed them by."""
         devices = [device for device in self.cluster.devices if chat_id in device.held and device.open]
         if len(devices) < 2:
             return
         away, author = rng.sample(devices, 2)
-        away.disconnect()
-        self.world.after(rng.randint(100, LAST_WORD_MS), lambda: self._send(author, chat_id, rng))
+
+        def say() -> None:
+            self._send(author, chat_id, rng)
+
+        match kind:
+            case "say the last word":  # while a member comes back
+                away.disconnect()
+                self.world.after(rng.randint(100, LAST_WORD_MS), say)
+            case "say the last word to one who comes":
+                away.disconnect()
+                self._once_dialled(away, lambda: self.world.after(rng.randint(1, 100), say))
+            case "say the last word to all":
+                say()
+
+    def _once_dialled(self, device: "Device", action: Callable[[], None]) -> None:
+        if device.stream is not None:
+            action()
+        else:
+            self.world.after(10, lambda: self._once_dialled(device, action))
 
     def _post(self, user_id: str, chat_id: str) -> None:
         """Writes by a unary call without a key, once, through any node. Whoever makes it does not repeat it; the edge may."""
