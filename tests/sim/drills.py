@@ -16,12 +16,13 @@ class Drill:
     misfortunes: tuple[str, ...]
     """One of these each time."""
     times: tuple[int, int]
-    """So many, from the least to the most."""
+    """So many of them, from the least to the most."""
     until_ms: int
-    """When the last of them comes."""
+    """When the last of them comes at the latest."""
     last_words: tuple[int, int]
     """When they are said, each in one chat, from the earliest to the latest."""
     last_word: str
+    """In which way; see `users.py`."""
 
 
 def _bad_links(rng: random.Random) -> Climate:
@@ -35,47 +36,47 @@ def _bad_links(rng: random.Random) -> Climate:
 DRILLS = (
     # A node that is taken for gone for a while, and has its streams all the time.
     Drill(
-        lambda rng: Climate(half_open=rng.choice((0.0, 0.2))),
-        ("set a node apart",),
-        (1, 1),
-        0,
-        (1_500, 4_000),
-        "say the last word to all",
+        weather=lambda rng: Climate(half_open=rng.choice((0.0, 0.2))),
+        misfortunes=("set a node apart",),
+        times=(1, 1),
+        until_ms=0,
+        last_words=(1_500, 4_000),
+        last_word="say the last word to all",
     ),
     # Devices that come while pushes get lost.
     Drill(
-        _bad_links,
-        ("cut a link",),
-        (0, 1),
-        1_000,
-        (0, 600),
-        "say the last word to one who comes",
+        weather=_bad_links,
+        misfortunes=("cut a link",),
+        times=(0, 1),
+        until_ms=1_000,
+        last_words=(0, 600),
+        last_word="say the last word to one who comes",
     ),
     # The same, and the session map does not know them any more.
     Drill(
-        _bad_links,
-        ("lose the session map",),
-        (1, 1),
-        1_200,
-        (0, 400),
-        "say the last word to one who comes",
+        weather=_bad_links,
+        misfortunes=("lose the session map",),
+        times=(1, 1),
+        until_ms=1_200,
+        last_words=(0, 400),
+        last_word="say the last word to one who comes",
     ),
     # A session map that loses what it has just been told.
     Drill(
-        lambda rng: Climate(map_unsure=rng.choice((0.0, 0.0, 0.02))),
-        ("lose the session map again and again",),
-        (1, 3),
-        2_500,
-        (0, 5_000),
-        "say the last word to all",
+        weather=lambda rng: Climate(map_unsure=rng.choice((0.0, 0.0, 0.02))),
+        misfortunes=("lose the session map again and again",),
+        times=(1, 3),
+        until_ms=2_500,
+        last_words=(0, 5_000),
+        last_word="say the last word to all",
     ),
     # Streams that nobody knows to be dead, and a session map that forgets where their devices went.
     Drill(
-        lambda rng: Climate(half_open=1.0),
-        ("disconnect a device", "disconnect a device", "lose the session map"),
-        (4, 12),
-        3_000,
-        (500, 5_900),
-        "say the last word to all",
+        weather=lambda rng: Climate(half_open=1.0),
+        misfortunes=("disconnect a device", "disconnect a device", "lose the session map"),
+        times=(4, 12),
+        until_ms=3_000,
+        last_words=(500, 5_900),
+        last_word="say the last word to all",
     ),
 )

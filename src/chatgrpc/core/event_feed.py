@@ -239,16 +239,21 @@ class EventFeed:
             for chat_id, seq in heads.items():
                 self.note_head(chat_id, seq)
         else:
-            for chat_id in self._cursors:
+            for chat_id in (*self._cursors, *(chat_id for chat_id in self._unclear if chat_id not in self._cursors)):
                 seq = heads.get(chat_id, 0)
                 if seq:
                     self.note_head(chat_id, seq)
 
     def note_head(self, chat_id: str, seq: int) -> None:
-        """The chat's owner states that it is committed up to `seq`: if the feed has not heard of that, a push was lost."""
-        cursor = self._cursors.get(chat_id)
-        if cursor is not None and cursor.is_open and cursor.head_seq < seq:
-            self._unclear.setdefault(chat_id, _Unclear(seq, last=False)).require(seq)
+        """The chat's owner states that it is committed up to `seq`: if the feed has not heard of that, a push was lost.
+
+        What is read of a chat just now, whose it may be only since then, may have been stored before that.
+        """
+        cursor, unclear = self._cursors.get(chat_id), self._unclear.get(chat_id)
+        if unclear is not None:
+            unclear.require(seq)
+        elif cursor is not None and cursor.is_open and cursor.head_seq < seq:
+            self._unclear[chat_id] = _Unclear(seq, last=False)
 
     def note_membership(self, chat_id: str, seq: int) -> None:
         """The user's membership, as stored, changed last at `seq`: if the feed does not know, the push that told was lost."""

@@ -399,6 +399,24 @@ def test_g4_a_lost_delivery_is_repaired_before_the_next_is_pushed() -> None:
     assert device.seqs() == [7, 8, 9]
 
 
+@pytest.mark.parametrize("others", [0, 3], ids=["alone", "among many heads"])
+@pytest.mark.parametrize("was_there", [False, True], ids=["for the first time", "again"])
+def test_g4_a_push_that_was_lost_while_the_user_is_let_in_is_found(others: int, was_there: bool) -> None:
+    """Its head may be stated while the membership is read, as it was before."""
+    device = Device()
+    device.open(*([Membership(CHAT, (Interval(1, 3),), 3)] if was_there else []), one=3)
+    device.deliver(5)
+    intervals = (Interval(1, 3), Interval(5)) if was_there else (Interval(5),)
+    assert device.feed.next_read() == ReadMembership(CHAT)
+    device.feed.note_heads({CHAT: 6} | {f"g.another{number}": 9 for number in range(others)})
+    device.feed.membership_read(CHAT, Membership(CHAT, intervals, 5))
+    device.read_membership(Membership(CHAT, intervals, 6))
+    device.load_chat("alice")
+    device.answer(device.read_log())
+    assert device.seqs() == [5, 6]
+    assert device.feed.next_read() is None
+
+
 def test_g6_a_lost_leave_and_return_are_noticed() -> None:
     device = Device()
     device.open(Membership(CHAT, ALWAYS, 5), one=5)
