@@ -18,7 +18,7 @@ membership. Of a chat that cannot be read, or only an old state of it, nothing i
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import TypeAlias
 
 from chatgrpc.core.entries import Membership, StoredChat, StoredEvent
@@ -182,7 +182,7 @@ class EventFeed:
         for chat_id in unknown:
             self._unknown.add(chat_id)
             self._syncing[chat_id] = 0
-            self._unclear.setdefault(chat_id, _Unclear(0, last=False))
+            self._require(chat_id, 0)
             self._set_aside(chat_id)
         if self._unknown:
             self._start = start
@@ -239,7 +239,7 @@ class EventFeed:
             for chat_id, seq in heads.items():
                 self.note_head(chat_id, seq)
         else:
-            for chat_id in (*self._cursors, *(chat_id for chat_id in self._unclear if chat_id not in self._cursors)):
+            for chat_id in chain(self._cursors, tuple(self._unclear)):
                 seq = heads.get(chat_id, 0)
                 if seq:
                     self.note_head(chat_id, seq)
@@ -249,18 +249,16 @@ class EventFeed:
 
         What is read of a chat just now, whose it may be only since then, may have been stored before that.
         """
-        cursor, unclear = self._cursors.get(chat_id), self._unclear.get(chat_id)
-        if unclear is not None:
-            unclear.require(seq)
-        elif cursor is not None and cursor.is_open and cursor.head_seq < seq:
-            self._unclear[chat_id] = _Unclear(seq, last=False)
+        cursor = self._cursors.get(chat_id)
+        if chat_id in self._unclear or (cursor is not None and cursor.is_open and cursor.head_seq < seq):
+            self._require(chat_id, seq)
 
     def note_membership(self, chat_id: str, seq: int) -> None:
         """The user's membership, as stored, changed last at `seq`: if the feed does not know, the push that told was lost."""
         cursor = self._cursors.get(chat_id)
         known_seq = cursor.head_seq if cursor is not None else self._left.get(chat_id, 0)
         if known_seq < seq:
-            self._unclear.setdefault(chat_id, _Unclear(seq, last=False)).require(seq)
+            self._require(chat_id, seq)
 
     def ack(self, chat_id: str, seq: int) -> int:
         """The device acknowledges up to `seq`; returns the seq that it is acknowledged up to now, 0 if that is no news."""
@@ -344,7 +342,7 @@ class EventFeed:
         is_shown = member_of(chat, self._user_id) is not None
         if cursor.is_open and (not is_shown or chat.as_of_seq < last_change(cursor.intervals)):
             # It is older than the membership, or newer than what came of it; of a member's chat that does not do.
-            self._unclear.setdefault(reading.chat_id, _Unclear(0, last=False))
+            self._require(reading.chat_id, 0)
             self._set_aside(reading.chat_id)
             return
         self._failures.pop(reading.chat_id, None)
@@ -392,6 +390,10 @@ class EventFeed:
     def _lag(self, chat_id: str, cursor: _Cursor) -> None:
         cursor.lags = True
         self._lagging.setdefault(chat_id, cursor)
+
+    def _require(self, chat_id: str, seq: int) -> None:
+        """The membership is to be read, and one as of before `seq` would not do."""
+        self._unclear.setdefault(chat_id, _Unclear(seq, last=False)).require(seq)
 
     def _note_unclear(self, chat_id: str, cursor: _Cursor | None, seq: int, last: bool) -> None:
         if cursor is not None and seq <= cursor.head_seq:
