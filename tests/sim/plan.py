@@ -93,12 +93,9 @@ def plan_of(seed: int) -> Plan:
     wanted += [
         (at_ms, rng.choice(MISFORTUNES), "") for at_ms in _times(rng, MISFORTUNES_BEGIN_MS, int(100 * pace), int(1_400 * pace))
     ]
-    wanted.sort()
-    acts = [Act(at_ms, kind, number, of) for number, (at_ms, kind, of) in enumerate(wanted)]
     quiet_from_ms = tuple(rng.randint(*rng.choice(_QUIET_FROM_MS)) for _ in range(CHATS))
-    for chat, at_ms in enumerate(quiet_from_ms):
-        acts.append(Act(at_ms - LAST_WORD_MS, "say the last word", len(acts), DEVICES[0], chat))
-    return Plan(seed, climate, tuple(acts), quiet_from_ms)
+    last_words = [(at_ms - LAST_WORD_MS, "say the last word") for at_ms in quiet_from_ms]
+    return _plan(seed, climate, wanted, last_words, quiet_from_ms)
 
 
 def _drill(seed: int, rng: random.Random, drill: Drill) -> Plan:
@@ -108,12 +105,22 @@ def _drill(seed: int, rng: random.Random, drill: Drill) -> Plan:
         wanted += [(at_ms, "send", device_id) for at_ms in _times(rng, USERS_BEGIN_MS, 50, 500, _DRILLED_FROM_MS - 500)]
     for _ in range(rng.randint(*drill.times)):
         wanted.append((_DRILLED_FROM_MS + rng.randint(0, drill.until_ms), rng.choice(drill.misfortunes), ""))
-    wanted.sort()
-    acts = [Act(at_ms, kind, number, of) for number, (at_ms, kind, of) in enumerate(wanted)]
-    for chat in range(CHATS):
-        at_ms = _DRILLED_FROM_MS + rng.randint(*drill.last_words)
-        acts.append(Act(at_ms, drill.last_word, len(acts), DEVICES[0], chat))
-    return Plan(seed, climate, tuple(acts), (_DRILLED_FROM_MS,) * CHATS)
+    last_words = [(_DRILLED_FROM_MS + rng.randint(*drill.last_words), drill.last_word) for _ in range(CHATS)]
+    return _plan(seed, climate, wanted, last_words, (_DRILLED_FROM_MS,) * CHATS)
+
+
+def _plan(
+    seed: int,
+    climate: Climate,
+    wanted: list[tuple[int, str, str]],
+    last_words: list[tuple[int, str]],
+    quiet_from_ms: tuple[int, ...],
+) -> Plan:
+    """Of what is wanted when, and by whose device; and when and how the last word is said in each chat."""
+    acts = [Act(at_ms, kind, number, of) for number, (at_ms, kind, of) in enumerate(sorted(wanted))]
+    for chat, (at_ms, kind) in enumerate(last_words):
+        acts.append(Act(at_ms, kind, len(acts), DEVICES[0], chat))
+    return Plan(seed, climate, tuple(acts), quiet_from_ms)
 
 
 def _times(rng: random.Random, from_ms: int, gap_min_ms: int, gap_max_ms: int, until_ms: int = STORM_MS) -> list[int]:
