@@ -29,6 +29,19 @@ class Failed:
     """So long after it was sent."""
 
 
+class _Try:
+    """A message on its way, and how long it took until it was answered."""
+
+    def __init__(self, answer: asyncio.Future[session_pb2.ServerFrame]) -> None:
+        self.answer = answer
+        self.after_s = 0.0
+        self._sent_s = time.monotonic()
+        answer.add_done_callback(self._answered)
+
+    def _answered(self, _: object) -> None:
+        self.after_s = time.monotonic() - self._sent_s
+
+
 class Outbox:
     """The unacknowledged messages of one device."""
 
@@ -67,16 +80,16 @@ class Outbox:
             DisconnectedError: the stream ended; what is not acknowledged waits for the next one.
         """
         while self._waiting:
-            posted: dict[int, asyncio.Future[session_pb2.ServerFrame]] = {}
-            posted_s = time.monotonic()
+            posted: dict[int, _Try] = {}
             try:
                 for number, message in list(itertools.islice(self._waiting.items(), self._window)):
-                    posted[number] = await self.device.post(session_pb2.ClientFrame(send=message))
-                await asyncio.gather(*posted.values())
+                    posted[number] = _Try(await self.device.post(session_pb2.ClientFrame(send=message)))
+                await asyncio.gather(*(posted_try.answer for posted_try in posted.values()))
             finally:  # some may be answered though the stream ended
-                for number, answer in posted.items():
-                    if answer.done() and answer.exception() is None:
-                        self._take(number, answer.result(), time.monotonic() - posted_s)
+                await asyncio.sleep(0)  # how long they took is known
+                for number, posted_try in posted.items():
+                    if posted_try.answer.done() and posted_try.answer.exception() is None:
+                        self._take(number, posted_try.answer.result(), posted_try.after_s)
             if posted.keys() & self._waiting.keys():
                 await asyncio.sleep(_RETRY_PAUSE_S)
 
