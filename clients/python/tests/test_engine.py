@@ -21,6 +21,7 @@ from chatgrpc_client.exceptions import (
     ChatDamagedError,
     ClientClosedError,
     DeviceRevokedError,
+    ForbiddenError,
     RateLimitedError,
     RequestTimeoutError,
     TemporaryError,
@@ -33,6 +34,8 @@ from .frames import frame, text, welcome
 from .shell import TIMEOUT_S
 
 CHAT = direct_chat_id("alice", "bob")
+SOONER_S = 40.0
+"""A stream on which nothing goes either way is given up after 75 s."""
 event = partial(frames.event, chat_id=CHAT)
 opened = partial(frames.opened, chat_id=CHAT)
 
@@ -280,7 +283,7 @@ async def test_a_stream_that_just_ends_or_owes_an_answer_is_replaced_and_everyth
 
     async with client_of(tmp_path, ends, is_mute, committing, answer_timeout_s=0.3) as (client, server):
         assert (await (await client.send("hello", user_id="bob")).sent).seq == 100
-        assert server.streams == 3
+        assert server.streams >= 3  # more, if an answer takes long on a busy machine
 
 
 async def test_a_drained_stream_is_left_with_everything_acknowledged(tmp_path: Path) -> None:
@@ -460,6 +463,98 @@ async def test_what_was_answered_is_told_also_if_the_session_ends_at_that_moment
         assert (await outgoing.sent).seq == 1
         await client.wait_until_sent(TIMEOUT_S)
         assert server.streams <= 2
+
+
+def failing_once(monkeypatch: pytest.MonkeyPatch, method: str) -> list[str]:
+    """Has the disk fail a method of the store at its next call, which is then in the list."""
+    works: Callable[..., Any] = getattr(Store, method)
+    failed: list[str] = []
+
+    def fail_once(store: Store, *args: Any) -> Any:
+        if not failed:
+            failed.append(method)
+            raise sqlite3.OperationalError("disk I/O error")
+        return works(store, *args)
+
+    monkeypatch.setattr(Store, method, fail_once)
+    return failed
+
+
+async def test_a_disk_that_cannot_be_read_for_a_message_to_send_ends_the_session_and_it_goes_out_on_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or nothing would be sent on a stream that looks alive."""
+    async with client_of(tmp_path, committing) as (client, server):
+        await client.wait_until_live(TIMEOUT_S)
+        failed = failing_once(monkeypatch, "queued")
+        async with asyncio.timeout(SOONER_S):
+            assert (await (await client.send("hello", user_id="bob")).sent).seq == 100
+        assert failed
+        assert server.streams == 2
+
+
+async def test_a_disk_that_does_not_take_a_new_key_ends_the_session_and_the_message_gets_one_on_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is done meanwhile may fail too, and would hold the chat's messages back for as long as the stream lives."""
+
+    async def far_behind(stream: Stream) -> None:
+        await stream.welcome(frame(opened(11, head_seq=11)), frame(event(11)))
+        send = await stream.read("send")
+        failing_once(monkeypatch, "set_seen_seq")
+        await stream.write(answer(send, chat_pb2.Error(code=chat_pb2.ERROR_CODE_SEEN_SEQ_TOO_OLD)))
+        fetch = await stream.read("fetch_history")
+        page = session_pb2.HistoryPage(chat_id=CHAT, events=[event(11)])
+        await stream.write(session_pb2.ServerFrame(request_id=fetch.request_id, history_page=page))
+        await stream.stay()
+
+    async with client_of(tmp_path, far_behind, committing) as (client, server):
+        await client.wait_until_live(TIMEOUT_S)
+        async with asyncio.timeout(SOONER_S):
+            assert (await (await client.send("hello", chat_id=CHAT)).sent).seq == 100
+        assert server.streams == 2
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+@pytest.mark.parametrize("drains", [False, True])
+async def test_a_message_whose_answer_the_disk_did_not_take_waits_and_is_answered_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_refused: bool, drains: bool
+) -> None:
+    """An answer takes it out of memory before the disk knows. With the stream's end at that very moment, too."""
+    body = chat_pb2.Error(code=chat_pb2.ERROR_CODE_FORBIDDEN) if is_refused else result(1)
+    keys: list[chat_pb2.WriteKey] = []
+    settles = Store.settle
+    may_fail = threading.Event()
+
+    def fails_once(store: Store, *args: Any) -> None:
+        if may_fail.is_set():
+            return settles(store, *args)
+        may_fail.wait(0.3)  # the drain's time comes meanwhile
+        may_fail.set()
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(Store, "settle", fails_once)
+
+    async def answering(stream: Stream) -> None:
+        await stream.welcome()
+        send = await stream.read("send")
+        keys.append(send.send.key)
+        if drains and not may_fail.is_set():
+            await stream.write(frame(session_pb2.Drain(reconnect_after_ms=1)), answer(send, body))
+        else:
+            await stream.write(answer(send, body))
+        await stream.stay()
+
+    async with client_of(tmp_path, answering) as (client, server):
+        outgoing = await client.send("hello", user_id="bob")
+        if is_refused:
+            with pytest.raises(ForbiddenError):
+                await outgoing.sent
+        else:
+            assert (await outgoing.sent).seq == 1
+        await client.wait_until_sent(TIMEOUT_S)
+        assert server.streams == 2
+        assert keys[0] == keys[1]
 
 
 async def test_send_never_ends_with_0_when_the_client_stopped_before_it(

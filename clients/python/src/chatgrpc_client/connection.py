@@ -59,6 +59,7 @@ class Connection:
         self._wake_watch = asyncio.Event()
         self._refresh: asyncio.Task[None] | None = None
         self._taking: asyncio.Task[Ending | None] | None = None
+        self._failure: BaseException | None = None
         self._closing = False
 
     def wake(self) -> None:
@@ -71,21 +72,23 @@ class Connection:
         self._closing = True
         self.wake()
 
+    def fail(self, failure: BaseException) -> None:
+        """Something that the session cannot do without failed: `run` raises this, unless it ends first."""
+        self._failure = self._failure or failure
+        self.wake()
+
     async def run(self, stub: "session_pb2_grpc.SessionServiceAsyncStub", token: str) -> Ending:
-        """Opens the stream and stays until the session ends; returns why it did."""
+        """Opens the stream and stays until the session ends; returns why it did.
+
+        Raises:
+            ChatError: its owner could not store or read what had to be, or `fail` said so.
+        """
         call: Stream = stub.Connect(metadata=(("authorization", f"Bearer {token}"),))
         reader = asyncio.create_task(self._read(call))
         writer = asyncio.create_task(self._write(call))
         watch = asyncio.create_task(self._watch())
         try:
-            await asyncio.wait({reader, watch}, return_when=asyncio.FIRST_COMPLETED)
-            if reader.done():
-                return await reader
-            ending = await watch
-            self._closing = True
-            self.wake()
-            await self._finish(call, reader, writer)
-            return ending
+            ending = await self._until_over(call, reader, writer, watch)
         finally:
             if self._taking is not None:
                 await asyncio.wait({self._taking})
@@ -95,6 +98,21 @@ class Connection:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+        if self._taking is not None:
+            self._taking.result()  # raises, if the last of what came could not be stored
+        return ending
+
+    async def _until_over(
+        self, call: Stream, reader: "asyncio.Task[Ending]", writer: "asyncio.Task[None]", watch: "asyncio.Task[Ending]"
+    ) -> Ending:
+        await asyncio.wait({reader, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if reader.done():
+            return await reader
+        ending = await watch
+        self._closing = True
+        self.wake()
+        await self._finish(call, reader, writer)
+        return ending
 
     async def _read(self, call: Stream) -> Ending:
         while True:
@@ -117,6 +135,8 @@ class Connection:
     async def _watch(self) -> Ending:
         """Waits until time ends the session, or `close` does. Apart from writing, which a dead peer can hold up."""
         while not self._closing:
+            if self._failure is not None:
+                raise self._failure
             ending = self._session.check(self._clock())
             if ending is not None:
                 return ending
@@ -139,6 +159,8 @@ class Connection:
                     await self._sleep(self._wake_writer, self._session.take_at_s(now_s))
         except (grpc.aio.AioRpcError, grpc.aio.BaseError, asyncio.InvalidStateError):
             return  # the stream is over, and the reader learns why
+        except Exception as error:
+            self.fail(error)  # a session that sends no more must not look as if it went on
 
     async def _send_frames(self, sends: list[tuple[int, OutboxEntry]]) -> list[session_pb2.ClientFrame]:
         messages = await self._owner.contents(entry for _, entry in sends)

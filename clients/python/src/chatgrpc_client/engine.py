@@ -102,6 +102,8 @@ class Engine:
         """By chat: the last own write that is acknowledged and has not come back on the stream."""
         self._read_marks: dict[str, int] = {}
         self._watched: session_pb2.WatchChats | None = None
+        self._outbox_is_stale = False
+        """The disk failed: memory may lack messages of which it does not say that they are settled."""
         self._unacknowledged: deque[Record | _Synced] = deque()
         """With `manual_ack`: what the consumer has not acknowledged, in order of arrival."""
         self._received: dict[str, int] = {}
@@ -111,8 +113,7 @@ class Engine:
 
     async def open(self) -> None:
         """Reads the state from disk and begins to connect."""
-        for entry in await self.store.call(Store.outbox_entries):
-            self._add_to_outbox(entry)
+        await self._read_outbox()
         positions = await self.store.call(Store.positions)
         self.cursors.update((chat_id, seq) for chat_id, (seq, _) in positions.items())
         self.cursors.update(await self.store.call(Store.ended_positions))
@@ -164,6 +165,7 @@ class Engine:
             try:
                 ending, token = await self._connect_once()
             except DiskError as error:  # nothing of what came is acknowledged; it comes again
+                self._outbox_is_stale = True
                 ending, token = Ending(Next.BACK_OFF, str(error)), ""
             if self._closing:
                 return
@@ -227,6 +229,8 @@ class Engine:
             return Ending(Next.BACK_OFF, f"no token could be had: {error}"), ""
         finally:
             self._asks_for_token = False
+        if self._outbox_is_stale:
+            await self._read_outbox()
         positions = await self.store.call(Store.positions)
         ended = await self.store.call(Store.ended_positions)
         sync_token = await self.store.call(Store.sync_token)
@@ -501,7 +505,19 @@ class Engine:
             return "no token has been given yet"
         return self.hub.connection.message or next((str(error) for error in self._delayed.values()), "")
 
+    async def _read_outbox(self) -> None:
+        """Takes what waits from the disk."""
+        entries = await self.store.call(Store.outbox_entries)
+        self.outbox = Outbox(())
+        self._keyless.clear()
+        self._settling = 0
+        for entry in entries:
+            self._add_to_outbox(entry)
+        self._outbox_is_stale = False
+
     def _add_to_outbox(self, entry: OutboxEntry) -> None:
+        if self.outbox.get(entry.client_message_id) is not None:
+            return  # it was read from the disk meanwhile
         self.outbox.add(entry)
         if entry.seen_seq is None:
             self._keyless.append(entry)
@@ -610,9 +626,16 @@ class Engine:
             self._link.wake()
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
+        """Does it meanwhile; a session for which it failed ends, and the next one begins anew."""
         task: asyncio.Task[None] = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        failure = None if task.cancelled() else task.exception()
+        if failure is not None and self._link is not None:
+            self._link.fail(failure)
 
 
 def retrieve(future: "asyncio.Future[Any]") -> None:
