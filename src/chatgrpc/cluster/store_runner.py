@@ -180,11 +180,11 @@ class StoreRunner:
             return
         self.reads_retried += 1
         try:
-            await self._read_again(tenure, read, ended, deadline_s)
+            answered = await self._read_again(tenure, read, ended, deadline_s)
         finally:
             self.reads_retried -= 1
-        if self._desk.holds(tenure):
-            self.trouble.worked()
+        if answered:
+            self.trouble.worked()  # once more: it did not count while this read was waited for
 
     async def _try(self, tenure: Tenure, read: _Read, ended: _Ended) -> bool:
         """Returns whether it has come to an end; False = the store is away."""
@@ -201,17 +201,21 @@ class StoreRunner:
             self.trouble.worked()
         return True
 
-    async def _read_again(self, tenure: Tenure, read: _Read, ended: _Ended, deadline_s: float) -> None:
+    async def _read_again(self, tenure: Tenure, read: _Read, ended: _Ended, deadline_s: float) -> bool:
+        """Returns whether the store answered."""
         loop = asyncio.get_running_loop()
         backoff = Backoff(RETRY_FIRST_S, RETRY_MAX_S)
         while self._desk.holds(tenure):
             await asyncio.sleep(min(backoff.next_s(), max(0.0, deadline_s - loop.time())))
             if loop.time() >= deadline_s:
                 self._finish(tenure, ended(None))
-                return
+                return False
             async with self._read_again_slots:
-                if not self._desk.holds(tenure) or await self._try(tenure, read, ended):
-                    return
+                if not self._desk.holds(tenure):
+                    return False
+                if await self._try(tenure, read, ended):
+                    return True
+        return False
 
     async def _read_head(self, tenure: Tenure, read: ReadHead) -> None:
         found = await self._rows.read_head(read)

@@ -417,6 +417,21 @@ async def test_a_look_up_that_is_not_answered_gives_its_write_an_outcome_in_time
     assert world.damage == [], "the store was away, and the chat is as it was"
 
 
+async def test_a_look_up_that_is_given_up_does_not_say_that_the_store_is_back() -> None:
+    world = World(look_up_timeout_s=SOON_S)
+    await world.create_chat(texts=10)
+
+    async def read_after(chat_id: str, after_seq: int, stated_seq: int, limit: int, bytes_max: int) -> list[StoredEvent]:
+        raise StoreUnavailableError("away")
+
+    world.rows.read_after = read_after  # type: ignore[method-assign]
+    world.say(text(CHAT, "alice", 200, 1))
+    await world.answered(1)
+    await until(lambda: world.runner.reads_retried == 0)
+    await asyncio.sleep(1.5)  # after a second without a failure it would be said
+    assert world.runner.trouble.lasts
+
+
 async def test_writes_that_the_store_cannot_even_be_asked_for_cost_their_shard() -> None:
     world = World()
 
