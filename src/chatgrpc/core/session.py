@@ -72,7 +72,7 @@ _LOOKED_AT_PER_WATCHED = 10
 """Of the chats that a device asks to watch, at most this many times those that it may watch are checked for membership."""
 _SEQ_MAX = 2**63 - 1
 _CHAT_ID_CHARS_MAX = 64
-"""Longer than any id of a chat; which are of chats shows who is a member of which."""
+"""Longer than any id of a chat, so that nothing longer need be looked up."""
 _SHOWN_TO = frozenset({State.OPENING, State.OPEN})
 
 
@@ -98,10 +98,10 @@ class Session:
         self.events: list[bytes] = []
         """Chunks to send, in order: events, answers."""
         self.control: dict[tuple[str, ...], bytes] = {}
+        """Chunks of which only the latest of a key counts: receipts, presence, typing. They never force a flush."""
         self._counted = 0  # of `events`, from the first on, whose bytes are counted
         self._counted_bytes = 0
         self._control_bytes = 0
-        """Chunks of which only the latest of a key counts: receipts, presence, typing. They never force a flush."""
         self.feed = EventFeed(limits, self.events)
         self.deadline_ms = now_ms + timings.hello_timeout_ms
         """When `on_deadline` must be called."""
@@ -329,7 +329,8 @@ class Session:
     def token_verified(self, request_id: int, user_id: str, expires_at_ms: int, now: Now) -> None:
         """A newer token is valid, and says this of its bearer."""
         if user_id != self.user_id:
-            self.token_refused(request_id, "The token is another user's. The session goes on with the token it has.")
+            message = "The token is another user's. The session goes on with the token it has."
+            self.token_refused(request_id, chat_pb2.Error(code=chat_pb2.ERROR_CODE_TOKEN_INVALID, message=message))
             return
         self._refreshes_in_flight -= 1
         self._note_expiry(expires_at_ms, now)
@@ -337,10 +338,10 @@ class Session:
         refreshed = session_pb2.TokenRefreshed(token_expires_at_ms=expires_at_ms)
         self._answer(request_id, session_pb2.ServerFrame(token_refreshed=refreshed))
 
-    def token_refused(self, request_id: int, message: str) -> None:
-        """A newer token is not valid."""
+    def token_refused(self, request_id: int, error: chat_pb2.Error) -> None:
+        """A newer token is not valid, or cannot be checked now."""
         self._refreshes_in_flight -= 1
-        self._refuse(request_id, chat_pb2.ERROR_CODE_TOKEN_INVALID, message)
+        self._answer(request_id, session_pb2.ServerFrame(error=error))
 
     # Opening.
 

@@ -9,6 +9,7 @@ from chatgrpc.core.effects import Admission, Admit
 from chatgrpc.core.entries import Membership
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.membership_pages import NAMED_CHATS_MAX, PAST_CHATS_MAX, MembershipPages
+from chatgrpc.core.refusal import Code
 from chatgrpc.core.visibility import is_member
 from chatgrpc.edge.revocations import Revocations, check, ending
 from chatgrpc.edge.watermarks import Watermarks
@@ -16,11 +17,19 @@ from chatgrpc.ports.accounts import DeviceRevokedError, DeviceStore, TooManyDevi
 from chatgrpc.ports.chat_log import ChatReader
 from chatgrpc.ports.cursors import CursorStore
 from chatgrpc.ports.errors import StoreError
-from chatgrpc.ports.tokens import Claims, KeysUnavailableError, TokenRejectedError, TokenVerifier
+from chatgrpc.ports.tokens import (
+    Claims,
+    KeysUnavailableError,
+    RevocationsUnavailableError,
+    TokenRejectedError,
+    TokenUncheckedError,
+    TokenVerifier,
+)
 from chatgrpc.trouble import Trouble
-from chatgrpc.v1 import session_pb2
+from chatgrpc.v1 import chat_pb2, session_pb2
 
 _MEMBERSHIPS_PER_READ = 500
+_UNCHECKED_RETRY_AFTER_MS = 1_000
 
 Identified: TypeAlias = Callable[[Claims], Awaitable[None]]
 GaveWay: TypeAlias = Callable[[str, str], Awaitable[None]]
@@ -126,19 +135,24 @@ class Admissions:
             return {}
         return await self._cursors.of_device(user_id, wanted.device_id)
 
-    async def verify(self, token: str, device_id: str, now_ms: int) -> Claims | str:
-        """Verifies a newer token of a device; returns what it says, or why it is not accepted."""
+    async def verify(self, token: str, device_id: str, now_ms: int) -> Claims | chat_pb2.Error:
+        """Verifies a newer token of a device; returns what it says, or why it is not accepted, now or at all."""
         try:
             claims = await self._verifier.verify(token, now_ms)
             _check_device(claims, device_id)
             check(claims, await self._revocations.now(claims.user_id))
             return claims
         except TokenRejectedError as rejected:
-            return f"{rejected} The session goes on with the token it has."
-        except StoreError:
-            return "The store cannot be reached. The session goes on with the token it has; try again."
-        except KeysUnavailableError:
-            return "The key server cannot be reached. The session goes on with the token it has; try again."
+            return _refused(chat_pb2.ERROR_CODE_TOKEN_INVALID, str(rejected))
+        except (StoreError, TokenUncheckedError) as error:
+            unchecked = error if isinstance(error, TokenUncheckedError) else RevocationsUnavailableError
+            return _refused(chat_pb2.ERROR_CODE_UNAVAILABLE, f"{unchecked.explanation} Try again.", _UNCHECKED_RETRY_AFTER_MS)
+
+
+def _refused(code: Code, message: str, retry_after_ms: int = 0) -> chat_pb2.Error:
+    return chat_pb2.Error(
+        code=code, message=f"{message} The session goes on with the token it has.", retry_after_ms=retry_after_ms
+    )
 
 
 async def readable_memberships(

@@ -24,7 +24,7 @@ from chatgrpc.edge.shares import Shares, address_of
 from chatgrpc.edge.sizes import Sizes
 from chatgrpc.edge.untaken import UntakenReplies
 from chatgrpc.ports.lease_clock import wall_clock_ms
-from chatgrpc.ports.tokens import Claims, KeysUnavailableError, TokenRejectedError, TokenVerifier
+from chatgrpc.ports.tokens import Claims, TokenRejectedError, TokenUncheckedError, TokenVerifier
 
 Observer = Callable[[str, str, float], None]
 """Takes the full method name, the name of the status code and the seconds of one finished call."""
@@ -289,12 +289,9 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
             return await self._tokens.verify(token, self._now_ms())
         except TokenRejectedError as rejected:
             raise StatusError(grpc.StatusCode.UNAUTHENTICATED, rejected.reason, str(rejected)) from None
-        except KeysUnavailableError:
-            raise StatusError(
-                grpc.StatusCode.UNAVAILABLE,
-                "KEYS_UNAVAILABLE",
-                "The keys to check tokens with cannot be had just now. Try again in a few seconds.",
-            ) from None
+        except TokenUncheckedError as unchecked:
+            message = f"{unchecked.explanation} Try again in a few seconds."
+            raise StatusError(grpc.StatusCode.UNAVAILABLE, unchecked.reason, message) from None
 
     async def _refuse_fields(self, _: object, context: _Context) -> None:
         # gRPC's limit of 16 KiB does not count fields that a byte repeats (RFC 7541 §6.1): 4 KB make 16 MB of objects here,
@@ -342,7 +339,7 @@ def _parse(handler: _Handler, request: bytes, sizes: Sizes) -> Any:
 def _unexpected(method: str, error: Exception) -> StatusError:
     error_id = secrets.token_hex(8)
     _log.error(
-        "call failed unexpectedly",
+        "call_failed",
         method=method,
         error_id=error_id,
         error_type=type(error).__qualname__,

@@ -14,7 +14,7 @@ from chatgrpc.core.disconnect import Ended
 from chatgrpc.ports.accounts import DeviceStore, Standing
 from chatgrpc.ports.errors import StoreError
 from chatgrpc.ports.lease_clock import wall_clock_ms
-from chatgrpc.ports.tokens import Claims, KeysUnavailableError, TokenRejectedError, TokenVerifier
+from chatgrpc.ports.tokens import Claims, RevocationsUnavailableError, TokenRejectedError, TokenVerifier
 from chatgrpc.v1 import session_pb2
 
 KNOWN_FOR_S: Final = 5.0
@@ -145,6 +145,6 @@ class UnrevokedTokens:
         try:
             standing = await self._revocations.lately(claims.user_id)
         except StoreError as error:
-            raise KeysUnavailableError("whether the token was revoked cannot be told just now") from error
+            raise RevocationsUnavailableError from error
         check(claims, standing)
         return claims

@@ -1,7 +1,7 @@
 """The port through which the edge learns whose token it was handed."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,27 @@ class TokenRejectedError(Exception):
         self.reason = reason
 
 
-class KeysUnavailableError(Exception):
-    """The keys could not be fetched and none are cached: nothing can be said of the token. The peer should retry."""
+class TokenUncheckedError(Exception):
+    """Nothing can be said of the token just now. The peer should retry."""
+
+    reason: ClassVar[str]
+    """One of the fixed words that reach the peer in `google.rpc.ErrorInfo.reason`."""
+    explanation: ClassVar[str]
+    """For the peer."""
+
+
+class KeysUnavailableError(TokenUncheckedError):
+    """The keys could not be fetched and none are cached."""
+
+    reason = "KEYS_UNAVAILABLE"
+    explanation = "The keys to check tokens with cannot be had just now."
+
+
+class RevocationsUnavailableError(TokenUncheckedError):
+    """The store does not say whether it was revoked."""
+
+    reason = "REVOCATIONS_UNAVAILABLE"
+    explanation = "Whether the token was revoked cannot be read just now."
 
 
 class TokenVerifier(Protocol):

@@ -35,6 +35,7 @@ NOW = Now(NOW_MS, NOW_MS)
 TOKEN_EXPIRES_AT_MS = NOW_MS + 10**9
 TIMINGS = Timings(hello_timeout_ms=10_000, heartbeat_interval_ms=30_000, max_age_ms=0, drain_grace_ms=20_000)
 CHAT = direct_chat_id("alice", "bob")
+TOKEN_INVALID = chat_pb2.Error(code=chat_pb2.ERROR_CODE_TOKEN_INVALID, message="It has expired.")
 ALWAYS = (Interval(1),)
 Frame = session_pb2.ClientFrame
 
@@ -652,7 +653,7 @@ def test_g7_one_token_is_looked_at_at_a_time() -> None:
     stream.say(request_id=2, refresh_token=session_pb2.RefreshToken(token="t"))
     assert stream.say(request_id=3, refresh_token=session_pb2.RefreshToken(token="t")) == ()
     assert stream.error() == "TOO_MANY_IN_FLIGHT"
-    stream.session.token_refused(2, "It has expired.")
+    stream.session.token_refused(2, TOKEN_INVALID)
     assert stream.error() == "TOKEN_INVALID"
     assert list(stream.say(request_id=4, refresh_token=session_pb2.RefreshToken(token="t"))) == [VerifyToken(4, "t")]
 
@@ -663,7 +664,7 @@ def test_a_token_of_another_user_or_of_nobody_is_refused() -> None:
     stream.session.token_verified(2, "mallory", NOW_MS + 9_000, NOW)
     assert stream.error() == "TOKEN_INVALID"
     stream.say(request_id=3, refresh_token=session_pb2.RefreshToken(token="t"))
-    stream.session.token_refused(3, "It has expired.")
+    stream.session.token_refused(3, TOKEN_INVALID)
     assert stream.error() == "TOKEN_INVALID"
     assert stream.session.user_id == "alice"
 

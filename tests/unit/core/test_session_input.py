@@ -211,7 +211,7 @@ class Peers(RuleBasedStateMachine):
             case VerifyToken(request_id) if works:
                 self.session.token_verified(request_id, "alice", NOW_MS + 10**9, Now(self.now_ms, self.now_ms))
             case VerifyToken(request_id):
-                self.session.token_refused(request_id, "no")
+                self.session.token_refused(request_id, store_silent())
 
     @rule()
     def read_output(self) -> None:

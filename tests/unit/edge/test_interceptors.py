@@ -14,7 +14,7 @@ from google.protobuf import wrappers_pb2
 from chatgrpc.edge.errors import StatusError, error_info_of
 from chatgrpc.edge.interceptors import UnaryInterceptor, UnaryLimits, bearer_token, current_claims
 from chatgrpc.edge.server import GrpcServer, ServerOptions
-from chatgrpc.ports.tokens import Claims, KeysUnavailableError, TokenRejectedError
+from chatgrpc.ports.tokens import Claims, KeysUnavailableError, RevocationsUnavailableError, TokenRejectedError
 from tests.contract.http2_peer import END_STREAM, HEADERS, PREFACE, RST_STREAM, SETTINGS, Http2Peer, frame, grpc_message
 from tests.error_info import ErrorInfoRequired
 from tests.robustness.bad_input.support_http2 import PING, data, headers
@@ -41,6 +41,8 @@ class KnownTokens:
         assert now_ms == NOW_MS
         if token == "no-keys":
             raise KeysUnavailableError
+        if token == "no-store":
+            raise RevocationsUnavailableError
         if token != "of-alice":
             raise TokenRejectedError("TOKEN_EXPIRED", "The token has expired.")
         return Claims("alice", NOW_MS + 1)
@@ -138,6 +140,7 @@ async def test_a_service_sees_the_request_and_whose_it_is(rig: Rig) -> None:
         ("", grpc.StatusCode.UNAUTHENTICATED, "TOKEN_MISSING"),
         ("old", grpc.StatusCode.UNAUTHENTICATED, "TOKEN_EXPIRED"),
         ("no-keys", grpc.StatusCode.UNAVAILABLE, "KEYS_UNAVAILABLE"),
+        ("no-store", grpc.StatusCode.UNAVAILABLE, "REVOCATIONS_UNAVAILABLE"),
     ],
 )
 async def test_without_a_valid_token_no_service_is_called(

@@ -6,7 +6,7 @@ from chatgrpc.adapters.memory import MemoryStore
 from chatgrpc.edge.revocations import CLOCK_WRONG_MS, KNOWN_FOR_S, RENEW_AFTER_MS, Revocations, UnrevokedTokens, check, ending
 from chatgrpc.ports.accounts import DeviceStore, Standing
 from chatgrpc.ports.errors import StoreUnavailableError
-from chatgrpc.ports.tokens import Claims, KeysUnavailableError, TokenRejectedError
+from chatgrpc.ports.tokens import Claims, RevocationsUnavailableError, TokenRejectedError
 from tests.contract.jwt_issuer import Clock
 
 NOW_MS = 1_700_000_000_700
@@ -120,7 +120,7 @@ async def test_without_the_store_nobody_is_let_in_on_what_was_known_long_ago() -
     store.is_away = True
     await tokens.verify("alice", NOW_MS)
     clock.now_s += KNOWN_FOR_S
-    with pytest.raises(KeysUnavailableError):
+    with pytest.raises(RevocationsUnavailableError):
         await tokens.verify("alice", NOW_MS)
 
 
