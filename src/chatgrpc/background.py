@@ -63,6 +63,20 @@ def _is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
+def log_callbacks(loop: asyncio.AbstractEventLoop) -> None:
+    """Has the loop log in the node's own words what a callback raised, or a task that nobody awaited.
+
+    Without what it was called with, which may be a peer's.
+    """
+    loop.set_exception_handler(_log_context)
+
+
+def _log_context(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    what, _, _ = str(context["message"]).partition(" <")
+    what, _, _ = what.partition("(")
+    _log.error("background_failed", work=what, exc_info=context.get("exception"))
+
+
 def logged(name: str) -> Told:
     """For work that others do again when it is needed: what it raises is logged, and that is all."""
     return lambda defect: _log.error("background_failed", work=name, exc_info=defect)

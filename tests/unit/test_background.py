@@ -113,3 +113,24 @@ async def test_work_whose_group_failed_begins_anew(monkeypatch: pytest.MonkeyPat
     async with asyncio.timeout(30):
         await background.again(work, "in a group")
     assert runs == 3
+
+
+async def test_what_a_callback_raises_is_logged_without_what_it_was_called_with() -> None:
+    def fail(_secret: str) -> None:
+        raise KeyError("ours")
+
+    loop = asyncio.get_running_loop()
+    before = loop.get_exception_handler()
+    background.log_callbacks(loop)
+    try:
+        with capture_logs() as lines:
+            loop.call_soon(fail, "of a peer")
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+    finally:
+        loop.set_exception_handler(before)
+    (line,) = lines
+    assert line["event"] == "background_failed"
+    assert line["work"].startswith("Exception in callback ")
+    assert isinstance(line["exc_info"], KeyError)
+    assert "of a peer" not in str(line)

@@ -498,7 +498,7 @@ class Edge:
 
     async def _verify(self, connection: Connection, request_id: int, token: str) -> None:
         verified = await self._admissions.verify(token, connection.session.device_id, self._now().wall_ms)
-        if isinstance(verified, str):
+        if isinstance(verified, chat_pb2.Error):
             connection.session.token_refused(request_id, verified)
             return
         if verified.user_id == connection.session.user_id:
@@ -628,7 +628,17 @@ class Edge:
     def _keep_house(self) -> None:
         """What time does: deadlines, readers that are too slow, control traffic that waited, marks to store."""
         self._housekeeping = asyncio.get_running_loop().call_later(_HOUSEKEEPING_INTERVAL_S, self._keep_house)
-        now = self._now()
+        try:
+            left = self._pass_time(self._now())
+        except Exception as defect:
+            self._on_defect(defect)
+            return
+        if left:
+            self._housekeeping.cancel()
+            self._housekeeping = asyncio.get_running_loop().call_later(0, self._keep_house)
+
+    def _pass_time(self, now: Now) -> bool:
+        """Returns whether something is left to do at once."""
         now_ms = now.monotonic_ms
         left = self._ring(now_ms)
         left = self._end_slow_readers(now_ms) or left
@@ -643,9 +653,7 @@ class Edge:
         if now_ms - self._saved_at_ms >= _SAVE_INTERVAL_MS:
             self._saved_at_ms = now_ms
             self._start(self._watermarks.save())
-        if left:
-            self._housekeeping.cancel()
-            self._housekeeping = asyncio.get_running_loop().call_later(0, self._keep_house)
+        return left
 
     def _ring(self, now_ms: int) -> bool:
         """Looks at connections whose time has come; returns whether there are more, as in the next two."""

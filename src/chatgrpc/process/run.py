@@ -10,6 +10,7 @@ from functools import partial
 from typing import Final, NoReturn, TypeAlias
 
 from chatgrpc.adapters.jwt import open_verifier
+from chatgrpc.background import log_callbacks
 from chatgrpc.closing import CLOSE_TIMEOUT_S, UNFINISHED_STATUS, Closing, end_within, leave
 from chatgrpc.config import Settings
 from chatgrpc.embedded.node import serving_alone
@@ -37,6 +38,7 @@ async def run(settings: Settings) -> NoReturn:
     stop = asyncio.Event()
     closing = Closing(partial(end_within, CLOSE_TIMEOUT_S + _SPARE_S))
     loop = asyncio.get_running_loop()
+    log_callbacks(loop)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop_or_exit, stop)
     async with serving(settings, closing) as port:

@@ -12,6 +12,7 @@ import pytest
 from chatgrpc.adapters.jwt import DevIssuer
 from chatgrpc.config import ServerSettings, Settings
 from chatgrpc.core.session import Session
+from chatgrpc.embedded.audience import LocalAudience
 from chatgrpc.process.run import serving
 from chatgrpc.v1 import session_pb2
 from tests.support.device import Device
@@ -83,3 +84,18 @@ async def test_a_defect_costs_one_stream(server: Server, monkeypatch: pytest.Mon
     await again.until_held(sent.chat_id, sent.seq)
     for device in (alice, carol, again):
         await device.close()
+
+
+async def test_a_defect_in_what_time_does_for_all_ends_the_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or deadlines, and marks to store, would be passed over every 50 ms, and nobody would know."""
+    told: list[BaseException] = []
+
+    def tripping(*_: object) -> None:
+        raise RuntimeError("injected")
+
+    monkeypatch.setattr("chatgrpc.edge.node.crash", told.append)
+    monkeypatch.setattr(LocalAudience, "pass_time", tripping)
+    async with serving(Settings(data_dir=tmp_path, server=ServerSettings(port=0))), asyncio.timeout(10):
+        while not told:
+            await asyncio.sleep(0.01)
+    assert str(told[0]) == "injected"
