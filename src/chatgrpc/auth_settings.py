@@ -71,25 +71,15 @@ class AuthSettings(SettingsGroup):
         return frozenset(part.strip() for part in (self.authorized_parties or "").split(",") if part.strip())
 
 
-_FOR_JWKS_ONLY = (
-    "issuer",
-    "audience",
-    "jwks_file",
-    "jwks_url",
-    "token_age_max_s",
-    "token_type",
-    "authorized_parties",
-    "user_id_claim",
-    "user_id_rule",
-    "device_claim",
-)
+_FOR_DEV_TOO = ("mode", "leeway_s", "token_expiry_max_s")
+"""All others are of an issuer's tokens."""
 
 
 def auth_problems(auth: AuthSettings) -> Iterator[str]:
     """What does not go together."""
     if auth.mode == "dev":
-        for key in _FOR_JWKS_ONLY:
-            if getattr(auth, key) != AuthSettings.model_fields[key].default:
+        for key, field in AuthSettings.model_fields.items():
+            if key not in _FOR_DEV_TOO and getattr(auth, key) != field.default:
                 yield f"auth.{key} is set, but auth.mode is dev, which would not use it; set auth.mode to jwks"
         return
     if auth.issuer is None:

@@ -264,6 +264,7 @@ def test_an_issuers_tokens_do_not_go_in_clear_unless_that_is_accepted(host: str)
         ({"auth.jwks_file": "f"}, "auth.jwks_file is set, but auth.mode is dev"),
         ({"auth.issuer": "i"}, "auth.issuer is set, but auth.mode is dev"),
         ({"auth.audience": "a"}, "auth.audience is set, but auth.mode is dev"),
+        ({"auth.jwks_stale_max_s": 1.0}, "auth.jwks_stale_max_s is set, but auth.mode is dev"),
         ({"auth.mode": "jwks", "auth.jwks_file": "f"}, "auth.issuer is missing"),
         ({"auth.mode": "jwks", "auth.issuer": "i"}, "needs auth.jwks_file or auth.jwks_url"),
         (
