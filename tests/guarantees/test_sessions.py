@@ -148,11 +148,18 @@ async def test_a_token_refreshed_in_band_keeps_the_stream(cast: Cast) -> None:
     await alice.send(alice.user_id, "past the first token's end")
 
 
-@pytest.mark.parametrize("bad", ["another's", "not a token", "expired"])
+@pytest.mark.parametrize("bad", ["another's", "not a token", "forged", "expired"])
 async def test_a_bad_refresh_is_refused_and_the_stream_goes_on(cast: Cast, bad: str) -> None:
     alice = await cast.online("alice")
     header, claims, signature = cast.token("alice").split(".")
-    tokens = {"another's": cast.token("bob"), "not a token": "x", "expired": ".".join((header, claims, signature[::-1]))}
+    tokens = {
+        "another's": cast.token("bob"),
+        "not a token": "x",
+        "forged": ".".join((header, claims, signature[::-1])),
+        "expired": cast.token("alice", ttl_s=1),
+    }
+    if bad == "expired":
+        await asyncio.sleep(2)
     answer = await alice.refresh(tokens[bad])
     assert answer.error.code == chat_pb2.ERROR_CODE_TOKEN_INVALID
     await alice.send(alice.user_id, "goes on")

@@ -30,15 +30,20 @@ STEERING = "\x1b]0;owned\x07 \u202egnp.exe"
 async def test_a_chat_outlives_its_first_token(shell: Shell, names: Names, tmp_path: Path, way: str) -> None:
     alice, bob, _ = names
     kept, asked = tmp_path / "token", tmp_path / "asked"
-    kept.write_text(shell.server.token(alice, 5))
     value = str(kept) if way == "--token-file" else f"echo once >> {asked}; cat {kept}"
-    async with shell.start("chat", "--as", alice, "--with", bob, way, value) as chat:
-        await chat.until(lambda line: "nothing said yet" in line)
-        kept.write_text(shell.server.token(alice, 3_600))
-        await asyncio.sleep(6)  # past the end of the first token
-        chat.type("still here")
-        await chat.until(lambda line: line.endswith("you: still here"))
-        assert await chat.end() == 0
+    for ttl_s in BRIEF_LIVES_S[1:]:
+        kept.write_text(shell.server.token(alice, ttl_s))
+        async with shell.start("chat", "--as", alice, "--with", bob, way, value) as chat:
+            await chat.until(lambda line: "nothing said yet" in line)
+            if any("not connected" in line for line in chat.lines):  # a busy machine: it ran out before it was used
+                assert ttl_s < BRIEF_LIVES_S[-1]
+                continue
+            kept.write_text(shell.server.token(alice, 3_600))
+            await asyncio.sleep(ttl_s + 1)  # past the end of the first token
+            chat.type("still here")
+            await chat.until(lambda line: line.endswith("you: still here"))
+            assert await chat.end() == 0
+            return
 
 
 @pytest.mark.parametrize("way", ["--token-file", "--token-command"])

@@ -1,10 +1,12 @@
 """The commands, as a person or a script runs them, on a real server."""
 
 import asyncio
+import contextlib
 import json
 import re
 import shutil
 import signal
+import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -327,6 +329,19 @@ def test_names_that_cannot_be_are_refused_before_anything_is_kept(shell: Shell, 
         assert any(f"'{command[1]}'" in line for line in lines), lines
 
 
+async def until_queued(folder: Path, count: int) -> None:
+    """Waits until so many messages of the device under this folder are on its disk, and wait to be sent."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while queued(folder) != count:
+            await asyncio.sleep(0.05)
+
+
+def queued(folder: Path) -> int:
+    (path,) = folder.rglob("store.sqlite3")
+    with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as stored:
+        return int(stored.execute("SELECT count(*) FROM outbox").fetchone()[0])
+
+
 async def test_a_chat_survives_kills_of_the_server_and_of_itself(own_server: ServerProcess, tmp_path: Path) -> None:
     """The main job: what was typed meanwhile is sent once, in order."""
     shell, typed = Shell(own_server, tmp_path), [f"line {number}" for number in range(60)]
@@ -343,11 +358,12 @@ async def test_a_chat_survives_kills_of_the_server_and_of_itself(own_server: Ser
         await alice.until(lambda line: line.endswith("you: line 29"))
         own_server.kill()
         alice.type(*typed[30:40])
-        await asyncio.sleep(0.3)
+        await until_queued(tmp_path, 10)
         assert await alice.end(signal.SIGTERM) == 130
     async with shell.start("chat", "--as", "alice", "--with", "bob") as alice:
         alice.type(*typed[40:50])
         await alice.until(lambda line: "not connected" in line)
+        await until_queued(tmp_path, 20)
         alice.process.kill()
         await alice.process.wait()
     await own_server.start()

@@ -18,6 +18,7 @@ from chatgrpc.v1.message_service_pb2_grpc import MessageServiceServicer, add_Mes
 from chatgrpc.v1.node_service_pb2 import ListNodesRequest, ListNodesResponse, Node
 from chatgrpc.v1.node_service_pb2_grpc import NodeServiceServicer, NodeServiceStub, add_NodeServiceServicer_to_server
 from chatgrpc_client import Client, ClientConfig
+from tests.support.ports import free_port
 from tests.support.server import ServerProcess, channel, running_server
 
 from .conftest import Home, until
@@ -316,8 +317,8 @@ async def test_a_client_goes_back_to_where_it_began_when_the_nodes_it_learned_of
         await may_end.wait()
 
     async with cluster_of(first=[ending, staying]) as cluster:
-        for port in range(1, 20):  # where nobody listens
-            cluster.nodes[f"gone{port}"] = Node(node_id=f"gone{port}", address=f"127.0.0.1:{port}")
+        for number in range(19):
+            cluster.nodes[f"gone{number}"] = Node(node_id=f"gone{number}", address=f"127.0.0.1:{free_port()}")
         async with cluster.client_at("first", tmp_path) as client:
             await client.wait_until_live(TIMEOUT_S)
             await until(lambda: cluster.asked == ["first"])

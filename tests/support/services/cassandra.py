@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support.ports import met_itself
+from tests.support.ports import free_port, met_itself
 from tests.support.services.folder import ServiceError, fetched, say
 from tests.support.services.process import ServiceProcess
 
@@ -280,17 +280,11 @@ def _javas() -> Iterator[str]:
 
 def _ports_free_on(hosts: list[str]) -> tuple[int, int]:
     """Two ports that nobody listens on now, on any of these hosts."""
-    while True:
-        found = []
-        for _ in range(2):
-            with contextlib.ExitStack() as stack:
-                first = stack.enter_context(socket.create_server((hosts[0], 0)))
-                port = int(first.getsockname()[1])
-                try:
-                    for host in hosts[1:]:
-                        stack.enter_context(socket.create_server((host, port)))
-                except OSError:
-                    break
-                found.append(port)
-        if len(set(found)) == 2:
-            return found[0], found[1]
+    found: list[int] = []
+    while len(found) < 2:
+        port = free_port()
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            for host in hosts:
+                stack.enter_context(socket.create_server((host, port)))
+            found.append(port)
+    return found[0], found[1]

@@ -74,14 +74,23 @@ class TestOpen:
         ]
         await asyncio.gather(store.close(), again.close())
 
-    async def test_that_is_cancelled_leaves_nothing_behind(self, shared_cassandra: CassandraCluster) -> None:
+    async def test_that_is_cancelled_leaves_nothing_behind(
+        self, shared_cassandra: CassandraCluster, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         others = heartbeats()
         store = await open_store(shared_cassandra, "locked")
         lock = "INSERT INTO {keyspace}.schema_migrations (version, holder) VALUES (0, 'busy') IF NOT EXISTS USING TTL 60"
         await execute(store, lock)
         await execute(store, f"DELETE FROM {{keyspace}}.schema_migrations WHERE version = {LAST}")
+        waits, wait = threading.Event(), client.CassandraClient.wait
+
+        def told(self: client.CassandraClient) -> None:
+            waits.set()
+            wait(self)
+
+        monkeypatch.setattr(client.CassandraClient, "wait", told)
         opening = asyncio.create_task(open_store(shared_cassandra, "locked"))
-        await asyncio.sleep(0.5)
+        assert await asyncio.to_thread(waits.wait, 60)
         opening.cancel()
         with pytest.raises(asyncio.CancelledError):
             await opening
