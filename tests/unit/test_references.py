@@ -1,7 +1,9 @@
 """What comments and pages refer to is there: sections of the design, decisions, files."""
 
+import ast
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -20,6 +22,31 @@ def test_sections_of_the_design_that_are_cited_are_there() -> None:
             cited.update(dict.fromkeys(re.findall(r"\d+", found[1]), path))
     assert cited, "this test looks for nothing"
     assert not {number: str(path) for number, path in cited.items() if number not in sections}
+
+
+def test_requirements_that_are_cited_are_there() -> None:
+    listed = set(re.findall(r"^\| ([GMX]\d+) \|", (ROOT / "docs" / "design.md").read_text(), re.MULTILINE))
+    cited = {}
+    for path in _tracked("*.py", "*.md", "*.proto"):
+        cited.update(dict.fromkeys(re.findall(r"\b[GMX]\d{1,2}\b", path.read_text()), path))
+    assert len(cited) > len(listed) / 2, "this test looks for nothing"
+    assert not {number: str(path) for number, path in cited.items() if number not in listed}
+
+
+def test_each_event_that_is_logged_has_a_line_in_the_runbook() -> None:
+    runbook = (ROOT / "docs" / "operations.md").read_text()
+    events = {event for path in _tracked("src/chatgrpc/*.py") for event in _events_logged(ast.parse(path.read_text()))}
+    assert len(events) > 40, "this test looks for nothing"
+    assert not {event for event in events if f"`{event}`" not in runbook}
+
+
+def _events_logged(module: ast.Module) -> Iterator[str]:
+    for node in ast.walk(module):
+        match node:
+            case ast.Call(
+                func=ast.Attribute(value=ast.Name("_log")) | ast.Name("Trouble"), args=[ast.Constant(str(event)), *_]
+            ):
+                yield event
 
 
 def test_decisions_that_are_cited_are_there() -> None:

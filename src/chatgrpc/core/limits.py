@@ -1,4 +1,8 @@
-"""The table of limits (G7). Every queue, size and count that a peer can drive has its line here."""
+"""The table of limits (G7): queues, sizes and counts that a peer can drive on a stream, or in a chat.
+
+Those of connections and unary calls stand with their options (`edge/server.py`, `edge/interceptors.py`), those of links between
+nodes with theirs (`relay/`).
+"""
 
 from dataclasses import dataclass
 
@@ -17,7 +21,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of one deployment. What passes one gets a typed error, named at its line."""
+    """Limits of one deployment. What passes one gets the typed error at its line, or what stands there instead."""
 
     batch_bytes_max: int = 1024 * 1024
     """Size of a message on the stream; passing it: DISCONNECT_CODE_MALFORMED, or gRPC's own RESOURCE_EXHAUSTED."""
@@ -55,7 +59,8 @@ class Limits:
     unacknowledged_bytes_max: int = 1024 * 1024
     """The same in bytes."""
     control_frames_max: int = 2_048
-    """Receipts, typing and presence waiting for a device that does not read; more are dropped, and come with its next Hello."""
+    """Receipts, typing and presence waiting for a device that does not read; more are dropped. Receipts come with its next
+    Hello, presence when it watches again."""
     heartbeat_heads_max: int = 64
     """Chats named in a heartbeat; the others are named once the device has caught up with some of these."""
     backlog_bytes_max: int = 256 * 1024
