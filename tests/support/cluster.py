@@ -301,7 +301,7 @@ async def running_cluster(
             await cluster.settled()
         except AssertionError as error:
             raise ServiceError(str(error)) from error
-        for node in prepared:  # those that run have settled, and all of them shall
+        for node in prepared:  # `settled` asks those that run: one that ended meanwhile is told of here
             node.process.wait_until(lambda: True, 0)
         yield cluster
     finally:

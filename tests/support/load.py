@@ -151,10 +151,6 @@ class Load:
         """All chats."""
         return list(self._chats)
 
-    def streams_of(self, address: str) -> int:
-        """How many devices are on that node now."""
-        return sum(roamer.device.is_open and roamer.device.address == address for roamer in self._roamers.values())
-
     @contextlib.asynccontextmanager
     async def going_on(self) -> AsyncIterator[None]:
         """They chat for the length of the block; at its end everything is acknowledged and has arrived, or never will."""

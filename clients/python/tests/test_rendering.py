@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from chatgrpc.v1 import chat_pb2, content_pb2
 from chatgrpc_client.cli.conversation import Conversation
 from chatgrpc_client.cli.keystrokes import Keystrokes
-from chatgrpc_client.cli.rendering import as_json, clock, explained, safe, safe_lines, until
+from chatgrpc_client.cli.rendering import as_json, explained, safe, safe_lines, until
 from chatgrpc_client.cli.ticks import Ticks
 from chatgrpc_client.exceptions import NotAMemberError, RequestError
 
@@ -123,8 +123,6 @@ def test_errors_are_told_in_the_words_of_the_commands() -> None:
     hint = "chat_id is not a chat id: take it from ChatService.ListChats or from an event."
     assert said(RequestError, hint) == "chat_id is not a chat id"
     assert said(RequestError, "Not now. Ask MessageService.ListEvents first. Then again.") == "Not now. Then again."
-    muted = said(RequestError, "You are muted until 4102444800000 (milliseconds since the Unix epoch).")
-    assert muted == f"You are muted until {clock(4102444800000)}."
 
 
 def receipt(user_id: str, delivered_seq: int, read_seq: int) -> chat_pb2.Receipt:

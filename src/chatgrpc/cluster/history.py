@@ -96,6 +96,8 @@ class ClusterHistory:
     async def heads_in_time(self, chat_ids: Iterable[str], timeout_s: float | None = None) -> dict[str, int | None]:
         """Asks the owners for the heads of chats: those that they state in time, None for one that is damaged."""
         questions = {chat_id: _Question(self._desk, chat_id, self._now_ms()) for chat_id in chat_ids}
+        if not questions:
+            return {}
         self._wake_up()
         try:
             await asyncio.wait([question.head for question in questions.values()], timeout=timeout_s or self._head_timeout_s)
@@ -152,18 +154,11 @@ class ClusterHistory:
         Raises:
             StoreUnavailableError: an owner did not answer in time.
         """
-        chat_ids = list(dict.fromkeys(chat_ids))
-        questions = [_Question(self._desk, chat_id, self._now_ms()) for chat_id in chat_ids]
-        self._wake_up()
-        try:
-            async with asyncio.timeout(self._head_timeout_s):
-                heads = await asyncio.gather(*(question.head for question in questions))
-                return dict(zip(chat_ids, heads, strict=True))
-        except TimeoutError:
-            raise _silent_owner() from None
-        finally:
-            for question in questions:
-                question.withdraw()
+        wanted = set(chat_ids)
+        stated = await self.heads_in_time(wanted)
+        if len(stated) < len(wanted):
+            raise _silent_owner()
+        return stated
 
 
 def _silent_owner() -> StoreUnavailableError:

@@ -247,7 +247,7 @@ class EventFeed:
     def note_head(self, chat_id: str, seq: int) -> None:
         """The chat's owner states that it is committed up to `seq`: if the feed has not heard of that, a push was lost.
 
-        What is read of a chat just now, whose it may be only since then, may have been stored before that.
+        Also of a chat whose membership is being read just now: what that read brings may be older than this head.
         """
         cursor = self._cursors.get(chat_id)
         if chat_id in self._unclear or (cursor is not None and cursor.is_open and cursor.head_seq < seq):

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from chatgrpc.core.fold import CHANGES_CHAT, former_member_of
+from chatgrpc.core.fold import CHANGES_CHAT, former_member_of, member_of
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.refusal import RefusedError
 from chatgrpc.core.write import Write
@@ -320,10 +320,10 @@ def _require_request(chat: chat_pb2.Chat, user_ids: Iterable[str]) -> None:
 
 
 def _require_member(chat: chat_pb2.Chat, user_id: str) -> content_pb2.Member:
-    for member in chat.members:
-        if member.user_id == user_id:
-            return member
-    raise RefusedError(chat_pb2.ERROR_CODE_NOT_FOUND, "This user is not a member of the group.")
+    member = member_of(chat, user_id)
+    if member is None:
+        raise RefusedError(chat_pb2.ERROR_CODE_NOT_FOUND, "This user is not a member of the group.")
+    return member
 
 
 def duration(ms: int) -> str:

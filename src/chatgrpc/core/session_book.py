@@ -85,7 +85,8 @@ class News:
     """What has come of trips, for others to act on."""
 
     written: list[Ticket] = field(default_factory=list)
-    """Those who opened may read their chats now: their entries stand, or the map cannot be reached, and they come later."""
+    """Those who opened may read their chats now: their entries stand, or the map cannot be reached, and they come later. And
+    who asked to leave: the node's entries are gone, as far as that can be had."""
     verdicts: list[tuple[Ticket, bool]] = field(default_factory=list)
     """Whether devices have moved."""
     moved: list[SessionEntry] = field(default_factory=list)

@@ -9,8 +9,8 @@ from chatgrpc.v1 import content_pb2
 class Write:
     """One event that a user wants in a chat's log: a message, or a change of the chat.
 
-    Not to be changed. It is not frozen because one is made for every message, and a frozen one takes five times as long; so it
-    is with the other records on a message's way.
+    Not to be changed, but for its last two fields, which are set before anybody else gets it. It is not frozen because one is
+    made for every message, and a frozen one takes five times as long; so it is with the other records on a message's way.
     """
 
     chat_id: str
@@ -34,4 +34,4 @@ class Write:
     stream_id: str = field(default="", compare=False)
     """The stream that it came on; empty for a call of its own. What comes on one keeps its order within the chat (M7)."""
     unknown_checked: bool = field(default=False, compare=False)
-    """An edge has found `check_unknown_fields` to hold of the content; this field alone is set later."""
+    """An edge has found `check_unknown_fields` to hold of the content."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 SLICE_S: Final = 0.005
-"""For so long each kind of work goes on at a stretch; a tick has five kinds, so that it ends within a few of these."""
+"""For so long each kind of work goes on at a stretch; a tick has a few kinds, so that it ends within a few of these."""
 
 
 class Slice:

@@ -94,7 +94,7 @@ class LocalOrdering:
         """See the protocol; the write under way has its answer, and nobody looks at it."""
 
     def pass_time(self, now: Now) -> None:
-        """See the protocol; nothing waits here but for the store, which answers."""
+        """See the protocol: chats that could not be read are looked at again. Else nothing waits here but for the store."""
         if now.monotonic_ms >= self._look_again_at_ms:
             self._look_again_at_ms = now.monotonic_ms + self._look_again_interval_ms
             self._sequencer.look_again()

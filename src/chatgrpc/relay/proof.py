@@ -16,7 +16,10 @@ CHALLENGE_BYTES: Final = 16
 
 
 def describe_proof(secret: bytes) -> bytes:
-    """What an operator who asks a node how it is shows. It is the same each time: whoever overhears it hears the answer too."""
+    """The proof that an operator sends with the question how a node is.
+
+    It is the same each time, and may be: whoever overhears it hears the answer too.
+    """
     return hmac.digest(secret, b"describe", "sha256")
 
 

@@ -40,7 +40,7 @@ class MemoryDeviceStore:
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
         self._devices: dict[str, dict[str, Device]] = {}
-        self._revoked: dict[str, dict[str, None]] = {}  # user id -> device ids, that which was revoked first first
+        self._revoked: dict[str, dict[str, None]] = {}  # user id -> device ids, in the order in which they were revoked
         self._ephemeral: set[tuple[str, str]] = set()
         self._not_before_ms: dict[str, int] = {}
 

@@ -6,7 +6,6 @@ Received text is never printed as it is: what would steer the terminal is shown 
 import json
 import re
 import sys
-import unicodedata
 import uuid
 from datetime import UTC, datetime
 from typing import Any
@@ -21,7 +20,6 @@ _STEERING = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]"  # control, and text direction
 )
 _STEERING_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-_EPOCH_MS = re.compile(r"(\d{12,20}) \(milliseconds since the Unix epoch\)")
 _API_HINT = re.compile(r"(?:^|(?<=[.:;]))[^.:;]*\b[A-Z]\w*Service\.\w+[^.]*\.?")
 _TIME_MAX_MS = 253_370_764_800_000
 """The year 9999 less a day, which is a time in every zone."""
@@ -50,12 +48,6 @@ def _escape(char: str) -> str:
     return f"\\x{ord(char):02x}" if ord(char) < 0x100 else f"\\u{ord(char):04x}"
 
 
-def columns(text: str) -> int:
-    """Columns that the text takes on a terminal."""
-    wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)
-    return len(text) + wide - sum(unicodedata.combining(char) != 0 for char in text)
-
-
 def clock(at_ms: int) -> str:
     """Local time: the hour today, else the day too, and the year if it is another. Whatever a peer says is a time."""
     at, now = _datetime(at_ms).astimezone(), datetime.now().astimezone()
@@ -75,11 +67,10 @@ def until(at_ms: int) -> str:
 
 
 def explained(error: Exception) -> str:
-    """What an error says, in the words of the commands: times of this place, and no names of the API; safe to print."""
+    """What an error says, in the words of the commands, without names of the API; safe to print."""
     if isinstance(error, NotAMemberError):
         return "there is no such chat, or you are not a member of it"
-    text = _EPOCH_MS.sub(lambda found: clock(int(found[1])), str(error))
-    return safe(_API_HINT.sub("", text).strip().removesuffix(":"))
+    return safe(_API_HINT.sub("", str(error)).strip().removesuffix(":"))
 
 
 def role_name(role: int) -> str:

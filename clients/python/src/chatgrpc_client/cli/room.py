@@ -65,8 +65,8 @@ class Room:
         self._oldest_seq = 0
         self._more_before = False
         self._pending: dict[bytes, tuple[str, str]] = {}
-        self._delayed: set[bytes] = set()
         """Chat and text of the messages that are not committed yet."""
+        self._delayed: set[bytes] = set()
         self._typing: dict[str, float] = {}
         self._keystrokes = Keystrokes()
         self._retry_at_s = 0.0
