@@ -20,7 +20,7 @@ from chatgrpc.core.sequencer import Delivery
 from chatgrpc.core.session import Session, Timings
 from chatgrpc.core.visibility import Interval
 from chatgrpc.damage_book import DamageBook
-from chatgrpc.edge.connection import Connection
+from chatgrpc.edge.connection import Connection, Connections
 from chatgrpc.edge.loop import Edge, Pace
 from chatgrpc.edge.ordering import Progress
 from chatgrpc.edge.transport import Inbound, StreamId, StreamStatus
@@ -130,7 +130,8 @@ class Crowd:
         self.edge = Edge(
             self.wire,
             cast("Any", self.owners),
-            lambda connections, touched: cast("Any", Nobody()),
+            Connections(),
+            cast("Any", Nobody()),
             cast("Any", None),
             cast("Any", _Unsaved()),
             cast("Any", self.owners),

@@ -19,7 +19,6 @@ from chatgrpc.core.effects import Watch
 from chatgrpc.core.links import EndStream, EndStreamHeard, Message, RaiseMark, ShowReceipt, ShowTyping, TellTyping
 from chatgrpc.core.receipts import Mark, Raised
 from chatgrpc.core.session import compare_numbers
-from chatgrpc.edge.audience import Touched
 from chatgrpc.edge.connection import Connection, Connections
 from chatgrpc.ports.session_map import SessionEntry, SessionMapUnavailableError
 from chatgrpc.trouble import Trouble
@@ -57,7 +56,6 @@ class ClusterAudience:
     def __init__(
         self,
         connections: Connections,
-        touched: Touched,
         desk: EdgeDesk,
         sessions: Sessions,
         presence: PresenceScreens,
@@ -67,7 +65,6 @@ class ClusterAudience:
         monotonic_ms: Callable[[], int],
     ) -> None:
         self._connections = connections
-        self._touched = touched
         self._desk = desk
         self._sessions = sessions
         self._presence = presence
@@ -120,7 +117,7 @@ class ClusterAudience:
             typing = session_pb2.Typing(chat_id=notice.chat_id, user_id=notice.user_id, kind=cast("_TypingKind", notice.kind))
             for connection in self._of_users(notice.to_user_ids):
                 connection.session.show_typing(typing)
-                self._touched(connection)
+                self._connections.show(connection)
             return
         receipt = chat_pb2.Receipt(
             chat_id=notice.chat_id,
@@ -133,7 +130,7 @@ class ClusterAudience:
             news = self._receipts_shown.news(connection, receipt, now_ms)
             if news is not None:
                 connection.session.show_receipt(news)
-                self._touched(connection)
+                self._connections.show(connection)
 
     def _of_users(self, user_ids: Iterable[str]) -> Iterable[Connection]:
         return (connection for user_id in user_ids for connection in self._connections.of_user(user_id))

@@ -41,7 +41,6 @@ from chatgrpc.core.rates import Rates
 from chatgrpc.core.shard import Shard
 from chatgrpc.core.tending import ShardOwner
 from chatgrpc.damage_book import DamageBook
-from chatgrpc.edge.audience import Touched
 from chatgrpc.edge.connection import Connections
 from chatgrpc.edge.look_up import LookUps
 from chatgrpc.edge.node import CLOSE_TIMEOUT_S, Node, Stores, crash, limits_of
@@ -113,13 +112,25 @@ class ClusterNode:
         self._shared_looks = RedisSharedLooks(redis)
         log = ClusterHistory(self._edge_desk, store.committed, lease_clock_ms, self._wake_up)
         stores = Stores(log, store.receipts, store.cursors, store.profiles, store.devices)
-        self.node = Node(settings, stores, self._ordering, self._new_audience, verifier, book, metrics, limits)
-        self._audience: ClusterAudience
-        self._presence: PresenceScreens
-        self._looks: LookScreens
+        connections = Connections()
+        self._presence = PresenceScreens(
+            connections.show, self._edge_desk, self._sessions, self._last_seen, self._live_node_ids, lease_clock_ms
+        )
+        self._looks = LookScreens(connections.show, self._shared_looks, self._presence.is_watched)
+        self._audience = ClusterAudience(
+            connections,
+            self._edge_desk,
+            self._sessions,
+            self._presence,
+            self._looks,
+            self._live_node_ids,
+            self._ordering.say,
+            lease_clock_ms,
+        )
+        self.node = Node(settings, stores, self._ordering, connections, self._audience, verifier, book, metrics, limits)
         edge = self.node.edge
         self._resync = Resync(
-            edge.connections,
+            connections,
             self._edge_desk,
             store.committed,
             log.heads_in_time,
@@ -326,24 +337,6 @@ class ClusterNode:
 
     def _new_shard(self, epoch: int, lease: Holds) -> Shard:
         return Shard(epoch, lease, self._limits, self._random, budget=self._budget, rates=self._rates)
-
-    def _new_audience(self, connections: Connections, touched: Touched) -> ClusterAudience:
-        self._presence = PresenceScreens(
-            touched, self._edge_desk, self._sessions, self._last_seen, self._live_node_ids, lease_clock_ms
-        )
-        self._looks = LookScreens(touched, self._shared_looks, self._presence.is_watched)
-        self._audience = ClusterAudience(
-            connections,
-            touched,
-            self._edge_desk,
-            self._sessions,
-            self._presence,
-            self._looks,
-            self._live_node_ids,
-            self._ordering.say,
-            lease_clock_ms,
-        )
-        return self._audience
 
     def _seen(self, owners: Mapping[int, ShardOwner], nodes: Mapping[str, NodeInfo]) -> None:
         self._known_nodes = nodes

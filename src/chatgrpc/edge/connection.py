@@ -38,6 +38,12 @@ class Connections:
 
     _by_stream: dict[StreamId, Connection] = field(default_factory=dict)
     _by_user: dict[str, dict[str, Connection]] = field(default_factory=dict)  # user id -> device id -> connection
+    with_control: dict[Connection, None] = field(default_factory=dict)
+    """Those that have control traffic to send and nothing else, which can wait."""
+
+    def show(self, connection: Connection) -> None:
+        """A connection's session was shown something: a receipt, who is there, who is typing."""
+        self.with_control[connection] = None
 
     def __len__(self) -> int:
         return len(self._by_stream)
@@ -66,6 +72,7 @@ class Connections:
 
     def remove(self, connection: Connection) -> None:
         """Forgets a connection; again does nothing."""
+        self.with_control.pop(connection, None)
         self._by_stream.pop(connection.stream, None)
         if not connection.registered:
             return

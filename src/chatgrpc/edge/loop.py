@@ -42,7 +42,7 @@ from chatgrpc.core.write import Write
 from chatgrpc.damage_book import DamageBook
 from chatgrpc.edge.admission import Admissions
 from chatgrpc.edge.alarms import Alarms
-from chatgrpc.edge.audience import Audience, Touched
+from chatgrpc.edge.audience import Audience
 from chatgrpc.edge.connection import Connection, Connections
 from chatgrpc.edge.ordering import Ordering
 from chatgrpc.edge.revocations import ending
@@ -98,7 +98,8 @@ class Edge:
         self,
         transport: Transport,
         ordering: Ordering,
-        audience: Callable[[Connections, Touched], Audience],
+        connections: Connections,
+        audience: Audience,
         admissions: Admissions,
         watermarks: Watermarks,
         log: ChatReader,
@@ -114,8 +115,8 @@ class Edge:
     ) -> None:
         """Wires the parts. `book` is told of mistakes that cost a stream, `on_defect` of those that may have cost more: the
         chats' state in memory may be half changed. `clock_s` says when a slice of work is over."""
-        self.connections = Connections()
-        self.audience = audience(self.connections, self._touched_by_control)
+        self.connections = connections
+        self.audience = audience
         self._transport = transport
         self._ordering = ordering
         self._admissions = admissions
@@ -134,7 +135,6 @@ class Edge:
         self._turns = Turns(transport, limits, self._run, self._give_up, self.wake_up, self._now_ms)
         self._watching: OrderedDict[Connection, Watch] = OrderedDict()  # what was last said to be on the screen
         self._dirty: dict[Connection, None] = {}  # something to send, or to read for
-        self._with_control: dict[Connection, None] = {}  # only control traffic to send, which can wait
         self._reported = Backlog()  # what the transport reported
         self._answers = Backlog()
         self._news = Backlog()  # events and heads that are not told to all whom they concern
@@ -451,7 +451,6 @@ class Edge:
         if not len(self.connections):
             self._deserted.set()
         self._dirty.pop(connection, None)
-        self._with_control.pop(connection, None)
         self._finished.pop(connection, None)
         self._unwritable.pop(connection, None)
         self._alarms.cancel(connection)
@@ -599,7 +598,7 @@ class Edge:
         connection.writable = False
         connection.written_at_ms = now_ms
         self._unwritable[connection] = now_ms
-        self._with_control.pop(connection, None)
+        self.connections.with_control.pop(connection, None)
         if connection.held:
             self._turns.read_or_hold(connection)
 
@@ -615,9 +614,6 @@ class Edge:
         least_ms = self._pace.flush_interval_ms
         self._flush_interval_ms = min(max(least_ms, (self._flush_interval_ms + least_ms + lag_ms) / 2), _FLUSH_INTERVAL_MAX_MS)
         self.wake_up()
-
-    def _touched_by_control(self, connection: Connection) -> None:
-        self._with_control[connection] = None
 
     # Time.
 
@@ -684,11 +680,12 @@ class Edge:
             if connection.writable:
                 self._take_message(connection, now_ms, messages)
             else:
-                self._with_control[connection] = None
+                self.connections.show(connection)
 
-        waiting, self._with_control = self._with_control, {}
+        connections = self.connections
+        waiting, connections.with_control = connections.with_control, {}
         rest = self._send(waiting, take)
-        self._with_control = rest | self._with_control
+        connections.with_control = rest | connections.with_control
         return bool(rest)
 
     def _pass_deadline(self, connection: Connection, now_ms: int) -> None:

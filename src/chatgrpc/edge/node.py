@@ -3,7 +3,7 @@
 import asyncio
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import structlog
@@ -20,7 +20,7 @@ from chatgrpc.core.visibility import is_member
 from chatgrpc.core.write import Write
 from chatgrpc.damage_book import DamageBook
 from chatgrpc.edge.admission import Admissions
-from chatgrpc.edge.audience import Audience, Touched
+from chatgrpc.edge.audience import Audience
 from chatgrpc.edge.call_cutter import CallCutter
 from chatgrpc.edge.checked_log import CheckedLog
 from chatgrpc.edge.connection import Connections
@@ -85,7 +85,8 @@ class Node:
         settings: Settings,
         stores: Stores,
         ordering: Ordering,
-        audience: Callable[[Connections, Touched], Audience],
+        connections: Connections,
+        audience: Audience,
         verifier: TokenVerifier,
         book: DamageBook,
         metrics: Metrics,
@@ -115,6 +116,7 @@ class Node:
         self.edge = Edge(
             self._transport,
             ordering,
+            connections,
             audience,
             admissions,
             self._watermarks,

@@ -11,7 +11,6 @@ from chatgrpc.core.limits import Limits
 from chatgrpc.core.looks import Look, Looks
 from chatgrpc.core.presence import PresenceBook
 from chatgrpc.core.receipts import Mark, Raised
-from chatgrpc.edge.audience import Touched
 from chatgrpc.edge.connection import Connection, Connections
 from chatgrpc.embedded.ordering import LocalOrdering
 from chatgrpc.ports.lease_clock import now
@@ -21,12 +20,10 @@ from chatgrpc.v1 import chat_pb2, session_pb2
 class LocalAudience:
     """`edge.audience.Audience`: finds the sessions that something concerns, and shows it to them."""
 
-    def __init__(self, connections: Connections, ordering: LocalOrdering, limits: Limits, touched: Touched) -> None:
-        """See the protocol for `touched`."""
+    def __init__(self, connections: Connections, ordering: LocalOrdering, limits: Limits) -> None:
         self._connections = connections
         self._ordering = ordering
         self._small_group_members_max = limits.small_group_members_max
-        self._touched = touched
         self._presence = PresenceBook(limits)
         self._looks: Looks[Connection] = Looks()
         self._untold: dict[tuple[str, str], Raised] = {}  # marks that rose while their chats were not loaded
@@ -62,7 +59,7 @@ class LocalAudience:
         for user_id in user_ids:
             for connection in self._connections.of_user(user_id):
                 connection.session.show_receipt(receipt)
-                self._touched(connection)
+                self._connections.show(connection)
 
     # Typing.
 
@@ -78,7 +75,7 @@ class LocalAudience:
                 if member_id != user_id:
                     for connection in self._connections.of_user(member_id):
                         connection.session.show_typing(typing)
-                        self._touched(connection)
+                        self._connections.show(connection)
 
         self._ordering.with_chat(chat_id, ("typing", user_id), show)
 
@@ -140,7 +137,7 @@ class LocalAudience:
                     if member_id not in known:
                         watcher.session.show_presence(self._presence.presence(member_id, now()))
             self._presence.watch(watcher, watched)
-            self._touched(watcher)
+            self._connections.show(watcher)
 
         for chat_id in chat_ids:
             self._ordering.with_chat(chat_id, ("watch", watcher), add)
@@ -159,11 +156,11 @@ class LocalAudience:
             if look.user_id not in self._presence.watched(look.looker):
                 presence = session_pb2.Presence(user_id=look.user_id, online=look.looks_back)
                 look.looker.session.show_presence(presence)
-                self._touched(look.looker)
+                self._connections.show(look.looker)
 
     def _show_presence(self, user_id: str) -> None:
         presence = self._presence.presence(user_id, now())
         for watcher in self._presence.watchers(user_id):
             if isinstance(watcher, Connection):
                 watcher.session.show_presence(presence)
-                self._touched(watcher)
+                self._connections.show(watcher)

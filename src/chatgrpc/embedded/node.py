@@ -12,7 +12,6 @@ from chatgrpc.adapters.sqlite import SqliteStore
 from chatgrpc.config import Settings
 from chatgrpc.core.sequencer import Sequencer
 from chatgrpc.damage_book import DamageBook
-from chatgrpc.edge.audience import Touched
 from chatgrpc.edge.connection import Connections
 from chatgrpc.edge.look_up import LookUps
 from chatgrpc.edge.node import CLOSE_TIMEOUT_S, Node, Stores, crash, limits_of
@@ -56,12 +55,10 @@ async def serving_alone(settings: Settings, verifier: TokenVerifier, metrics: Me
         book = DamageBook(metrics)
         look_ups = LookUps(store.log, store.receipts, limits.groups_by_others_max)
         ordering = LocalOrdering(sequencer, store.log, look_ups, book, metrics, wake_up, crash)
-
-        def audience(connections: Connections, touched: Touched) -> LocalAudience:
-            return LocalAudience(connections, ordering, limits, touched)
-
+        connections = Connections()
+        audience = LocalAudience(connections, ordering, limits)
         stores = Stores(store.log, store.receipts, store.cursors, store.profiles, store.devices)
-        node = Node(settings, stores, ordering, audience, verifier, book, metrics, limits)
+        node = Node(settings, stores, ordering, connections, audience, verifier, book, metrics, limits)
         directory = SoleNode(settings.server.host, lambda: len(node.edge.connections))
         server = node.server(directory)
         port = directory.port = await server.start()

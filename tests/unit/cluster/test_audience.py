@@ -34,13 +34,12 @@ class Place:
     def __init__(self, cluster: SmallCluster, node: SmallNode) -> None:
         self.node = node
         self.streams = Streams()
-        self.touched: list[Connection] = []
         self.ended: list[EndStream] = []
         self.now_ms = 100_000
         self.last_seen = MemoryLastSeen()
         self.sessions = Sessions(node.node_id, cluster.session_map, lambda entry: None, lambda: None)
         self.presence = PresenceScreens(
-            self.touched.append,
+            self.streams.connections.show,
             node.edge,
             self.sessions,
             self.last_seen,
@@ -48,10 +47,9 @@ class Place:
             lease_clock_ms,
         )
         self.shared_looks = MemorySharedLooks(lambda: self.now_ms / 1000)
-        self.looks = LookScreens(self.touched.append, self.shared_looks, self.presence.is_watched)
+        self.looks = LookScreens(self.streams.connections.show, self.shared_looks, self.presence.is_watched)
         self.audience = ClusterAudience(
             self.streams.connections,
-            self.touched.append,
             node.edge,
             self.sessions,
             self.presence,
@@ -133,7 +131,7 @@ async def test_a_mark_is_shown_to_the_sender_on_whichever_node() -> None:
         await world.said()
         assert world.one.shown(alice) == world.two.shown(alice_web) == [receipt("bob", 2, 0)]
         assert world.two.shown(bob) == world.two.shown(carol) == []
-        assert world.one.touched == [alice]
+        assert list(world.one.streams.connections.with_control) == [alice]
 
 
 async def test_what_was_read_is_shown_to_the_readers_own_devices_too() -> None:
@@ -236,7 +234,7 @@ async def test_typing_is_shown_to_the_others_in_the_chat() -> None:
         await world.said()
         assert world.two.shown(bob) == [session_pb2.Typing(chat_id=CHAT, user_id="alice", kind=session_pb2.TYPING_KIND_TEXT)]
         assert [world.one.shown(alice), world.two.shown(alice_web), world.two.shown(zoe)] == [[], [], []]
-        assert bob in world.two.touched
+        assert bob in world.two.streams.connections.with_control
 
 
 # Sessions.

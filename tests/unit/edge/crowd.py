@@ -14,7 +14,7 @@ from chatgrpc.core.session import Timings
 from chatgrpc.core.visibility import Interval
 from chatgrpc.core.write import Write
 from chatgrpc.damage_book import DamageBook
-from chatgrpc.edge.connection import Connection
+from chatgrpc.edge.connection import Connection, Connections
 from chatgrpc.edge.loop import Edge, Pace
 from chatgrpc.edge.ordering import Progress
 from chatgrpc.edge.slices import SLICE_S
@@ -161,7 +161,8 @@ class Crowd:
         self.edge = Edge(
             self.wire,
             cast("Any", self.owners),
-            lambda connections, touched: cast("Any", _Nobody()),
+            Connections(),
+            cast("Any", _Nobody()),
             cast("Any", None),
             cast("Any", _Nobody()),
             cast("Any", self.owners),
