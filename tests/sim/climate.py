@@ -34,6 +34,8 @@ class Climate:
     """An edge learns only after seconds that a stream is gone."""
     cursed: float = 0.0
     """Whoever takes a shard is soon clogged, and dies or pauses."""
+    cramped: float = 0.0
+    """1 = a node keeps a single chat loaded, and loads again and again."""
     restlessness: float = 1.0
     """Not a probability: misfortunes come so many times as often as usual."""
 

@@ -23,6 +23,10 @@ class Drill:
     """When they are said, each in one chat, from the earliest to the latest."""
     last_word: str
     """In which way; see `users.py`."""
+    written_until_ms: int = 0
+    """People go on writing until then."""
+    changes: tuple[str, ...] = ()
+    """What alice does meanwhile, beside sending; see `users.py`."""
 
 
 def _bad_links(rng: random.Random) -> Climate:
@@ -33,10 +37,19 @@ def _bad_links(rng: random.Random) -> Climate:
     )
 
 
+def _bad_replicas(rng: random.Random) -> Climate:
+    return Climate(
+        store_loss=rng.choice((0.15, 0.3)),
+        store_slow=rng.choice((0.0, 0.1)),
+        store_repair=rng.choice((0.0, 0.5)),
+        cramped=1.0,
+    )
+
+
 DRILLS = (
     # A node that is taken for gone for a while, and has its streams all the time.
     Drill(
-        weather=lambda rng: Climate(half_open=rng.choice((0.0, 0.2))),
+        weather=lambda rng: Climate(half_open=rng.choice((0.0, 0.2)), watch_slow=rng.choice((0.0, 0.5))),
         misfortunes=("set a node apart",),
         times=(1, 1),
         until_ms=0,
@@ -78,5 +91,47 @@ DRILLS = (
         until_ms=3_000,
         last_words=(500, 5_900),
         last_word="say the last word to all",
+    ),
+    # Owners that load their chats again and again, from replicas that lose, and erase in them.
+    Drill(
+        weather=_bad_replicas,
+        misfortunes=("shuffle the shards", "shuffle the shards", "crash"),
+        times=(1, 4),
+        until_ms=3_500,
+        last_words=(3_500, 5_000),
+        last_word="say the last word to all",
+        written_until_ms=3_000,
+        changes=("edit", "delete"),
+    ),
+    # Hand-overs while what was written lands late.
+    Drill(
+        weather=lambda rng: Climate(store_slow=rng.choice((0.1, 0.3, 0.5)), store_repair=rng.choice((0.0, 0.5))),
+        misfortunes=("shuffle the shards", "crash", "clog an owner", "pause"),
+        times=(1, 4),
+        until_ms=3_500,
+        last_words=(3_500, 5_000),
+        last_word="say the last word to all",
+        written_until_ms=3_000,
+        changes=("edit", "delete", "change members"),
+    ),
+    # An owner that gives its shards away while pushes get lost, and then dies.
+    Drill(
+        weather=_bad_links,
+        misfortunes=("give shards away and crash",),
+        times=(1, 1),
+        until_ms=200,
+        last_words=(0, 300),
+        last_word="say the last word to all",
+    ),
+    # Somebody is let in and out while pushes get lost.
+    Drill(
+        weather=_bad_links,
+        misfortunes=("cut a link",),
+        times=(0, 1),
+        until_ms=1_000,
+        last_words=(900, 1_600),
+        last_word="say the last word to all",
+        written_until_ms=1_000,
+        changes=("change members",),
     ),
 )

@@ -42,6 +42,9 @@ class Misfortunes:
                 self.world.after(rng.randint(100, 2_000), lambda: setattr(replica, "up", True))
             case "shuffle the shards":
                 cluster.coordinator.shuffle()
+            case "give shards away and crash":
+                cluster.coordinator.shuffle()
+                self._crash_who_gives(self._owner(rng), rng.randint(1, 250))
             case "disconnect a device":
                 rng.choice(cluster.devices).disconnect()
             case "crash":
@@ -81,3 +84,15 @@ class Misfortunes:
     def _owner(self, rng: random.Random) -> "Node":
         owners = [node for node in self.cluster.nodes if node.owner.desk.tenures]
         return rng.choice(owners or self.cluster.nodes)
+
+    def _crash_who_gives(self, owner: "Node", after_ms: int) -> None:
+        """So long after it has given a shard away it dies."""
+        had = len(owner.owner.desk.tenures)
+
+        def look() -> None:
+            if len(owner.owner.desk.tenures) < had:
+                self.world.after(after_ms, lambda: self._crash(owner, 1_000))
+            elif owner.alive:
+                self.world.after(10, look)
+
+        look()

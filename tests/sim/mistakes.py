@@ -475,6 +475,7 @@ MISTAKES: dict[str, Parts] = {
     "a trip to the session map that failed forgotten": _parts(session_book=FailedTripForgotten),
     "its own entry in the session map written last": _parts(session_book=CanaryLast),
     "one entry a device, and none taken over": _parts(one_entry_a_device=True, session_book=TakenOverByNobody),
+    "heads not asked for of shards that were given away": _parts(doubts=ShardsOfNowSuspected),
 }
 
 TOO_RARE: dict[str, Parts] = {
@@ -482,7 +483,6 @@ TOO_RARE: dict[str, Parts] = {
     "views of adopted events in any order": _parts(shard=Shards.using(ViewsAllAtOnce)),
     "only rows that are there erased": _parts(erase=rows_that_are_there_erased),
     "erased under the epoch of the row": _parts(erase=erased_under_the_epoch_of_the_row),
-    "heads not asked for of shards that were given away": _parts(doubts=ShardsOfNowSuspected),
     "heads not asked for when a link is back": _parts(doubts=LinkThatCameBackTrusted),
 }
 """What too much must come together for: 600 seeds did not find these. Unit tests and contract suites hold most of them."""

@@ -1,9 +1,11 @@
 """The owner's side of a node: runs what its shards ask of the store, and finds the nodes that their news is for."""
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from chatgrpc.core.active_chat import event_meta
+from chatgrpc.core.clock import Now
 from chatgrpc.core.door import ReadIntervals
 from chatgrpc.core.owner_desk import ForOwner, Notice, OwnerDesk, Tenure
 from chatgrpc.core.row_store import ReadBucket, ReadHead
@@ -23,7 +25,10 @@ class Owner:
 
     def __init__(self, node: "Node") -> None:
         self.node = node
-        self.desk = OwnerDesk(node.parts.limits, node.cluster.shard_of)
+        limits = node.parts.limits
+        if node.cluster.plan.climate.cramped:
+            limits = replace(limits, chats_active_max=1)
+        self.desk = OwnerDesk(limits, node.cluster.shard_of)
         self._deliveries: list[Delivery] = []
         self._notices: list[Notice] = []
         self._is_routing = False
@@ -62,27 +67,26 @@ class Owner:
         def wanted() -> bool:
             return self.desk.holds(tenure)
 
-        hand_over: Callable[[], None]
+        answer: Callable[[Now], None]
         match request:
             case ReadHead():
                 head = await store.read_head(request, wanted)
-                hand_over = lambda: shard.head_read(request, head, self.node.now())  # noqa: E731
+                answer = lambda now: shard.head_read(request, head, now)  # noqa: E731
             case ReadBucket():
                 bucket = await store.read_bucket(request, wanted)
-                hand_over = lambda: shard.bucket_read(request, bucket, self.node.now())  # noqa: E731
+                answer = lambda now: shard.bucket_read(request, bucket, now)  # noqa: E731
             case Lookup():
                 metas = await self._look_up(request, wanted)
                 counts = dict.fromkeys(request.user_ids, 0)
-                hand_over = lambda: shard.looked_up(request, metas, counts, self.node.now())  # noqa: E731
+                answer = lambda now: shard.looked_up(request, metas, counts, now)  # noqa: E731
             case ReadIntervals(user_id=user_id, chat_id=chat_id):
                 intervals = (await store.memberships(user_id, wanted)).get(chat_id, ())
-                hand_over = lambda: shard.intervals_read(request, intervals, self.node.now())  # noqa: E731
+                answer = lambda now: shard.intervals_read(request, intervals, now)  # noqa: E731
             case _:
                 await store.write(request, wanted)
-                hand_over = lambda: shard.stored(request, self.node.now())  # noqa: E731
+                answer = lambda now: shard.stored(request, now)  # noqa: E731
         if wanted():
-            hand_over()
-            self.desk.touch(tenure)
+            self.desk.hand_over(tenure, answer, self.node.now())
             self.pump()
 
     async def _look_up(self, lookup: Lookup, wanted: Callable[[], bool]) -> list[EventMeta]:

@@ -100,13 +100,16 @@ def plan_of(seed: int) -> Plan:
 
 def _drill(seed: int, rng: random.Random, drill: Drill) -> Plan:
     climate = drill.weather(rng)
+    quiet_from_ms = _DRILLED_FROM_MS + drill.written_until_ms
     wanted: list[tuple[int, str, str]] = []
     for device_id in DEVICES:
-        wanted += [(at_ms, "send", device_id) for at_ms in _times(rng, USERS_BEGIN_MS, 50, 500, _DRILLED_FROM_MS - 500)]
+        wanted += [(at_ms, "send", device_id) for at_ms in _times(rng, USERS_BEGIN_MS, 50, 500, quiet_from_ms - 500)]
+    for kind in drill.changes:
+        wanted += [(at_ms, kind, "alice-1") for at_ms in _times(rng, _DRILLED_FROM_MS - 500, 50, 500, quiet_from_ms)]
     for _ in range(rng.randint(*drill.times)):
         wanted.append((_DRILLED_FROM_MS + rng.randint(0, drill.until_ms), rng.choice(drill.misfortunes), ""))
     last_words = [(_DRILLED_FROM_MS + rng.randint(*drill.last_words), drill.last_word) for _ in range(CHATS)]
-    return _plan(seed, climate, wanted, last_words, (_DRILLED_FROM_MS,) * CHATS)
+    return _plan(seed, climate, wanted, last_words, (quiet_from_ms,) * CHATS)
 
 
 def _plan(
