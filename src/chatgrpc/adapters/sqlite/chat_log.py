@@ -14,6 +14,8 @@ from chatgrpc.ports.errors import ChatDamagedError, StaleOwnerError
 
 _SEQ_MAX = (1 << 63) - 1
 """SQLite's greatest integer. Bounds of a read above it are cut to it; no chat gets there."""
+_NUMBER_MAX = 1 << 62
+"""Numbers of chats are counted up and do not get there; what stands above it by damage is not counted on from."""
 _ROWS_PER_INSERT_MAX = 512
 _COLUMNS = 5
 _NUMBERS_KEPT_MAX = 100_000
@@ -65,9 +67,15 @@ _COUNT_GROUPS = """
     AND chat_id >= 'g.' AND chat_id < 'g/'
     GROUP BY user_id"""
 
-_ADD_CHATS = """
-    INSERT INTO chats (chat_id) SELECT value FROM json_each(:chat_ids) WHERE true
-    ON CONFLICT DO NOTHING"""
+# A number under which rows stand is not given to another chat, though the chat that they are of may be gone.
+_ADD_CHATS = f"""
+    INSERT INTO chats (number, chat_id)
+    SELECT 1 + key + max(
+        0,
+        coalesce((SELECT max(number) FROM chats WHERE number < {_NUMBER_MAX}), 0),
+        coalesce((SELECT max(chat_number) FROM log WHERE chat_number < {_NUMBER_MAX}), 0)
+    ), value FROM json_each(:chat_ids) WHERE true
+    ON CONFLICT (chat_id) DO NOTHING"""  # noqa: S608
 
 _NUMBERS = """
     SELECT json_group_object(chat_id, number) FROM chats WHERE chat_id IN (SELECT value FROM json_each(:chat_ids))"""

@@ -41,6 +41,33 @@ async def test_a_chat_whose_events_are_gone_is_damaged_and_does_not_begin_anew(t
     await store.close()
 
 
+@pytest.mark.parametrize(
+    "harm",
+    [
+        f"DELETE FROM chats WHERE chat_id = '{CHAT}'",
+        f"UPDATE log SET chat_number = {2**63 - 1}",
+        f"UPDATE chats SET number = {2**63 - 1}",
+        f"UPDATE chats SET number = -{2**63}",
+    ],
+    ids=["its chat is gone", "its events are of the greatest", "the greatest", "the least"],
+)
+async def test_whatever_became_of_the_newest_chats_number_others_begin_with_their_own(tmp_path: Path, harm: str) -> None:
+    store = await SqliteStore.open(tmp_path / "chatgrpc.db")
+    await store.log.append([entry(CHAT, 1)])
+    await store.close()
+    with sqlite3.connect(tmp_path / "chatgrpc.db") as db:
+        assert db.execute(harm).rowcount == 1
+    db.close()
+    store = await SqliteStore.open(tmp_path / "chatgrpc.db")
+    new = ["g.BBBBBBBBBBBBBBBBBBBBBB", "g.CCCCCCCCCCCCCCCCCCCCCC", "g.DDDDDDDDDDDDDDDDDDDDDD"]
+    await store.log.append([entry(new[0], 1), entry(new[1], 1)])
+    await store.log.append([entry(new[1], 2), entry(new[2], 1)])
+    for chat_id, seqs in zip(new, ([1], [1, 2], [1]), strict=True):
+        stored = await store.log.read_after(chat_id, 0, 9, 9, BYTES_MAX)
+        assert [e.event for e in stored] == [event(chat_id, seq, "hello") for seq in seqs]
+    await store.close()
+
+
 async def test_makes_the_folder_and_lets_nobody_else_read(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "chatgrpc.db"
     store = await SqliteStore.open(path)
