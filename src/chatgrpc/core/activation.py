@@ -17,7 +17,7 @@ Without a tail there is nothing to protect: the chat is ready after the reads, a
 """
 
 from chatgrpc.core.active_chat import ActiveChat
-from chatgrpc.core.damage import DamageError, stored_chat, stored_event
+from chatgrpc.core.damage import DamageError, adopted_event, check_intervals, stored_chat, stored_event
 from chatgrpc.core.entries import ChatView, Entry, StoredChat
 from chatgrpc.core.epochs import BUCKET_SEQS, SEQ_MAX, Row, adopted_tail, bucket_of
 from chatgrpc.core.events import event_chunk
@@ -184,11 +184,13 @@ class Activation:
         as_of_seq = chat.chat.as_of_seq if chat.chat is not None else 0
         writes: list[WriteViews] = []
         for row in self._tail:
-            event = stored_event(self.chat_id, row.seq, row.event)
+            event = adopted_event(self.chat_id, row.seq, row.event)
             arm = event.content.WhichOneof("body") or ""
             view = None
             if arm in CHANGES_CHAT and row.seq >= as_of_seq:  # what the view has is perhaps on one replica only: again
                 members = chat.apply(event) if row.seq > as_of_seq else ()
+                for member in members:
+                    check_intervals([member.interval])
                 view = ChatView(chat.chat.SerializeToString(), members) if chat.chat is not None else None
             entry = Entry(
                 self.chat_id,

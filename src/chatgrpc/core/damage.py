@@ -6,7 +6,7 @@ now and then, since it may have been mended, unless rows of its own may still be
 stand beside what it writes next. A mistake of ours costs a chat in the same way.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TypeVar
@@ -15,6 +15,8 @@ from google.protobuf.message import DecodeError, Message
 
 from chatgrpc.core.entries import Membership
 from chatgrpc.core.epochs import SEQ_MAX
+from chatgrpc.core.ids import is_user_id
+from chatgrpc.core.rules import new_members, target_seq
 from chatgrpc.core.unknown_fields import flaw_of
 from chatgrpc.core.visibility import Interval, last_change
 from chatgrpc.v1 import chat_pb2
@@ -67,6 +69,22 @@ def stored_event(chat_id: str, seq: int, event: bytes) -> chat_pb2.ChatEvent:
     return parsed
 
 
+def adopted_event(chat_id: str, seq: int, event: bytes) -> chat_pb2.ChatEvent:
+    """Parses the event that is stored at a place, of which an owner will store what follows from it.
+
+    Raises:
+        DamageError: it is none, or one from which nothing can follow that a store takes.
+    """
+    parsed = stored_event(chat_id, seq, event)
+    content = parsed.content
+    arm = content.WhichOneof("body") or ""
+    if target_seq(content, arm) >= seq:
+        raise DamageError(f"what is stored at seq {seq} is about an event that was later")
+    left_user_id = content.member_removed.user_id
+    _check_user_ids([*new_members(content, arm), *filter(None, [left_user_id])])
+    return parsed
+
+
 def stored_chat(chat_id: str, chat: bytes, head_seq: int) -> chat_pb2.Chat:
     """Parses the stored state of a chat whose last event is `head_seq`.
 
@@ -84,7 +102,13 @@ def stored_chat(chat_id: str, chat: bytes, head_seq: int) -> chat_pb2.Chat:
         raise DamageError(f"its state is as of seq {parsed.as_of_seq}, and its log ends at {head_seq}")
     if not all(0 < member.joined_seq <= parsed.as_of_seq for member in parsed.members):
         raise DamageError("by its state, somebody came in at a seq that it does not reach")
+    _check_user_ids(member.user_id for member in parsed.members)
     return parsed
+
+
+def _check_user_ids(user_ids: Iterable[str]) -> None:
+    if not all(map(is_user_id, user_ids)):
+        raise DamageError("a member of it is nobody who can be a user")
 
 
 def check_membership(membership: Membership) -> None:

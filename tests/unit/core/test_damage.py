@@ -107,16 +107,43 @@ def change_row(rows: ModelRows, at_seq: int, event: bytes | None) -> None:
     rows.rows[SICK] = kept if event is None else [*kept, Row(at_seq, 1, event)]
 
 
-def event(chat_id: str, at_seq: int) -> bytes:
-    return chat_pb2.ChatEvent(chat_id=chat_id, seq=at_seq, sender_user_id="bob").SerializeToString()
+def event(chat_id: str, at_seq: int, content: content_pb2.Content | None = None) -> bytes:
+    return chat_pb2.ChatEvent(chat_id=chat_id, seq=at_seq, sender_user_id="bob", content=content).SerializeToString()
+
+
+def edit(target_seq: int) -> content_pb2.Content:
+    return content_pb2.Content(edit=content_pb2.EditContent(target_seq=target_seq, text="x"))
+
+
+def delete(target_seq: int) -> content_pb2.Content:
+    return content_pb2.Content(delete=content_pb2.DeleteContent(target_seq=target_seq))
+
+
+def added(*user_ids: str) -> content_pb2.Content:
+    return content_pb2.Content(members_added=content_pb2.MembersAddedContent(user_ids=user_ids))
+
+
+def removed(user_id: str) -> content_pb2.Content:
+    return content_pb2.Content(member_removed=content_pb2.MemberRemovedContent(user_id=user_id))
+
+
+def created(user_id: str, joined_seq: int) -> content_pb2.Content:
+    member = content_pb2.Member(user_id=user_id, joined_seq=joined_seq)
+    return content_pb2.Content(chat_created=content_pb2.ChatCreatedContent(members=[member]))
+
+
+def add_rows(rows: ModelRows, *contents: content_pb2.Content) -> None:
+    """Above the mark, as an earlier owner may have left them."""
+    rows.rows[SICK] += [Row(at_seq, 1, event(SICK, at_seq, content)) for at_seq, content in enumerate(contents, 7)]
 
 
 def change_state(rows: ModelRows, state: bytes) -> None:
     rows.chats[SICK] = (rows.chats[SICK][0], state)
 
 
-def state(chat_id: str, as_of_seq: int) -> bytes:
-    return chat_pb2.Chat(chat_id=chat_id, as_of_seq=as_of_seq).SerializeToString()
+def state(chat_id: str, as_of_seq: int, *user_ids: str) -> bytes:
+    members = [content_pb2.Member(user_id=user_id, joined_seq=1) for user_id in user_ids]
+    return chat_pb2.Chat(chat_id=chat_id, as_of_seq=as_of_seq, members=members).SerializeToString()
 
 
 def forget_mark_and_rows(rows: ModelRows) -> None:
@@ -136,11 +163,20 @@ POISON: dict[str, Callable[[ModelRows], None]] = {
     "the row at the mark is of another seq": lambda rows: change_row(rows, 6, event(SICK, 5)),
     "a row above the mark is garbage": lambda rows: change_row(rows, 7, GARBAGE),
     "a row above the mark is of another seq": lambda rows: change_row(rows, 7, event(SICK, 8)),
+    "a row above the mark edits what is later": lambda rows: add_rows(rows, edit(2**64 - 1)),
+    "a row above the mark deletes itself": lambda rows: add_rows(rows, delete(7)),
+    "a row above the mark adds nobody": lambda rows: add_rows(rows, added("carol", "")),
+    "a row above the mark adds a name that is too long": lambda rows: add_rows(rows, added("c" * 70_000)),
+    "a row above the mark takes out who can be nobody": lambda rows: add_rows(rows, removed("c" * 70_000)),
+    "rows above the mark let in from beyond the log, and out": lambda rows: add_rows(
+        rows, created("carol", 2**64 - 1), removed("carol")
+    ),
     "the mark is above all rows": lambda rows: rows.put(WriteMark(SICK, 1_000_000)),
     "the mark is below nothing": lambda rows: rows.marks.update({SICK: -3}),
     "the state is garbage": lambda rows: change_state(rows, GARBAGE),
     "the state is missing": lambda rows: change_state(rows, b""),
     "the state is another chat's": lambda rows: change_state(rows, state(SOUND, 1)),
+    "the state has a member without a name": lambda rows: change_state(rows, state(SICK, 1, "")),
     "the state is later than the log": lambda rows: change_state(rows, state(SICK, 99)),
     "the state stands, mark and rows are gone": forget_mark_and_rows,
 }
