@@ -9,6 +9,7 @@ were missed say whom they let in or out.
 """
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 from typing import Any, NoReturn, TypeVar
@@ -184,17 +185,16 @@ class Resync:
         loop = asyncio.get_running_loop()
         slow_pass_at_s = loop.time() + self._slow_pass_s * self._random.uniform(0.5, 1)
         while True:
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(slow_pass_at_s):
                     await self._wanted.wait()
                 await asyncio.sleep(self._random.uniform(0, self._jitter_s))
-            except TimeoutError:
+            if loop.time() >= slow_pass_at_s:  # also if what could not be looked at before is wanted in each pass
                 self._doubts.suspect_memberships()
             self._wanted.clear()
-            work = self._doubts.take(self._sessions())
-            if any(doubt.memberships for _, doubt in work):
+            if self._doubts.of_all_memberships:
                 slow_pass_at_s = max(slow_pass_at_s, loop.time() + self._slow_pass_s)
-            await self._look_after(work)
+            await self._look_after(self._doubts.take(self._sessions()))
             self._note_wanted()
             await asyncio.sleep(self._pause_s)
 
@@ -398,21 +398,27 @@ class _Pace:
 
 
 async def _each(items: Iterable[_Item], at_once: int, work: Callable[[_Item], Coroutine[Any, Any, None]]) -> None:
-    """Works on all items, so many at the same time; once the store has failed none is begun any more.
+    """Works on all items, so many at the same time. One that fails holds up no other; once that many have failed in a row the
+    store is away, and none is begun any more.
 
     Raises:
         StoreError: the first failure.
     """
     remaining = iter(items)
     failures: list[StoreError] = []
+    failed_in_a_row = 0
 
     async def worker() -> None:
+        nonlocal failed_in_a_row
         for item in remaining:
             try:
                 await work(item)
             except StoreError as error:  # not for the group, which may lose its own cancellation over what a worker raises
                 failures.append(error)
-            if failures:
+                failed_in_a_row += 1
+            else:
+                failed_in_a_row = 0
+            if failed_in_a_row >= at_once:
                 return
 
     async with asyncio.TaskGroup() as group:

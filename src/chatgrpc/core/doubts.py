@@ -75,6 +75,11 @@ class Doubts(Generic[Who]):
         """Somebody is to be looked after."""
         return self._of_all != _NONE or bool(self._late)
 
+    @property
+    def of_all_memberships(self) -> bool:
+        """The memberships of all sessions are to be read, and not only of some that could not be looked after before."""
+        return self._of_all.memberships
+
     # What gives rise to doubt. Each says what it put in doubt, for others who watch the chats to look too; None for nothing.
 
     def see(self, owners: Mapping[int, ShardOwner], live: Collection[str], drained: Collection[str] = ()) -> Doubt | None:

@@ -368,6 +368,36 @@ async def test_memberships_are_read_now_and_then_without_any_reason() -> None:
         assert _reads(alice) == [ReadMembership("g.1")]
 
 
+async def test_a_chat_whose_owner_never_answers_keeps_no_memberships_from_being_read_now_and_then() -> None:
+    async with running(slow_pass_s=0.001) as world:
+        await world.chats("g.1")
+        world.streams.open("alice", {"g.1": 1})
+        world.silent.add("g.1")
+        world.resync.suspect_all()
+        await world.until_read(times=5)
+        assert world.asked.count("g.1") >= 4, "it is still asked for in each pass"
+
+
+async def test_a_user_who_cannot_be_read_keeps_no_others_from_being_read_now_and_then() -> None:
+    """Passes that try them again come much more often than those over all."""
+    async with running(slow_pass_s=0.05) as world:
+        world.streams.open("alice")
+        world.streams.open("bob")
+        world.cluster.rows.away_for.add("alice")
+        world.resync.suspect_memberships()
+        await world.until_read("bob", times=3)
+
+
+async def test_a_user_who_cannot_be_read_holds_up_no_other_in_a_pass() -> None:
+    async with running() as world:
+        for number in range(60):
+            world.streams.open(f"user-{number}")
+        world.cluster.rows.away_for.add("user-0")
+        world.resync.suspect_memberships()
+        await world.until_read("user-59")
+        assert world.cluster.rows.users_read.count("user-0") == 1, "all were read in the first pass"
+
+
 async def test_a_user_of_many_chats_is_read_page_by_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chatgrpc.cluster.resync._CHATS_PER_READ", 3)
     async with running() as world:
