@@ -14,7 +14,7 @@ import grpc.aio
 import pytest
 
 from chatgrpc.core.ids import direct_chat_id
-from chatgrpc.v1 import chat_pb2, content_pb2, session_pb2, session_pb2_grpc
+from chatgrpc.v1 import chat_pb2, chat_service_pb2, content_pb2, message_service_pb2, session_pb2, session_pb2_grpc
 from chatgrpc_client import Client, ClientConfig, LogEvent, MessageDelayed
 from chatgrpc_client.cli.send import NOT_SENT, REFUSED, _Sender
 from chatgrpc_client.exceptions import (
@@ -615,3 +615,54 @@ async def test_a_client_that_closes_cancels_nobody_who_waits_for_an_answer(tmp_p
             await client.devices.list()
     finally:
         await server.stop(None)
+
+
+async def test_a_change_of_a_chat_that_is_not_held_yet_keeps_one_key_through_all_tries(tmp_path: Path) -> None:
+    tries: list[chat_service_pb2.AddMembersRequest] = []
+
+    async def add_members(request: chat_service_pb2.AddMembersRequest, context: Any) -> chat_service_pb2.AddMembersResponse:
+        tries.append(request)
+        if len(tries) == 1:  # it was committed, and the answer is lost
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "this node goes away")
+        return chat_service_pb2.AddMembersResponse(committed=chat_pb2.SendResult(chat_id=request.chat_id, seq=8))
+
+    async def list_messages(request: Any, context: Any) -> message_service_pb2.ListMessagesResponse:
+        return message_service_pb2.ListMessagesResponse(events=[event(7)])
+
+    server = grpc.aio.server()
+    chats: dict[str, Any] = {
+        "AddMembers": grpc.unary_unary_rpc_method_handler(
+            add_members,
+            chat_service_pb2.AddMembersRequest.FromString,
+            chat_service_pb2.AddMembersResponse.SerializeToString,
+        )
+    }
+    messages: dict[str, Any] = {
+        "ListMessages": grpc.unary_unary_rpc_method_handler(
+            list_messages,
+            message_service_pb2.ListMessagesRequest.FromString,
+            message_service_pb2.ListMessagesResponse.SerializeToString,
+        )
+    }
+    server.add_generic_rpc_handlers(
+        (
+            grpc.method_handlers_generic_handler("chatgrpc.v1.ChatService", chats),
+            grpc.method_handlers_generic_handler("chatgrpc.v1.MessageService", messages),
+        )
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+
+    async def token() -> str:
+        return "token"
+
+    try:
+        config = ClientConfig(address=f"127.0.0.1:{port}", user_id="alice", data_dir=tmp_path / "a", backoff_base_s=0.01)
+        async with Client(config, token) as client:
+            assert (await client.groups.add(CHAT, ["bob"])).seq == 8
+    finally:
+        await server.stop(None)
+    first, second = tries
+    assert first.key.seen_seq == 7
+    assert first.key.client_message_id
+    assert second.key == first.key

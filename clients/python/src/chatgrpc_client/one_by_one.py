@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 from chatgrpc.v1 import chat_pb2, message_service_pb2
 
-from .exceptions import NotAMemberError, RequestError, TemporaryError
+from .exceptions import RequestError, TemporaryError
 from .outbox import OutboxEntry
 from .store import QueuedMessage, Store
 from .store_thread import StoreThread
@@ -26,7 +26,7 @@ async def send_one_by_one(caller: Caller, store: StoreThread) -> AsyncIterator[O
     for entry in await store.call(Store.outbox_entries):
         message = (await store.call(Store.queued, [entry.client_message_id]))[entry.client_message_id]
         if entry.seen_seq is None:
-            entry.seen_seq = await _head(caller, entry.chat_id)
+            entry.seen_seq = await caller.head_of(entry.chat_id)
             await store.call(Store.set_seen_seq, [(entry.client_message_id, entry.seen_seq)])
         try:
             result = await _send(caller, entry, message)
@@ -52,13 +52,3 @@ async def _send(caller: Caller, entry: OutboxEntry, message: QueuedMessage) -> c
     else:
         request.chat_id = message.chat_id
     return (await caller.call(lambda on: on.messages.SendMessage, request)).sent
-
-
-async def _head(caller: Caller, chat_id: str) -> int:
-    """The last seq of a chat; 0 if it does not exist."""
-    try:
-        async for event in caller.list_events(chat_id, newest_first=True, page_size=1):
-            return event.seq
-    except NotAMemberError:
-        pass
-    return 0

@@ -34,6 +34,7 @@ from .exceptions import (
     LASTING,
     ChatError,
     ClientClosedError,
+    NotAMemberError,
     RequestTimeoutError,
     TemporaryError,
     TokenUnavailableError,
@@ -168,6 +169,15 @@ class Caller:
                 return
             request.page_token = response.next_page_token
 
+    async def head_of(self, chat_id: str) -> int:
+        """The last seq of a chat; 0 if it does not exist, or is not the caller's."""
+        try:
+            async for event in self.list_events(chat_id, newest_first=True, page_size=1):
+                return event.seq
+        except NotAMemberError:
+            pass
+        return 0
+
 
 class Groups:
     """Groups and their members. Every method raises what `Caller.call` raises."""
@@ -184,10 +194,14 @@ class Groups:
         self._cursor = cursor
         self._own_write = own_write
 
-    def _key(self, chat_id: str = "") -> chat_pb2.WriteKey | None:
-        """A key for one write; None where what is held of the chat is not known, since then duplicates could not be found."""
-        seen_seq = self._cursor(chat_id) if chat_id else 0
-        return None if seen_seq is None else chat_pb2.WriteKey(client_message_id=os.urandom(16), seen_seq=seen_seq)
+    async def _key(self, chat_id: str) -> chat_pb2.WriteKey:
+        """A key for one write, made before its first try: an earlier try is found above what `seen_seq` says.
+
+        Where nothing is held of the chat, as right after it was created, its end is asked. Without a key no try could be
+        repeated: nobody would know it as one.
+        """
+        seen_seq = self._cursor(chat_id)
+        return _new_key(await self._caller.head_of(chat_id) if seen_seq is None else seen_seq)
 
     def _done(self, result: chat_pb2.SendResult) -> chat_pb2.SendResult:
         self._own_write(result.chat_id, result.seq)
@@ -195,7 +209,7 @@ class Groups:
 
     async def create(self, title: str, member_user_ids: Sequence[str]) -> chat_pb2.Chat:
         """Creates a group; the caller is its owner."""
-        request = chat_service_pb2.CreateGroupRequest(title=title, member_user_ids=member_user_ids, key=self._key())
+        request = chat_service_pb2.CreateGroupRequest(title=title, member_user_ids=member_user_ids, key=_new_key(seen_seq=0))
         chat = (await self._caller.call(lambda on: on.chats.CreateGroup, request)).chat
         self._own_write(chat.chat_id, 1)
         return chat
@@ -203,47 +217,49 @@ class Groups:
     async def update(self, chat_id: str, *, title: str | None = None, picture_url: str | None = None) -> chat_pb2.SendResult:
         """Changes the title or the picture; None leaves it as it is."""
         request = chat_service_pb2.UpdateGroupRequest(
-            chat_id=chat_id, title=title, picture_url=picture_url, key=self._key(chat_id)
+            chat_id=chat_id, title=title, picture_url=picture_url, key=await self._key(chat_id)
         )
         return self._done((await self._caller.call(lambda on: on.chats.UpdateGroup, request)).committed)
 
     async def add(self, chat_id: str, user_ids: Sequence[str]) -> chat_pb2.SendResult:
         """Adds members."""
-        request = chat_service_pb2.AddMembersRequest(chat_id=chat_id, user_ids=user_ids, key=self._key(chat_id))
+        request = chat_service_pb2.AddMembersRequest(chat_id=chat_id, user_ids=user_ids, key=await self._key(chat_id))
         return self._done((await self._caller.call(lambda on: on.chats.AddMembers, request)).committed)
 
     async def remove(self, chat_id: str, user_id: str) -> chat_pb2.SendResult:
         """Removes a member."""
-        request = chat_service_pb2.RemoveMemberRequest(chat_id=chat_id, user_id=user_id, key=self._key(chat_id))
+        request = chat_service_pb2.RemoveMemberRequest(chat_id=chat_id, user_id=user_id, key=await self._key(chat_id))
         return self._done((await self._caller.call(lambda on: on.chats.RemoveMember, request)).committed)
 
     async def leave(self, chat_id: str) -> chat_pb2.SendResult:
         """Leaves a group."""
-        request = chat_service_pb2.LeaveGroupRequest(chat_id=chat_id, key=self._key(chat_id))
+        request = chat_service_pb2.LeaveGroupRequest(chat_id=chat_id, key=await self._key(chat_id))
         return self._done((await self._caller.call(lambda on: on.chats.LeaveGroup, request)).committed)
 
     async def set_role(self, chat_id: str, user_id: str, role: content_pb2.MemberRole.ValueType) -> chat_pb2.SendResult:
         """Gives a member another role."""
-        request = chat_service_pb2.SetMemberRoleRequest(chat_id=chat_id, user_id=user_id, role=role, key=self._key(chat_id))
+        request = chat_service_pb2.SetMemberRoleRequest(
+            chat_id=chat_id, user_id=user_id, role=role, key=await self._key(chat_id)
+        )
         return self._done((await self._caller.call(lambda on: on.chats.SetMemberRole, request)).committed)
 
     async def mute(self, chat_id: str, user_id: str, muted_until_ms: int) -> chat_pb2.SendResult:
         """Mutes a member until a time in milliseconds since the Unix epoch; 0 lets them write again."""
         request = chat_service_pb2.MuteMemberRequest(
-            chat_id=chat_id, user_id=user_id, muted_until_ms=muted_until_ms, key=self._key(chat_id)
+            chat_id=chat_id, user_id=user_id, muted_until_ms=muted_until_ms, key=await self._key(chat_id)
         )
         return self._done((await self._caller.call(lambda on: on.chats.MuteMember, request)).committed)
 
     async def create_link(self, chat_id: str, *, approval_required: bool = False) -> content_pb2.JoinLink:
         """Makes a join link; an earlier one stops working."""
         request = chat_service_pb2.CreateJoinLinkRequest(
-            chat_id=chat_id, approval_required=approval_required, key=self._key(chat_id)
+            chat_id=chat_id, approval_required=approval_required, key=await self._key(chat_id)
         )
         return (await self._caller.call(lambda on: on.chats.CreateJoinLink, request)).join_link
 
     async def revoke_link(self, chat_id: str) -> chat_pb2.SendResult:
         """Revokes the join link."""
-        request = chat_service_pb2.RevokeJoinLinkRequest(chat_id=chat_id, key=self._key(chat_id))
+        request = chat_service_pb2.RevokeJoinLinkRequest(chat_id=chat_id, key=await self._key(chat_id))
         return self._done((await self._caller.call(lambda on: on.chats.RevokeJoinLink, request)).committed)
 
     async def join(self, token: str) -> chat_service_pb2.JoinByLinkResponse:
@@ -254,9 +270,13 @@ class Groups:
     async def answer_request(self, chat_id: str, user_id: str, *, approve: bool) -> chat_pb2.SendResult:
         """Lets someone in who asked, or declines."""
         request = chat_service_pb2.AnswerJoinRequestRequest(
-            chat_id=chat_id, user_id=user_id, approve=approve, key=self._key(chat_id)
+            chat_id=chat_id, user_id=user_id, approve=approve, key=await self._key(chat_id)
         )
         return self._done((await self._caller.call(lambda on: on.chats.AnswerJoinRequest, request)).committed)
+
+
+def _new_key(seen_seq: int) -> chat_pb2.WriteKey:
+    return chat_pb2.WriteKey(client_message_id=os.urandom(16), seen_seq=seen_seq)
 
 
 class Devices:
