@@ -17,6 +17,7 @@ from tests.support.server import ServerProcess
 
 GARBAGE = b"\xff\xff\xff garbage"
 _OF_SICK = "chat_number = (SELECT number FROM chats WHERE chat_id = :chat_id)"
+_NUMBER_OF_SICK = "SELECT (SELECT number FROM chats WHERE chat_id = :chat_id)"
 ANOTHER = chat_pb2.ChatEvent(chat_id="g.another", seq=4).SerializeToString()
 
 POISON = {
@@ -24,6 +25,10 @@ POISON = {
     "last row empty": (f"UPDATE log SET event = x'' WHERE seq = 4 AND {_OF_SICK}", True),
     "last row another's": (f"UPDATE log SET event = :another WHERE seq = 4 AND {_OF_SICK}", True),
     "last row of another seq": (f"UPDATE log SET seq = 9 WHERE seq = 4 AND {_OF_SICK}", True),
+    "a row at the end of all seqs": (
+        f"INSERT INTO log (chat_number, seq, epoch, event) {_NUMBER_OF_SICK}, {2**63 - 1}, 1, :far",
+        True,
+    ),
     "state garbage": ("UPDATE chats SET chat = :garbage WHERE chat_id = :chat_id", True),
     "state empty": ("UPDATE chats SET chat = x'' WHERE chat_id = :chat_id", True),
     "a row in the middle garbage": (f"UPDATE log SET event = :garbage WHERE seq = 2 AND {_OF_SICK}", False),
@@ -44,7 +49,8 @@ async def test_a_poisoned_chat_costs_that_chat(tmp_path: Path, statement: str, t
                     await alice.send(chat_id, f"message {number}")
         server.terminate()
         with sqlite3.connect(server.data_dir / DATABASE_NAME) as db:
-            which = {"chat_id": sick, "garbage": GARBAGE, "another": ANOTHER}
+            which: dict[str, str | bytes] = {"chat_id": sick, "garbage": GARBAGE, "another": ANOTHER}
+            which["far"] = chat_pb2.ChatEvent(chat_id=sick, seq=2**63 - 1).SerializeToString()
             used = {name: value for name, value in which.items() if f":{name}" in statement}
             assert db.execute(statement, used).rowcount == 1
         db.close()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from chatgrpc.adapters.sqlite.readers import Readers
 from chatgrpc.adapters.sqlite.writer import Writer
+from chatgrpc.core.epochs import SEQ_MAX
 from chatgrpc.core.events import erased
 from chatgrpc.core.visibility import is_member
 from chatgrpc.ports.chat_log import Entry, Interval, Membership, StoredChat, StoredEvent
@@ -123,6 +124,8 @@ class SqliteChatLog:
             chat, head_seq, head_event = row
             if head_seq is None:  # a chat is stored together with its first event
                 raise ChatDamagedError(chat_id, "its events are gone")
+            if head_seq > SEQ_MAX:
+                raise ChatDamagedError(chat_id, f"it has an event at seq {head_seq}, to which no chat gets")
             return StoredChat(chat, head_seq, head_event)
 
         return await self._readers.read(query)
