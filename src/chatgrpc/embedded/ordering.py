@@ -29,7 +29,7 @@ from chatgrpc.edge.look_up import Found, LookUps
 from chatgrpc.edge.ordering import Progress
 from chatgrpc.metrics import Metrics
 from chatgrpc.ports.chat_log import ChatLog
-from chatgrpc.ports.errors import ChatDamagedError, StoreError, StoreUnavailableError
+from chatgrpc.ports.errors import ChatDamagedError, OutcomeUnknownError, StaleOwnerError, StoreError, StoreUnavailableError
 from chatgrpc.ports.lease_clock import lease_clock_ms
 
 _log = structlog.get_logger()
@@ -72,7 +72,7 @@ class LocalOrdering:
         self._wake_up = wake_up
         self._tasks: set[asyncio.Task[None]] = set()
         self._group_under_way = False
-        self._finished_groups: list[tuple[Group, bool]] = []
+        self._finished_groups: list[tuple[Group, Exception | None]] = []
         self._loaded: list[tuple[ActiveChat, StoredChat | None]] = []
         self._looked_up: list[tuple[Lookup, Found]] = []
         self._look_ups = look_ups
@@ -117,11 +117,11 @@ class LocalOrdering:
         """See the protocol: takes in what the store answered, and starts what the sequencer wants next."""
         deliveries: list[Delivery] = []
         finished, self._finished_groups = self._finished_groups, []
-        for group, committed in finished:
-            if committed:
+        for group, error in finished:
+            if error is None:
                 deliveries += self._sequencer.committed(group)
             else:
-                self._sequencer.failed(group)
+                self._append_failed(group, error)
         for chat in self._sequencer.take_admitted():
             with self._fence(chat.chat_id):
                 self._sequencer.go_on(chat, now)
@@ -140,6 +140,14 @@ class LocalOrdering:
                 self._group_under_way = True
                 self._start(self._append(group_to_append))
         return Progress(self._sequencer.take_answers(), deliveries)
+
+    def _append_failed(self, group: Group, error: Exception) -> None:
+        if _is_the_stores(error) or isinstance(error, StaleOwnerError):  # the next load finds what a stale one did not know
+            self._sequencer.failed(group)
+            return
+        its_own = _its_own(error) or DamageError(str(error))
+        for chat_id in {entry.chat_id for entry in group.entries}:
+            self._sequencer.damage(damage_of(chat_id, its_own))
 
     def _take_reads(self, now: Now) -> None:
         loaded, self._loaded = self._loaded, []
@@ -192,20 +200,30 @@ class LocalOrdering:
         task.add_done_callback(self._tasks.discard)
 
     async def _append(self, group: Group) -> None:
+        groups = [group]
+        error = await self._try_to_append(group)
+        if error is not None and not _is_the_stores(error):
+            groups = _by_chat(group)
+        if len(groups) == 1:
+            self._finished_groups.append((group, error))
+        else:  # one of the chats cannot be written to, and nothing was: each learns its own truth
+            errors = await asyncio.gather(*map(self._try_to_append, groups))
+            self._finished_groups += zip(groups, errors, strict=True)
+        self._group_under_way = False
+        self._wake_up()
+
+    async def _try_to_append(self, group: Group) -> Exception | None:
+        """Returns why nothing of it was stored, or nobody knows; None if all of it was."""
         started_s = perf_counter()
-        committed = False
         try:
             await self._log.append(group.entries)
-            committed = True
         except Exception as error:
             _report("append_failed", error, entries=len(group.entries))
-        if committed:
-            self._metrics.group_commit_seconds.observe(perf_counter() - started_s)
-            self._metrics.group_commit_events.observe(len(group.entries))
-            self._metrics.events_committed.inc(len(group.entries))
-        self._group_under_way = False
-        self._finished_groups.append((group, committed))
-        self._wake_up()
+            return error
+        self._metrics.group_commit_seconds.observe(perf_counter() - started_s)
+        self._metrics.group_commit_events.observe(len(group.entries))
+        self._metrics.events_committed.inc(len(group.entries))
+        return None
 
     async def _load(self, chat: ActiveChat) -> None:
         try:
@@ -244,6 +262,20 @@ async def _in_time(reading: Awaitable[_Read]) -> _Read:
             return await reading
     except TimeoutError:
         raise StoreUnavailableError(f"the store did not answer within {_READ_TIMEOUT_S:g} s") from None
+
+
+def _by_chat(group: Group) -> list[Group]:
+    groups: dict[str, Group] = {}
+    for entry, (chat, pending) in zip(group.entries, group.pending, strict=True):
+        of_chat = groups.setdefault(entry.chat_id, Group([], []))
+        of_chat.entries.append(entry)
+        of_chat.pending.append((chat, pending))
+    return list(groups.values())
+
+
+def _is_the_stores(error: Exception) -> bool:
+    """Whether an append failed for what has nothing to do with the chats that it was of."""
+    return isinstance(error, StoreUnavailableError | OutcomeUnknownError)
 
 
 def _its_own(error: Exception) -> Exception | None:

@@ -84,7 +84,7 @@ class ChatLog(ChatReader, Protocol):
     """Keeps every chat's events in order, for ever, for one owner of all chats.
 
     `append` is atomic and durable (G1): when it returns, all its entries, their views and erasures are stored and survive the
-    loss of the process and of the machine's power; when it raises `StoreUnavailableError` or `StaleOwnerError`, none is.
+    loss of the process and of the machine's power; when it raises anything but `OutcomeUnknownError`, none is.
     """
 
     async def append(self, entries: Sequence[Entry]) -> None:
@@ -97,5 +97,6 @@ class ChatLog(ChatReader, Protocol):
             StoreUnavailableError: nothing was stored.
             StaleOwnerError: nothing was stored, since one of the entries exists.
             OutcomeUnknownError: all or nothing was stored.
+            Exception: nothing was stored, since one of the entries cannot be; those of other chats may be.
         """
         ...

@@ -26,6 +26,11 @@ def unavailable(error: sqlite3.Error) -> StoreUnavailableError:
     return StoreUnavailableError(_described(error))
 
 
+def refused(error: sqlite3.Error) -> StoreError:
+    """What SQLite says of one call, and not of the file as a whole: nothing of that call was stored."""
+    return StoreError(_described(error))
+
+
 def failed_commit(error: sqlite3.Error) -> StoreError:
     """An error of COMMIT itself."""
     code = getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE

@@ -8,7 +8,7 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeVar, cast
 
-from chatgrpc.adapters.sqlite.errors import failed_commit, unavailable
+from chatgrpc.adapters.sqlite.errors import failed_commit, refused, unavailable
 from chatgrpc.adapters.sqlite.handback import Handback, Result
 from chatgrpc.ports.errors import StoreError, StoreUnavailableError
 
@@ -175,7 +175,7 @@ def _result(call: _Call, outcome: object) -> Result:
 
 
 def _as_port_error(error: Exception) -> Exception:
-    return unavailable(error) if isinstance(error, sqlite3.Error) else error
+    return refused(error) if isinstance(error, sqlite3.Error) else error
 
 
 def _stop(_db: sqlite3.Connection) -> None:
