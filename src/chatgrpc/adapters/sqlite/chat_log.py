@@ -76,10 +76,15 @@ _ADD_CHATS = f"""
         coalesce((SELECT max(number) FROM chats WHERE number < {_NUMBER_MAX}), 0),
         coalesce((SELECT max(chat_number) FROM log WHERE chat_number < {_NUMBER_MAX}), 0)
     ), value FROM json_each(:chat_ids) WHERE true
-    ON CONFLICT (chat_id) DO NOTHING"""  # noqa: S608
+    ON CONFLICT (chat_id) DO NOTHING
+    RETURNING chat_id"""  # noqa: S608
 
 _NUMBERS = """
     SELECT json_group_object(chat_id, number) FROM chats WHERE chat_id IN (SELECT value FROM json_each(:chat_ids))"""
+
+_HAS_MEMBERS = """
+    SELECT members.chat_id FROM json_each(:rows) CROSS JOIN members
+    WHERE members.user_id = value ->> 0 AND members.chat_id = value ->> 1 LIMIT 1"""
 
 _SAVE_MEMBERS = """
     INSERT INTO members (user_id, chat_id, joined_seq, left_seq)
@@ -191,7 +196,9 @@ class SqliteChatLog:
     def _append(self, db: sqlite3.Connection, calls: Sequence[tuple[Entry, ...]]) -> list[None]:
         """Runs in the writer's thread."""
         entries = [entry for call in calls for entry in call]
-        self._learn_numbers(db, {entry.chat_id for entry in entries})
+        added = self._learn_numbers(db, {entry.chat_id for entry in entries})
+        if added:
+            _check_that_they_are_new(db, [entry for entry in entries if entry.chat_id in added])
         rows = [
             (self._numbers[entry.chat_id], entry.seq, entry.epoch, entry.amends_seq or None, entry.event) for entry in entries
         ]
@@ -206,16 +213,18 @@ class SqliteChatLog:
                 self._erase(db, entry)
         return [None] * len(calls)
 
-    def _learn_numbers(self, db: sqlite3.Connection, chat_ids: set[str]) -> None:
+    def _learn_numbers(self, db: sqlite3.Connection, chat_ids: set[str]) -> set[str]:
+        """Returns which of the chats it has added."""
         unknown = chat_ids - self._numbers.keys()
         if not unknown:
-            return
+            return set()
         if len(self._numbers) > _NUMBERS_KEPT_MAX:
             self._numbers.clear()
             unknown = chat_ids
         which = {"chat_ids": json.dumps(sorted(unknown))}
-        db.execute(_ADD_CHATS, which)
+        added = {chat_id for (chat_id,) in db.execute(_ADD_CHATS, which).fetchall()}
         self._numbers |= json.loads(db.execute(_NUMBERS, which).fetchone()[0])
+        return added
 
     def _save_views(self, db: sqlite3.Connection, entries: Iterable[Entry]) -> None:
         views = [(entry.chat_id, entry.view) for entry in entries if entry.view is not None]
@@ -240,6 +249,13 @@ class SqliteChatLog:
             if rest != event:
                 db.execute(_ERASE, {"place": place, "event": rest, "padding_bytes": _padding_bytes(len(event), len(rest))})
         self._note_erasure()
+
+
+def _check_that_they_are_new(db: sqlite3.Connection, entries: Iterable[Entry]) -> None:
+    """A chat that has members already has lost its entry; it must not begin again at seq 1, below what devices hold."""
+    members = [(member.user_id, entry.chat_id) for entry in entries if entry.view for member in entry.view.members]
+    for (chat_id,) in db.execute(_HAS_MEMBERS, {"rows": json.dumps(members)}).fetchall():
+        raise ChatDamagedError(chat_id, "its entry is gone, and it has members")
 
 
 @functools.cache

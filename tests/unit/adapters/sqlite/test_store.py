@@ -11,7 +11,7 @@ import pytest
 
 from chatgrpc.adapters.sqlite import SqliteStore, StoreInUseError
 from chatgrpc.ports.errors import ChatDamagedError, StoreUnavailableError
-from tests.contract.stores.entries import BYTES_MAX, entry, event
+from tests.contract.stores.entries import BYTES_MAX, entry, event, view
 
 PROJECT = Path(__file__).parents[4]
 CHAT = "g.AAAAAAAAAAAAAAAAAAAAAA"
@@ -38,6 +38,25 @@ async def test_a_chat_whose_events_are_gone_is_damaged_and_does_not_begin_anew(t
     store = await SqliteStore.open(tmp_path / "chatgrpc.db")
     with pytest.raises(ChatDamagedError, match="gone"):
         await store.log.load(CHAT)
+    await store.close()
+
+
+async def test_a_chat_that_is_gone_does_not_begin_anew_while_it_has_members(tmp_path: Path) -> None:
+    store = await SqliteStore.open(tmp_path / "chatgrpc.db")
+    begun = [entry(CHAT, 1, view=view(b"state", alice=(1, 0), bob=(1, 0))), entry(CHAT, 2)]
+    await store.log.append(begun)
+    await store.close()
+    with sqlite3.connect(tmp_path / "chatgrpc.db") as db:
+        assert db.execute("DELETE FROM chats").rowcount == 1
+    db.close()
+    store = await SqliteStore.open(tmp_path / "chatgrpc.db")
+    for _ in range(2):
+        with pytest.raises(ChatDamagedError, match="gone"):
+            await store.log.append(begun)
+    assert await store.log.load(CHAT) is None
+    other = "g.BBBBBBBBBBBBBBBBBBBBBB"
+    await store.log.append([entry(other, 1, view=view(b"state", alice=(1, 0)))])
+    assert await store.log.load(other) is not None
     await store.close()
 
 
