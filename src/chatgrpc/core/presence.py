@@ -6,6 +6,7 @@ changes networks does not flicker.
 
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable
+from collections.abc import Set as AbstractSet
 
 from chatgrpc.core.clock import Now
 from chatgrpc.core.limits import Limits
@@ -25,7 +26,7 @@ class PresenceBook:
         self._leaving: dict[str, int] = {}  # user id -> when to show them offline
         self._left_ms: OrderedDict[str, int] = OrderedDict()  # when the last session ended
         self._watchers: dict[str, set[Watcher]] = {}
-        self._watched: dict[Watcher, tuple[str, ...]] = {}
+        self._watched: dict[Watcher, dict[str, None]] = {}
 
     def connected(self, user_id: str) -> bool:
         """A session opened; returns whether the user is news as online."""
@@ -68,8 +69,13 @@ class PresenceBook:
     def watch(self, watcher: Watcher, user_ids: Iterable[str]) -> None:
         """The watcher wants to know of these users, and of no others."""
         self.unwatch(watcher)
-        watched = self._watched[watcher] = tuple(dict.fromkeys(user_ids))
-        for user_id in watched:
+        self.watch_also(watcher, user_ids)
+
+    def watch_also(self, watcher: Watcher, user_ids: Iterable[str]) -> None:
+        """The watcher wants to know of these users too."""
+        watched = self._watched.setdefault(watcher, {})
+        for user_id in user_ids:
+            watched[user_id] = None
             self._watchers.setdefault(user_id, set()).add(watcher)
 
     def unwatch(self, watcher: Watcher) -> None:
@@ -80,9 +86,9 @@ class PresenceBook:
             if not watchers:
                 del self._watchers[user_id]
 
-    def watched(self, watcher: Watcher) -> tuple[str, ...]:
+    def watched(self, watcher: Watcher) -> AbstractSet[str]:
         """Of whom the watcher wants to know."""
-        return self._watched.get(watcher, ())
+        return self._watched.get(watcher, {}).keys()
 
     def watchers(self, user_id: str) -> tuple[Watcher, ...]:
         """Who wants to know of the user."""

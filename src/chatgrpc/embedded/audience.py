@@ -122,7 +122,6 @@ class LocalAudience:
     def _watch_members(self, watcher: Connection, known: Container[str]) -> None:
         """Watches the members of the chats on the screen; shows those that are not known."""
         chat_ids = self._screens[watcher]
-        watched: dict[str, None] = {}
         self._presence.watch(watcher, ())
 
         def add(chat: ActiveChat | None) -> None:
@@ -131,12 +130,12 @@ class LocalAudience:
                 return
             if self._screens.get(watcher) is not chat_ids:
                 return  # there are other chats on the screen by now, or there is no screen
-            for member_id in chat.recipients:
-                if member_id != user_id and member_id not in watched:
-                    watched[member_id] = None
-                    if member_id not in known:
-                        watcher.session.show_presence(self._presence.presence(member_id, now()))
-            self._presence.watch(watcher, watched)
+            watched = self._presence.watched(watcher)
+            added = [member_id for member_id in chat.recipients if member_id != user_id and member_id not in watched]
+            for member_id in added:
+                if member_id not in known:
+                    watcher.session.show_presence(self._presence.presence(member_id, now()))
+            self._presence.watch_also(watcher, added)
             self._connections.show(watcher)
 
         for chat_id in chat_ids:

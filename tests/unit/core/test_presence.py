@@ -72,6 +72,11 @@ def test_watching_replaces_what_was_watched() -> None:
     assert book.watchers("alice") == ()
     assert book.watchers("bob") == ("w1",)
     book.unwatch("w2")
+    book.watch_also("w1", ["carol", "bob"])
+    assert book.watched("w1") == {"bob", "carol"}
+    book.unwatch("w1")
+    assert book.watched("w1") == set()
+    assert book.watchers("bob") == book.watchers("carol") == ()
 
 
 class Coming(RuleBasedStateMachine):
