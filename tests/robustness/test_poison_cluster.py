@@ -161,6 +161,7 @@ async def test_cells_that_are_missing_cost_what_they_are_of(scene: Scene) -> Non
         f"INSERT INTO {{keyspace}}.profiles (user_id) VALUES ('{user_id}')",
         f"INSERT INTO {{keyspace}}.members (user_id, chat_id, joined_seq) VALUES ('{user_id}', 'g.x', 3)",
         f"INSERT INTO {{keyspace}}.members (user_id, chat_id, joined_seq, left_seq) VALUES ('{user_id}', 'garbage', -5, 0)",
+        f"INSERT INTO {{keyspace}}.members (user_id, chat_id, joined_seq, left_seq) VALUES ('{user_id}', '', 1, 0)",
         f"INSERT INTO {{keyspace}}.receipts (chat_id, user_id) VALUES ('{sound}', 'nobody')",
         f"INSERT INTO {{keyspace}}.cursors (user_id, device_id, chat_id) VALUES ('{user_id}', 'phone', '{sound}')",
         f"DELETE name, connected_at_ms FROM {{keyspace}}.devices WHERE user_id = '{user_id}' AND device_id = 'phone'",

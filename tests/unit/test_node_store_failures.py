@@ -13,10 +13,12 @@ import pytest
 from chatgrpc.adapters.jwt import DevIssuer
 from chatgrpc.adapters.sqlite.accounts import SqliteDeviceStore
 from chatgrpc.adapters.sqlite.chat_log import SqliteChatLog
+from chatgrpc.adapters.sqlite.receipts import SqliteReceiptStore
 from chatgrpc.config import ServerSettings, Settings
 from chatgrpc.core.entries import Entry, Membership, StoredChat, StoredEvent
 from chatgrpc.core.ids import direct_chat_id
 from chatgrpc.ports.errors import OutcomeUnknownError, StoreUnavailableError
+from chatgrpc.ports.receipts import Mark
 from chatgrpc.process.run import serving
 from chatgrpc.v1 import chat_pb2, session_pb2
 from tests.support.device import Device, DisconnectedError
@@ -32,6 +34,8 @@ class Faults:
         """Reads of chats and memberships fail."""
         self.pages_fail = False
         """Reads of events fail."""
+        self.marks_fail = False
+        """Reads of receipts fail."""
         self.silent: set[str] = set()
         """Chats of which no read comes back."""
 
@@ -49,6 +53,7 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
     faults = Faults()
     append, load, read_after = SqliteChatLog.append, SqliteChatLog.load, SqliteChatLog.read_after
     memberships = SqliteChatLog.memberships
+    of_user_chats = SqliteReceiptStore.of_user_chats
 
     async def failing_append(log: SqliteChatLog, entries: Sequence[Entry]) -> None:
         fault = faults.appends.pop(0) if faults.appends else ""
@@ -78,6 +83,11 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
         faults.check(faults.reads_fail)
         return await memberships(log, user_id, after_chat_id, limit, present_only=present_only)
 
+    async def failing_of_user_chats(receipts: SqliteReceiptStore, user_id: str, since_ms: int) -> list[Mark]:
+        faults.check(faults.marks_fail)
+        return await of_user_chats(receipts, user_id, since_ms)
+
+    monkeypatch.setattr(SqliteReceiptStore, "of_user_chats", failing_of_user_chats)
     monkeypatch.setattr(SqliteChatLog, "append", failing_append)
     monkeypatch.setattr(SqliteChatLog, "load", failing_load)
     monkeypatch.setattr(SqliteChatLog, "read_after", failing_read_after)
@@ -199,6 +209,27 @@ async def test_a_device_whose_chats_cannot_be_read_is_told_to_come_again(
     assert refused.value.disconnect.reconnect_after_ms > 0
     faults.reads_fail = False
     await alice.connect()
+
+
+async def test_marks_that_cannot_be_read_keep_nobody_out_and_come_with_a_later_hello(
+    device_of: Callable[[str], Device], faults: Faults
+) -> None:
+    async with device_of("alice") as alice, device_of("bob") as bob:
+        sent = await alice.send("bob", "hello")
+        await alice.synced()
+        told = alice.held.sync_token
+        await alice.close()
+        await bob.mark_read(sent.chat_id, sent.seq)
+        await bob.heartbeat()
+        faults.marks_fail = True
+        await alice.connect()
+        await alice.synced()
+        assert alice.held.sync_token == told
+        await alice.close()
+        faults.marks_fail = False
+        await alice.connect()
+        await alice.synced()
+        assert alice.held.receipts[sent.chat_id, "bob"].read_seq == sent.seq
 
 
 async def test_catching_up_that_fails_costs_the_stream_nothing_and_goes_on_in_a_while(

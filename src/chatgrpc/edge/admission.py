@@ -9,6 +9,7 @@ from chatgrpc.core.effects import Admission, Admit
 from chatgrpc.core.entries import Membership
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.membership_pages import NAMED_CHATS_MAX, PAST_CHATS_MAX, MembershipPages
+from chatgrpc.core.receipts import Mark
 from chatgrpc.core.refusal import Code
 from chatgrpc.core.visibility import is_member
 from chatgrpc.edge.revocations import Revocations, check, ending
@@ -70,6 +71,7 @@ class Admissions:
         self._watermarks = watermarks
         self._limits = limits
         self._trouble = Trouble("admission_failed")
+        self._trouble_of_marks = Trouble("receipts_not_read")
 
     async def admit(self, wanted: Admit, now: Now, identified: Identified, gave_way: GaveWay) -> Admission | Ended:
         """Admits a device, or says why not.
@@ -106,7 +108,7 @@ class Admissions:
             memberships, unknown = await readable_memberships(self._log, claims.user_id, wanted.held)
             await self._watermarks.save()  # so that what was acknowledged a moment ago is found
             acked = await self._acked(claims.user_id, wanted, {membership.chat_id for membership in memberships}.union(unknown))
-            marks, sync_token = await self._watermarks.changed(claims.user_id, wanted.sync_token, now)
+            marks, sync_token = await self._changed_marks(claims.user_id, wanted.sync_token, now)
         except TokenRejectedError as rejected:
             return Ended(session_pb2.DISCONNECT_CODE_UNAUTHENTICATED, str(rejected), rejected.reason)
         except KeysUnavailableError:
@@ -134,6 +136,17 @@ class Admissions:
         if wanted.ephemeral or wanted.at_head or chat_ids <= wanted.held:
             return {}
         return await self._cursors.of_device(user_id, wanted.device_id)
+
+    async def _changed_marks(self, user_id: str, sync_token: str, now: Now) -> tuple[list[Mark], str]:
+        """What `Watermarks.changed` says. Marks that cannot be read keep nobody out: without them the device is given back the
+        token that it showed, so its next Hello asks for them again."""
+        try:
+            changed = await self._watermarks.changed(user_id, sync_token, now)
+        except StoreError as error:
+            self._trouble_of_marks.failed(error)
+            return [], sync_token
+        self._trouble_of_marks.worked()
+        return changed
 
     async def verify(self, token: str, device_id: str, now_ms: int) -> Claims | chat_pb2.Error:
         """Verifies a newer token of a device; returns what it says, or why it is not accepted, now or at all."""

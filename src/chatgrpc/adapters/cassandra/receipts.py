@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from chatgrpc.adapters.cassandra.batches import Batches
 from chatgrpc.adapters.cassandra.client import CassandraClient
+from chatgrpc.core.ids import is_chat_id
 from chatgrpc.ports.receipts import SMALL_CHAT_MARKS_MAX, Mark
 
 _CHATS_PER_READ: Final = 20
@@ -34,7 +35,10 @@ class CassandraReceiptStore:
         self._own_of_chats = client.prepare(
             f"SELECT {_COLUMNS} FROM {{keyspace}}.receipts WHERE chat_id IN ? AND user_id = ?"  # noqa: S608
         )
-        self._chats_of_user = client.prepare("SELECT chat_id, left_seq FROM {keyspace}.members WHERE user_id = ?")
+        # The store looks through what is past, and does not send it.
+        self._chats_of_user = client.prepare(
+            "SELECT chat_id FROM {keyspace}.members WHERE user_id = ? AND left_seq = 0 ALLOW FILTERING"
+        )
 
     async def save(self, marks: Sequence[Mark]) -> None:
         """See the port."""
@@ -47,7 +51,8 @@ class CassandraReceiptStore:
     async def of_user_chats(self, user_id: str, since_ms: int) -> list[Mark]:
         """See the port."""
         memberships = await self._client.read(self._chats_of_user.bind((user_id,)))
-        chat_ids = sorted({chat_id for chat_id, left_seq in memberships if left_seq == 0})
+        # What is no chat's id may be none that the store takes, and would cost the marks of all that are.
+        chat_ids = sorted({chat_id for (chat_id,) in memberships if is_chat_id(chat_id)})
         turns = asyncio.Semaphore(_READS_AT_ONCE)
 
         async def of_chats(some: list[str]) -> list[Mark]:
