@@ -32,6 +32,7 @@ POISON = {
     "state garbage": ("UPDATE chats SET chat = :garbage WHERE chat_id = :chat_id", True),
     "state empty": ("UPDATE chats SET chat = x'' WHERE chat_id = :chat_id", True),
     "a row in the middle garbage": (f"UPDATE log SET event = :garbage WHERE seq = 2 AND {_OF_SICK}", False),
+    "a row in the middle too large": (f"UPDATE log SET event = :large WHERE seq = 2 AND {_OF_SICK}", False),
     "a row in the middle missing": (f"DELETE FROM log WHERE seq = 2 AND {_OF_SICK}", False),
 }
 """What is done to the store, and whether the chat takes no more writes then; else only its history cannot be read."""
@@ -49,7 +50,7 @@ async def test_a_poisoned_chat_costs_that_chat(tmp_path: Path, statement: str, t
                     await alice.send(chat_id, f"message {number}")
         server.terminate()
         with sqlite3.connect(server.data_dir / DATABASE_NAME) as db:
-            which: dict[str, str | bytes] = {"chat_id": sick, "garbage": GARBAGE, "another": ANOTHER}
+            which: dict[str, str | bytes] = {"chat_id": sick, "garbage": GARBAGE, "another": ANOTHER, "large": _large(sick, 2)}
             which["far"] = chat_pb2.ChatEvent(chat_id=sick, seq=2**63 - 1).SerializeToString()
             used = {name: value for name, value in which.items() if f":{name}" in statement}
             assert db.execute(statement, used).rowcount == 1
@@ -66,6 +67,8 @@ async def test_a_poisoned_chat_costs_that_chat(tmp_path: Path, statement: str, t
                         await alice.log(sick)
                     assert (await alice.send(sick, "to the sick one")).seq > 4
             assert (await alice.send(sound, "to the sound one")).seq == 5
+            async with Device(server.address, server.token("alice"), "phone") as phone:
+                await phone.until_held(sound, 5)
             assert await alice.seqs(sound) == [1, 2, 3, 4, 5]
             assert (await alice.summary(sound)).chat.chat_id == sound
         assert server.pid == pid
@@ -133,6 +136,11 @@ async def test_a_poisoned_entry_keeps_nobody_out_of_what_is_sound(tmp_path: Path
         assert "defect" not in log
     finally:
         server.close()
+
+
+def _large(chat_id: str, seq: int) -> bytes:
+    """Larger than what a client of gRPC takes, unless told to."""
+    return chat_pb2.ChatEvent(chat_id=chat_id, seq=seq, content=text_content("x" * 5_000_000)).SerializeToString()
 
 
 def _state(chat_id: str, user_id: str, joined_seq: int) -> bytes:

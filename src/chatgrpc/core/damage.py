@@ -21,6 +21,10 @@ from chatgrpc.core.unknown_fields import flaw_of
 from chatgrpc.core.visibility import Interval, last_change
 from chatgrpc.v1 import chat_pb2
 
+STORED_BYTES_MAX = 1024 * 1024
+"""Of an event, or of a chat's state. None of ours comes near it (`Limits.content_bytes_max`, `group_members_max`). Unless told
+to, clients of gRPC take no message above 4 MiB, and a page may hold other events beside it."""
+
 
 class DamageError(Exception):
     """What is stored of a chat cannot be right. The message says what, and quotes nothing of it."""
@@ -143,6 +147,8 @@ _Parsed = TypeVar("_Parsed", bound=Message)
 
 def _parsed(parse: Callable[[bytes], _Parsed], data: bytes, if_not: str) -> _Parsed:
     try:
+        if len(data) > STORED_BYTES_MAX:
+            raise DamageError(f"{if_not}: it has {len(data)} bytes")
         return parse(data)
     except (DecodeError, TypeError):  # TypeError: the cell is empty
         raise DamageError(if_not) from None

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatgrpc.core.clock import Now
-from chatgrpc.core.damage import Damage, Kind
+from chatgrpc.core.damage import STORED_BYTES_MAX, Damage, Kind
 from chatgrpc.core.epochs import Row
 from chatgrpc.core.ids import direct_chat_id
 from chatgrpc.core.limits import Limits
@@ -151,6 +151,7 @@ def forget_mark_and_rows(rows: ModelRows) -> None:
     rows.rows[SICK].clear()
 
 
+LARGE = content_pb2.Content(text=content_pb2.TextContent(text="x" * STORED_BYTES_MAX))
 GARBAGE = b"\xff\xff\xff garbage"
 
 POISON: dict[str, Callable[[ModelRows], None]] = {
@@ -171,10 +172,13 @@ POISON: dict[str, Callable[[ModelRows], None]] = {
     "rows above the mark let in from beyond the log, and out": lambda rows: add_rows(
         rows, created("carol", 2**64 - 1), removed("carol")
     ),
+    "the row at the mark is too large": lambda rows: change_row(rows, 6, event(SICK, 6, LARGE)),
+    "a row above the mark is too large": lambda rows: add_rows(rows, LARGE, content_pb2.Content()),
     "the mark is above all rows": lambda rows: rows.put(WriteMark(SICK, 1_000_000)),
     "the mark is below nothing": lambda rows: rows.marks.update({SICK: -3}),
     "the state is garbage": lambda rows: change_state(rows, GARBAGE),
     "the state is missing": lambda rows: change_state(rows, b""),
+    "the state is too large": lambda rows: change_state(rows, state(SICK, 1, *["alice"] * (STORED_BYTES_MAX // 5))),
     "the state is another chat's": lambda rows: change_state(rows, state(SOUND, 1)),
     "the state has a member without a name": lambda rows: change_state(rows, state(SICK, 1, "")),
     "the state is later than the log": lambda rows: change_state(rows, state(SICK, 99)),

@@ -6,7 +6,7 @@ from typing import cast
 import pytest
 
 from chatgrpc.adapters.memory import MemoryStore
-from chatgrpc.core.damage import DamageError, check_membership, stored_chat
+from chatgrpc.core.damage import STORED_BYTES_MAX, DamageError, check_membership, stored_chat
 from chatgrpc.core.events import event_chunk, history_chunk
 from chatgrpc.damage_book import DamageBook
 from chatgrpc.edge.checked_log import CheckedLog
@@ -114,6 +114,17 @@ async def test_what_an_earlier_version_took_and_not_everybody_can_parse_is_shown
         in_page = session_pb2.ConnectResponse.FromString(history_chunk(1, session_pb2.HistoryPage(), [fine, shown]))
         assert [event.seq for event in in_page.frames[0].history_page.events] == [1, 2]
         assert session_pb2.ConnectResponse.FromString(event_chunk(shown)).frames[0].event.content.text.text == "hello"
+
+
+async def test_an_event_that_no_client_could_be_sent_is_none() -> None:
+    """gRPC ends the stream of whoever is sent a message that is too large, and so their other chats too."""
+    large = chat_pb2.ChatEvent(chat_id=SICK, seq=2, sender_user_id="bob")
+    large.content.text.text = "x" * STORED_BYTES_MAX
+    log = await log_of([event_with(b""), large.SerializeToString()])
+    assert len(await log.read_after(SICK, 0, 1, 10, 10_000)) == 1
+    for page in (log.read_after(SICK, 1, 2, 10, 10_000), log.read_before(SICK, 3, 2, 10, 10_000)):
+        with pytest.raises(ChatDamagedError):
+            await page
 
 
 def state(**fields: object) -> chat_pb2.Chat:

@@ -54,7 +54,7 @@ class Chats:
 
 def test_a_change_of_members_costs_a_watcher_as_much_as_there_are_others_on_its_screen() -> None:
     chats = Chats()
-    audience = LocalAudience(Connections(), cast("Any", chats), Limits(), lambda connection: None)
+    audience = LocalAudience(Connections(), cast("Any", chats), Limits())
     chats.members = {f"g.{number}": ("alice", *(f"member{number}-{m}" for m in range(25))) for number in range(20)}
     watcher = Watcher("alice")
     audience.watch(cast("Any", watcher), Watch(tuple(chats.members), ()))
