@@ -72,11 +72,12 @@ class ClusterHistory:
     async def memberships(
         self, user_id: str, after_chat_id: str, limit: int, *, present_only: bool = False
     ) -> list[Membership]:
-        """See the port."""
+        """See the port; of a chat whose owner is silent there is no interval, so that it does not hide the others."""
         memberships, unknown = await self._memberships(user_id, after_chat_id, limit, self._head_timeout_s, present_only)
-        if unknown:
+        if unknown and not memberships:
             raise _silent_owner()
-        return memberships
+        silent = [Membership(chat_id, (), 0) for chat_id in unknown]
+        return sorted(memberships + silent, key=lambda membership: membership.chat_id)
 
     async def readable_memberships(
         self, user_id: str, after_chat_id: str, limit: int, *, present_only: bool = False

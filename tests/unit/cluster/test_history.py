@@ -178,6 +178,22 @@ async def test_a_users_chats_come_in_pages_by_rising_id() -> None:
         assert await log.memberships("zoe", "", ALL) == []
 
 
+async def test_a_silent_owner_hides_its_chat_and_no_other() -> None:
+    async with small_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        await node.send(group_creation("g.1", "alice", "bob"))
+        await node.send(group_creation("g.2", "alice"))
+        log = log_of(node, cluster)
+
+        async def all_but_one(chat_ids: Iterable[str], timeout_s: float | None = None) -> dict[str, int | None]:
+            return {chat_id: 1 for chat_id in chat_ids if chat_id != "g.1"}
+
+        log.heads_in_time = all_but_one  # type: ignore[method-assign]
+        assert await log.memberships("alice", "", ALL) == [Membership("g.1", (), 0), Membership("g.2", (Interval(1),), 1)]
+        with pytest.raises(StoreUnavailableError):
+            await log.memberships("bob", "", ALL)
+
+
 async def test_chats_that_come_between_the_two_reads_push_none_off_the_page() -> None:
     async with small_cluster(nodes=1) as cluster:
         (node,) = cluster.nodes

@@ -33,7 +33,8 @@ async def page_of_summaries(
     """Reads summaries of the chats that the user is a member of, by rising chat id, those above `after_chat_id`.
 
     Returns them and the chat id after which the next page begins; empty = this is the last one. A page may be short of
-    `page_size` before the last: it ends early past `limits.page_bytes_max`, and a damaged chat is left out.
+    `page_size` before the last: it ends early past `limits.page_bytes_max`, and a chat that is damaged, or whose owner is
+    silent, is left out.
 
     Raises:
         StoreError: the log cannot be read.
