@@ -1,4 +1,4 @@
-"""Writes what shards want stored, each until it succeeds or its shard is not in our hands any more."""
+"""Writes what shards want stored, each until it succeeds, cannot, or its shard is not in our hands any more."""
 
 import asyncio
 import math
@@ -11,7 +11,7 @@ from typing import Final
 from chatgrpc.core.backoff import Backoff
 from chatgrpc.core.owner_desk import Tenure
 from chatgrpc.core.row_store import StoreWrite
-from chatgrpc.ports.errors import StoreError
+from chatgrpc.ports.errors import CannotBeStoredError, StoreError
 from chatgrpc.ports.row_store import RowStore
 from chatgrpc.trouble import Trouble
 
@@ -45,6 +45,7 @@ class RowWriter:
         rows: RowStore,
         holds: Callable[[Tenure], bool],
         stored: Callable[[Tenure, Sequence[StoreWrite]], None],
+        cannot_be_stored: Callable[[Tenure, Sequence[StoreWrite], CannotBeStoredError], None],
         trouble: Trouble,
     ) -> None:
         """
@@ -52,6 +53,7 @@ class RowWriter:
             rows: the store.
             holds: whether a shard is still in our hands, under its epoch.
             stored: called with writes that succeeded, on the event loop.
+            cannot_be_stored: called with those that never will.
             trouble: told what fails and what works.
         """
         self.under_way = 0
@@ -61,6 +63,7 @@ class RowWriter:
         self._rows = rows
         self._holds = holds
         self._stored = stored
+        self._cannot_be_stored = cannot_be_stored
         self._trouble = trouble
         self._backlogs: dict[Tenure, _Backlog] = {}
         self._due: deque[tuple[Tenure, list[StoreWrite]]] = deque()
@@ -75,6 +78,10 @@ class RowWriter:
         if error is None:
             self.under_way -= len(writes)
             self._succeeded(tenure, writes)
+            return
+        if isinstance(error, CannotBeStoredError):
+            self.under_way -= len(writes)
+            self._cannot_be_stored(tenure, writes, error)
             return
         if self._holds(tenure):
             self.retried += len(writes)
@@ -115,6 +122,9 @@ class RowWriter:
         if error is None:
             self._leave_backlog(tenure, writes)
             self._succeeded(tenure, writes)
+        elif isinstance(error, CannotBeStoredError):
+            self._leave_backlog(tenure, writes)
+            self._cannot_be_stored(tenure, writes, error)
         else:
             self._trouble.failed(error)
             self._put_by(tenure, writes)

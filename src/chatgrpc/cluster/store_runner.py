@@ -4,8 +4,8 @@ What the store answered is put by until the tick takes it in, and is judged by a
 known, as the lease rule demands (ADR 4).
 
 A store that is away is asked again and again. What it answers and what cannot be read (`ChatDamagedError`, or whatever our own
-code raises over it) is no such case: that chat is damaged, and its owner is told so. A look-up is given up after a time, so
-that a chat whose old rows cannot be had goes on with what is new.
+code raises over it), or can never be stored, is no such case: that chat is damaged, and its owner is told so. A look-up is
+given up after a time, so that a chat whose old rows cannot be had goes on with what is new.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from chatgrpc.core.row_store import ReadBucket, ReadHead, StoreWrite, WriteBound
 from chatgrpc.core.sequencer import Lookup
 from chatgrpc.core.shard import Request
 from chatgrpc.edge.look_up import LookUps
-from chatgrpc.ports.errors import ChatDamagedError, StoreError
+from chatgrpc.ports.errors import CannotBeStoredError, ChatDamagedError, StoreError
 from chatgrpc.ports.row_store import CommittedLog, RowStore
 from chatgrpc.trouble import Trouble
 
@@ -80,7 +80,7 @@ class StoreRunner:
         """Reads that have failed, and are or will be tried again."""
         self.trouble = Trouble("store_unavailable", self._waiting)
         """Of the store with this node's shards."""
-        self._writer = RowWriter(rows, desk.holds, self._stored, self.trouble)
+        self._writer = RowWriter(rows, desk.holds, self._stored, self._cannot_be_stored, self.trouble)
 
     @property
     def writes_under_way(self) -> int:
@@ -154,6 +154,9 @@ class StoreRunner:
 
     def _stored(self, tenure: Tenure, writes: Sequence[StoreWrite]) -> None:
         self._finish(tenure, partial(_stored, tenure, writes))
+
+    def _cannot_be_stored(self, tenure: Tenure, writes: Sequence[StoreWrite], error: CannotBeStoredError) -> None:
+        self._finish(tenure, partial(_cannot_be_stored, tenure, writes, error))
 
     def _note_marks(self, marks: Sequence[WriteMark]) -> None:
         for mark in marks:
@@ -262,3 +265,8 @@ def _intervals_ended(tenure: Tenure, read: ReadIntervals, error: Exception | Non
 def _stored(tenure: Tenure, writes: Sequence[StoreWrite], now: Now) -> None:
     for write in writes:
         tenure.shard.stored(write, now)
+
+
+def _cannot_be_stored(tenure: Tenure, writes: Sequence[StoreWrite], error: CannotBeStoredError, now: Now) -> None:
+    for write in writes:
+        tenure.shard.write_failed(write, error)

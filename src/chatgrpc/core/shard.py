@@ -227,11 +227,17 @@ class Shard:
         """A write succeeded. `now` was read after the success was known: past the deadline it counts for nothing."""
         if not self._lease.holds(now.monotonic_ms):
             return
-        chat_id = write.entry.chat_id if isinstance(write, row_store.WriteViews) else write.chat_id
+        chat_id = _chat_of(write)
         try:
             self._stored(chat_id, write, now)
         except Exception as defect:
             self._give_up(chat_id, defect)
+
+    def write_failed(self, write: row_store.StoreWrite, error: Exception) -> None:
+        """A write can never be stored: its chat cannot go on."""
+        chat_id = _chat_of(write)
+        if chat_id in self._activations or chat_id in self._pipelines:
+            self._give_up(chat_id, error)
 
     def _stored(self, chat_id: str, write: row_store.StoreWrite, now: Now) -> None:
         activation = self._activations.get(chat_id)
@@ -411,3 +417,7 @@ class Shard:
         pipeline = self._pipelines.pop(chat_id, None)
         if pipeline is not None and pipeline.committed_seq:
             self._budget.remember_head(self._tenure, chat_id, pipeline.committed_seq)
+
+
+def _chat_of(write: row_store.StoreWrite) -> str:
+    return write.entry.chat_id if isinstance(write, row_store.WriteViews) else write.chat_id

@@ -13,6 +13,10 @@ class OutcomeUnknownError(StoreError):
     """A write was sent and nobody knows whether it was stored. Reading tells, later."""
 
 
+class CannotBeStoredError(StoreError):
+    """A write says what can never be stored, so trying it again is in vain."""
+
+
 class ChatDamagedError(StoreError):
     """What is stored of a chat cannot be right, so it cannot be read until that is mended; other chats can."""
 

@@ -11,7 +11,8 @@ from chatgrpc.ports.errors import StoreError
 __all__ = ["CommittedLog", "Interval", "RowStore", "StoredEvent", "Written"]
 
 Written = Callable[[Sequence[StoreWrite], StoreError | None], None]
-"""Called with writes and what became of them: None = safe; an error = nobody knows, and they may be written again."""
+"""Called with writes and what became of them: None = safe; an error = nobody knows, and they may be written again, unless it
+is a `CannotBeStoredError`."""
 
 
 class RowStore(Protocol):
@@ -32,6 +33,7 @@ class RowStore(Protocol):
 
         Raises:
             StoreError: it cannot be read now.
+            ChatDamagedError: no chat has this id.
         """
         ...
 

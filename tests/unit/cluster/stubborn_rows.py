@@ -7,9 +7,9 @@ from functools import partial
 
 from chatgrpc.adapters.memory import MemoryRowStore
 from chatgrpc.core.entries import StoredEvent
-from chatgrpc.core.row_store import ReadBucket, ReadHead, StoredBucket, StoredHead, StoreWrite, WriteMark
+from chatgrpc.core.row_store import ReadBucket, ReadHead, StoredBucket, StoredHead, StoreWrite, WriteMark, WriteViews
 from chatgrpc.core.visibility import Interval
-from chatgrpc.ports.errors import StoreError, StoreUnavailableError
+from chatgrpc.ports.errors import CannotBeStoredError, StoreError, StoreUnavailableError
 from chatgrpc.ports.row_store import Written
 
 
@@ -20,6 +20,8 @@ class StubbornRows(MemoryRowStore):
         super().__init__()
         self.away = False
         """Every read fails, and every write is reported as failed, though it may have been done."""
+        self.unstorable = ""
+        """A chat of which nothing can be stored, whatever is tried."""
         self.away_for: set[str] = set()
         """To list the chats of these users fails."""
         self.tries: list[StoreWrite] = []
@@ -110,6 +112,10 @@ class StubbornRows(MemoryRowStore):
 
     def _report(self, written: Written, writes: Sequence[StoreWrite], error: StoreError | None) -> None:
         if self._answers.is_set():
-            written(writes, StoreUnavailableError("away") if self.away else error)
+            written(writes, StoreUnavailableError("away") if self.away else self._unstorable(writes) or error)
         else:
             self._withheld.append(partial(self._report, written, writes, error))
+
+    def _unstorable(self, writes: Sequence[StoreWrite]) -> StoreError | None:
+        of_chats = {write.entry.chat_id if isinstance(write, WriteViews) else write.chat_id for write in writes}
+        return CannotBeStoredError("never") if self.unstorable in of_chats else None

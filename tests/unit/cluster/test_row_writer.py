@@ -15,7 +15,7 @@ from chatgrpc.core.limits import Limits
 from chatgrpc.core.owner_desk import OwnerDesk, Tenure
 from chatgrpc.core.row_store import StoreWrite, WriteRow
 from chatgrpc.core.shard import Shard
-from chatgrpc.ports.errors import StoreError
+from chatgrpc.ports.errors import CannotBeStoredError, StoreError
 from chatgrpc.ports.row_store import Written
 from chatgrpc.trouble import Trouble
 from tests.unit.cluster.small_cluster import until
@@ -53,7 +53,8 @@ class World:
         self.stored: list[tuple[Tenure, StoreWrite]] = []
         self.desk = OwnerDesk(Limits(), lambda chat_id: 1)
         self.trouble = Trouble("store_unavailable", lambda: {"writes": self.writer.retried}, interval_s=3_600.0, calm_s=0.0)
-        self.writer = RowWriter(self.rows, self.desk.holds, self._stored, self.trouble)
+        self.unstorable: list[tuple[Tenure, StoreWrite]] = []
+        self.writer = RowWriter(self.rows, self.desk.holds, self._stored, self._cannot_be_stored, self.trouble)
 
     def take(self, number: int, epoch: int = 1) -> Tenure:
         tenure = Tenure(number, Shard(epoch, Lease(), Limits(), random.Random(1)), OwnerLanes(10))
@@ -69,6 +70,9 @@ class World:
 
     def _stored(self, tenure: Tenure, writes: Sequence[StoreWrite]) -> None:
         self.stored += [(tenure, write) for write in writes]
+
+    def _cannot_be_stored(self, tenure: Tenure, writes: Sequence[StoreWrite], error: CannotBeStoredError) -> None:
+        self.unstorable += [(tenure, write) for write in writes]
 
 
 async def test_every_write_that_failed_succeeds_once_and_the_log_says_so_in_two_lines() -> None:
@@ -185,3 +189,18 @@ async def test_what_fails_after_its_shard_was_lost_is_given_up_at_once() -> None
     world.desk.drop(tenure)
     await until(lambda: not world.writer.under_way)
     assert (world.writer.retried, len(world.rows.tries)) == (0, 2)
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_what_can_never_be_stored_is_said_and_not_tried_again(again: bool) -> None:
+    world = World()
+    tenure = world.take(1)
+    world.rows.away = again
+    world.rows.unstorable = "g.1"
+    (write,) = world.write(tenure, 1)
+    if again:
+        await until(lambda: world.writer.retried == 1)
+        world.rows.away = False
+    await until(lambda: not world.writer.under_way)
+    assert (world.unstorable, world.stored, world.writer.retried) == ([(tenure, write)], [], 0)
+    assert not world.trouble.failures or again, "the store is not away"

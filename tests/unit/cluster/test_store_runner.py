@@ -200,6 +200,20 @@ async def test_a_success_is_told_once_it_is_taken_in() -> None:
     assert [delivery.seq for delivery in world.deliveries] == [2]
 
 
+async def test_what_can_never_be_stored_costs_its_chat_and_the_store_is_not_away() -> None:
+    world = World()
+    await world.create_chat()
+    world.rows.unstorable = CHAT
+    world.say(text(CHAT, "alice", 1, 1))
+    (answer,) = await world.answered(1)
+    assert isinstance(answer, Forwarded)
+    assert isinstance(answer.outcome, chat_pb2.Error)
+    assert answer.outcome.code == chat_pb2.ERROR_CODE_CHAT_DAMAGED
+    assert [(damage.chat_id, damage.kind, damage.for_good) for damage in world.damage] == [(CHAT, Kind.DEFECT, True)]
+    assert (world.runner.writes_under_way, world.runner.trouble.failures) == (0, 0)
+    assert world.failed == []
+
+
 # Reads.
 
 

@@ -20,10 +20,13 @@ from chatgrpc.core.row_store import (
     WriteRow,
     WriteViews,
 )
-from chatgrpc.ports.errors import StoreError, StoreUnavailableError
+from chatgrpc.ports.errors import CannotBeStoredError, ChatDamagedError, StoreError, StoreUnavailableError
 from chatgrpc.ports.row_store import Written
 
 _PAGE_ROWS = 256
+_KEY_BYTES_MAX = 65_535
+"""Cassandra refuses a request with a longer key, and one with an empty key, as it refuses others that are right: of tables that
+a node does not know yet, or while its disk is full. So those are not sent, and all refusals may pass."""
 
 
 class CassandraRowStore:
@@ -55,6 +58,8 @@ class CassandraRowStore:
 
     async def read_head(self, read: ReadHead) -> StoredHead:
         """See the port."""
+        if not 0 < len(read.chat_id.encode()) <= _KEY_BYTES_MAX:
+            raise ChatDamagedError(read.chat_id, "no chat has such an id")
         rows = await self._client.read(self._head.bind((read.chat_id,)))
         if not rows:
             return StoredHead()
@@ -113,6 +118,7 @@ class CassandraRowStore:
             await self._views.write(write.entry)
         except StoreError as error:
             failure = error
-        except Exception as defect:  # whoever waits for it must have an answer; it is tried again, and said so in the log
-            failure = StoreUnavailableError(f"views of chat {write.entry.chat_id}: {type(defect).__name__}: {defect}")
+        except Exception as defect:  # of ours, or of the driver over a value that it cannot send: so it would be each time
+            failure = CannotBeStoredError(f"views of chat {write.entry.chat_id}: {type(defect).__name__}: {defect}")
+            failure.__cause__ = defect
         written([write], failure)

@@ -17,7 +17,7 @@ from chatgrpc.adapters.cassandra.schema import packaged_migrations
 from chatgrpc.core.row_store import ReadBucket, ReadHead, WriteMark
 from chatgrpc.ports.accounts import Connected, Profile, TooManyDevicesError
 from chatgrpc.ports.cursors import Cursor
-from chatgrpc.ports.errors import StoreUnavailableError
+from chatgrpc.ports.errors import CannotBeStoredError, ChatDamagedError, StoreUnavailableError
 from chatgrpc.ports.receipts import Mark
 from tests.contract.cassandra_stores import open_store, settings
 from tests.contract.rows.writes import BYTES_MAX, Rows, log, row, views
@@ -245,6 +245,18 @@ async def test_a_row_that_lands_while_a_reader_waits_for_it_is_read(shared_cassa
     assert not reading.done()
     await rows.write(row(chat, 2))
     assert [stored.seq for stored in await reading] == [1, 2, 3]
+    await store.close()
+
+
+async def test_what_cassandra_can_never_do_does_not_pass_for_a_store_that_is_away(shared_cassandra: CassandraCluster) -> None:
+    store = await open_store(shared_cassandra, "unit")
+    for chat_id in ("", "g" * 70_000):
+        with pytest.raises(ChatDamagedError):
+            await store.rows.read_head(ReadHead(chat_id))
+    rows, chat = Rows(store.rows, store.committed), f"g.{secrets.token_hex(11)}"
+    (error,) = await rows.try_to_write(views(chat, 1, amends_seq=2**64 - 1))
+    assert isinstance(error, CannotBeStoredError)
+    await rows.write(views(chat, 2, amends_seq=1))
     await store.close()
 
 
