@@ -75,6 +75,8 @@ class LookedUp:
     """What was read from the store for the write that waits at the head of a chat's queue."""
 
     targets: dict[int, EventMeta] = field(default_factory=dict)
+    counted: bool = False
+    """Groups were counted; else it was only looked for events."""
     group_counts: dict[str, int] = field(default_factory=dict)
     opened: frozenset[str] = frozenset()
     """Those of them who have opened their direct chat with the writer, as far as that matters."""

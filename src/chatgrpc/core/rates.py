@@ -44,8 +44,16 @@ class Rates:
         self._users_max = users_max
         self._buckets: OrderedDict[str, dict[Deed, _Bucket]] = OrderedDict()
 
+    def count(self, user_id: str, deeds: dict[Deed, int], now_ms: int) -> int:
+        """How long to wait until the user may do all of this; 0 = now, and it is counted. See `wait_ms`."""
+        wait_ms = self.wait_ms(user_id, deeds, now_ms)
+        if not wait_ms:
+            for deed, count in deeds.items():
+                self._buckets[user_id][deed].tokens -= count
+        return wait_ms
+
     def wait_ms(self, user_id: str, deeds: dict[Deed, int], now_ms: int) -> int:
-        """How long to wait until the user may do all of this; 0 = now, and it is counted. `now_ms` is of the monotonic clock.
+        """How long to wait until the user may do all of this; 0 = now. `now_ms` is of the monotonic clock.
 
         More at once than a bucket holds is done when it is full, and has to be waited for afterwards.
         """
@@ -61,8 +69,4 @@ class Rates:
             bucket.tokens = min(burst, bucket.tokens + (now_ms - bucket.filled_at_ms) / interval_ms)
             bucket.filled_at_ms = now_ms
             longest_ms = max(longest_ms, (min(count, burst) - bucket.tokens) * interval_ms)
-        if longest_ms > 0:
-            return int(longest_ms) + 1
-        for deed, count in deeds.items():
-            buckets[deed].tokens -= count
-        return 0
+        return int(longest_ms) + 1 if longest_ms > 0 else 0

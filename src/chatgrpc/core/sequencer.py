@@ -249,7 +249,8 @@ class Sequencer:
         metas = {meta.seq: meta for meta in found}
         for seq in lookup.erasing & metas.keys():
             metas[seq] = metas[seq]._replace(arm="erased")
-        chat.looked_up = LookedUp(metas, group_counts, opened)
+        before = chat.looked_up.targets if chat.looked_up is not None else {}
+        chat.looked_up = LookedUp(before | metas, bool(lookup.user_ids), group_counts, opened)
         floor_seq = chat.floor_seq
         older: list[EventMeta] = []
         while floor_seq - 1 - len(older) in metas:
@@ -300,6 +301,7 @@ class Sequencer:
             self._release(chat, size_bytes)
             self._fail(ticket, write, store_silent())
         chat.waiting.clear()
+        chat.looked_up = None
         if chat.chat is None:
             self._remove(chat)
 
@@ -441,7 +443,7 @@ class Sequencer:
                     return  # no list of memberships would let them in again to ask what became of it (core.door)
                 else:
                     arm = write.content.WhichOneof("body") or ""
-                    lookup = self._needs(chat, write, arm, left_seq) if chat.looked_up is None else None
+                    lookup = self._needs(chat, write, arm, left_seq, now)
                     if lookup is not None:
                         self._lookups.append(lookup)
                         return
@@ -475,15 +477,34 @@ class Sequencer:
         last = next(reversed(chat.in_flight.values()))
         last.refusals.append((ticket, write, error))
 
-    def _needs(self, chat: ActiveChat, write: Write, arm: str, left_seq: int) -> Lookup | None:
-        """What must be read before the write can be decided, if anything."""
+    def _needs(self, chat: ActiveChat, write: Write, arm: str, left_seq: int, now: Now) -> Lookup | None:
+        """What must be read before the write can be decided, if anything.
+
+        Groups of users are counted last, since that is a read for each of them: after it is known that the write is no
+        repetition, and only if nothing that is known by then refuses it.
+        """
+        if chat.looked_up is not None and chat.looked_up.counted:
+            return None
+        ranges = self._ranges(chat, write, arm, left_seq) if chat.looked_up is None else []
+        counted: list[str] = []
+        if arm == "join_requested":
+            if chat.chat is not None and write.sender_user_id not in chat.members:
+                counted = [write.sender_user_id]
+        elif not ranges:
+            counted = self._new_members(chat, write, arm, now)
+        if not ranges and not counted:
+            return None
+        erasing = frozenset(pending.erases_seq for pending in chat.in_flight.values() if pending.erases_seq)
+        return Lookup(chat, tuple(sorted(ranges)), tuple(counted), erasing, write.sender_user_id)
+
+    def _ranges(self, chat: ActiveChat, write: Write, arm: str, left_seq: int) -> list[tuple[int, int]]:
+        """Where an earlier try may stand, and what the write refers to, as far as that is not in memory."""
         unseen_from = self._unseen_from(chat, write, arm, left_seq)
         floor_seq = chat.floor_seq
         below_floor = min(floor_seq - 1, left_seq) if left_seq else floor_seq - 1
         ranges = [(unseen_from - 1, below_floor)] if unseen_from <= below_floor else []
         if arm == "chat_created" and floor_seq > 1:
             ranges.append((0, 1))  # an earlier try stands at seq 1 or nowhere
-        counted: list[str] = []
         if write.sender_user_id in chat.members:
             target = target_seq(write.content, arm) if arm in _REFERS_TO_MESSAGE else 0
             if 0 < target < min(unseen_from, floor_seq):
@@ -491,15 +512,22 @@ class Sequencer:
                     ranges = [(target - 1, floor_seq - 1)]  # up to now: is it their reaction already?
                 else:
                     ranges.append((target - 1, target))
-            counted = new_members(write.content, arm)
-        elif chat.chat is None:
-            counted = new_members(write.content, arm)
-        elif arm == "join_requested":
-            counted = [write.sender_user_id]
-        if not ranges and not counted:
-            return None
-        erasing = frozenset(pending.erases_seq for pending in chat.in_flight.values() if pending.erases_seq)
-        return Lookup(chat, tuple(sorted(ranges)), tuple(counted), erasing, write.sender_user_id)
+        return ranges
+
+    def _new_members(self, chat: ActiveChat, write: Write, arm: str, now: Now) -> list[str]:
+        """Whom the write would make members, if its sender may do that now.
+
+        Raises:
+            RefusedError: they may not, as far as can be told before groups are counted.
+        """
+        user_ids = new_members(write.content, arm)
+        if not user_ids or (chat.chat is None and arm != "chat_created"):
+            return []  # without a chat `_decide` refuses it
+        content = write.content
+        if chat.chat is not None:
+            content = complete(write, self._circumstances(chat, chat.chat, write, arm, now), self._limits)
+        _check_wait(self._rates.wait_ms(write.sender_user_id, _deeds(write, content), now.monotonic_ms))
+        return user_ids
 
     def _unseen_from(self, chat: ActiveChat, write: Write, arm: str, left_seq: int) -> int:
         """The lowest seq at which an earlier try of the write may stand."""
@@ -525,20 +553,13 @@ class Sequencer:
         """Stages a write that was not committed before, or refuses it."""
         self._check_group_counts(chat, write)
         if arm == "chat_created" and chat.chat is None:
-            self._count(write, {Deed.CREATE: 1, Deed.ADD: len(write.content.chat_created.members) - 1}, now)
+            self._count(write, _deeds(write, write.content), now)
             return self._stage(chat, [(ticket, write, False)], write, write.content, now)
         if chat.chat is None:
             self._open(chat, write, arm, now)
         if chat.chat is None:
             raise _no_such_chat(write)
-        circumstances = Circumstances(
-            chat=chat.chat,
-            sender=chat.members.get(write.sender_user_id),
-            head_seq=chat.head_seq,
-            target=self._target(chat, target_seq(write.content, arm)) if arm in _REFERS_TO_MESSAGE else None,
-            now_ms=now.wall_ms,
-        )
-        content = complete(write, circumstances, self._limits)
+        content = complete(write, self._circumstances(chat, chat.chat, write, arm, now), self._limits)
         if arm == "reaction":
             _check_changes(chat.standing_reaction(write.sender_user_id, content.reaction.target_seq), content.reaction.emoji)
         elif arm == "edit" and chat.has_text(content.edit.target_seq, content.edit.text):
@@ -546,6 +567,15 @@ class Sequencer:
         if deeds := _deeds(write, content):
             self._count(write, deeds, now)
         return self._stage(chat, [(ticket, write, False)], write, content, now)
+
+    def _circumstances(self, chat: ActiveChat, state: chat_pb2.Chat, write: Write, arm: str, now: Now) -> Circumstances:
+        return Circumstances(
+            chat=state,
+            sender=chat.members.get(write.sender_user_id),
+            head_seq=chat.head_seq,
+            target=self._target(chat, target_seq(write.content, arm)) if arm in _REFERS_TO_MESSAGE else None,
+            now_ms=now.wall_ms,
+        )
 
     def _earlier_try(self, chat: ActiveChat, write: Write) -> EventMeta | None:
         earlier = chat.find(write.sender_user_id, write.client_message_id)
@@ -581,13 +611,7 @@ class Sequencer:
                 raise RefusedError(chat_pb2.ERROR_CODE_LIMIT_EXCEEDED, f"{user_id} cannot be added to more groups.")
 
     def _count(self, write: Write, deeds: dict[Deed, int], now: Now) -> None:
-        wait_ms = self._rates.wait_ms(write.sender_user_id, deeds, now.monotonic_ms)
-        if wait_ms:
-            raise RefusedError(
-                chat_pb2.ERROR_CODE_RATE_LIMITED,
-                f"You have reached out to too many lately. Try again in {duration(wait_ms)}.",
-                retry_after_ms=min(wait_ms, _RETRY_AFTER_MAX_MS),
-            )
+        _check_wait(self._rates.count(write.sender_user_id, deeds, now.monotonic_ms))
 
     def _target(self, chat: ActiveChat, seq: int) -> EventMeta | None:
         if seq == 0:
@@ -715,11 +739,22 @@ def _not_taken() -> chat_pb2.Error:
 
 def _deeds(write: Write, content: content_pb2.Content) -> dict[Deed, int]:
     """What of this write counts towards a rate; of who asked to be let in nothing does but their asking."""
+    if content.HasField("chat_created"):
+        return {Deed.CREATE: 1, Deed.ADD: len(content.chat_created.members) - 1}
     if write.join_token:
         return {Deed.JOIN: 1}
     if content.HasField("members_added") and not write.answers_request:
         return {Deed.ADD: len(content.members_added.user_ids)}
     return {}
+
+
+def _check_wait(wait_ms: int) -> None:
+    if wait_ms:
+        raise RefusedError(
+            chat_pb2.ERROR_CODE_RATE_LIMITED,
+            f"You have reached out to too many lately. Try again in {duration(wait_ms)}.",
+            retry_after_ms=min(wait_ms, _RETRY_AFTER_MAX_MS),
+        )
 
 
 def _check_changes(standing: str | None, emoji: str) -> None:

@@ -1,6 +1,7 @@
 """The sequencer, one schedule at a time; random ones stand in test_sequencer_guarantees.py."""
 
 import random
+from collections.abc import Sequence
 
 import pytest
 
@@ -156,6 +157,10 @@ def delete(target_seq: int) -> content_pb2.Content:
 
 def remove(user_id: str) -> content_pb2.Content:
     return content_pb2.Content(member_removed=content_pb2.MemberRemovedContent(user_id=user_id))
+
+
+def give(user_id: str, role: content_pb2.MemberRole.ValueType) -> content_pb2.Content:
+    return content_pb2.Content(role_changed=content_pb2.RoleChangedContent(user_id=user_id, role=role))
 
 
 def add(*user_ids: str) -> content_pb2.Content:
@@ -568,6 +573,90 @@ def test_who_reaches_out_too_often_is_told_to_wait() -> None:
     owner.pass_time(1_001)
     owner.do("to dave, later", to("dave", 14))
     assert owner.result("to dave, later").seq == 2
+
+
+def test_g7_groups_are_counted_for_nobody_who_would_be_refused_anyway() -> None:
+    owner = Owner(Limits(groups_rate=Rate(1, 1_000), additions_rate=Rate(4, 1_000)))
+    group = new_group(1).chat_id
+    counted: list[tuple[str, ...]] = []
+    count_groups = owner.log.count_groups
+
+    def noted(user_ids: Sequence[str]) -> dict[str, int]:
+        counted.append(tuple(user_ids))
+        return count_groups(user_ids)
+
+    owner.log.count_groups = noted  # type: ignore[method-assign]
+    owner.do("group", new_group(1, "alice", "bob"))
+    owner.do("added", into(group, 2, add("carol")))
+    assert counted == [("alice", "bob"), ("carol",)]
+    owner.do("no admin", into(group, 3, add("dave"), sender="bob"))
+    owner.do("no member", into(group, 4, add("dave"), sender="zoe"))
+    owner.do("no chat", Write(self_chat_id("zoe"), "zoe", add("dave"), key(5), 0))
+    owner.do("too soon", new_group(6, "alice", "dave"))
+    owner.do("two", into(group, 7, add("erin", "frank")))
+    owner.do("too many", into(group, 8, add("dave")))
+    errors = ("no admin", "no member", "no chat", "too soon", "too many")
+    assert [owner.error(ticket) for ticket in errors] == [
+        "FORBIDDEN", "NOT_A_MEMBER", "NOT_A_MEMBER", "RATE_LIMITED", "RATE_LIMITED",
+    ]  # fmt: skip
+    assert counted == [("alice", "bob"), ("carol",), ("erin", "frank")]
+
+
+def test_g3_who_may_add_nobody_any_more_gets_the_result_of_what_they_added_before() -> None:
+    """What was committed is looked for first, in the log too; only then is it asked whether the sender may do it now."""
+    limits = Limits(recent_events_per_chat=1, additions_rate=Rate(1, 1_000))
+    owner = Owner(limits)
+    group = new_group(1).chat_id
+    owner.do("group", new_group(1))
+    addition = into(group, 2, add("bob"), seen_seq=1)
+    owner.do("added", addition)
+    owner.do("said", into(group, 3))
+    owner.do("too soon", into(group, 4, add("carol"), seen_seq=1))
+    owner.do("added again", addition)
+    assert owner.error("too soon") == "RATE_LIMITED"
+    owner.do("given", into(group, 5, give("bob", content_pb2.MEMBER_ROLE_OWNER)))
+    owner.do("taken", into(group, 6, give("alice", content_pb2.MEMBER_ROLE_MEMBER), sender="bob"))
+    owner.do("no admin", into(group, 7, add("carol"), seen_seq=1))
+    assert owner.error("no admin") == "FORBIDDEN"
+    heir = Owner(limits, owner.log)
+    heir.do("added again", addition)
+    for result in (owner.result("added again"), heir.result("added again")):
+        assert (result.seq, result.duplicate) == (2, True)
+
+
+def test_g3_groups_are_counted_after_no_earlier_try_was_found_in_the_log() -> None:
+    owner = Owner(Limits(recent_events_per_chat=1))
+    group = new_group(1).chat_id
+    owner.do("group", new_group(1))
+    for number in range(2, 5):
+        owner.do(f"t{number}", into(group, number))
+    owner.submit("add", into(group, 9, add("bob"), seen_seq=1))
+    [of_events] = owner.sequencer.take_lookups()
+    assert (of_events.ranges, of_events.user_ids) == (((1, 3),), ())
+    owner.answer(of_events)
+    [of_groups] = owner.sequencer.take_lookups()
+    assert (of_groups.ranges, of_groups.user_ids) == ((), ("bob",))
+    owner.answer(of_groups)
+    owner.settle()
+    assert owner.result("add").seq == 5
+
+
+def test_g3_a_count_that_could_not_be_read_leaves_nothing_to_the_next_write() -> None:
+    """It must look for its own earlier tries."""
+    owner = Owner(Limits(recent_events_per_chat=1))
+    group = new_group(1).chat_id
+    owner.do("group", new_group(1))
+    for number in range(2, 5):
+        owner.do(f"t{number}", into(group, number))
+    owner.submit("add", into(group, 9, add("bob"), seen_seq=2))
+    [of_events] = owner.sequencer.take_lookups()
+    owner.answer(of_events)
+    [of_groups] = owner.sequencer.take_lookups()
+    owner.sequencer.read_failed(of_groups.chat)
+    owner.take_answers()
+    assert owner.error("add") == "UNAVAILABLE"
+    owner.do("t2 again", into(group, 2, seen_seq=1))
+    assert (owner.result("t2 again").seq, owner.result("t2 again").duplicate) == (2, True)
 
 
 @pytest.mark.parametrize("step_ms", [7_200_000, -7_200_000])

@@ -140,6 +140,39 @@ async def test_who_has_many_long_ones_keeps_others_waiting_for_one() -> None:
     assert len(begun) == 21
 
 
+async def test_who_has_groups_of_many_counted_does_so_one_after_the_other_and_keeps_nobody_waiting() -> None:
+    log = LongLog(4_096, 10)
+    going_on = asyncio.Event()
+    counted: list[Sequence[str]] = []
+    ended: list[str] = []
+
+    async def held(user_ids: Sequence[str]) -> dict[str, int]:
+        counted.append(user_ids)
+        if user_ids[0].startswith("u"):
+            await going_on.wait()
+        return dict.fromkeys(user_ids, 3)
+
+    log.count_groups = held  # type: ignore[method-assign]
+    look_ups = new_look_ups(log)
+    many = tuple(f"u{number}" for number in range(20))
+
+    async def run(sender: str, *user_ids: str) -> None:
+        found = await look_ups.run(wanted(user_ids=user_ids, sender=sender), lambda: True)
+        assert found is not None
+        assert found.group_counts == dict.fromkeys(user_ids, 3)
+        ended.append(sender)
+
+    greedy = [asyncio.create_task(run("greedy", *many)) for _ in range(50)]
+    others = [asyncio.create_task(run("one", "alice")), asyncio.create_task(run("several", "alice", "bob"))]
+    for _ in range(1_000):
+        await asyncio.sleep(0)
+    assert sorted(ended) == ["one", "several"]
+    assert [user_ids for user_ids in counted if user_ids[0].startswith("u")] == [many[:8]], "one of theirs, a few at a time"
+    going_on.set()
+    await asyncio.gather(*greedy, *others)
+    assert sum(len(user_ids) for user_ids in counted) == 3 + 50 * 20
+
+
 async def test_of_users_in_many_groups_it_is_read_whether_they_have_opened_their_chat_with_the_writer() -> None:
     marks = MarksBook(
         read=Mark(direct_chat_id("alice", "zoe"), "alice", 2, 2, 0),
