@@ -3,20 +3,24 @@
 It is read from the session map: of all users whom somebody on this node watches, once in a while and for all of them in one
 trip; for who has just begun to watch at once. So nothing has to be told when a user comes or goes, and nothing is wrong for
 long when it was not. Who is in a chat its owner says, who is asked again whenever that changes, or may have changed.
+
+There may be as many screens as there are streams, so they are looked at a few at a time, and other work goes on in between.
 """
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import NoReturn
+from time import perf_counter
+from typing import NoReturn, TypeVar
 
 from chatgrpc.cluster.news import news_or_time
 from chatgrpc.cluster.sessions import Sessions
 from chatgrpc.core.edge_desk import EdgeDesk
 from chatgrpc.edge.audience import Touched
 from chatgrpc.edge.connection import Connection
+from chatgrpc.edge.slices import Slice
 from chatgrpc.ports.last_seen import LastSeen, LastSeenUnavailableError
 from chatgrpc.ports.lease_clock import wall_clock_ms
 from chatgrpc.ports.session_map import SessionMapUnavailableError
@@ -27,6 +31,7 @@ _LOOK_INTERVAL_S = 2.0
 _UNSAVED_MAX = 100_000
 """Users who left and whose time could not be stored yet; beyond this the oldest are forgotten."""
 
+_T = TypeVar("_T")
 Presence = tuple[bool, int]
 """Whether a user is online, and when they were seen last if not, in milliseconds since the Unix epoch; 0 = not known."""
 
@@ -52,6 +57,7 @@ class PresenceScreens:
         monotonic_ms: Callable[[], int],
         *,
         look_interval_s: float = _LOOK_INTERVAL_S,
+        clock_s: Callable[[], float] = perf_counter,
     ) -> None:
         """
         Args:
@@ -62,6 +68,7 @@ class PresenceScreens:
             live_node_ids: the nodes whose entries in the session map count.
             monotonic_ms: the clock of the desk.
             look_interval_s: how often it is looked who is there.
+            clock_s: says when a slice of work is over.
         """
         self._touched = touched
         self._desk = desk
@@ -70,9 +77,11 @@ class PresenceScreens:
         self._live_node_ids = live_node_ids
         self._monotonic_ms = monotonic_ms
         self._look_interval_s = look_interval_s
+        self._clock_s = clock_s
         self._chats: dict[Connection, tuple[str, ...]] = {}  # that each has on the screen
         self._watchers: dict[str, _Watchers] = {}  # the same by chat
         self._members: dict[Connection, dict[str, tuple[str, ...]]] = {}  # of the chats that each watches
+        self._watched: dict[Connection, frozenset[str]] = {}  # the same together, without themselves
         self._shown: dict[Connection, dict[str, Presence]] = {}  # what each was shown last
         self._news: dict[Connection, None] = {}  # who watches others than at the last look
         self._has_news = asyncio.Event()
@@ -87,6 +96,7 @@ class PresenceScreens:
         self.unwatch(watcher)
         self._chats[watcher] = chat_ids = tuple(dict.fromkeys(chat_ids))
         self._members[watcher] = {}
+        self._watched[watcher] = frozenset()
         self._shown[watcher] = {}
         for chat_id in chat_ids:
             self._watchers.setdefault(chat_id, _Watchers(partial(self._found, chat_id))).screens[watcher] = None
@@ -101,6 +111,7 @@ class PresenceScreens:
                 del self._watchers[chat_id]
                 self._desk.withdraw_members(chat_id, watchers.found)
         self._members.pop(watcher, None)
+        self._watched.pop(watcher, None)
         self._shown.pop(watcher, None)
         self._news.pop(watcher, None)
 
@@ -122,19 +133,16 @@ class PresenceScreens:
 
     def _note_members(self, watcher: Connection, chat_id: str, user_ids: tuple[str, ...]) -> None:
         """A user who is not a member themselves watches nobody (G6)."""
-        self._members[watcher][chat_id] = user_ids if watcher.session.user_id in user_ids else ()
-        watched = self._watched_by(watcher)
+        members = self._members[watcher]
+        members[chat_id] = user_ids if watcher.session.user_id in user_ids else ()
+        watched = self._watched[watcher] = frozenset().union(*members.values()) - {watcher.session.user_id}
         self._shown[watcher] = {user_id: shown for user_id, shown in self._shown[watcher].items() if user_id in watched}
         self._news[watcher] = None
         self._has_news.set()
 
-    def _watched_by(self, watcher: Connection) -> set[str]:
-        members = self._members.get(watcher, {})
-        return {user_id for user_ids in members.values() for user_id in user_ids} - {watcher.session.user_id}
-
     def is_watched(self, watcher: Connection, user_id: str) -> bool:
         """Whether the device has a chat on its screen of which the user is a member."""
-        return user_id in self._watched_by(watcher)
+        return user_id in self._watched.get(watcher, ())
 
     # Who is there.
 
@@ -154,8 +162,9 @@ class PresenceScreens:
 
     async def _look(self, watchers: Collection[Connection]) -> None:
         """Shows each watcher what has changed since they were shown it last."""
-        watched = {watcher: self._watched_by(watcher) for watcher in watchers}
-        user_ids = set().union(*watched.values())
+        user_ids: set[str] = set()
+        async for watcher in self._in_slices(watchers):
+            user_ids |= self._watched.get(watcher, frozenset())
         if not user_ids:
             return
         try:
@@ -167,10 +176,22 @@ class PresenceScreens:
             return
         self._looking_fails.worked()
         now_ms = wall_clock_ms()  # nobody was seen later than now: the clock of their node was wrong
-        for watcher, wanted in watched.items():
-            for user_id in wanted & self._watched_by(watcher):  # who may have gone meanwhile
-                is_online = bool(online.get(user_id))
-                self._show(watcher, user_id, (is_online, 0 if is_online else min(seen_ms.get(user_id, 0), now_ms)))
+        found: dict[str, Presence] = {}
+        async for user_id in self._in_slices(user_ids):
+            is_online = bool(online.get(user_id))
+            found[user_id] = (is_online, 0 if is_online else min(seen_ms.get(user_id, 0), now_ms))
+        async for watcher in self._in_slices(watchers):
+            for user_id in self._watched.get(watcher, ()):  # who may have gone meanwhile, or watch others
+                if user_id in found:
+                    self._show(watcher, user_id, found[user_id])
+
+    async def _in_slices(self, items: Iterable[_T]) -> AsyncIterator[_T]:
+        slice_ = Slice(self._clock_s)
+        for item in items:
+            yield item
+            if slice_.is_over:
+                await asyncio.sleep(0)
+                slice_ = Slice(self._clock_s)
 
     def _show(self, watcher: Connection, user_id: str, presence: Presence) -> None:
         shown = self._shown[watcher]

@@ -17,6 +17,7 @@ from chatgrpc.ports.session_map import SessionEntry
 from chatgrpc.v1 import content_pb2
 from tests.unit.cluster.small_cluster import SmallCluster, group_creation, seqs, small_cluster, until
 from tests.unit.cluster.streams import Streams
+from tests.unit.edge.crowd import STEPS_PER_SLICE, Clock
 
 SOON_S = 0.01
 FOREVER_S = 1e6
@@ -271,6 +272,32 @@ async def test_a_large_group_shows_nobody() -> None:
         assert (await world.shown(alice, "bob")).keys() == {"bob"}
         await world.looked()
         assert world.streams.frames(alice) == []
+
+
+async def test_many_screens_are_looked_at_a_few_at_a_time() -> None:
+    async with small_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        streams, touched = Streams(), list[Connection]()
+        sessions = Sessions(node.node_id, cluster.session_map, lambda entry: None, lambda: None)
+        screens = PresenceScreens(
+            touched.append, node.edge, sessions, MemoryLastSeen(), lambda: node.seen_nodes, lease_clock_ms,
+            look_interval_s=FOREVER_S, clock_s=Clock(),
+        )  # fmt: skip
+        await node.send(group_creation("g.1", "alice", "bob"))
+        alices = [streams.open("alice", device_id=f"phone{number}") for number in range(10 * STEPS_PER_SLICE)]
+        for watcher in alices:
+            screens.watch(watcher, ("g.1",))
+        node.wake_up()
+        await until(lambda: node.edge.questions_waiting == 0)
+        looking = asyncio.create_task(screens.run())
+        most = before = 0
+        while len(touched) < len(alices):
+            await asyncio.sleep(0)
+            most, before = max(most, len(touched) - before), len(touched)
+        assert touched == alices
+        assert most <= STEPS_PER_SLICE + 1
+        looking.cancel()
+        await asyncio.gather(looking, return_exceptions=True)
 
 
 # What goes wrong meanwhile.
