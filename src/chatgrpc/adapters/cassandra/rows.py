@@ -27,6 +27,8 @@ _PAGE_ROWS = 256
 _KEY_BYTES_MAX = 65_535
 """Cassandra refuses a request with a longer key, and one with an empty key, as it refuses others that are right: of tables that
 a node does not know yet, or while its disk is full. So those are not sent, and all refusals may pass."""
+_MARKS_TOGETHER = 256
+"""About as many as are written at the same time; they are bound at a stretch, and there may be one of every chat."""
 
 
 class CassandraRowStore:
@@ -95,7 +97,9 @@ class CassandraRowStore:
 
     async def write_marks(self, marks: Sequence[WriteMark]) -> None:
         """See the port."""
-        await self._beside.write([self._put_mark.bind((mark.seq, mark.seq, mark.chat_id)) for mark in marks])
+        for start in range(0, len(marks), _MARKS_TOGETHER):
+            some = marks[start : start + _MARKS_TOGETHER]
+            await self._beside.write([self._put_mark.bind((mark.seq, mark.seq, mark.chat_id)) for mark in some])
 
     async def close(self) -> None:
         """Refuses what comes, and waits for views that are being written."""
