@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from chatgrpc.edge.revocations import KNOWN_FOR_S
 from chatgrpc.v1 import chat_pb2, session_pb2
 from chatgrpc.v1.device_service_pb2 import RevokeDeviceRequest
 from tests.support.callers import Caller
@@ -81,6 +82,36 @@ async def test_a_revocation_while_the_clock_is_ahead_locks_nobody_out_once_it_is
                             device.token = cast.token("alice")  # the first one may be of the same second
                 else:
                     assert not await lets_in(device)
+        finally:
+            await cast.close()
+
+
+@pytest.mark.parametrize(
+    ("revoked_ahead_s", "then_ahead_s"), [(-3600.0, 0.0), (0.0, -3600.0)], ids=["behind", "set back later"]
+)
+async def test_a_clock_that_is_behind_lets_no_token_in_that_was_taken_away(
+    tmp_path: Path, library: Path, revoked_ahead_s: float, then_ahead_s: float
+) -> None:
+    async with one_stepped_server(tmp_path, library) as place:
+        cast = Cast(place.served, "clock")
+        try:
+            stolen = cast.token("alice")
+            alice = await cast.online("alice")
+            place.clocks[0].step(revoked_ahead_s)
+            thief = cast.device("alice", "laptop")
+            thief.token = stolen
+            await thief.connect()
+            revoked = await cast.caller("alice").devices.RevokeDevice(RevokeDeviceRequest(device_id=alice.device_id))
+            assert revoked.HasField("device")
+            ended = await thief.until_ended()
+            assert ended.disconnect is not None
+            assert ended.disconnect.reason == "TOKEN_REVOKED"
+            for ahead_s in (revoked_ahead_s, then_ahead_s):
+                place.clocks[0].step(ahead_s)
+                await asyncio.sleep(KNOWN_FOR_S)  # what was read before the step is not believed any more
+                thief = cast.device("alice", "tablet")
+                thief.token = stolen
+                assert not await lets_in(thief)
         finally:
             await cast.close()
 

@@ -6,6 +6,7 @@ from chatgrpc.core.limits import Limits
 from chatgrpc.core.write import Write
 from chatgrpc.ports.accounts import DeviceStore, ProfileStore
 from chatgrpc.ports.chat_log import ChatReader
+from chatgrpc.ports.tokens import Claims
 from chatgrpc.v1 import chat_pb2
 
 
@@ -50,6 +51,10 @@ class Backend(Protocol):
 
     async def online_devices(self, user_id: str) -> frozenset[str]:
         """Which of the user's devices have a live stream."""
+        ...
+
+    def claims_of(self, user_id: str) -> list[Claims]:
+        """What the tokens say with which the user's streams on this node came, or which they showed last."""
         ...
 
     async def disconnect_revoked(self, user_id: str, device_id: str) -> None:

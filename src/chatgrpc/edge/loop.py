@@ -45,14 +45,13 @@ from chatgrpc.edge.alarms import Alarms
 from chatgrpc.edge.audience import Audience
 from chatgrpc.edge.connection import Connection, Connections
 from chatgrpc.edge.ordering import Ordering
-from chatgrpc.edge.revocations import ending
+from chatgrpc.edge.revocations import TakenAway, ending
 from chatgrpc.edge.session_reader import SessionReader
 from chatgrpc.edge.slices import Backlog, Slice
 from chatgrpc.edge.transport import Inbound, StreamId, StreamOpened, StreamStatus, Transport
 from chatgrpc.edge.turns import Turns
 from chatgrpc.edge.watermarks import Watermarks
 from chatgrpc.metrics import Metrics
-from chatgrpc.ports.accounts import Standing
 from chatgrpc.ports.chat_log import ChatReader
 from chatgrpc.ports.errors import StoreError
 from chatgrpc.ports.tokens import Claims
@@ -202,11 +201,11 @@ class Edge:
         if connection is not None:
             self.end(connection, ended)
 
-    def end_revoked(self, user_id: str, standing: Standing) -> None:
+    def end_revoked(self, user_id: str, taken: TakenAway) -> None:
         """Ends the user's streams whose device or token was taken away."""
         for connection in list(self.connections.of_user(user_id)):
             if connection.claims is not None:
-                ended = ending(connection.claims, connection.session.device_id, standing)
+                ended = ending(connection.claims, connection.session.device_id, taken)
                 if ended is not None:
                     self.end(connection, ended)
 

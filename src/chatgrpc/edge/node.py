@@ -46,7 +46,7 @@ from chatgrpc.ports.errors import StoreError
 from chatgrpc.ports.lease_clock import now, wall_clock_ms
 from chatgrpc.ports.node_directory import NodeDirectory
 from chatgrpc.ports.receipts import ReceiptStore
-from chatgrpc.ports.tokens import TokenVerifier
+from chatgrpc.ports.tokens import Claims, TokenVerifier
 from chatgrpc.trouble import Trouble
 from chatgrpc.v1 import (
     chat_pb2,
@@ -253,6 +253,11 @@ class Node:
     async def online_devices(self, user_id: str) -> frozenset[str]:
         """See `Backend.online_devices`."""
         return await self.edge.audience.online_devices(user_id)
+
+    def claims_of(self, user_id: str) -> list[Claims]:
+        """See `Backend.claims_of`."""
+        connections = self.edge.connections.of_user(user_id)
+        return [connection.claims for connection in connections if connection.claims is not None]
 
     async def disconnect_revoked(self, user_id: str, device_id: str) -> None:
         """See `Backend.disconnect_revoked`."""

@@ -3,7 +3,18 @@
 import pytest
 
 from chatgrpc.adapters.memory import MemoryStore
-from chatgrpc.edge.revocations import CLOCK_WRONG_MS, KNOWN_FOR_S, RENEW_AFTER_MS, Revocations, UnrevokedTokens, check, ending
+from chatgrpc.edge.revocations import (
+    CLOCK_WRONG_MS,
+    ISSUER_AHEAD_MS,
+    KNOWN_FOR_S,
+    RENEW_AFTER_MS,
+    Revocations,
+    TakenAway,
+    UnrevokedTokens,
+    check,
+    ending,
+    not_before_ms,
+)
 from chatgrpc.ports.accounts import DeviceStore, Standing
 from chatgrpc.ports.errors import StoreUnavailableError
 from chatgrpc.ports.tokens import Claims, RevocationsUnavailableError, TokenRejectedError
@@ -17,9 +28,9 @@ def claims(issued_at_ms: int | None = NOW_MS, device_id: str | None = None) -> C
     return Claims("alice", EXPIRY_MS, issued_at_ms, device_id)
 
 
-def is_void(what: Claims, standing: Standing) -> bool:
+def is_void(what: Claims, standing: Standing | TakenAway) -> bool:
     try:
-        check(what, standing)
+        check(what, standing if isinstance(standing, TakenAway) else TakenAway(standing))
     except TokenRejectedError as rejected:
         return rejected.reason == "TOKEN_REVOKED"
     return False
@@ -37,7 +48,7 @@ def test_tokens_without_a_device_are_void_that_may_be_older_than_the_revocation(
 def test_a_token_that_does_not_say_when_it_was_issued_is_void_once_that_matters() -> None:
     assert not is_void(claims(None), Standing())
     with pytest.raises(TokenRejectedError, match="`iat`"):
-        check(claims(None), Standing(NOW_MS))
+        check(claims(None), TakenAway(Standing(NOW_MS)))
 
 
 def test_a_token_with_a_device_goes_with_it_and_with_no_other() -> None:
@@ -48,7 +59,7 @@ def test_a_token_with_a_device_goes_with_it_and_with_no_other() -> None:
 
 
 def test_a_stream_ends_for_its_device_or_for_its_token() -> None:
-    standing = Standing(NOW_MS, frozenset({"phone"}))
+    standing = TakenAway(Standing(NOW_MS, frozenset({"phone"})))
     for token in (claims(), claims(NOW_MS + 1), claims(device_id="phone")):
         ended = ending(token, "phone", standing)
         assert ended is not None
@@ -183,6 +194,38 @@ async def test_a_second_revocation_voids_what_the_first_one_let_in_though_nothin
     assert await world.is_void(fetched_ms)
     world.now_ms += 60_000
     assert not await world.is_void(world.now_ms)
+
+
+async def test_after_the_clock_was_set_back_what_was_void_stays_so() -> None:
+    world = AheadWorld()
+    await world.revoke("phone", ahead_ms=0)
+    stolen_ms = world.now_ms - 30_000
+    for behind_ms in (2 * CLOCK_WRONG_MS, HOUR_MS, 24 * HOUR_MS):
+        world.now_ms = NOW_MS - behind_ms
+        world.revocations = world.new_node()
+        assert await world.is_void(stolen_ms)
+        assert not await world.is_void(NOW_MS + 1_000), "whose clock is right issues what is good"
+        assert await world.is_void(world.now_ms), "by whichever clock it was issued"
+        world.now_ms += 60_000
+        assert not await world.is_void(world.now_ms)
+        assert not await world.is_void(world.now_ms + ISSUER_AHEAD_MS)
+
+
+async def test_who_revokes_while_the_clock_is_behind_voids_what_is_known_to_have_been_issued() -> None:
+    world = AheadWorld()
+    world.now_ms = NOW_MS - HOUR_MS
+    until_ms = not_before_ms(world.now_ms, [claims(NOW_MS - 60_000), claims(NOW_MS), claims(None)])
+    assert until_ms == NOW_MS
+    await world.revoke("phone", ahead_ms=until_ms - world.now_ms)
+    for now_ms in (world.now_ms, world.now_ms + 60_000, NOW_MS, NOW_MS + HOUR_MS):
+        world.now_ms = now_ms
+        assert await world.is_void(NOW_MS - 1_000)
+        assert not await world.is_void(NOW_MS + 1_000)
+
+
+def test_a_token_that_was_issued_after_its_own_end_does_not_show_the_time() -> None:
+    assert not_before_ms(NOW_MS, [claims(EXPIRY_MS + 1), claims(NOW_MS - 1)]) == NOW_MS
+    assert not_before_ms(NOW_MS, []) == NOW_MS
 
 
 async def test_a_node_that_starts_later_wants_a_newer_token_and_is_content_with_it() -> None:

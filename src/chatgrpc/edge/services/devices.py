@@ -6,9 +6,11 @@ from typing import TypeVar
 from chatgrpc.core.refusal import RefusedError
 from chatgrpc.edge.backend import Backend
 from chatgrpc.edge.interceptors import current_claims
+from chatgrpc.edge.revocations import not_before_ms
 from chatgrpc.edge.services.refusals import refused_by, refused_by_status
 from chatgrpc.edge.services.requests import checked_device_id, require, require_at_most
 from chatgrpc.ports.accounts import Device
+from chatgrpc.ports.tokens import Claims
 from chatgrpc.v1 import chat_pb2, device_service_pb2
 from chatgrpc.v1.device_service_pb2 import (
     ListDevicesRequest,
@@ -50,13 +52,15 @@ class DeviceService(DeviceServiceServicer):
     @refused_by(RevokeDeviceResponse)
     async def RevokeDevice(self, request: RevokeDeviceRequest, context: object) -> RevokeDeviceResponse:
         """Revokes a device: its stream is closed, its id does not connect again, and tokens that it may hold are void."""
-        revoking = self._revoke(current_claims().user_id, checked_device_id(request.device_id))
+        revoking = self._revoke(current_claims(), checked_device_id(request.device_id))
         # A caller that hangs up cancels this method, but must not leave the device revoked and its stream open.
         device = await asyncio.shield(asyncio.create_task(revoking))
         return RevokeDeviceResponse(device=_found(device))
 
-    async def _revoke(self, user_id: str, device_id: str) -> device_service_pb2.Device | None:
-        device = await self._backend.devices.revoke(user_id, device_id, self._backend.now_ms())
+    async def _revoke(self, caller: Claims, device_id: str) -> device_service_pb2.Device | None:
+        user_id = caller.user_id
+        until_ms = not_before_ms(self._backend.now_ms(), [caller, *self._backend.claims_of(user_id)])
+        device = await self._backend.devices.revoke(user_id, device_id, until_ms)
         shown = _shown(device, await self._backend.online_devices(user_id)) if device is not None else None
         await self._backend.disconnect_revoked(user_id, device_id)
         return shown

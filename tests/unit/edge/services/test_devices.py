@@ -124,6 +124,9 @@ class _SlowBackend:
     def now_ms(self) -> int:
         return 1_000
 
+    def claims_of(self, user_id: str) -> list[Claims]:
+        return []
+
     async def revoke(self, user_id: str, device_id: str, now_ms: int) -> accounts.Device | None:
         self.began.set()
         await self.may_go_on.wait()
