@@ -256,8 +256,7 @@ class ClusterNode:
         """Nobody but this node can say that a push of its was lost; a node that has gone away, or hangs, is not waited for."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CONFIRMATIONS_TIMEOUT_S):
-                while self._desk.beat() or not self._router.is_idle:  # noqa: ASYNC110  the desk is without I/O, and has no events
-                    await asyncio.sleep(0.05)
+                await self._ordering.until_heard()
                 if self._keeper is not None:
                     await self._keeper.say_drained()
 

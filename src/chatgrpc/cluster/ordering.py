@@ -49,6 +49,7 @@ _INBOX_BATCHES_MAX = 64
 """What links brought and nobody has looked at; one more of each link may come."""
 _BEAT_INTERVAL_S = 1.0
 _LOOK_AGAIN_INTERVAL_S = 30.0
+_HEARD_INTERVAL_S = 0.05
 
 
 class Listener(Protocol):
@@ -166,6 +167,17 @@ class ClusterOrdering:
         while not self._is_idle:
             self._quiet.clear()
             await self._quiet.wait()
+
+    async def until_heard(self) -> None:
+        """Returns when every node has confirmed what was pushed to it, and what passed it by while the session map was away."""
+        while not self._is_heard():  # noqa: ASYNC110  the desk is without I/O, and has no events
+            await asyncio.sleep(_HEARD_INTERVAL_S)
+
+    def _is_heard(self) -> bool:
+        if not self._router.is_idle:
+            return False
+        self._router.tell_of_memory()
+        return not self.owner.beat()
 
     # Links and cluster.
 

@@ -39,8 +39,8 @@ class Router:
     busier. News is late once, by the time that it takes to find out that the map does not answer; that it answers again is
     found out beside the news.
 
-    Users may have moved while only their last places were known. So when that is over, the other nodes are told of the heads of
-    all chats whose events went by those, and find by them who was left out (G4).
+    Users may have moved while only their last places were known. So when that is over, or the node leaves, the other nodes are
+    told of the heads of all chats whose events went by those, and find by them who was left out (G4).
 
     Entries of nodes that are gone for long are taken out where they are met: nobody else does, if their device never returns.
     """
@@ -189,14 +189,15 @@ class Router:
 
     def _note_by_memory(self, deliveries: Sequence[Delivery]) -> None:
         if not self._remembers():
-            self._tell_of_memory()
+            self.tell_of_memory()
             return
         if len(self._by_memory) > _CHATS_BY_MEMORY_MAX:
-            self._tell_of_memory()
+            self.tell_of_memory()
         for delivery in deliveries:
             self._by_memory[delivery.chat_id] = max(delivery.seq, self._by_memory.get(delivery.chat_id, 0))
 
-    def _tell_of_memory(self) -> None:
+    def tell_of_memory(self) -> None:
+        """Has all nodes told of the heads of chats whose events went by last places."""
         heads, self._by_memory = self._by_memory, {}
         if heads:
             self._desk.doubt(heads, self._live_node_ids())
@@ -236,7 +237,9 @@ class Router:
             else:
                 self._trouble.worked()
                 return
+            if not self._remembers():  # also if nothing more is to be routed
+                self.tell_of_memory()
 
     def _found_map(self, _: asyncio.Task[None]) -> None:
         self._looking = None
-        self._tell_of_memory()
+        self.tell_of_memory()

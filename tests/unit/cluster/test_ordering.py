@@ -127,6 +127,24 @@ async def test_a_lost_last_push_is_found_by_the_next_beat() -> None:
         assert (one.heads, one.chats_missed) == ({chat_id: 2}, [chat_id]), "what came is not missed"
 
 
+async def test_what_went_by_last_places_is_heard_by_all_before_a_node_may_say_that_it_was() -> None:
+    """While the node that leaves could not read the map, a member moved; when it is gone nobody else tells of it."""
+    async with small_cluster(nodes=3) as cluster:
+        one, two, three = cluster.nodes
+        await cluster.connect("alice", one)
+        chat_id = cluster.chat_owned_by(two)
+        await two.send(group_creation(chat_id, "alice"))
+        await until(lambda: one.seqs(chat_id) == [1])
+        await cluster.connect("alice", three)
+        cluster.session_map.away = True
+        await two.send(text(chat_id, "alice", 1, 1))
+        await until(lambda: one.seqs(chat_id) == [1, 2])
+        async with asyncio.timeout(GIVE_UP_S):
+            await two.ordering.until_heard()
+        assert three.heads == {chat_id: 2}
+        assert two.desk.beat() == []
+
+
 async def test_a_lost_push_is_found_by_the_next_push_too() -> None:
     async with small_cluster(nodes=2) as cluster:
         one, two = cluster.nodes

@@ -201,6 +201,21 @@ async def test_without_the_map_users_are_told_where_they_were_found_last(stubbor
     assert named == {node_id: {CHAT: 4} for node_id in world.live}
 
 
+async def test_when_last_places_count_no_more_all_are_told_though_nothing_more_is_to_be_routed(
+    stubborn_map: StubbornMap,
+) -> None:
+    world = World(stubborn_map, blind_s=0.001, remembered_s=0.5)
+    world.router.start([_delivery(1, ["alice"])], [])
+    await world.routed()
+    world.desk.beat()
+    stubborn_map.away = True
+    world.router.start([_delivery(2, ["alice"])], [])
+    await world.routed()
+    await until(lambda: dict(world.desk.beat()) == dict.fromkeys(world.live, Heads({CHAT: 2})))
+    assert world.router.is_blind
+    await world.router.stop()
+
+
 async def test_last_places_count_for_a_while_only(stubborn_map: StubbornMap) -> None:
     world = World(stubborn_map, blind_s=1e6, remembered_s=0.05)
     world.router.start([_delivery(1, ["alice"])], [])
