@@ -3,7 +3,8 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -201,25 +202,70 @@ async def test_a_key_of_another_type_is_passed_over_and_written_over(session_map
 async def test_a_master_that_became_a_copy_is_left(session_map: RedisSessionMap, own_redis: RedisServer) -> None:
     """The name leads to the new master by then; connections that are kept would lead to the old one for ever."""
     await session_map.put([PHONE])
-    assert await session_map.stands("alice")
-    assert not await session_map.stands("bob")
-    admin = RedisClient(own_redis.url, "chat")
-    try:
+    async with _admin(own_redis) as admin:
+        assert await _is_left(admin, session_map.stands("alice")) == "", "it works"
+        assert not await session_map.stands("bob")
         async with admin.bounded() as redis:
-            connected = {each["id"] for each in await redis.client_list()}
             await redis.replicaof("127.0.0.1", "1")
-        for trip in (session_map.stands("alice"), session_map.put([WEB])):
-            with pytest.raises(SessionMapUnavailableError, match="ReadOnly"):
-                await trip
+        assert "ReadOnly" in await _is_left(admin, session_map.stands("alice"))
         assert await session_map.of_users(["alice"]) == {"alice": [PHONE]}, "by a new connection"
+        assert "ReadOnly" in await _is_left(admin, session_map.put([WEB]))
         async with admin.bounded() as redis:
-            own_id = await redis.client_id()
-            left = {each["id"] for each in await redis.client_list()} & connected
-            assert left <= {str(own_id)}
             await redis.replicaof("NO", "ONE")
         await session_map.put([WEB])
+
+
+async def test_a_master_that_is_cut_off_from_its_copies_is_left(session_map: RedisSessionMap, own_redis: RedisServer) -> None:
+    """One of them may be the new master, to which the name leads by then."""
+    await session_map.put([PHONE])
+    async with _admin(own_redis) as admin:
+        async with admin.bounded() as redis:
+            await redis.config_set("min-replicas-to-write", 1)
+        assert "NOREPLICAS" in await _is_left(admin, session_map.stands("alice"))
+        assert await session_map.of_users(["alice"]) == {"alice": [PHONE]}, "by a new connection"
+        assert "NOREPLICAS" in await _is_left(admin, session_map.put([WEB]))
+        async with admin.bounded() as redis:
+            await redis.config_set("min-replicas-to-write", 0)
+        await session_map.put([WEB])
+
+
+async def test_a_copy_that_has_lost_its_master_is_left(session_map: RedisSessionMap, own_redis: RedisServer) -> None:
+    """Such a one may be set up to answer no reads either."""
+    await session_map.put([PHONE])
+    async with _admin(own_redis) as admin:
+        async with admin.bounded() as redis:
+            await redis.config_set("replica-serve-stale-data", "no")
+            await redis.replicaof("127.0.0.1", "1")
+        assert "MasterDown" in await _is_left(admin, session_map.of_users(["alice"]))
+
+
+@asynccontextmanager
+async def _admin(server: RedisServer) -> AsyncIterator[RedisClient]:
+    admin = RedisClient(server.url, "chat")
+    try:
+        yield admin
     finally:
         await admin.close()
+
+
+async def _is_left(admin: RedisClient, trip: Awaitable[object]) -> str:
+    """Makes a trip; if it fails, no connection may stand that stood before. Returns why it failed."""
+    before = await _connected(admin)
+    try:
+        await trip
+    except SessionMapUnavailableError as error:
+        async with asyncio.timeout(GIVE_UP_S):  # Redis may be told of it a moment later
+            while await _connected(admin) & before:
+                await asyncio.sleep(0.01)
+        return str(error)
+    return ""
+
+
+async def _connected(admin: RedisClient) -> set[str]:
+    """The ids of all connections but the admin's own."""
+    async with admin.bounded() as redis:
+        own_id = str(await redis.client_id())
+        return {each["id"] for each in await redis.client_list()} - {own_id}
 
 
 def test_another_format_stands_at_another_key(client: RedisClient) -> None:

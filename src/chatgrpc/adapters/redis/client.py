@@ -12,10 +12,12 @@ from redis.asyncio.client import Pipeline
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError, RedisError
+from redis.exceptions import MasterDownError, ReadOnlyError, RedisError
 
 CONNECTIONS_MAX: Final = 4
 REPLY_TIMEOUT_S: Final = 1.0
+_NO_MASTER: Final = ("READONLY", "MASTERDOWN", "NOREPLICAS")
+"""Of a copy; of one that has lost its master; of a master that has lost its copies, and may be cut off from the new master."""
 
 
 class RedisUnavailableError(Exception):
@@ -78,11 +80,11 @@ class RedisClient:
         except TimeoutError as error:
             raise RedisUnavailableError(f"Redis did not answer within {REPLY_TIMEOUT_S:g} s") from error
         except (RedisError, OSError) as error:
-            if isinstance(error, ReadOnlyError) or "READONLY" in str(error):  # the latter from within a script
-                await self._leave_copy()
+            if _says_that_it_is_no_master(error):
+                await self._leave()
             raise RedisUnavailableError(f"Redis: {type(error).__name__}: {error}") from error
 
-    async def _leave_copy(self) -> None:
+    async def _leave(self) -> None:
         """What we are connected with is not the master any more: the name is looked up anew, for reads too.
 
         To redis-py it is an answer like others, and the connection a good one, on which reads would go on to be answered from
@@ -109,3 +111,8 @@ class RedisClient:
         """Closes the connections."""
         await self._redis.aclose()
         await self._redis.connection_pool.disconnect()
+
+
+def _says_that_it_is_no_master(error: Exception) -> bool:
+    """redis-py takes the word away where it knows it, and leaves it anywhere in the text of what a script or a pipeline met."""
+    return isinstance(error, ReadOnlyError | MasterDownError) or any(word in str(error) for word in _NO_MASTER)
