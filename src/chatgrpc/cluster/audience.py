@@ -20,6 +20,8 @@ from chatgrpc.core.links import EndStream, EndStreamHeard, Message, RaiseMark, S
 from chatgrpc.core.receipts import Mark, Raised
 from chatgrpc.core.session import compare_numbers
 from chatgrpc.edge.connection import Connection, Connections
+from chatgrpc.ports.accounts import DeviceStore
+from chatgrpc.ports.errors import StoreError
 from chatgrpc.ports.session_map import SessionEntry, SessionMapUnavailableError
 from chatgrpc.trouble import Trouble
 from chatgrpc.v1 import chat_pb2, session_pb2
@@ -60,6 +62,7 @@ class ClusterAudience:
         sessions: Sessions,
         presence: PresenceScreens,
         looks: LookScreens,
+        devices: DeviceStore,
         live_node_ids: Callable[[], Collection[str]],
         say: Callable[[str, Message], None],
         monotonic_ms: Callable[[], int],
@@ -69,6 +72,7 @@ class ClusterAudience:
         self._sessions = sessions
         self._presence = presence
         self._looks = looks
+        self._devices = devices
         self._live_node_ids = live_node_ids
         self._say = say
         self._monotonic_ms = monotonic_ms
@@ -199,6 +203,28 @@ class ClusterAudience:
         """A device that has its stream here had one on another node."""
         here = self._connections.of_device(before.user_id, before.device_id)
         self._say_replaced(before.node_id, before.user_id, before.device_id, here)
+
+    async def is_to_end(self, message: EndStream, sender_id: str) -> bool:
+        """Whether the device's stream here is to end, as another node says, for a while and without knowing all: the device may
+        have a newer stream here, or, if it gave way to another one, have come back since."""
+        match message.code:
+            case session_pb2.DISCONNECT_CODE_REPLACED:
+                order = self.order_of(message, sender_id)
+                return order < 0 or (order == 0 and await self._sessions.has_moved(message.user_id, message.device_id))
+            case session_pb2.DISCONNECT_CODE_TOO_MANY_DEVICES:
+                here = self._connections.of_device(message.user_id, message.device_id)
+                return (
+                    here is not None
+                    and not await self._may_be_registered(message.user_id, message.device_id)
+                    and self._connections.of_device(message.user_id, message.device_id) is here
+                )
+        return True
+
+    async def _may_be_registered(self, user_id: str, device_id: str) -> bool:
+        try:
+            return any(device.device_id == device_id for device in await self._devices.list(user_id))
+        except StoreError:
+            return True  # the other node says it again
 
     def order_of(self, message: EndStream, sender_id: str) -> int:
         """Whether the device's stream here is older (-1) or newer (1) than the one that is to take its place; 0 = unknown.

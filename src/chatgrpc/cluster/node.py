@@ -123,6 +123,7 @@ class ClusterNode:
             self._sessions,
             self._presence,
             self._looks,
+            store.devices,
             self._live_node_ids,
             self._ordering.say,
             lease_clock_ms,
@@ -316,12 +317,9 @@ class ClusterNode:
     async def _end_stream(self, sender_id: str, message: EndStream) -> None:
         if message.code not in session_pb2.DisconnectCode.values() or not message.code:
             return  # a later version's, or none at all
-        device = (message.user_id, message.device_id)
-        if message.code == session_pb2.DISCONNECT_CODE_REPLACED:
-            order = self._audience.order_of(message, sender_id)
-            if order > 0 or (order == 0 and not await self._sessions.has_moved(*device)):
-                return
-        self.node.edge.end_device(*device, Ended(cast("Code", message.code)))
+        if not await self._audience.is_to_end(message, sender_id):
+            return
+        self.node.edge.end_device(message.user_id, message.device_id, Ended(cast("Code", message.code)))
         if message.code == session_pb2.DISCONNECT_CODE_DEVICE_REVOKED:
             await self.node.heed_revocation(message.user_id)
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from chatgrpc.adapters.memory import MemoryLastSeen, MemorySharedLooks
+from chatgrpc.adapters.memory import MemoryLastSeen, MemorySharedLooks, MemoryStore
 from chatgrpc.cluster.audience import ClusterAudience, RecentReceipts
 from chatgrpc.cluster.looks import LookScreens
 from chatgrpc.cluster.presence import PresenceScreens
@@ -17,6 +17,8 @@ from chatgrpc.core.links import EndStream, EndStreamHeard, Message, RaiseMark, S
 from chatgrpc.core.owner_desk import Tenure
 from chatgrpc.core.receipts import Mark, Raised
 from chatgrpc.edge.connection import Connection
+from chatgrpc.ports.accounts import Device
+from chatgrpc.ports.errors import StoreUnavailableError
 from chatgrpc.ports.lease_clock import lease_clock_ms
 from chatgrpc.ports.session_map import SessionEntry
 from chatgrpc.v1 import chat_pb2, session_pb2
@@ -26,6 +28,7 @@ from tests.unit.cluster.streams import Streams
 CHAT = "g.1"
 REPLACED = session_pb2.DISCONNECT_CODE_REPLACED
 REVOKED = session_pb2.DISCONNECT_CODE_DEVICE_REVOKED
+TOO_MANY = session_pb2.DISCONNECT_CODE_TOO_MANY_DEVICES
 
 
 class Place:
@@ -46,6 +49,7 @@ class Place:
             lambda: node.seen_nodes,
             lease_clock_ms,
         )
+        self.devices = MemoryStore().devices
         self.shared_looks = MemorySharedLooks(lambda: self.now_ms / 1000)
         self.looks = LookScreens(self.streams.connections.show, self.shared_looks, self.presence.is_watched)
         self.audience = ClusterAudience(
@@ -54,6 +58,7 @@ class Place:
             self.sessions,
             self.presence,
             self.looks,
+            self.devices,
             lambda: node.seen_nodes,
             node.ordering.say,
             lambda: self.now_ms,
@@ -318,6 +323,50 @@ async def test_a_stream_that_is_to_end_is_spoken_of_until_each_node_has_confirme
         await until(lambda: not world.one.audience._ended)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_device_that_gave_way_and_came_back_keeps_its_stream() -> None:
+    """The node where it gave way says for a while yet that its stream is to end."""
+    async with small_cluster(nodes=2) as cluster:
+        here, sender_id = World(cluster).one, cluster.nodes[1].node_id
+        asked = EndStream("alice", "job-1", TOO_MANY)
+        assert not await here.audience.is_to_end(asked, sender_id), "it has none here"
+        for device_id in ("job-1", "job-2"):
+            connected = await here.devices.connect("alice", device_id, "", 1, 1, ephemeral=True)
+        assert connected.gave_way == "job-1"
+        await here.connect("alice", "job-1")
+        assert await here.audience.is_to_end(asked, sender_id)
+        assert (await here.devices.connect("alice", "job-1", "", 2, 1, ephemeral=True)).gave_way == "job-2"
+        assert not await here.audience.is_to_end(asked, sender_id)
+        assert await here.audience.is_to_end(EndStream("alice", "job-1", REVOKED), sender_id)
+
+
+async def test_a_device_that_comes_back_while_it_is_looked_up_keeps_its_new_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with small_cluster(nodes=2) as cluster:
+        here = World(cluster).one
+        before = await here.connect("alice", "job-1")
+        listed = here.devices.list
+
+        async def meanwhile(user_id: str) -> list[Device]:
+            found = await listed(user_id)
+            here.streams.close(before)
+            await here.connect("alice", "job-1")
+            return found
+
+        monkeypatch.setattr(here.devices, "list", meanwhile)
+        assert not await here.audience.is_to_end(EndStream("alice", "job-1", TOO_MANY), cluster.nodes[1].node_id)
+
+
+async def test_nobody_is_sent_away_for_another_device_while_the_store_does_not_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with small_cluster(nodes=2) as cluster:
+        here = World(cluster).one
+        await here.connect("alice", "job-1")
+
+        async def away(user_id: str) -> list[Device]:
+            raise StoreUnavailableError("away")
+
+        monkeypatch.setattr(here.devices, "list", away)
+        assert not await here.audience.is_to_end(EndStream("alice", "job-1", TOO_MANY), cluster.nodes[1].node_id)
 
 
 async def test_the_node_that_a_device_has_left_is_told_if_it_lives() -> None:
