@@ -8,6 +8,7 @@ RETRY_FROM = chat_pb2.ERROR_CODE_UNAVAILABLE
 """From this code on the same request may succeed later."""
 
 _SILENT_RETRY_AFTER_MS = 500
+_DAMAGED = "This chat cannot be used until the operator of the server has looked at it. Your other chats go on."
 _DAMAGED_RETRY_AFTER_MS = 30_000
 """Owners look again about as often."""
 
@@ -31,7 +32,7 @@ def chat_damaged() -> chat_pb2.Error:
     """What the store holds of the chat cannot be right; until somebody mends it, nothing can be done with it."""
     return chat_pb2.Error(
         code=chat_pb2.ERROR_CODE_CHAT_DAMAGED,
-        message="This chat cannot be used until the operator of the server has looked at it. Your other chats go on.",
+        message=_DAMAGED,
         retry_after_ms=_DAMAGED_RETRY_AFTER_MS,
     )
 
@@ -82,10 +83,14 @@ def overloaded() -> chat_pb2.Error:
     )
 
 
-def outcome_unknown() -> chat_pb2.Error:
-    """The answer to a write without a key of which nobody knows whether it was committed."""
+def outcome_unknown(failed: chat_pb2.Error) -> chat_pb2.Error:
+    """The answer to a write without a key of which nobody knows whether it was committed: what `failed` says would have it sent
+    again. That its chat is damaged is still said."""
+    is_damaged = failed.code == chat_pb2.ERROR_CODE_CHAT_DAMAGED
     return chat_pb2.Error(
-        code=chat_pb2.ERROR_CODE_UNAVAILABLE,
-        message="Nobody knows whether this was committed. Without a key a repetition would be another one: look at the chat "
-        "first. With a key a request can be repeated safely.",
+        code=chat_pb2.ERROR_CODE_CHAT_DAMAGED if is_damaged else chat_pb2.ERROR_CODE_UNAVAILABLE,
+        message=(_DAMAGED + " " if is_damaged else "")
+        + "Nobody knows whether this was committed. Without a key a repetition would be another one: look at the chat first. "
+        "With a key a request can be repeated safely.",
+        retry_after_ms=_DAMAGED_RETRY_AFTER_MS if is_damaged else 0,
     )

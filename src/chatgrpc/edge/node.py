@@ -60,8 +60,11 @@ from chatgrpc.v1 import (
 
 _log = structlog.get_logger()
 
-_OUTCOME_UNKNOWN = frozenset({chat_pb2.ERROR_CODE_UNAVAILABLE, chat_pb2.ERROR_CODE_SEEN_SEQ_TOO_OLD})
-"""After these nobody knows what became of a write without a key: an earlier try of it may stand too far below the head."""
+_OUTCOME_UNKNOWN = frozenset(
+    {chat_pb2.ERROR_CODE_UNAVAILABLE, chat_pb2.ERROR_CODE_SEEN_SEQ_TOO_OLD, chat_pb2.ERROR_CODE_CHAT_DAMAGED}
+)
+"""After these nobody knows what became of a write without a key: an earlier try of it may stand too far below the head, and it
+may have been under way when its chat was found damaged."""
 CLOSE_TIMEOUT_S = 5.0
 """How long a device may take to read the last frames of its stream."""
 
@@ -226,7 +229,7 @@ class Node:
         finally:
             self._ordering.session_closed(session_id)
         if write.seen_seq is None and isinstance(answer, chat_pb2.Error) and answer.code in _OUTCOME_UNKNOWN:
-            return outcome_unknown()
+            return outcome_unknown(answer)
         if write.seen_seq is None and isinstance(answer, chat_pb2.SendResult):
             answer.duplicate = False  # what was tried twice we tried, not the caller
         return answer

@@ -4,6 +4,7 @@ import pytest
 
 from chatgrpc.core.refusal import (
     RefusedError,
+    chat_damaged,
     is_retryable,
     outcome_unknown,
     overloaded,
@@ -28,10 +29,19 @@ def test_what_may_succeed_later_says_when(error: chat_pb2.Error) -> None:
 
 
 def test_only_writes_speak_of_what_is_committed() -> None:
-    for error in (store_silent(), owner_silent(), outcome_unknown()):
+    for error in (store_silent(), owner_silent(), outcome_unknown(store_silent())):
         assert "committed" in error.message
     assert "committed" not in page_unavailable().message
     assert "store" not in owner_silent().message, "it is the node that did not answer; nobody knows of its store"
+
+
+def test_what_has_no_key_is_not_to_be_sent_again() -> None:
+    for failed in (store_silent(), owner_silent(), chat_damaged()):
+        unknown = outcome_unknown(failed)
+        assert unknown.code == failed.code, "the caller is told still what is the matter"
+        assert "look at the chat first" in unknown.message
+        assert "again, unchanged" not in unknown.message
+    assert chat_damaged().message in outcome_unknown(chat_damaged()).message
 
 
 def test_a_refusal_carries_its_error() -> None:

@@ -72,15 +72,16 @@ class ChatService(ChatServiceServicer):
         others = dict.fromkeys(checked_user_id(user_id) for user_id in request.member_user_ids)
         others.pop(caller, None)
         created = content_pb2.ChatCreatedContent(kind=content_pb2.CHAT_KIND_GROUP, title=request.title)
-        created.members.add(user_id=caller, role=content_pb2.MEMBER_ROLE_OWNER)
+        created.members.add(user_id=caller, role=content_pb2.MEMBER_ROLE_OWNER, joined_seq=1)
         for user_id in others:
-            created.members.add(user_id=user_id, role=content_pb2.MEMBER_ROLE_MEMBER)
+            created.members.add(user_id=user_id, role=content_pb2.MEMBER_ROLE_MEMBER, joined_seq=1)
         client_message_id, seen_seq = write_key(request)
         chat_id = group_chat_id(caller, client_message_id)
         content = content_pb2.Content(chat_created=created)
         committed = await self._submit(Write(chat_id, caller, content, client_message_id, seen_seq))
         chat = chat_pb2.Chat()
-        apply_event(chat, await self._event_of(committed, "chat_created"))  # as it was created, whatever has become of it since
+        # As it was created, whatever has become of it since.
+        apply_event(chat, await self._event_of(request, committed, content))
         return CreateGroupResponse(chat=chat)
 
     @refused_by(GetChatResponse)
@@ -147,7 +148,7 @@ class ChatService(ChatServiceServicer):
         token = f"{request.chat_id}.{secrets.token_urlsafe(_JOIN_SECRET_BYTES)}"
         link = content_pb2.JoinLink(token=token, approval_required=request.approval_required)
         content = content_pb2.Content(join_link_changed=content_pb2.JoinLinkChangedContent(join_link=link))
-        made = await self._event_of(await self._change(request, content), "join_link_changed")
+        made = await self._event_of(request, await self._change(request, content), content)
         # Of a repeated request the first try's link counts, which its caller had, though it may be dead by now.
         return CreateJoinLinkResponse(join_link=made.content.join_link_changed.join_link)
 
@@ -208,12 +209,26 @@ class ChatService(ChatServiceServicer):
         write = Write(chat_id, caller, content, client_message_id, seen_seq, answers_request=answers_request)
         return await self._submit(write)
 
-    async def _event_of(self, committed: chat_pb2.SendResult, arm: str) -> chat_pb2.ChatEvent:
-        """The event that a write of this call became, at its first try."""
+    async def _event_of(
+        self, request: KeyedRequest, committed: chat_pb2.SendResult, content: content_pb2.Content
+    ) -> chat_pb2.ChatEvent:
+        """The event that a write of this call became, at its first try, so far as its answer needs it.
+
+        Without a key this was the first try, and nothing is read: a read that fails would have it sent again though it is done.
+        """
         seq = committed.seq
+        if not request.HasField("key"):
+            return chat_pb2.ChatEvent(
+                chat_id=committed.chat_id,
+                seq=seq,
+                sender_user_id=current_claims().user_id,
+                sent_at_ms=committed.sent_at_ms,
+                content=content,
+            )
         [stored] = await self._backend.log.read_after(committed.chat_id, seq - 1, seq, limit=1, bytes_max=1)
         event = chat_pb2.ChatEvent.FromString(stored.event)
-        require(event.content.WhichOneof("body") == arm, "This key was used for another call. Make a new one for each.")
+        is_of_this_call = event.content.WhichOneof("body") == content.WhichOneof("body")
+        require(is_of_this_call, "This key was used for another call. Make a new one for each.")
         return event
 
     async def _submit(self, write: Write) -> chat_pb2.SendResult:

@@ -9,8 +9,16 @@ import grpc
 import grpc.aio
 import pytest
 
+from chatgrpc.adapters.sqlite.chat_log import SqliteChatLog
+from chatgrpc.core.entries import StoredEvent
 from chatgrpc.core.ids import direct_chat_id, group_chat_id, self_chat_id
+from chatgrpc.core.limits import Limits
+from chatgrpc.core.refusal import chat_damaged, outcome_unknown
+from chatgrpc.core.write import Write
 from chatgrpc.edge.errors import error_info_of
+from chatgrpc.edge.services import chats
+from chatgrpc.ports.errors import ChatDamagedError, StoreUnavailableError
+from chatgrpc.ports.tokens import Claims
 from chatgrpc.v1 import chat_pb2, chat_service_pb2, content_pb2
 from chatgrpc.v1.chat_service_pb2 import (
     AddMembersRequest,
@@ -73,6 +81,60 @@ async def test_a_repeated_key_returns_the_same_group(alice: Caller) -> None:
     again = await alice.chats.CreateGroup(CreateGroupRequest(title="Another title", member_user_ids=["bob"], key=KEY))
     assert again == first
     assert await alice.seqs(first.chat.chat_id) == [1, 2]
+
+
+async def test_what_was_done_without_a_key_is_answered_though_nothing_can_be_read(
+    alice: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told to send it again they would make a second group, or end the link that they just made."""
+
+    async def failing(*_: object, **__: object) -> list[StoredEvent]:
+        raise StoreUnavailableError("injected")
+
+    with monkeypatch.context() as fault:
+        fault.setattr(SqliteChatLog, "read_after", failing)
+        created = (await alice.chats.CreateGroup(CreateGroupRequest(title="Friends", member_user_ids=["bob"]))).chat
+        made = (await alice.chats.CreateJoinLink(CreateJoinLinkRequest(chat_id=created.chat_id))).join_link
+        keyed = CreateGroupRequest(title="Friends", key=KEY)
+        assert code_of(await alice.chats.CreateGroup(keyed)) == "UNAVAILABLE", "again it names the same group"
+    chat = await chat_of(alice, created.chat_id)
+    assert chat.join_link == made
+    chat.ClearField("join_link")
+    chat.as_of_seq = 1
+    assert created == chat
+
+
+async def test_nobody_knows_what_became_of_a_write_without_a_key_whose_chat_is_damaged(
+    alice: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def damaged(_: object, chat_id: str) -> None:
+        raise ChatDamagedError(chat_id, "injected")
+
+    monkeypatch.setattr(SqliteChatLog, "load", damaged)
+    keyless = (await alice.chats.CreateGroup(CreateGroupRequest(title="Friends"))).error
+    keyed = (await alice.chats.CreateGroup(CreateGroupRequest(title="Friends", key=KEY))).error
+    assert keyless.code == keyed.code == chat_pb2.ERROR_CODE_CHAT_DAMAGED
+    assert keyed == chat_damaged()
+    assert keyless == outcome_unknown(chat_damaged())
+
+
+async def test_a_group_made_without_a_key_is_answered_as_its_owner_completes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the owner is another node, and what it completes is a copy."""
+    monkeypatch.setattr(chats, "current_claims", lambda: Claims("alice", 2**53))
+    backend = _FarOwner()
+    service = chats.ChatService(backend)  # type: ignore[arg-type]  # the part of a Backend that is used
+    reply = await service.CreateGroup(CreateGroupRequest(title="Friends", member_user_ids=["bob"]), None)
+    assert [member.joined_seq for member in reply.chat.members] == [1, 1]
+    assert (reply.chat.creator_user_id, reply.chat.created_at_ms, reply.chat.as_of_seq) == ("alice", 5, 1)
+
+
+class _FarOwner:
+    """A node behind which somebody else commits."""
+
+    limits = Limits()
+
+    async def submit(self, write: Write) -> chat_pb2.SendResult:
+        return chat_pb2.SendResult(chat_id=write.chat_id, seq=1, sent_at_ms=5)
 
 
 async def test_whoever_left_their_group_gets_it_by_its_key_as_they_made_it(alice: Caller) -> None:
