@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from chatgrpc.core.limits import Limits
 from chatgrpc.v1 import session_pb2
 from chatgrpc_client.cli.ending import advice
 from chatgrpc_client.cli.screen import PlainScreen
@@ -350,3 +351,16 @@ def test_send_needs_no_device_where_the_user_has_as_many_as_allowed(shell: Shell
     assert (code, lines[0].startswith("chatgrpc: refused: there is no such chat")) == (3, True), lines
     _, lines = shell.call("history", "--as", bob, "--with", alice, "--json")
     assert [event["text"] for event in parsed(lines)[1:]] == [f"build {number} is green" for number in range(13)]
+
+
+async def test_nothing_is_sent_with_somebody_elses_token_also_without_a_session(shell: Shell, home: Home, names: Names) -> None:
+    alice, bob, carol = names
+    for number in range(Limits().devices_per_user_max):
+        async with home.device(alice, f"device{number}") as device:
+            await device.wait_until_live(TIMEOUT_S)
+    token = shell.server.token(alice)
+    code, lines = await shell.run("send", "--as", bob, "--token", token, "--to", carol, "who am I?")
+    assert code == 1
+    assert f"the token is {alice}'s, and not {bob}'s" in lines[0]
+    code, lines = await shell.run("send", "--as", alice, "--token", token, "--to", carol, "it is me")
+    assert (code, lines[0].split(" (")[0]) == (0, f"✓ sent to {carol} as #2")  # behind the event that made the chat

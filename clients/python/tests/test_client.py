@@ -315,6 +315,8 @@ async def test_revoked_replaced_and_mistaken_devices_stop(home: Home, names: Nam
     async with stranger:
         with pytest.raises(WrongUserError, match=bob_id):
             await stranger.wait_until_live(TIMEOUT_S)
+        with pytest.raises(WrongUserError, match=bob_id):  # nor is a group made, which would be bob's
+            await stranger.groups.create("whose?", [])
 
 
 async def _live_again(client: Client) -> None:

@@ -14,7 +14,16 @@ import grpc.aio
 import pytest
 
 from chatgrpc.core.ids import direct_chat_id
-from chatgrpc.v1 import chat_pb2, chat_service_pb2, content_pb2, message_service_pb2, session_pb2, session_pb2_grpc
+from chatgrpc.v1 import (
+    chat_pb2,
+    chat_service_pb2,
+    content_pb2,
+    message_service_pb2,
+    session_pb2,
+    session_pb2_grpc,
+    user_service_pb2,
+    user_service_pb2_grpc,
+)
 from chatgrpc_client import Client, ClientConfig, LogEvent, MessageDelayed
 from chatgrpc_client.cli.send import NOT_SENT, REFUSED, _Sender
 from chatgrpc_client.exceptions import (
@@ -597,6 +606,7 @@ async def test_a_client_that_closes_cancels_nobody_who_waits_for_an_answer(tmp_p
         await asyncio.Event().wait()
 
     server = grpc.aio.server()
+    user_service_pb2_grpc.add_UserServiceServicer_to_server(_Alices(), server)  # type: ignore[abstract]  # all that is asked of it
     methods: dict[str, Any] = {"ListDevices": grpc.unary_unary_rpc_method_handler(never_answered)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("chatgrpc.v1.DeviceService", methods),))
     port = server.add_insecure_port("127.0.0.1:0")
@@ -650,6 +660,7 @@ async def test_a_change_of_a_chat_that_is_not_held_yet_keeps_one_key_through_all
             grpc.method_handlers_generic_handler("chatgrpc.v1.MessageService", messages),
         )
     )
+    user_service_pb2_grpc.add_UserServiceServicer_to_server(_Alices(), server)  # type: ignore[abstract]  # as above
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
 
@@ -666,3 +677,11 @@ async def test_a_change_of_a_chat_that_is_not_held_yet_keeps_one_key_through_all
     assert first.key.seen_seq == 7
     assert first.key.client_message_id
     assert second.key == first.key
+
+
+class _Alices(user_service_pb2_grpc.UserServiceServicer):
+    """Knows every token to be alice's."""
+
+    async def GetUser(self, request: user_service_pb2.GetUserRequest, context: Any) -> user_service_pb2.GetUserResponse:
+        """Whose the token is."""
+        return user_service_pb2.GetUserResponse(user=user_service_pb2.User(user_id="alice"))

@@ -39,6 +39,7 @@ from .exceptions import (
     TemporaryError,
     TokenUnavailableError,
     UnauthenticatedError,
+    WrongUserError,
     request_error,
 )
 from .node_channel import NodeChannel
@@ -71,7 +72,7 @@ _MethodOn = Callable[[Stubs], _Method[Request_contra, Response_co]]
 
 
 class Caller:
-    """Makes unary calls on the node in use."""
+    """Makes unary calls on the node in use, for the user of the settings: nothing is asked with another user's token."""
 
     def __init__(self, node: NodeChannel, config: ClientConfig, token: TokenProvider, *, moves: bool = False) -> None:
         """Makes calls on whatever node `node` stands for.
@@ -87,6 +88,8 @@ class Caller:
         self._token = token
         self._moves = moves
         self._stubs = Stubs(node.channel)
+        self._own_token = ""
+        """The last token of which the server said that it is this user's."""
 
     async def call(self, method: _MethodOn[Request_contra, Response_co], request: Request_contra) -> Response_co:
         """Calls until there is an answer, and returns it. `method` finds the method among the stubs, anew for each try.
@@ -95,6 +98,7 @@ class Caller:
             RequestError: the server refused it.
             UnauthenticatedError: the token is not valid.
             TokenUnavailableError: no token could be had.
+            WrongUserError: the token is another user's.
             RequestTimeoutError: there was no answer in time.
             ClientClosedError: the client is closed.
         """
@@ -132,6 +136,16 @@ class Caller:
             raise
         except Exception as failure:  # the provider is the user's code
             raise TokenUnavailableError(f"no token could be had: {failure}") from failure
+        if token != self._own_token:
+            owner = (await self._answer(lambda on: on.users.GetUser, user_service_pb2.GetUserRequest(), token, deadline_s)).user
+            if owner.user_id != self._config.user_id:
+                raise WrongUserError(f"the token is {owner.user_id}'s, and not {self._config.user_id}'s")
+            self._own_token = token
+        return await self._answer(method, request, token, deadline_s)
+
+    async def _answer(
+        self, method: _MethodOn[Request_contra, Response_co], request: Request_contra, token: str, deadline_s: float
+    ) -> Response_co:
         metadata = (("authorization", f"Bearer {token}"),)
         timeout_s = max(0.001, deadline_s - time.monotonic())
         if self._stubs.channel is not self._node.channel:
