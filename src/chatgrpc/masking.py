@@ -5,7 +5,10 @@ from typing import Final
 
 MASK: Final = "****"
 
-_ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<rest>[^\s'\"<>]+)")
+_SCHEME = r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)"
+_ADDRESS = re.compile(_SCHEME + r"(?P<rest>(?:[^\s@]*@)*(?:[^\s'\"<>]|['\"<>](?=\w))+)")
+"""One in a sentence. A quotation mark is part of it before an @ or a letter, as in a password that was not escaped."""
+_VALUE = re.compile(_SCHEME + r"(?P<rest>.+)", re.DOTALL)
 _HARMLESS = frozenset({"db", "protocol", "ssl_ca_certs", "ssl_cert_reqs"})
 """Parameters of an address of Redis whose values are worth seeing."""
 
@@ -15,9 +18,16 @@ def mask_addresses(text: str) -> str:
     return _ADDRESS.sub(_masked, text) if "://" in text else text
 
 
+def mask_value(value: str) -> str:
+    """The same for a text that is one address and nothing else: it goes on to the end, whatever characters it holds."""
+    return _VALUE.sub(_masked, value)
+
+
 def _masked(found: re.Match[str]) -> str:
     # The last @, wherever it is: a password may hold characters that should have been escaped.
     login, at, rest = found["rest"].rpartition("@")
+    if "?" in login or "#" in login:  # or it is the query that holds the @, and the address says not which
+        return f"{found['scheme']}{MASK}"
     place, hash_mark, fragment = rest.partition("#")
     place, question_mark, query = place.partition("?")
     parameters = "&".join(map(_masked_parameter, query.split("&")))

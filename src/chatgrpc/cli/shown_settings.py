@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from chatgrpc.config import LoadedSettings, setting_fields, value_of
-from chatgrpc.masking import MASK, mask_addresses
+from chatgrpc.masking import MASK, mask_value
 
 
 def as_toml(loaded: LoadedSettings) -> str:
@@ -39,5 +39,5 @@ def _toml(value: object) -> str:
         return repr(value)
     if isinstance(value, str | Path):
         # What JSON escapes, a TOML basic string escapes alike; DEL is the one that TOML wants and JSON does not.
-        return json.dumps(mask_addresses(str(value)), ensure_ascii=False).replace("\x7f", "\\u007f")
+        return json.dumps(mask_value(str(value)), ensure_ascii=False).replace("\x7f", "\\u007f")
     raise TypeError(f"no TOML for {type(value).__name__}")

@@ -201,6 +201,8 @@ def test_config_masks_a_password(no_clients: None) -> None:
         ("cluster.redis", "redis://h:6379/0?password=hunter2"),
         ("cluster.redis", "redis://h:6379/0?db=1&password=hunter2#hunter2"),
         ("cluster.redis", "rediss://hunter2@h:6379/0"),
+        ("cluster.redis", "redis://:pa'hunter2@h/0"),
+        ("cluster.redis", 'redis://h/0?password="a <hunter2'),
         ("auth.jwks_url", "https://issuer.example/keys?api_key=hunter2"),
         ("auth.jwks_url", "https://issuer.example/keys?hunter2"),
         ("auth.jwks_url", "https://u:p@hunter2@issuer.example/keys"),
