@@ -27,11 +27,11 @@ def devices(
             calls = Devices(caller)
             if revoke is not None:
                 device = await calls.revoke(revoke)
-                typer.echo(f"revoked {device.device_id} ({safe(device.name)})")
+                typer.echo(f"revoked {safe(device.device_id)} ({safe(device.name)})")
                 return 0
             for device in await calls.list():
                 state = "online" if device.online else f"last connected {clock(device.connected_at_ms)}"
-                typer.echo(f"{device.device_id}  {safe(device.name)}  {state}")
+                typer.echo(f"{safe(device.device_id)}  {safe(device.name)}  {state}")
         return 0
 
     run(work, access.token_hint)

@@ -11,6 +11,7 @@ from .access import Access, DeviceOption, check_chat, check_user, takes_access
 from .conversation import Conversation
 from .ending import complain, run
 from .rendering import as_json as event_as_json
+from .rendering import safe
 
 UNACKNOWLEDGED_MAX = 16
 """Events printed between two acknowledgements: as many may be repeated after a kill."""
@@ -88,7 +89,7 @@ class _Printer:
         conversation = self._conversations.setdefault(event.chat_id, Conversation(self._user))
         shown = conversation.add(event.event) or f"{'#' + str(event.seq):>6} (settings)"
         conversation.lines.pop(event.seq - QUOTABLE_LINES, None)
-        return f"{event.chat_id} {shown}"
+        return f"{safe(event.chat_id)} {shown}"
 
 
 def _report(event: ConnectionChanged) -> None:
