@@ -5,22 +5,26 @@ import os
 import re
 import struct
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from chatgrpc.core.limits import Limits
-from chatgrpc.v1 import session_pb2
+from chatgrpc.v1 import chat_pb2, content_pb2, device_service_pb2, session_pb2
 from chatgrpc_client.cli.ending import advice
 from chatgrpc_client.cli.screen import PlainScreen
+from chatgrpc_client.cli.tail import _Printer
 from chatgrpc_client.effects import disconnected
-from chatgrpc_client.exceptions import stop_error
+from chatgrpc_client.events import log_event
+from chatgrpc_client.exceptions import TokenUnavailableError, stop_error
 from chatgrpc_client.reachability import explain, host_of, is_loopback, proxy_of
+from chatgrpc_client.unary import Devices
 from tests.support import stepped_clock
 from tests.support.cast import BRIEF_LIVES_S
 from tests.support.server import ServerProcess
 
-from .conftest import Home, watching
+from .conftest import Home, until, watching
 from .shell import CHATGRPC, TIMEOUT_S, Shell, certificate, parsed
 
 Names = tuple[str, str, str]
@@ -111,6 +115,7 @@ def test_a_token_that_cannot_be_had_is_told(shell: Shell, names: Names, tmp_path
         (("--token-command", "echo 'log in first' >&2; exit 3"), "ended with status 3: log in first"),
         (("--token-command", "true"), "--token-command holds no token"),
         (("--token-command", "echo two words"), "that is no token"),
+        (("--token-command", "printf 'a\\033b'"), "that is no token"),
         (("--token-file", str(tmp_path / "none")), "No such file"),
     ):
         code, lines = shell.call(*before, *more)
@@ -120,6 +125,32 @@ def test_a_token_that_cannot_be_had_is_told(shell: Shell, names: Names, tmp_path
     assert code == 1
     assert "no token could be had" in lines[0]
     assert shell.call(*before, "--token", "a", "--token-file", "b")[0] == 2
+
+
+NO_TOKENS = ("", "two words", "one\ntwo", "one\rtwo", "tökön", "a\x1bb", "a\x7fb")
+
+
+@pytest.mark.parametrize("given", NO_TOKENS)
+def test_what_can_be_no_token_is_a_mistake_of_whoever_gave_it(shell: Shell, names: Names, given: str) -> None:
+    alice, bob, _ = names
+    for command in (("history", "--with", bob), ("devices",), ("send", "--to", bob, "x")):
+        code, lines = shell.call(*command, "--as", alice, "--token", given)
+        assert code == 2, lines
+        assert "no token" in "".join(lines)
+
+
+@pytest.mark.parametrize("given", NO_TOKENS)
+async def test_a_provider_that_gives_what_can_be_no_token_is_told_so(home: Home, names: Names, given: str) -> None:
+    client = home.device(names[0])
+    client._token = partial(_given, given)
+    async with client:
+        with pytest.raises(TokenUnavailableError, match="no token"):
+            await client.profiles.get()
+        await until(lambda: "no token" in client.connection.message)
+
+
+async def _given(token: str) -> str:
+    return token
 
 
 def test_the_hint_of_a_refused_token_fits_where_it_came_from(shell: Shell, names: Names, tmp_path: Path) -> None:
@@ -270,6 +301,31 @@ def test_what_waits_is_listed_and_dropped(shell: Shell, names: Names) -> None:
     assert shell.call("queue", "--as", alice, "--drop", "all") == (0, ["dropped 1"])
     assert shell.call("queue", "--as", alice) == (0, ["nothing waits"])
     assert shell.call("queue", "--as", alice, "--data-dir", str(shell.server.data_dir / "none"))[0] == 2
+
+
+def test_ids_that_a_server_says_steer_no_terminal(
+    shell: Shell, names: Names, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    device = device_service_pb2.Device(device_id=f"a{STEERING}", name=STEERING)
+
+    async def listed(_: Devices) -> list[device_service_pb2.Device]:
+        return [device]
+
+    async def revoked(_: Devices, device_id: str) -> device_service_pb2.Device:
+        return device
+
+    monkeypatch.setattr(Devices, "list", listed)
+    monkeypatch.setattr(Devices, "revoke", revoked)
+    for more in ((), ("--revoke", "a")):
+        code, lines = shell.call("devices", "--as", names[0], *more)
+        assert (code, len(lines)) == (0, 1)
+        assert not re.search("[\x00-\x1f\x7f\u202e]", lines[0]), lines
+    event = chat_pb2.ChatEvent(
+        chat_id=f"d.{STEERING}", seq=1, content=content_pb2.Content(text=content_pb2.TextContent(text=STEERING))
+    )
+    for as_json in (False, True):
+        _Printer(names[0], "", as_json).print(log_event(event))
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f\u202e]", capsys.readouterr().out)
 
 
 async def test_history_shows_what_became_of_the_messages_that_it_shows(shell: Shell, home: Home, names: Names) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from chatgrpc.v1 import chat_pb2, session_pb2, session_pb2_grpc
 
 from .backoff import Backoff
+from .bearer import checked_token
 from .config import ClientConfig, TokenProvider
 from .connection import Connection
 from .effects import Ending, Next, Received, Record
@@ -222,7 +223,7 @@ class Engine:
     async def _connect_once(self) -> tuple[Ending, str]:
         self._asks_for_token = True
         try:
-            token = await self._token()
+            token = checked_token(await self._token())
         except SessionStoppedError:
             raise
         except Exception as error:  # the provider is the user's code, and may succeed later

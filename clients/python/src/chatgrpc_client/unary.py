@@ -29,6 +29,7 @@ from chatgrpc.v1 import (
 )
 
 from .backoff import Backoff
+from .bearer import checked_token
 from .config import ClientConfig, TokenProvider
 from .exceptions import (
     LASTING,
@@ -131,7 +132,7 @@ class Caller:
         self, method: _MethodOn[Request_contra, Response_co], request: Request_contra, deadline_s: float
     ) -> Response_co:
         try:
-            token = await self._token()
+            token = checked_token(await self._token())
         except ChatError:
             raise
         except Exception as failure:  # the provider is the user's code

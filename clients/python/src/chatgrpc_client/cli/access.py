@@ -16,6 +16,7 @@ from chatgrpc.core.ids import is_chat_id, is_user_id
 
 from ..client import Client
 from ..config import ClientConfig, TokenProvider
+from ..exceptions import TokenUnavailableError
 from ..node_channel import NodeChannel
 from ..reachability import host_of, is_loopback
 from ..unary import Caller
@@ -111,7 +112,10 @@ class Access:
         if (self.token is not None) + (self.token_file is not None) + (self.token_command is not None) > 1:
             raise typer.BadParameter("give at most one of --token, --token-file and --token-command")
         if self.token is not None:
-            return tokens.always(self.token)
+            try:
+                return tokens.always(self.token)
+            except TokenUnavailableError as error:
+                raise typer.BadParameter(str(error)) from error
         if self.token_file is not None:
             return tokens.from_file(self.token_file)
         if self.token_command is not None:

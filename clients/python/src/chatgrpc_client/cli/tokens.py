@@ -15,6 +15,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+from ..bearer import is_token
 from ..config import TokenProvider
 from ..exceptions import TokenUnavailableError
 from .ending import fail
@@ -28,10 +29,15 @@ DEVELOPMENT_ISSUER = "chatgrpc-dev"
 
 
 def always(token: str) -> TokenProvider:
-    """The token that was given."""
+    """The token that was given.
+
+    Raises:
+        TokenUnavailableError: it is none.
+    """
+    given = _token(token.encode(errors="surrogateescape"), "--token")
 
     async def provide() -> str:
-        return token
+        return given
 
     return provide
 
@@ -118,7 +124,7 @@ def _token(text: bytes, where: str) -> str:
     token = text.decode(errors="replace").strip()
     if not token:
         raise TokenUnavailableError(f"{where} holds no token")
-    if not token.isascii() or any(char.isspace() for char in token) or len(token) >= TOKEN_BYTES_MAX:
+    if not is_token(token) or len(token) >= TOKEN_BYTES_MAX:
         raise TokenUnavailableError(f"{where}: that is no token, which is one word")
     return token
 
