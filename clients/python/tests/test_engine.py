@@ -13,10 +13,11 @@ import grpc
 import grpc.aio
 import pytest
 
-from chatgrpc.core.ids import direct_chat_id
+from chatgrpc.core.ids import direct_chat_id, self_chat_id
 from chatgrpc.v1 import (
     chat_pb2,
     chat_service_pb2,
+    chat_service_pb2_grpc,
     content_pb2,
     message_service_pb2,
     session_pb2,
@@ -24,7 +25,7 @@ from chatgrpc.v1 import (
     user_service_pb2,
     user_service_pb2_grpc,
 )
-from chatgrpc_client import Client, ClientConfig, LogEvent, MessageDelayed
+from chatgrpc_client import Client, ClientConfig, LogEvent, MessageDelayed, engine
 from chatgrpc_client.cli.send import NOT_SENT, REFUSED, _Sender
 from chatgrpc_client.exceptions import (
     ChatDamagedError,
@@ -36,6 +37,7 @@ from chatgrpc_client.exceptions import (
     TemporaryError,
 )
 from chatgrpc_client.store import Store
+from chatgrpc_client.unary import Groups
 
 from . import frames
 from .conftest import watching
@@ -43,6 +45,7 @@ from .frames import frame, text, welcome
 from .shell import TIMEOUT_S
 
 CHAT = direct_chat_id("alice", "bob")
+GROUP = "g.aaaaaaaaaaaaaaaaaaaaaa"
 SOONER_S = 40.0
 """A stream on which nothing goes either way is given up after 75 s."""
 event = partial(frames.event, chat_id=CHAT)
@@ -106,11 +109,25 @@ class ScriptedServer(session_pb2_grpc.SessionServiceServicer):
             self.failures.append(error)
 
 
+class Chats(chat_service_pb2_grpc.ChatServiceServicer):
+    """A group that its creator made a link for, as event 2, and that a user joined, by event 3."""
+
+    async def CreateJoinLink(self, request: Any, context: Any) -> chat_service_pb2.CreateJoinLinkResponse:
+        """Makes the link."""
+        committed = chat_pb2.SendResult(chat_id=request.chat_id, seq=2)
+        return chat_service_pb2.CreateJoinLinkResponse(join_link=content_pb2.JoinLink(token="secret"), committed=committed)
+
+    async def JoinByLink(self, request: Any, context: Any) -> chat_service_pb2.JoinByLinkResponse:
+        """Lets the caller in."""
+        return chat_service_pb2.JoinByLinkResponse(joined=chat_pb2.Chat(chat_id=GROUP, as_of_seq=3))
+
+
 @contextlib.asynccontextmanager
 async def client_of(tmp_path: Path, *scripts: Script, **settings: Any) -> AsyncIterator[tuple[Client, ScriptedServer]]:
     scripted = ScriptedServer(*scripts)
     server = grpc.aio.server()
     session_pb2_grpc.add_SessionServiceServicer_to_server(scripted, server)
+    chat_service_pb2_grpc.add_ChatServiceServicer_to_server(Chats(), server)  # type: ignore[abstract]
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
 
@@ -411,8 +428,68 @@ async def test_an_acknowledged_message_is_in_the_history_though_its_event_has_no
         assert [e.seq for e in (await client.history(CHAT)).events] == [1, 2], "from disk, and once"
 
 
+async def waits(reading: "asyncio.Task[Any]", client: Client) -> bool:
+    """Whether it waits for more than the disk."""
+    await asyncio.sleep(0)
+    await client.waiting_messages()  # the disk reads in order, so what was asked of it before is read
+    await asyncio.sleep(0)
+    return not reading.done()
+
+
+@pytest.mark.parametrize("read", [Client.history, Client.held_history, Client.unread])
+async def test_what_was_hidden_is_not_seen_again_though_the_event_of_it_has_not_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Client, str], Awaitable[Any]]
+) -> None:
+    monkeypatch.setattr(engine, "OWN_EVENT_TIMEOUT_S", TIMEOUT_S)
+    notes = self_chat_id("alice")
+    let_it_come = asyncio.Event()
+
+    async def slow_event(stream: Stream) -> None:
+        first = frames.event(1, text("a note"), sender="alice", chat_id=notes)
+        await stream.welcome(frame(opened(1)), frame(event(1)), frame(frames.opened(1, chat_id=notes)), frame(first))
+        send = await stream.read("send")
+        await stream.write(answer(send, chat_pb2.SendResult(chat_id=notes, seq=2)))
+        await let_it_come.wait()
+        key = send.send.key.client_message_id
+        await stream.write(frame(frames.event(2, send.send.content, sender="alice", chat_id=notes, client_message_id=key)))
+        await stream.stay()
+
+    async with client_of(tmp_path, slow_event) as (client, _), watching(client) as seen:
+        await seen.until(lambda: len(seen.of(LogEvent)) == 2)
+        assert await client.unread(CHAT) == 1
+        await (await client.hide(CHAT, [1])).sent
+        reading = asyncio.ensure_future(read(client, CHAT))
+        assert await waits(reading, client)
+        let_it_come.set()
+        left = await reading
+        assert not (left if isinstance(left, int) else left.events)
+
+
+@pytest.mark.parametrize("change", [lambda groups: groups.join("secret"), lambda groups: groups.create_link(GROUP)])
+async def test_whoever_joins_a_group_or_makes_a_link_finds_it_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Groups], Awaitable[Any]]
+) -> None:
+    monkeypatch.setattr(engine, "OWN_EVENT_TIMEOUT_S", TIMEOUT_S)
+    let_it_come = asyncio.Event()
+
+    async def slow_events(stream: Stream) -> None:
+        await stream.welcome()
+        await let_it_come.wait()
+        # The device begins behind the change: no event of that comes.
+        await stream.write(frame(frames.opened(4, chat_id=GROUP, head_seq=3)))
+        await stream.stay()
+
+    async with client_of(tmp_path, slow_events) as (client, _):
+        await client.wait_until_live(TIMEOUT_S)
+        await change(client.groups)
+        reading = asyncio.create_task(client.chat(GROUP))
+        assert await waits(reading, client)
+        let_it_come.set()
+        assert await reading is not None
+
+
 async def test_a_chat_that_is_over_is_not_named_in_the_hello_and_repeats_nothing(tmp_path: Path) -> None:
-    group = "g.aaaaaaaaaaaaaaaaaaaaaa"
+    group = GROUP
     mine = frames.created("alice", "bob", chat_id=group, title="Trip")
     removal = content_pb2.Content(member_removed=content_pb2.MemberRemovedContent(user_id="alice"))
     gone = frames.event(2, removal, chat_id=group)

@@ -673,6 +673,7 @@ class CreateJoinLinkResponse(_message.Message):
 
     JOIN_LINK_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    COMMITTED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def join_link(self) -> _content_pb2.JoinLink:
         """The link."""
@@ -681,15 +682,20 @@ class CreateJoinLinkResponse(_message.Message):
     def error(self) -> _chat_pb2.Error:
         """It was refused."""
 
+    @_builtins.property
+    def committed(self) -> _chat_pb2.SendResult:
+        """With join_link: where the change stands in the chat's log."""
+
     def __init__(
         self,
         *,
         join_link: _content_pb2.JoinLink | None = ...,
         error: _chat_pb2.Error | None = ...,
+        committed: _chat_pb2.SendResult | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "join_link", b"join_link", "outcome", b"outcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["committed", b"committed", "error", b"error", "join_link", b"join_link", "outcome", b"outcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "join_link", b"join_link", "outcome", b"outcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed", b"committed", "error", b"error", "join_link", b"join_link", "outcome", b"outcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["join_link", "error"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015

@@ -321,6 +321,7 @@ class Client:
 
     async def unread(self, chat_id: str) -> int:
         """How many messages of others that this device holds the user has read on no device."""
+        await self._holds_own_writes(chat_id)
         return await self._engine.store.call(Store.unread, chat_id)
 
     async def chats(self) -> list[ChatState]:
@@ -336,13 +337,15 @@ class Client:
 
     async def held_history(self, chat_id: str, *, limit: int = 20) -> HistoryPage | None:
         """The newest page as far as it is on disk, without asking the server; None if the device does not hold the chat."""
+        await self._holds_own_writes(chat_id)
         return await self._engine.store.call(Store.page_before, chat_id, 0, limit, partial=True)
 
     async def history(self, chat_id: str, *, before: int = 0, after: int = 0, around: int = 0, limit: int = 20) -> HistoryPage:
         """A page of history: the newest, or the events just below, just above or around a seq.
 
         Served from disk as far as it is held there contiguously, else asked of the server and kept. What this client wrote and
-        was told is committed is in the page to which it belongs.
+        was told is committed is in the page to which it belongs. What it hid so is not (with `manual_ack`: once that event is
+        acknowledged).
 
         Raises:
             ValueError: more than one place is given, or a negative one, or no event is asked for.
@@ -354,7 +357,7 @@ class Client:
         if limit < 1 or min(before, after, around) < 0:
             raise ValueError("a page has at least one event, and seqs are not negative")
         store = self._engine.store
-        if not after and not around and await self._engine.holds_own_writes(chat_id):
+        if await self._holds_own_writes(chat_id) and not after and not around:
             held = await store.call(Store.page_before, chat_id, before, limit)
             if held is not None:
                 return held
@@ -372,6 +375,11 @@ class Client:
         if page.events and (not before or after or around):
             below_seq = page.events[-1].seq + 1
         return await store.call(Store.save_page, page, below_seq)
+
+    async def _holds_own_writes(self, chat_id: str) -> bool:
+        """See `Engine.holds_own_writes`; also of what hides messages of the chat, which stands in the self chat."""
+        await self._engine.holds_own_writes(self.self_chat_id)
+        return await self._engine.holds_own_writes(chat_id)
 
 
 def _open_store(config: ClientConfig, data_dir: DataDir) -> Store:

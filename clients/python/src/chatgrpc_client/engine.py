@@ -100,7 +100,7 @@ class Engine:
         self._delayed: dict[bytes, TemporaryError] = {}
         """Of messages that wait: what the server last said of them."""
         self._own_seqs: dict[str, int] = {}
-        """By chat: the last own write that is acknowledged and has not come back on the stream."""
+        """By chat: the last own write that is acknowledged and that the disk does not hold yet."""
         self._read_marks: dict[str, int] = {}
         self._watched: session_pb2.WatchChats | None = None
         self._outbox_is_stale = False
@@ -334,11 +334,9 @@ class Engine:
         events = [record for record in records if isinstance(record, chat_pb2.ChatEvent)]
         for record in records:
             if isinstance(record, chat_pb2.ChatEvent):
-                self.cursors[record.chat_id] = record.seq
-                if record.seq >= self._own_seqs.get(record.chat_id, 0):
-                    self._own_seqs.pop(record.chat_id, None)
+                self._holds(record.chat_id, record.seq)
             else:
-                self.cursors[record.chat.chat_id] = record.next_seq - 1
+                self._holds(record.chat.chat_id, record.next_seq - 1)
                 self.hub.signal((ChatOpened, record.chat.chat_id), ChatOpened(record.chat))
         if events and self._session is not None:
             self._session.stored(events, asyncio.get_running_loop().time())
@@ -347,6 +345,11 @@ class Engine:
             self.hub.arrived(applied.arrival, events)
         self._settle_own(applied)
         self.hub.notify()
+
+    def _holds(self, chat_id: str, seq: int) -> None:
+        self.cursors[chat_id] = seq
+        if seq >= self._own_seqs.get(chat_id, 0):
+            self._own_seqs.pop(chat_id, None)
 
     def _settle_own(self, applied: Applied) -> None:
         for client_message_id, result in applied.settled:

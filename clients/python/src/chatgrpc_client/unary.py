@@ -270,7 +270,9 @@ class Groups:
         request = chat_service_pb2.CreateJoinLinkRequest(
             chat_id=chat_id, approval_required=approval_required, key=await self._key(chat_id)
         )
-        return (await self._caller.call(lambda on: on.chats.CreateJoinLink, request)).join_link
+        response = await self._caller.call(lambda on: on.chats.CreateJoinLink, request)
+        self._done(response.committed)
+        return response.join_link
 
     async def revoke_link(self, chat_id: str) -> chat_pb2.SendResult:
         """Revokes the join link."""
@@ -280,7 +282,9 @@ class Groups:
     async def join(self, token: str) -> chat_service_pb2.JoinByLinkResponse:
         """Joins by a link's token, or asks to be let in; the answer says which."""
         request = chat_service_pb2.JoinByLinkRequest(token=token)
-        return await self._caller.call(lambda on: on.chats.JoinByLink, request)
+        response = await self._caller.call(lambda on: on.chats.JoinByLink, request)
+        self._own_write(response.joined.chat_id, response.joined.as_of_seq)  # nothing, if it waits to be let in
+        return response
 
     async def answer_request(self, chat_id: str, user_id: str, *, approve: bool) -> chat_pb2.SendResult:
         """Lets someone in who asked, or declines."""

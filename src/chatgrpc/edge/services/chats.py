@@ -148,9 +148,10 @@ class ChatService(ChatServiceServicer):
         token = f"{request.chat_id}.{secrets.token_urlsafe(_JOIN_SECRET_BYTES)}"
         link = content_pb2.JoinLink(token=token, approval_required=request.approval_required)
         content = content_pb2.Content(join_link_changed=content_pb2.JoinLinkChangedContent(join_link=link))
-        made = await self._event_of(request, await self._change(request, content), content)
+        committed = await self._change(request, content)
+        made = await self._event_of(request, committed, content)
         # Of a repeated request the first try's link counts, which its caller had, though it may be dead by now.
-        return CreateJoinLinkResponse(join_link=made.content.join_link_changed.join_link)
+        return CreateJoinLinkResponse(join_link=made.content.join_link_changed.join_link, committed=committed)
 
     @refused_by(RevokeJoinLinkResponse)
     async def RevokeJoinLink(self, request: RevokeJoinLinkRequest, context: object) -> RevokeJoinLinkResponse:

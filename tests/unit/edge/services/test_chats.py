@@ -409,6 +409,8 @@ async def link_of(caller: Caller, chat_id: str, approval_required: bool = False)
     reply = await caller.chats.CreateJoinLink(request)
     assert reply.WhichOneof("outcome") == "join_link", reply
     assert reply.join_link.approval_required == approval_required
+    where = GetMessageRequest(chat_id=chat_id, seq=reply.committed.seq)
+    assert (await caller.messages.GetMessage(where)).event.content.join_link_changed.join_link == reply.join_link
     return reply.join_link.token
 
 
