@@ -91,7 +91,8 @@ class ProtocolError(SessionStoppedError):
 class RequestError(ChatError):
     """The server refused a request.
 
-    `code` is the server's reason; `retry_after_s` is how long to wait, in seconds, 0 if the same request would fail again.
+    `code` is the server's reason; 0 = the call itself failed, and nothing is known of the outcome. `retry_after_s` is how long
+    to wait, in seconds, 0 if the same request would fail again.
     """
 
     def __init__(self, code: chat_pb2.ErrorCode.ValueType, message: str, retry_after_s: float = 0.0) -> None:

@@ -16,6 +16,14 @@ from .unary import Caller
 
 Outcome = tuple[QueuedMessage, chat_pb2.SendResult | RequestError]
 
+_NO_ANSWER = frozenset(
+    {
+        chat_pb2.ERROR_CODE_UNSPECIFIED,  # the call failed, perhaps after the message was committed
+        chat_pb2.ERROR_CODE_SEEN_SEQ_TOO_OLD,  # only a session can find out whether it was
+        chat_pb2.ERROR_CODE_SEEN_SEQ_AHEAD,
+    }
+)
+
 
 async def send_one_by_one(caller: Caller, store: StoreThread) -> AsyncIterator[Outcome]:
     """Sends the messages of the outbox in order; yields what became of each, when that is on disk.
@@ -33,8 +41,8 @@ async def send_one_by_one(caller: Caller, store: StoreThread) -> AsyncIterator[O
         except TemporaryError:
             raise
         except RequestError as error:
-            if error.code in {chat_pb2.ERROR_CODE_SEEN_SEQ_TOO_OLD, chat_pb2.ERROR_CODE_SEEN_SEQ_AHEAD}:
-                raise  # only a session can find out whether it was committed
+            if error.code in _NO_ANSWER:
+                raise
             refusal = chat_pb2.Error(code=error.code, message=str(error))
             await store.call(Store.settle, [], [(entry.client_message_id, refusal)])
             yield message, error

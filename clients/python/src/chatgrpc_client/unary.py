@@ -36,6 +36,7 @@ from .exceptions import (
     ChatError,
     ClientClosedError,
     NotAMemberError,
+    NotFoundError,
     RequestTimeoutError,
     TemporaryError,
     TokenUnavailableError,
@@ -315,9 +316,21 @@ class Devices:
         return (await self._caller.call(lambda on: on.devices.RenameDevice, request)).device
 
     async def revoke(self, device_id: str) -> device_service_pb2.Device:
-        """Revokes a device: its stream is closed and its id never connects again."""
+        """Revokes a device: its stream is closed and its id never connects again.
+
+        A token that names no device is void afterwards, also the caller's own.
+        """
+        registered = next((device for device in await self.list() if device.device_id == device_id), None)
         request = device_service_pb2.RevokeDeviceRequest(device_id=device_id)
-        return (await self._caller.call(lambda on: on.devices.RevokeDevice, request)).device
+        try:
+            return (await self._caller.call(lambda on: on.devices.RevokeDevice, request)).device
+        except NotFoundError:
+            if registered is None:
+                raise
+            return registered  # it was there a moment ago: a try whose answer was lost revoked it
+        except UnauthenticatedError as error:  # which the token was not a moment ago; perhaps by this very revocation
+            said = f"{str(error).removesuffix('.')}; whether the device is revoked, a new token shows in the list of devices"
+            raise UnauthenticatedError(error.code, said) from error
 
 
 class Profiles:
