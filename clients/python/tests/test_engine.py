@@ -20,10 +20,9 @@ from chatgrpc.v1 import (
     chat_service_pb2_grpc,
     content_pb2,
     message_service_pb2,
+    message_service_pb2_grpc,
     session_pb2,
     session_pb2_grpc,
-    user_service_pb2,
-    user_service_pb2_grpc,
 )
 from chatgrpc_client import Client, ClientConfig, LogEvent, MessageDelayed, engine
 from chatgrpc_client.cli.send import NOT_SENT, REFUSED, _Sender
@@ -42,6 +41,7 @@ from chatgrpc_client.unary import Groups
 from . import frames
 from .conftest import watching
 from .frames import frame, text, welcome
+from .known_tokens import know_tokens
 from .shell import TIMEOUT_S
 
 CHAT = direct_chat_id("alice", "bob")
@@ -122,12 +122,22 @@ class Chats(chat_service_pb2_grpc.ChatServiceServicer):
         return chat_service_pb2.JoinByLinkResponse(joined=chat_pb2.Chat(chat_id=GROUP, as_of_seq=3))
 
 
+class Messages(message_service_pb2_grpc.MessageServiceServicer):
+    """The first event of that group."""
+
+    async def ListMessages(self, request: Any, context: Any) -> message_service_pb2.ListMessagesResponse:
+        """Where it ends, for who asks before the link is made."""
+        return message_service_pb2.ListMessagesResponse(events=[frames.event(1, chat_id=GROUP)])
+
+
 @contextlib.asynccontextmanager
 async def client_of(tmp_path: Path, *scripts: Script, **settings: Any) -> AsyncIterator[tuple[Client, ScriptedServer]]:
     scripted = ScriptedServer(*scripts)
     server = grpc.aio.server()
     session_pb2_grpc.add_SessionServiceServicer_to_server(scripted, server)
     chat_service_pb2_grpc.add_ChatServiceServicer_to_server(Chats(), server)  # type: ignore[abstract]
+    message_service_pb2_grpc.add_MessageServiceServicer_to_server(Messages(), server)  # type: ignore[abstract]
+    know_tokens(server, "alice")
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
 
@@ -683,7 +693,7 @@ async def test_a_client_that_closes_cancels_nobody_who_waits_for_an_answer(tmp_p
         await asyncio.Event().wait()
 
     server = grpc.aio.server()
-    user_service_pb2_grpc.add_UserServiceServicer_to_server(_Alices(), server)  # type: ignore[abstract]  # all that is asked of it
+    know_tokens(server, "alice")
     methods: dict[str, Any] = {"ListDevices": grpc.unary_unary_rpc_method_handler(never_answered)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("chatgrpc.v1.DeviceService", methods),))
     port = server.add_insecure_port("127.0.0.1:0")
@@ -737,7 +747,7 @@ async def test_a_change_of_a_chat_that_is_not_held_yet_keeps_one_key_through_all
             grpc.method_handlers_generic_handler("chatgrpc.v1.MessageService", messages),
         )
     )
-    user_service_pb2_grpc.add_UserServiceServicer_to_server(_Alices(), server)  # type: ignore[abstract]  # as above
+    know_tokens(server, "alice")
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
 
@@ -754,11 +764,3 @@ async def test_a_change_of_a_chat_that_is_not_held_yet_keeps_one_key_through_all
     assert first.key.seen_seq == 7
     assert first.key.client_message_id
     assert second.key == first.key
-
-
-class _Alices(user_service_pb2_grpc.UserServiceServicer):
-    """Knows every token to be alice's."""
-
-    async def GetUser(self, request: user_service_pb2.GetUserRequest, context: Any) -> user_service_pb2.GetUserResponse:
-        """Whose the token is."""
-        return user_service_pb2.GetUserResponse(user=user_service_pb2.User(user_id="alice"))

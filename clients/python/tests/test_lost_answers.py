@@ -24,6 +24,7 @@ from chatgrpc_client.store_thread import StoreThread
 from chatgrpc_client.unary import Caller, Devices
 
 from .frames import CHAT, text
+from .known_tokens import know_tokens
 
 
 class ServerWhoseAnswersAreLost(
@@ -62,6 +63,7 @@ async def calling(tmp_path: Path, *, voids_token: bool = False) -> AsyncIterator
     servicer = ServerWhoseAnswersAreLost(voids_token=voids_token)  # type: ignore[abstract]  # all that is asked of it
     device_service_pb2_grpc.add_DeviceServiceServicer_to_server(servicer, server)
     message_service_pb2_grpc.add_MessageServiceServicer_to_server(servicer, server)
+    know_tokens(server, "alice")
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
 
