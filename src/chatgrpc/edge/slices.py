@@ -15,17 +15,22 @@ SLICE_S: Final = 0.005
 class Slice:
     """A moment of the loop's time."""
 
-    __slots__ = ("_clock_s", "_until_s")
+    __slots__ = ("_clock_s", "_length_s", "_until_s")
 
     def __init__(self, clock_s: Callable[[], float], length_s: float = SLICE_S) -> None:
         """Begins now, by a clock that gives seconds."""
         self._clock_s = clock_s
+        self._length_s = length_s
         self._until_s = clock_s() + length_s
 
     @property
     def is_over(self) -> bool:
         """Other work is to have its turn."""
         return self._clock_s() >= self._until_s
+
+    def anew(self) -> "Slice":
+        """One as long that begins now."""
+        return Slice(self._clock_s, self._length_s)
 
 
 class Backlog:

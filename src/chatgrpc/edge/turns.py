@@ -91,7 +91,7 @@ class Turns:
     def _take_turns(self, waiting: Iterator[Connection], now_ms: int, slice_: Slice) -> Iterator[Connection]:
         """Gives turns until there is no more time, and one in any case; returns who had one."""
         for connection in waiting:
-            self._take_turn(connection, now_ms)
+            self._take_turn(connection, now_ms, slice_.anew())
             yield connection
             if slice_.is_over:
                 return
@@ -123,7 +123,11 @@ class Turns:
             self._transport.release(connection.stream)
         connection.held = held
 
-    def _take_turn(self, connection: Connection, now_ms: int) -> None:
+    def _take_turn(self, connection: Connection, now_ms: int, slice_: Slice | None = None) -> None:
+        """Takes what the stream sent, up to a turn's measure; with a slice, no more once that is over.
+
+        It is the turn's own: who sends little is not put behind others since those before it took long.
+        """
         session, frames = connection.session, connection.frames
         bytes_left = _BYTES_PER_TURN
         try:
@@ -140,7 +144,7 @@ class Turns:
                 effects = session.receive(frame, now_ms)
                 if effects:
                     self._run(connection, effects)
-                    if session.state is State.OPENING:
+                    if session.state is State.OPENING or (slice_ is not None and slice_.is_over):
                         break
         except DecodeError:
             self._end(connection, Ended(session_pb2.DISCONNECT_CODE_MALFORMED))

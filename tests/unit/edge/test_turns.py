@@ -1,13 +1,15 @@
 """Who has a turn when: those who send little before those who pour in frames, and each of these in the end."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
+from chatgrpc.core.effects import Effect, Submit
 from chatgrpc.core.limits import Limits
 from chatgrpc.edge.connection import Connection
-from chatgrpc.edge.slices import Slice
+from chatgrpc.edge.slices import SLICE_S, Slice
 from chatgrpc.edge.turns import Turns
 from chatgrpc.v1 import session_pb2
-from tests.unit.edge.crowd import Crowd
+from tests.unit.edge.crowd import CHAT, Crowd
 
 _HEARTBEAT = session_pb2.ClientFrame(heartbeat=session_pb2.Heartbeat())
 LITTLE = session_pb2.ConnectRequest(frames=[_HEARTBEAT]).SerializeToString()
@@ -56,3 +58,53 @@ def test_a_little_before_much_makes_nobody_first() -> None:
     turns.add(pours, [MUCH])
     turns.add(quiet, [LITTLE])
     assert one_after_another(turns, 2) == [2, 1, 0]
+
+
+def a_send(number: int) -> session_pb2.ClientFrame:
+    frame = session_pb2.ClientFrame(request_id=number)
+    frame.send.chat_id = CHAT
+    frame.send.key.client_message_id = number.to_bytes(16)
+    frame.send.key.seen_seq = 1
+    frame.send.content.text.text = f"{number}"
+    return frame
+
+
+class Costly:
+    """Turns of two streams in which each frame takes a share of a slice."""
+
+    def __init__(self, cost: float) -> None:
+        self.sent: list[tuple[int, int]] = []
+        """Stream and number of each frame, as they were taken."""
+        self._cost_s = cost * SLICE_S
+        self._clock_s = 0.0
+        crowd = Crowd(2)
+        self.connections = list(crowd.edge.connections)
+        self._turns = Turns(cast("Any", crowd.wire), Limits(), self._run, fail, lambda: None, lambda: 0)
+
+    def add(self, stream: int, numbers: Iterable[int]) -> None:
+        batch = session_pb2.ConnectRequest(frames=[a_send(number) for number in numbers])
+        self._turns.add(self.connections[stream], [batch.SerializeToString()])
+
+    def take(self) -> list[int]:
+        return [connection.stream for connection in self._turns.take(0, Slice(lambda: self._clock_s))]
+
+    def _run(self, connection: Connection, effects: Sequence[Effect]) -> None:
+        self.sent += [(connection.stream, effect.request_id) for effect in effects if isinstance(effect, Submit)]
+        self._clock_s += self._cost_s
+
+
+def test_a_turn_whose_frames_take_long_ends_in_time_and_goes_on_after_the_others() -> None:
+    costly = Costly(0.3)
+    costly.add(0, range(2, 14))
+    costly.add(1, range(2, 4))
+    assert [costly.take() for _ in range(3)] == [[0], [1, 0], [0]]
+    first = [(0, number) for number in range(2, 14)]
+    assert costly.sent == [*first[:4], (1, 2), (1, 3), *first[4:]]
+
+
+def test_who_sends_little_keeps_the_place_when_those_before_took_long() -> None:
+    costly = Costly(0.3)
+    for stream in (0, 1):
+        costly.add(stream, range(2, 5))
+    assert costly.take() == [0, 1]
+    assert costly.sent == [(stream, number) for stream in (0, 1) for number in range(2, 5)]
