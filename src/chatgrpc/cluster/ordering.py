@@ -1,14 +1,15 @@
 """How a node among many orders writes: it asks the owners of the chats, itself among them, and answers as one.
 
-All messages of a tick are taken in, what can go on goes on, and what is to be said is handed to the links, which send it as one
-batch a node. What a node says to itself takes the same way, without a link.
+The messages that came are taken in, as many as there is time for in a tick, what can go on goes on, and what is to be said is
+handed to the links, which send it as one batch a node. What a node says to itself takes the same way, without a link.
 
 A message that our own code trips over, whoever sent it, costs that message and nothing else.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from time import perf_counter
 from typing import Protocol
 
 from chatgrpc.cluster.router import Router
@@ -40,6 +41,7 @@ from chatgrpc.core.tending import ShardOwner
 from chatgrpc.core.write import Write
 from chatgrpc.damage_book import DamageBook
 from chatgrpc.edge.ordering import Progress
+from chatgrpc.edge.slices import Slice
 from chatgrpc.ports.lease_clock import now as moment
 
 _TO_EDGE = (Forwarded, Deliver, Heads, HeadIs, MembersAre, ShowReceipt, ShowTyping)
@@ -96,11 +98,13 @@ class ClusterOrdering:
         *,
         beat_interval_s: float = _BEAT_INTERVAL_S,
         look_again_interval_s: float = _LOOK_AGAIN_INTERVAL_S,
+        clock_s: Callable[[], float] = perf_counter,
     ) -> None:
         """`send` hands a message to the link with a node; False = there is none, and it is lost.
 
         `book` is told of chats that are damaged, and of messages that could not be taken. Owners name unconfirmed pushes, and
         store committed marks, every `beat_interval_s`; they look again at damaged chats every `look_again_interval_s`.
+        `clock_s` says when a slice of work is over.
         """
         self._book = book
         self._look_again_interval_ms = int(look_again_interval_s * 1000)
@@ -113,7 +117,8 @@ class ClusterOrdering:
         self._send = send
         self._wake_up = wake_up
         self._listener: Listener | None = None
-        self._inbox: deque[tuple[str, list[Message]]] = deque()
+        self._clock_s = clock_s
+        self._inbox: deque[tuple[str, Iterator[Message]]] = deque()
         self._room = asyncio.Event()  # in the inbox
         self._beat_interval_ms = int(beat_interval_s * 1000)
         self._beat_at_ms = 0
@@ -139,14 +144,23 @@ class ClusterOrdering:
         at = moment()  # what the store has answered is judged by a clock that is read after it
         self._runner.take_in(at)
         self._router.take_in()
-        while self._inbox:
-            sender_id, messages = self._inbox.popleft()
-            for message in messages:
-                self._receive(sender_id, message, at)
+        self._take_inbox(at)
         self._room.set()
         progress = self._hand_out(at)
         self._note_what_is_done()
         return progress
+
+    def _take_inbox(self, at: Now) -> None:
+        """Takes what links brought, in its order, until its slice of time is over; the next tick goes on."""
+        slice_ = Slice(self._clock_s)
+        while self._inbox:
+            sender_id, messages = self._inbox[0]
+            for message in messages:
+                self._receive(sender_id, message, at)
+                if slice_.is_over:
+                    self._wake_up()
+                    return
+            self._inbox.popleft()
 
     def pass_time(self, now: Now) -> None:
         """See the protocol."""
@@ -183,7 +197,7 @@ class ClusterOrdering:
 
     def receive(self, sender_id: str, messages: list[Message]) -> None:
         """Takes what came over a link; it is looked at in the next tick."""
-        self._inbox.append((sender_id, messages))
+        self._inbox.append((sender_id, iter(messages)))
         self._wake_up()
 
     async def caught_up(self) -> None:
@@ -294,7 +308,7 @@ class ClusterOrdering:
 
     def _post(self, node_id: str, message: Message) -> None:
         if node_id == self._node_id:
-            self._inbox.append((node_id, [message]))
+            self._inbox.append((node_id, iter([message])))
         else:
             self._send(node_id, message)
 

@@ -8,9 +8,10 @@ Whatever is put in, `step` hands out what follows. What a shard has committed le
 which makes one message a node for the next step.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias, cast
+from itertools import islice
+from typing import Final, TypeAlias, cast
 
 from chatgrpc.core.active_chat import ActiveChat
 from chatgrpc.core.clock import Now
@@ -38,6 +39,9 @@ from chatgrpc.core.shard import Request, Shard
 Question: TypeAlias = AskHead | AskMembers | RaiseMark | TellTyping
 ForOwner: TypeAlias = Forward | Question | HeadsHeard
 """Messages that an owner takes."""
+
+_HEADS_TOGETHER_MAX: Final = 500
+"""Heads in a message: whoever gets it looks at all of them at a stretch."""
 
 
 @dataclass(eq=False, slots=True)
@@ -227,8 +231,7 @@ class OwnerDesk:
 
     def beat(self) -> list[tuple[str, Message]]:
         """The heartbeats that are due: heads whose push a node has not confirmed."""
-        beats = ((node_id, book.beat()) for node_id, book in self._books.items())
-        return [(node_id, Heads(heads)) for node_id, heads in beats if heads]
+        return [(node_id, Heads(heads)) for node_id, book in self._books.items() for heads in _some_together(book.beat())]
 
     # How it goes on.
 
@@ -314,6 +317,12 @@ def _since_earlier(earlier: _Asked | None, raised: RaiseMark) -> RaiseMark:
         delivered_from_seq=min(raised.delivered_from_seq, before.delivered_from_seq),
         read_from_seq=min(raised.read_from_seq, before.read_from_seq),
     )
+
+
+def _some_together(heads: dict[str, int]) -> Iterator[dict[str, int]]:
+    remaining = iter(heads.items())
+    while some := dict(islice(remaining, _HEADS_TOGETHER_MAX)):
+        yield some
 
 
 def _by_node(user_ids: Sequence[str], nodes_of_user: Mapping[str, Collection[str]]) -> dict[str, tuple[str, ...]]:

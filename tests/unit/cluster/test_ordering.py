@@ -5,11 +5,13 @@ from typing import cast
 
 import pytest
 
+from chatgrpc.cluster.ordering import ClusterOrdering
 from chatgrpc.core.lanes import Forward, Forwarded
 from chatgrpc.core.links import Deliver, EndStream, Heads, HeadsHeard, Load, Message, RaiseMark, ShowReceipt
 from chatgrpc.ports.lease_clock import now
 from chatgrpc.v1 import chat_pb2, session_pb2
 from tests.unit.cluster.small_cluster import GIVE_UP_S, SmallCluster, group_creation, seqs, small_cluster, text, until
+from tests.unit.edge.crowd import STEPS_PER_SLICE, Clock
 
 # Writes.
 
@@ -303,3 +305,25 @@ async def test_while_a_node_is_behind_its_links_read_no_more() -> None:
         ordering.pump(now())
         with pytest.raises(StopIteration):
             waiting.send(None)
+
+
+async def test_what_links_bring_is_taken_a_few_messages_at_a_time_and_in_its_order() -> None:
+    async with small_cluster(nodes=1) as cluster:
+        (one,) = cluster.nodes
+        woken: list[None] = []
+        ordering = ClusterOrdering(
+            one.node_id, one.edge, one.desk, one.runner, one.router, one.book,
+            lambda node_id, message: True, lambda: woken.append(None), clock_s=Clock(),
+        )  # fmt: skip
+        ordering.tell(one)
+        heard: list[str] = []
+        one.note_load = lambda node_id, streams: heard.append(f"{node_id} {streams}")  # type: ignore[method-assign]
+        for node_id in ("b", "c"):
+            ordering.receive(node_id, [Load(number) for number in range(3 * STEPS_PER_SLICE)])
+        pumps = 0
+        while woken:
+            woken.clear()
+            pumps += 1
+            ordering.pump(now())
+            assert len(heard) <= pumps * (STEPS_PER_SLICE + 1)
+        assert heard == [f"{node_id} {number}" for node_id in ("b", "c") for number in range(3 * STEPS_PER_SLICE)]

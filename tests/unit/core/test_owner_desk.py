@@ -287,6 +287,20 @@ def test_a_push_is_in_the_heartbeats_until_its_node_confirms_it() -> None:
     assert owner.desk.beat() == [("n2", Heads({"c": 5}))]
 
 
+def test_many_heads_are_named_a_few_in_a_message_and_confirmed_each_for_itself() -> None:
+    desk = OwnerDesk(Limits(), lambda chat_id: 0)
+    heads = {f"g.{number}": number + 1 for number in range(1_200)}
+    desk.doubt(heads, ["edge"])
+    beats = [message for _, message in desk.beat()]
+    assert all(isinstance(beat, Heads) and len(beat.heads) <= 500 for beat in beats)
+    named = [pair for beat in beats if isinstance(beat, Heads) for pair in beat.heads.items()]
+    assert named == list(heads.items())
+    first = beats[0]
+    assert isinstance(first, Heads)
+    desk.receive("edge", HeadsHeard(first.heads), Now(0, 0))
+    assert sorted(len(message.heads) for _, message in desk.beat() if isinstance(message, Heads)) == [200, 500]
+
+
 def test_each_push_names_the_one_before_it_that_is_not_confirmed() -> None:
     owner = Owner()
     nodes = {"alice": ["n1"], "bob": ["n2"]}
