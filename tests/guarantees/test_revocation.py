@@ -121,6 +121,19 @@ async def test_a_token_serves_the_device_alone_that_it_names(cast: Cast) -> None
     await laptop.send(laptop.user_id, "has a token of its own, and goes on")
 
 
+async def test_a_device_that_was_never_registered_is_revoked_too(cast: Cast) -> None:
+    """Whoever only makes unary calls, or gave way, is in no list, and holds a token."""
+    stolen = cast.token("alice", device_id="job")
+    job = cast.device("alice", "job")
+    job.token = stolen
+    async with Caller(cast.server.addresses, cast.user("alice"), stolen) as robber:
+        assert await reason_of(robber.chats.ListChats(ListChatsRequest())) == ""
+        answer = await cast.caller("alice").devices.RevokeDevice(RevokeDeviceRequest(device_id="job"))
+        assert answer.error.code == chat_pb2.ERROR_CODE_NOT_FOUND
+        assert await door(job) == ("DEVICE_REVOKED", "")
+        await refused_from_now_on(robber)
+
+
 async def test_what_was_revoked_of_one_user_is_good_of_another(cast: Cast) -> None:
     bob = cast.device("bob", "phone")
     bob.token = cast.token("bob")

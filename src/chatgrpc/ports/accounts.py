@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 REVOKED_KEPT_MAX: Final = 100
-"""Revoked devices of a user that are remembered; of more, the one whose revocation is oldest is forgotten."""
+"""Revoked ids of a user that are remembered; of more, the one whose revocation is oldest is forgotten, and before it those that
+were never registered: anybody with a token can name such ids, and must not bring back a device by that."""
+_TIME_MS_MAX: Final = 1 << 53
+"""No time that rises with each call goes on rising from beyond this, to where the engines have no numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,11 @@ def first_to_give_way(ephemeral: Iterable[Device]) -> Device | None:
     return min(ephemeral, key=lambda device: (device.connected_at_ms, device.device_id), default=None)
 
 
+def raised(stored_ms: int, now_ms: int) -> int:
+    """A time that rises with each call, by a clock that may have been set back."""
+    return max(stored_ms, now_ms, min(stored_ms, _TIME_MS_MAX) + 1)
+
+
 class DeviceRevokedError(Exception):
     """The device was revoked and may not connect again."""
 
@@ -99,9 +107,10 @@ class DeviceStore(Protocol):
         ...
 
     async def revoke(self, user_id: str, device_id: str, now_ms: int) -> Device | None:
-        """Revokes a device, and raises `Standing.not_before_ms` to `now_ms`: both are durable on return.
+        """Revokes a device, and raises `Standing.not_before_ms` to `now_ms`, and above what it was: both are durable on return.
 
-        Returns the device as it was; None, and nothing is changed, if there is none, or it is revoked already.
+        Returns the device as it was; None if there is none, or it is revoked already. Its id is revoked all the same, since
+        there may be tokens that name it, and the tokens that were issued since are void too.
         """
         ...
 

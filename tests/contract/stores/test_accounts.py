@@ -157,8 +157,8 @@ class TestRevoke:
         assert await engine.devices.list("alice") == [other]
 
     async def test_of_none_or_a_revoked_one_is_none(self, engine: Engine) -> None:
-        assert await engine.devices.revoke("alice", "phone", NOW_MS) is None
         await connect(engine, "phone", 100)
+        assert await engine.devices.revoke("alice", "laptop", NOW_MS) is None
         await engine.devices.revoke("alice", "phone", NOW_MS)
         assert await engine.devices.revoke("alice", "phone", NOW_MS) is None
 
@@ -188,15 +188,31 @@ class TestStanding:
             await connect(engine, device_id, 100)
         await engine.devices.revoke("alice", "phone", NOW_MS)
         await engine.devices.revoke("alice", "laptop", NOW_MS - 60_000)
-        assert (await engine.devices.standing("alice")).not_before_ms == NOW_MS
+        assert (await engine.devices.standing("alice")).not_before_ms == NOW_MS + 1, "each revocation is seen to be another one"
 
-    async def test_what_revokes_nothing_takes_nothing_away(self, engine: Engine) -> None:
+    async def test_an_id_that_is_not_registered_is_revoked_since_tokens_may_name_it(self, engine: Engine) -> None:
+        assert await engine.devices.revoke("alice", "laptop", NOW_MS) is None
+        assert await engine.devices.standing("alice") == Standing(NOW_MS, frozenset({"laptop"}))
+        assert await engine.devices.list("alice") == []
+        assert await engine.devices.rename("alice", "laptop", "Laptop") is None
+        with pytest.raises(DeviceRevokedError):
+            await connect(engine, "laptop", 100)
+
+    async def test_of_one_that_is_revoked_voids_the_tokens_that_were_issued_since(self, engine: Engine) -> None:
         await connect(engine, "phone", 100)
-        await engine.devices.revoke("alice", "laptop", NOW_MS)
-        assert await engine.devices.standing("alice") == Standing()
         await engine.devices.revoke("alice", "phone", NOW_MS)
-        await engine.devices.revoke("alice", "phone", NOW_MS + 5)
-        assert await engine.devices.standing("alice") == Standing(NOW_MS, frozenset({"phone"}))
+        assert await engine.devices.revoke("alice", "phone", NOW_MS + 5) is None
+        assert await engine.devices.standing("alice") == Standing(NOW_MS + 5, frozenset({"phone"}))
+
+    async def test_ids_that_were_never_registered_do_not_bring_back_a_device(self, engine: Engine) -> None:
+        for device_id in ("phone", "tablet"):
+            await connect(engine, device_id, 100)
+            await engine.devices.revoke("alice", device_id, NOW_MS)
+        for number in range(REVOKED_KEPT_MAX + 1):
+            await engine.devices.revoke("alice", f"nobody{number:03}", NOW_MS + number)
+        await engine.devices.revoke("alice", "phone", NOW_MS + REVOKED_KEPT_MAX + 1)
+        named = {f"nobody{number:03}" for number in range(3, REVOKED_KEPT_MAX + 1)}
+        assert (await engine.devices.standing("alice")).revoked == named | {"phone", "tablet"}
 
     @pytest.mark.parametrize("step_ms", [1, 0, -1], ids=["as time goes", "at once", "while the clock is set back"])
     async def test_remembers_the_devices_that_were_revoked_last_and_no_more(self, engine: Engine, step_ms: int) -> None:
@@ -205,7 +221,7 @@ class TestStanding:
             await engine.devices.revoke("alice", f"device{number:03}", NOW_MS + step_ms * number)
         standing = await engine.devices.standing("alice")
         assert standing.revoked == {f"device{number:03}" for number in range(3, REVOKED_KEPT_MAX + 3)}
-        assert standing.not_before_ms == max(NOW_MS, NOW_MS + step_ms * (REVOKED_KEPT_MAX + 2))
+        assert standing.not_before_ms == NOW_MS + REVOKED_KEPT_MAX + 2
         await connect(engine, "device000", 500)
         with pytest.raises(DeviceRevokedError):
             await connect(engine, "device003", 500)

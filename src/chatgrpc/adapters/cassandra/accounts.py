@@ -17,10 +17,12 @@ from chatgrpc.ports.accounts import (
     Standing,
     TooManyDevicesError,
     first_to_give_way,
+    raised,
 )
 from chatgrpc.ports.errors import StoreUnavailableError
 
 _REGISTRATION_TRIES: Final = 5
+_LAST_OF_ALL_US: Final = 1 << 63
 
 
 class CassandraProfileStore:
@@ -50,8 +52,8 @@ class _Devices(NamedTuple):
     registrations: int | None
     """How many devices were ever registered; None = none."""
     registered: dict[str, Device]
-    revoked: dict[str, int]
-    """When each was revoked, in microseconds by Cassandra's clock."""
+    revoked: dict[str, tuple[bool, int]]
+    """Whether each was ever registered, and when it was revoked, in microseconds by Cassandra's clock."""
 
 
 class CassandraDeviceStore:
@@ -137,32 +139,37 @@ class CassandraDeviceStore:
     async def revoke(self, user_id: str, device_id: str, now_ms: int) -> Device | None:
         """See the port."""
         async with self._turns.of(user_id):
-            stored = await self._stored(user_id)
+            stored, bound_ms = await asyncio.gather(self._stored(user_id), self._bound_ms(user_id))
             device = stored.registered.get(device_id)
-            if device is None:
-                return None
+            was_registered, _ = stored.revoked.get(device_id, (device is not None, 0))
             # The bound first: who is told that the second failed tries again, and finds the device still there.
-            await self._client.write(self._void_tokens.bind((now_ms, now_ms, user_id)))
+            not_before_ms = raised(bound_ms, now_ms)
+            await self._client.write(self._void_tokens.bind((not_before_ms, not_before_ms, user_id)))
             await self._client.write(self._revoke.bind((user_id, device_id)))
             await self._client.write(self._forget_ephemeral.bind((user_id, device_id)))
-            oldest_first = sorted(stored.revoked, key=lambda known: (stored.revoked[known], known))
-            for forgotten in oldest_first[: max(0, len(oldest_first) + 1 - REVOKED_KEPT_MAX)]:
+            revoked = {**stored.revoked, device_id: (was_registered, _LAST_OF_ALL_US)}
+            oldest_first = sorted(revoked, key=lambda known: (revoked[known], known))
+            for forgotten in oldest_first[: max(0, len(revoked) - REVOKED_KEPT_MAX)]:
                 await self._client.write(self._forget.bind((user_id, forgotten)))
             return device
 
     async def standing(self, user_id: str) -> Standing:
         """See the port."""
-        stored, bounds = await asyncio.gather(self._stored(user_id), self._client.read(self._not_before.bind((user_id,))))
-        return Standing((bounds[0][0] or 0) if bounds else 0, frozenset(stored.revoked))
+        stored, bound_ms = await asyncio.gather(self._stored(user_id), self._bound_ms(user_id))
+        return Standing(bound_ms, frozenset(stored.revoked))
+
+    async def _bound_ms(self, user_id: str) -> int:
+        rows = await self._client.read(self._not_before.bind((user_id,)))
+        return (rows[0][0] or 0) if rows else 0
 
     async def _stored(self, user_id: str) -> _Devices:
         registrations: int | None = None
         registered: dict[str, Device] = {}
-        revoked: dict[str, int] = {}
+        revoked: dict[str, tuple[bool, int]] = {}
         for row in await self._client.read(self._of_user.bind((user_id,))):
             device_id, name, created_at_ms, connected_at_ms, is_revoked, revoked_at_us, registrations = row
             if is_revoked:
-                revoked[device_id] = revoked_at_us
+                revoked[device_id] = (created_at_ms is not None, revoked_at_us)
             elif created_at_ms is not None:
                 registered[device_id] = Device(user_id, device_id, name or "", created_at_ms, connected_at_ms or 0)
         return _Devices(registrations, registered, revoked)

@@ -13,6 +13,7 @@ from chatgrpc.ports.accounts import (
     Standing,
     TooManyDevicesError,
     first_to_give_way,
+    raised,
 )
 
 
@@ -40,7 +41,7 @@ class MemoryDeviceStore:
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
         self._devices: dict[str, dict[str, Device]] = {}
-        self._revoked: dict[str, dict[str, None]] = {}  # user id -> device ids, in the order in which they were revoked
+        self._revoked: dict[str, dict[str, bool]] = {}  # user id -> device ids, as they were revoked -> was registered
         self._ephemeral: set[tuple[str, str]] = set()
         self._not_before_ms: dict[str, int] = {}
 
@@ -85,13 +86,12 @@ class MemoryDeviceStore:
         """See the port."""
         self._shelf.check_open()
         device = self._devices.get(user_id, {}).pop(device_id, None)
-        if device is not None:
-            self._ephemeral.discard((user_id, device_id))
-            self._not_before_ms[user_id] = max(now_ms, self._not_before_ms.get(user_id, 0))
-            revoked = self._revoked.setdefault(user_id, {})
-            revoked[device_id] = None
-            if len(revoked) > REVOKED_KEPT_MAX:
-                del revoked[next(iter(revoked))]
+        self._ephemeral.discard((user_id, device_id))
+        self._not_before_ms[user_id] = raised(self._not_before_ms.get(user_id, 0), now_ms)
+        revoked = self._revoked.setdefault(user_id, {})
+        revoked[device_id] = revoked.pop(device_id, False) or device is not None
+        if len(revoked) > REVOKED_KEPT_MAX:
+            del revoked[min(revoked, key=lambda known: revoked[known])]  # of equal ones the first
         return device
 
     async def standing(self, user_id: str) -> Standing:

@@ -18,6 +18,7 @@ from chatgrpc.ports.accounts import (
     Standing,
     TooManyDevicesError,
     first_to_give_way,
+    raised,
 )
 
 _GET_PROFILE = "SELECT user_id, display_name, about, picture_url FROM profiles WHERE user_id = ?"
@@ -41,21 +42,27 @@ _RENAME = """
     UPDATE devices SET name = ? WHERE user_id = ? AND device_id = ? AND NOT revoked
     RETURNING user_id, device_id, name, created_at_ms, connected_at_ms"""
 
-# The time only says which revocation was the last: it rises whatever the clock does, lest the last one counts as the oldest.
-_REVOKE = """
-    UPDATE devices SET revoked = 1, revoked_at_ms = max(:now_ms, 1 + (
-        SELECT min(max(revoked_at_ms), 1 << 53) FROM devices WHERE user_id = :user_id))
-    WHERE user_id = :user_id AND device_id = :device_id AND NOT revoked
-    RETURNING user_id, device_id, name, created_at_ms, connected_at_ms"""
+_REGISTERED = """
+    SELECT user_id, device_id, name, created_at_ms, connected_at_ms FROM devices
+    WHERE user_id = :user_id AND device_id = :device_id AND NOT revoked"""
 
-_VOID_TOKENS = """
-    INSERT INTO token_bounds (user_id, not_before_ms) VALUES (:user_id, :now_ms)
-    ON CONFLICT (user_id) DO UPDATE SET not_before_ms = max(not_before_ms, excluded.not_before_ms)"""
+_REVOCATION_TIMES = """
+    SELECT coalesce((SELECT not_before_ms FROM token_bounds WHERE user_id = :user_id), 0),
+        coalesce((SELECT max(revoked_at_ms) FROM devices WHERE user_id = :user_id), 0)"""
+
+# One that was never registered was created before all times. When it was revoked only says which revocation was the last: it
+# rises whatever the clock does, lest the last one counts as the oldest.
+_REVOKE = """
+    INSERT INTO devices (user_id, device_id, name, created_at_ms, connected_at_ms, revoked, revoked_at_ms)
+    VALUES (:user_id, :device_id, '', -1, -1, 1, :revoked_at_ms)
+    ON CONFLICT (user_id, device_id) DO UPDATE SET revoked = 1, revoked_at_ms = excluded.revoked_at_ms"""
+
+_VOID_TOKENS = "INSERT OR REPLACE INTO token_bounds (user_id, not_before_ms) VALUES (:user_id, :not_before_ms)"
 
 _FORGET = """
     DELETE FROM devices WHERE user_id = :user_id AND device_id IN (
         SELECT device_id FROM devices WHERE user_id = :user_id AND revoked
-        ORDER BY revoked_at_ms DESC, device_id DESC LIMIT -1 OFFSET :kept_max)"""
+        ORDER BY created_at_ms < 0, revoked_at_ms DESC, device_id DESC LIMIT -1 OFFSET :kept_max)"""
 
 _STANDING = """
     SELECT coalesce((SELECT not_before_ms FROM token_bounds WHERE user_id = :user_id), 0),
@@ -193,11 +200,12 @@ def _revoke(db: sqlite3.Connection, calls: Sequence[_Revoke]) -> list[Device | N
 
 
 def _revoke_one(db: sqlite3.Connection, call: _Revoke) -> Device | None:
-    parameters = {**call._asdict(), "kept_max": REVOKED_KEPT_MAX}
-    device = _first_device(db.execute(_REVOKE, parameters))
-    if device is not None:
-        db.execute(_VOID_TOKENS, parameters)
-        db.execute(_FORGET, parameters)
+    of_device = {"user_id": call.user_id, "device_id": call.device_id}
+    device = _first_device(db.execute(_REGISTERED, of_device))
+    not_before_ms, revoked_at_ms = db.execute(_REVOCATION_TIMES, of_device).fetchone()
+    db.execute(_VOID_TOKENS, {**of_device, "not_before_ms": raised(not_before_ms, call.now_ms)})
+    db.execute(_REVOKE, {**of_device, "revoked_at_ms": raised(revoked_at_ms, call.now_ms)})
+    db.execute(_FORGET, {**of_device, "kept_max": REVOKED_KEPT_MAX})
     return device
 
 

@@ -1,7 +1,6 @@
 """DeviceService: the caller's devices."""
 
 import asyncio
-from typing import TypeVar
 
 from chatgrpc.core.refusal import RefusedError
 from chatgrpc.edge.backend import Backend
@@ -21,8 +20,6 @@ from chatgrpc.v1.device_service_pb2 import (
     RevokeDeviceResponse,
 )
 from chatgrpc.v1.device_service_pb2_grpc import DeviceServiceServicer
-
-Found = TypeVar("Found", Device, device_service_pb2.Device)
 
 
 class DeviceService(DeviceServiceServicer):
@@ -55,7 +52,13 @@ class DeviceService(DeviceServiceServicer):
         revoking = self._revoke(current_claims(), checked_device_id(request.device_id))
         # A caller that hangs up cancels this method, but must not leave the device revoked and its stream open.
         device = await asyncio.shield(asyncio.create_task(revoking))
-        return RevokeDeviceResponse(device=_found(device))
+        if device is None:
+            raise RefusedError(
+                chat_pb2.ERROR_CODE_NOT_FOUND,
+                "You have no such device, or it is revoked. Its id is kept out, and tokens are void, as after any revocation. "
+                "Look at DeviceService.ListDevices.",
+            )
+        return RevokeDeviceResponse(device=device)
 
     async def _revoke(self, caller: Claims, device_id: str) -> device_service_pb2.Device | None:
         user_id = caller.user_id
@@ -76,7 +79,7 @@ def _shown(device: Device, online: frozenset[str]) -> device_service_pb2.Device:
     )
 
 
-def _found(device: Found | None) -> Found:
+def _found(device: Device | None) -> Device:
     if device is None:
         raise RefusedError(
             chat_pb2.ERROR_CODE_NOT_FOUND, "You have no such device, or it is revoked. Look at DeviceService.ListDevices."
