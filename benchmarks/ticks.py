@@ -58,6 +58,9 @@ class Wire:
         self._taken += streams
         self.messages += len(streams)
 
+    def let_in(self, stream: StreamId) -> None:
+        """See the contract."""
+
     def hold(self, stream: StreamId) -> None:
         """See the contract."""
 

@@ -16,7 +16,7 @@ class LimitSettings(SettingsGroup):
         default=100, ge=1, le=1_000, description="Calls of Health.Watch and reflection of one address at the same time."
     )
     silent_streams_per_address: int = Field(
-        default=2_000, ge=1, description="Streams of one address on which nothing has been said yet."
+        default=2_000, ge=1, description="Streams of one address whose devices are not let in yet."
     )
     idle_connections_per_address: int = Field(
         default=1_000, ge=1, description="Connections of one address without a call; those idle the longest are cut."

@@ -11,7 +11,7 @@ import pytest
 from chatgrpc.edge.errors import error_info_of
 from chatgrpc.edge.grpc_transport import SERVICE, GrpcTransport
 from chatgrpc.edge.server import GrpcServer, ServerOptions
-from chatgrpc.edge.transport import StreamStatus
+from chatgrpc.edge.transport import StreamId, StreamStatus
 from tests.contract.transport_ends import (
     CLOSE_TIMEOUT_S,
     INBOX_BYTES_MAX,
@@ -46,7 +46,7 @@ class TestGrpcTransport(TransportSuite):
         # grpc.aio keeps the first call that a server accepts, and the last.
         await _until(lambda: _calls() <= calls + 2)
 
-    async def test_streams_that_say_nothing_have_places_by_address(self) -> None:
+    async def test_streams_whose_devices_are_not_let_in_have_places_by_address(self) -> None:
         transport = GrpcTransport(inbox_bytes_max=INBOX_BYTES_MAX, close_timeout_s=CLOSE_TIMEOUT_S, silent_per_address_max=1)
         server = GrpcServer(ServerOptions())
         server.register(SERVICE, transport.register)
@@ -56,15 +56,19 @@ class TestGrpcTransport(TransportSuite):
             def connect() -> Any:
                 return channel.stream_stream(f"/{SERVICE}/Connect")()
 
-            silent = connect()
-            await _until(lambda: transport.stream_count == 1)
+            stranger = connect()
+            await stranger.write(b"anything")
+            received: list[tuple[StreamId, list[bytes]]] = []
+            async with asyncio.timeout(WAIT_S):
+                while not received:
+                    await asyncio.sleep(0.001)
+                    received = transport.drain().received
             refused = connect()
             assert await refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             info = error_info_of(await refused.trailing_metadata())
             assert info is not None
             assert info.reason == "TOO_MANY_STREAMS"
-            await silent.write(b"hello")
-            await _until(lambda: any(messages for _, messages in transport.drain().received))
+            transport.let_in(received[0][0])
             another = connect()
             await _until(lambda: transport.stream_count == 2)
             another.cancel()
@@ -72,7 +76,7 @@ class TestGrpcTransport(TransportSuite):
             again = connect()
             await _until(lambda: transport.stream_count == 2)
             again.cancel()
-            silent.cancel()
+            stranger.cancel()
         await server.stop(0)
 
     async def test_an_unknown_status_is_refused_where_it_is_made(self, edge: Edge, peer: Peer) -> None:

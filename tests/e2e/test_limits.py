@@ -9,6 +9,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from chatgrpc.edge.errors import error_info_of
+from tests.support.device import Device
 from tests.support.server import ServerProcess, channel, running_server
 
 CONNECT = "/chatgrpc.v1.SessionService/Connect"
@@ -66,6 +67,16 @@ async def test_each_limit_is_the_operators(tmp_path: Path) -> None:
         with pytest.raises(asyncio.IncompleteReadError):  # the end of the connection, which nobody else would bring about
             await reader.readexactly(1_000_000)
         writer.close()
+
+
+async def test_a_device_that_is_let_in_takes_no_place_of_its_address(tmp_path: Path) -> None:
+    environment = {"CHATGRPC_LIMITS__SILENT_STREAMS_PER_ADDRESS": "1"}
+    async with asyncio.timeout(60), running_server(tmp_path / "data", environment) as server:
+        phone = Device(server.address, server.token("alice"), "phone")
+        laptop = Device(server.address, server.token("alice"), "laptop")
+        async with phone, laptop:
+            await phone.send("alice", "to myself")
+            await laptop.send("alice", "likewise")
 
 
 async def test_calls_whose_token_is_not_checked_are_counted_by_address(tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ SERVICE = "chatgrpc.v1.SessionService"
 METHOD = "Connect"
 
 _OK = StreamStatus("OK", "", "")
-_TOO_MANY_SILENT = StatusError(
-    grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_STREAMS", "Too many streams of this address have said nothing yet. Try again."
+_TOO_MANY_STRANGERS = StatusError(
+    grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_STREAMS", "Too many streams of this address are not let in yet. Try again."
 )
 
 _Context: TypeAlias = grpc.aio.ServicerContext[bytes, bytes]
@@ -52,14 +52,15 @@ class GrpcTransport:
             inbox_bytes_max: a stream with this many bytes unread is not read on.
             close_timeout_s: how long a peer may take to read what `close()` leaves for it.
             delivered: is told of each stream and message.
-            silent_per_address_max: streams of one address on which no message has come yet; more are refused.
+            silent_per_address_max: streams of one address whose devices are not let in yet, whatever they have said; more are
+                refused.
             cutter: ends streams whose peers do not read their end.
         """
         self._cutter = cutter or CallCutter()
         self.inbox_bytes_max = inbox_bytes_max
         self._close_timeout_s = close_timeout_s
         self.delivered = delivered or Delivered()
-        self._silent = Shares(silent_per_address_max)
+        self._strangers = Shares(silent_per_address_max)
         self._loop = asyncio.get_running_loop()
         self._streams: dict[StreamId, _Stream] = {}
         self._next_id = 1
@@ -105,6 +106,11 @@ class GrpcTransport:
             if stream is not None and stream.status is None:
                 stream.write(message)
 
+    def let_in(self, stream: StreamId) -> None:
+        """See `Transport.let_in`."""
+        if known := self._streams.get(stream):
+            self._give_place_back(known)
+
     def hold(self, stream: StreamId) -> None:
         """See `Transport.hold`."""
         if held := self._streams.get(stream):
@@ -126,14 +132,14 @@ class GrpcTransport:
         self._end(closing, status, last)
 
     async def _serve(self, _: object, context: _Context) -> None:
-        if not self._silent.take(address_of(context.peer())):
-            code, message = _TOO_MANY_SILENT.code, _TOO_MANY_SILENT.message
-            await context.abort(code, message, trailers_of(code, _TOO_MANY_SILENT.reason, message))
+        if not self._strangers.take(address_of(context.peer())):
+            code, message = _TOO_MANY_STRANGERS.code, _TOO_MANY_STRANGERS.message
+            await context.abort(code, message, trailers_of(code, _TOO_MANY_STRANGERS.reason, message))
         stream = self._open(context)
         try:
             await stream.ended
         finally:
-            self.has_spoken(stream)
+            self._give_place_back(stream)
             self._report_closed(stream)
         if stream.status is not None and stream.status is not _OK:
             code, reason, message = grpc.StatusCode[stream.status.code], stream.status.reason, stream.status.message
@@ -161,6 +167,11 @@ class GrpcTransport:
         stream.task.add_done_callback(lambda _: timer.cancel())
         stream.end(status, last)
 
+    def _give_place_back(self, stream: "_Stream") -> None:
+        if stream.is_stranger:
+            stream.is_stranger = False
+            self._strangers.give_back(address_of(stream.peer))
+
     def _report_closed(self, stream: "_Stream") -> None:
         if self._streams.pop(stream.id, None) is None:
             return
@@ -174,12 +185,6 @@ class GrpcTransport:
         if not self._woken:
             self._woken = True
             self._wake_up()
-
-    def has_spoken(self, stream: "_Stream") -> None:
-        """The stream's first message came, or it is over without one."""
-        if stream.is_silent:
-            stream.is_silent = False
-            self._silent.give_back(address_of(stream.peer))
 
     def has_read(self, stream: "_Stream") -> None:
         """The first message since the last drain is in the stream's inbox."""
@@ -211,7 +216,7 @@ class _Stream:
 
     __slots__ = (
         *("context", "ended", "held", "id", "inbox", "inbox_bytes"),
-        *("is_silent", "last", "peer", "reading", "status", "task", "transport", "writing"),
+        *("is_stranger", "last", "peer", "reading", "status", "task", "transport", "writing"),
     )
 
     def __init__(
@@ -226,7 +231,7 @@ class _Stream:
         self.transport = transport
         self.context: _Context | None = context
         self.peer: str = context.peer()
-        self.is_silent = True
+        self.is_stranger = True
         self.task = task
         self.ended = ended
         self.inbox: list[bytes] = []
@@ -296,8 +301,6 @@ class _Stream:
         assert isinstance(message, bytes)
         self.inbox.append(message)
         self.inbox_bytes += len(message)
-        if self.is_silent:
-            self.transport.has_spoken(self)
         self.transport.delivered.message(self.peer, len(message))
         if len(self.inbox) == 1:
             self.transport.has_read(self)

@@ -465,6 +465,7 @@ class Edge:
         async def identified(claims: Claims) -> None:
             if session.state is not State.OPENING:
                 return
+            self._transport.let_in(connection.stream)
             session.user_id = claims.user_id
             connection.claims = claims
             standing = self.connections.of_device(session.user_id, session.device_id)

@@ -79,6 +79,12 @@ class Transport(Protocol):
     def write(self, messages: Iterable[tuple[StreamId, bytes]]) -> None:
         """Sends one message on each of the streams; each must be writable. Messages to streams that are gone are dropped."""
 
+    def let_in(self, stream: StreamId) -> None:
+        """The device on the stream has shown who it is, and may come in.
+
+        Until then the stream takes one of the places that its address has for such, if the transport counts them.
+        """
+
     def hold(self, stream: StreamId) -> None:
         """Stops reading the stream, so that flow control stops its peer.
 

@@ -74,6 +74,9 @@ class Wire:
                 self.inbound.writable.append(stream)
         self._wake_up()
 
+    def let_in(self, stream: StreamId) -> None:
+        """See the contract."""
+
     def hold(self, stream: StreamId) -> None:
         """See the contract."""
         self.held.add(stream)
