@@ -45,6 +45,7 @@ def _start(load: Callable[[], Callable[[], None]]) -> None:
     """Loads what takes long, then runs it."""
     signal.signal(signal.SIGINT, _interrupted)
     _open_what_is_closed()
+    _wait_for_readers()
     _print_anything()
     sys.argv = [_as_utf8(argument) for argument in sys.argv]
     run = load()
@@ -79,6 +80,13 @@ def _open_what_is_closed() -> None:
     for number, (name, mode) in enumerate(_STREAMS):
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 (a descriptor, for as long as we run)
+
+
+def _wait_for_readers() -> None:
+    """Output that does not block, as whoever started this may have left it, loses what its reader has no room for yet."""
+    for descriptor in (1, 2):
+        with contextlib.suppress(OSError):
+            os.set_blocking(descriptor, True)
 
 
 def _print_anything() -> None:

@@ -4,10 +4,12 @@ Each ends in a sentence and the right exit code: never in a traceback, a hang, o
 """
 
 import asyncio
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from chatgrpc_client.store_thread import StoreThread
 from tests.support.ports import accepts, free_port
 from tests.support.server import ServerProcess
 
-from .conftest import Home
+from .conftest import Home, until
 from .shell import CHATGRPC, TIMEOUT_S, Shell, parsed, terminal
 
 Names = tuple[str, str, str]
@@ -116,6 +118,34 @@ async def test_standard_input_that_does_not_block_is_read_to_its_end(shell: Shel
         await process.stdout.readline()
         os.close(writer)
         assert await process.wait() == 0
+
+
+@pytest.mark.parametrize("command", [("history", "--all"), ("tail", "--count", "100")])
+async def test_output_that_does_not_block_is_written_whole_to_a_reader_who_comes_late(
+    shell: Shell, names: Names, command: tuple[str, ...]
+) -> None:
+    alice, bob, _ = names
+    code, _ = await shell.run("send", "--as", alice, "--to", bob, "-", typed="\n".join("x" * 300 for _ in range(100)))
+    assert code == 0
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    room = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    arguments = (*command, "--json", *(("--with", bob) if command[0] == "history" else ()))
+    process = await asyncio.create_subprocess_exec(CHATGRPC, *arguments, "--as", alice, env=shell.environment, stdout=writer)
+    os.close(writer)
+    await until(lambda: _waiting_bytes(reader) > room // 2 or process.returncode is not None)
+    lines = await asyncio.to_thread(_rest_of, reader)
+    assert await process.wait() == 0
+    assert [line["type"] for line in parsed(lines)].count("text") == 100
+
+
+def _waiting_bytes(descriptor: int) -> int:
+    return int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+def _rest_of(descriptor: int) -> list[str]:
+    with open(descriptor) as file:
+        return file.read().splitlines()
 
 
 def test_lines_that_cannot_be_sent_are_kept_and_wait_once_and_not_one_window_after_the_other(
