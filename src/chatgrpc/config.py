@@ -449,9 +449,9 @@ def _read_environment() -> dict[str, object]:
 
 
 def _read_file(file: Path) -> dict[str, object]:
-    if not file.is_file():
-        raise ConfigError(f"{file}: no such file")
     try:
+        if not file.is_file():
+            raise ConfigError(f"{file}: no such file")
         return _flat(TomlConfigSettingsSource(Settings, file)())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: not TOML: {error}") from None

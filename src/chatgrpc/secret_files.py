@@ -47,5 +47,9 @@ def read_secret_file(path: Path) -> bytes:
 
 def warn_of_open_folder(folder: Path) -> None:
     """Says so in the log if others may write into a folder, and so put files of theirs in the place of ours."""
-    if folder.is_dir() and folder.stat().st_mode & 0o022:
+    try:
+        is_open = folder.is_dir() and folder.stat().st_mode & 0o022
+    except OSError:  # whoever opens what is in it says so
+        return
+    if is_open:
         _log.warning("data_folder_open_to_others", path=folder, advice="others may replace what is in it: chmod go-w")

@@ -297,6 +297,21 @@ def test_a_key_that_may_not_be_read_ends_in_a_sentence(
     assert lines[0].startswith(f"chatgrpc: cannot read the development key in {closed}: Permission denied")
 
 
+def test_a_folder_that_may_not_be_looked_at_ends_queue_in_a_sentence(
+    shell: Shell, names: Names, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_dir = Path.is_dir
+
+    def as_nobody(path: Path) -> bool:  # root, as whom tests may run, may look everywhere
+        if tmp_path / "closed" in path.parents:
+            raise PermissionError(13, "Permission denied")
+        return is_dir(path)
+
+    monkeypatch.setattr(Path, "is_dir", as_nobody)
+    code, lines = shell.call("queue", "--as", names[0], "--data-dir", str(tmp_path / "closed" / "home"))
+    assert (code, lines) == (1, [f"chatgrpc: cannot look into {tmp_path / 'closed' / 'home'}: Permission denied"])
+
+
 def test_what_a_device_keeps_is_for_its_owner_alone(shell: Shell, names: Names, tmp_path: Path) -> None:
     alice, bob, _ = names
     before = os.umask(0)

@@ -72,11 +72,11 @@ def relay_secret(settings: Settings) -> bytes | None:
 
 def known_relay_secret(settings: Settings) -> bytes | None:
     """The same for whoever only looks at a cluster: none is made, and what cannot be read is None."""
-    if settings.cluster.relay_secret is None and not (settings.data_dir / RELAY_SECRET_FILE).exists():
-        return None
     try:
+        if settings.cluster.relay_secret is None and not (settings.data_dir / RELAY_SECRET_FILE).exists():
+            return None
         return relay_secret(settings)
-    except StartError:
+    except (OSError, StartError):
         return None
 
 

@@ -205,10 +205,10 @@ def _key_source(settings: Settings) -> KeySource:
     if auth.jwks_url is not None:
         return JwksFromUrl(auth.jwks_url, stale_max_s=auth.jwks_stale_max_s)
     jwks_file = auth.jwks_file or Path()
-    if not jwks_file.is_file():
-        raise StartError(f"auth.jwks_file: {jwks_file} is not a file; without keys no token could be accepted")
     keys = JwksFromFile(jwks_file, stale_max_s=auth.jwks_stale_max_s)
     try:
+        if not jwks_file.is_file():
+            raise StartError(f"auth.jwks_file: {jwks_file} is not a file; without keys no token could be accepted")
         keys.check()
     except (OSError, InvalidJwksError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error

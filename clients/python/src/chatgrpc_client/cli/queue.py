@@ -35,9 +35,9 @@ def queue(
     if drop == "":
         raise typer.BadParameter("it names no message; without it they are listed with their ids", param_hint="'--drop'")
     root = state_root(data_dir)
-    if data_dir is not None and not data_dir.is_dir():
-        raise typer.BadParameter(f"there is no folder {data_dir}", param_hint="'--data-dir'")
     try:
+        if data_dir is not None and not data_dir.is_dir():
+            raise typer.BadParameter(f"there is no folder {data_dir}", param_hint="'--data-dir'")
         folders = _folders(root, user)
     except OSError as error:
         fail(f"cannot look into {root}: {error.strerror}", code=1)
