@@ -13,14 +13,17 @@ Verifying must neither wait for the issuer nor let strangers hammer it, so:
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from urllib.parse import urlsplit
 
 import httpx
 import structlog
 
 from chatgrpc import background
 from chatgrpc.adapters.jwt.keys import JWKS_BYTES_MAX, STALE_MAX_S, InvalidJwksError, KeySet, VerificationKey, parse_jwks
+from chatgrpc.addresses import is_loopback
 from chatgrpc.ports.tokens import KeysUnavailableError
+from chatgrpc.start_error import StartError
 
 _log = structlog.get_logger(__name__)
 
@@ -44,6 +47,11 @@ class JwksFromUrl:
         stale_max_s: float = STALE_MAX_S,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Fetches nothing yet.
+
+        Raises:
+            StartError: the environment names a proxy that cannot be used.
+        """
         self._url = url
         self._refresh_after_s = refresh_after_s
         self._wait_after_s = wait_after_s
@@ -53,7 +61,7 @@ class JwksFromUrl:
         self._monotonic = monotonic
         # No compression: the bound on the size holds for what arrives.
         headers = {"accept": "application/json, application/jwk-set+json", "accept-encoding": "identity"}
-        self._http = httpx.AsyncClient(headers=headers, timeout=fetch_timeout_s)
+        self._http = _client(url, headers, fetch_timeout_s)
         self._keys: KeySet | None = None
         self._fetched_at_s = float("-inf")
         self._next_fetch_at_s = float("-inf")
@@ -131,3 +139,15 @@ class JwksFromUrl:
     def _http_host(self) -> str:
         """What of the address may stand in a log: it may hold a password."""
         return httpx.URL(self._url).host
+
+
+def _client(url: str, headers: Mapping[str, str], timeout_s: float) -> httpx.AsyncClient:
+    """By the proxy of the environment, as anything else of this machine goes out; what is on this machine needs none."""
+    if is_loopback(urlsplit(url).hostname or ""):
+        return httpx.AsyncClient(headers=headers, timeout=timeout_s, trust_env=False, verify=httpx.create_ssl_context())
+    try:
+        return httpx.AsyncClient(headers=headers, timeout=timeout_s)
+    except (ImportError, ValueError, httpx.InvalidURL) as error:
+        raise StartError(
+            f"auth.jwks_url cannot be asked through the proxy that the environment names (HTTPS_PROXY, ALL_PROXY): {error}"
+        ) from error

@@ -1,6 +1,7 @@
 """Keys from an address: cached, refreshed behind the scenes, and never a way to hammer the issuer."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
@@ -9,6 +10,7 @@ from chatgrpc.adapters.jwt import JwksFromUrl
 from chatgrpc.adapters.jwt.jwks_url import FETCH_INTERVAL_S, REFRESH_AFTER_S, WAIT_AFTER_S
 from chatgrpc.adapters.jwt.keys import VerificationKey
 from chatgrpc.ports.tokens import KeysUnavailableError
+from chatgrpc.start_error import StartError
 from tests.contract.jwt_issuer import Clock, IssuerServer, issuer_server, jwks, new_key
 
 KEY = new_key("EdDSA", "a")
@@ -217,3 +219,35 @@ async def test_keys_that_could_not_be_fetched_again_for_long_are_not_trusted(ser
     await keys._fetched()
     assert await keys.find("a") is not None
     await keys.aclose()
+
+
+@pytest.fixture
+def proxy(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Makes this the only proxy that the environment names."""
+
+    def name(variable: str, address: str) -> None:
+        for other in list(os.environ):
+            if other.lower().endswith("_proxy"):
+                monkeypatch.delenv(other)
+        monkeypatch.setenv(variable, address)
+
+    return name
+
+
+@pytest.mark.parametrize("address", ["socks5://127.0.0.1:9", "ftp://127.0.0.1:9", "http://127.0.0.1:9"])
+async def test_no_proxy_is_asked_for_this_machine(
+    server: IssuerServer, proxy: Callable[[str, str], None], address: str
+) -> None:
+    proxy("ALL_PROXY", address)
+    keys = JwksFromUrl(server.url)
+    try:
+        assert await keys.find("a") is not None
+    finally:
+        await keys.aclose()
+
+
+@pytest.mark.parametrize("address", ["socks5://127.0.0.1:9", "ftp://127.0.0.1:9", "http://127.0.0.1:none"])
+def test_a_proxy_that_cannot_be_used_is_a_sentence(proxy: Callable[[str, str], None], address: str) -> None:
+    proxy("ALL_PROXY", address)
+    with pytest.raises(StartError, match="through the proxy"):
+        JwksFromUrl("https://issuer.example/keys")
