@@ -11,6 +11,7 @@ from chatgrpc.core.effects import Admission, Admit, Effect, End, FetchPage, Mark
 from chatgrpc.core.effects import ShowTyping as TypingSeen
 from chatgrpc.core.entries import StoredChat
 from chatgrpc.core.event_feed import FeedRead, LoadChat, ReadMembership
+from chatgrpc.core.events import typing_chunk
 from chatgrpc.core.lanes import Outcome
 from chatgrpc.core.links import Deliver, Message, RaiseMark, ShowReceipt, ShowTyping, TellTyping
 from chatgrpc.core.receipts import ReceiptBook
@@ -348,4 +349,5 @@ def _show(session: Session, notice: ShowReceipt | ShowTyping) -> None:
         )
     else:
         kind = cast("session_pb2.TypingKind.ValueType", notice.kind)
-        session.show_typing(session_pb2.Typing(chat_id=notice.chat_id, user_id=notice.user_id, kind=kind))
+        typing = session_pb2.Typing(chat_id=notice.chat_id, user_id=notice.user_id, kind=kind)
+        session.show_typing(notice.chat_id, notice.user_id, typing_chunk(typing))

@@ -16,6 +16,7 @@ from chatgrpc.core.clock import Now
 from chatgrpc.core.disconnect import Code
 from chatgrpc.core.edge_desk import EdgeDesk
 from chatgrpc.core.effects import Watch
+from chatgrpc.core.events import typing_chunk
 from chatgrpc.core.links import EndStream, EndStreamHeard, Message, RaiseMark, ShowReceipt, ShowTyping, TellTyping
 from chatgrpc.core.receipts import Mark, Raised
 from chatgrpc.core.session import compare_numbers
@@ -119,8 +120,9 @@ class ClusterAudience:
             if notice.kind not in session_pb2.TypingKind.values():
                 return  # a later version's
             typing = session_pb2.Typing(chat_id=notice.chat_id, user_id=notice.user_id, kind=cast("_TypingKind", notice.kind))
+            chunk = typing_chunk(typing)
             for connection in self._of_users(notice.to_user_ids):
-                connection.session.show_typing(typing)
+                connection.session.show_typing(notice.chat_id, notice.user_id, chunk)
                 self._connections.show(connection)
             return
         receipt = chat_pb2.Receipt(

@@ -64,6 +64,11 @@ def event_chunk(event: bytes) -> bytes:
     return batch_chunk(_EVENT_TAG + varint(len(event)) + event)
 
 
+def typing_chunk(typing: session_pb2.Typing) -> bytes:
+    """Who is typing as a pushed frame, ready to be spliced into any number of streams."""
+    return frame_chunk(session_pb2.ServerFrame(typing=typing))
+
+
 def sent_chunk(request_id: int, result: chat_pb2.SendResult) -> bytes:
     """A SendResult frame, the answer to `request_id`."""
     return _answer_chunk(request_id, _SENT_TAG, result.SerializeToString())

@@ -467,15 +467,16 @@ class Session:
 
     def show_receipt(self, receipt: chat_pb2.Receipt) -> None:
         """Someone's marks rose."""
-        self._show(("receipt", receipt.chat_id, receipt.user_id), session_pb2.ServerFrame(receipt=receipt))
+        chunk = frame_chunk(session_pb2.ServerFrame(receipt=receipt))
+        self._show(("receipt", receipt.chat_id, receipt.user_id), chunk)
 
-    def show_typing(self, typing: session_pb2.Typing) -> None:
-        """Someone is typing."""
-        self._show(("typing", typing.chat_id, typing.user_id), session_pb2.ServerFrame(typing=typing))
+    def show_typing(self, chat_id: str, user_id: str, chunk: bytes) -> None:
+        """Someone is typing, by a `typing_chunk` that was made once for all who are shown it."""
+        self._show(("typing", chat_id, user_id), chunk)
 
     def show_presence(self, presence: session_pb2.Presence) -> None:
         """Someone came or went."""
-        self._show(("presence", presence.user_id), session_pb2.ServerFrame(presence=presence))
+        self._show(("presence", presence.user_id), frame_chunk(session_pb2.ServerFrame(presence=presence)))
 
     @property
     def is_answered(self) -> bool:
@@ -607,9 +608,8 @@ class Session:
         """The wall clock judges a token when it comes; from then on it lasts as long as it had left."""
         self._token_ends_ms = now.monotonic_ms + expires_at_ms - now.wall_ms + self._timings.token_leeway_ms
 
-    def _show(self, key: tuple[str, ...], frame: session_pb2.ServerFrame) -> None:
+    def _show(self, key: tuple[str, ...], chunk: bytes) -> None:
         if self.state in _SHOWN_TO and (key in self.control or len(self.control) < self._limits.control_frames_max):
-            chunk = frame_chunk(frame)
             self._control_bytes += len(chunk) - len(self.control.get(key, b""))
             self.control[key] = chunk
 

@@ -7,6 +7,7 @@ from chatgrpc.core.active_chat import ActiveChat
 from chatgrpc.core.clock import Now
 from chatgrpc.core.disconnect import Code
 from chatgrpc.core.effects import Watch
+from chatgrpc.core.events import typing_chunk
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.looks import Look, Looks
 from chatgrpc.core.presence import PresenceBook
@@ -66,7 +67,7 @@ class LocalAudience:
     def typing(self, chat_id: str, typist: Connection, kind: session_pb2.TypingKind.ValueType) -> None:
         """See the protocol."""
         user_id = typist.session.user_id
-        typing = session_pb2.Typing(chat_id=chat_id, user_id=user_id, kind=kind)
+        chunk = typing_chunk(session_pb2.Typing(chat_id=chat_id, user_id=user_id, kind=kind))
 
         def show(chat: ActiveChat | None) -> None:
             if chat is None or not chat.may_type(user_id, now().wall_ms):
@@ -74,7 +75,7 @@ class LocalAudience:
             for member_id in chat.recipients:
                 if member_id != user_id:
                     for connection in self._connections.of_user(member_id):
-                        connection.session.show_typing(typing)
+                        connection.session.show_typing(chat_id, user_id, chunk)
                         self._connections.show(connection)
 
         self._ordering.with_chat(chat_id, ("typing", user_id), show)

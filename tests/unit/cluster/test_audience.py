@@ -242,6 +242,15 @@ async def test_typing_is_shown_to_the_others_in_the_chat() -> None:
         assert bob in world.two.streams.connections.with_control
 
 
+async def test_what_is_typed_is_serialized_once_for_all_who_are_shown_it_here() -> None:
+    async with small_cluster(nodes=2) as cluster:
+        place = World(cluster).one
+        shown = [await place.connect(user_id) for user_id in ("bob", "carol")]
+        place.show(ShowTyping(CHAT, "alice", session_pb2.TYPING_KIND_TEXT, ("bob", "carol")))
+        bobs, carols = (chunk for connection in shown for chunk in connection.session.control.values())
+        assert bobs is carols
+
+
 # Sessions.
 
 

@@ -22,7 +22,7 @@ from chatgrpc.core.effects import (
 )
 from chatgrpc.core.entries import Membership, StoredEvent
 from chatgrpc.core.event_feed import LoadChat, ReadLog, ReadMembership
-from chatgrpc.core.events import event_chunk
+from chatgrpc.core.events import event_chunk, typing_chunk
 from chatgrpc.core.ids import direct_chat_id, group_chat_id, self_chat_id
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.refusal import store_silent
@@ -700,7 +700,8 @@ def test_control_traffic_is_coalesced_to_the_latest() -> None:
     stream = Stream().open()
     for seq in (1, 2, 3):
         stream.session.show_receipt(chat_pb2.Receipt(chat_id=CHAT, user_id="bob", delivered_seq=seq))
-        stream.session.show_typing(session_pb2.Typing(chat_id=CHAT, user_id="bob", kind=session_pb2.TYPING_KIND_TEXT))
+        types = session_pb2.Typing(chat_id=CHAT, user_id="bob", kind=session_pb2.TYPING_KIND_TEXT)
+        stream.session.show_typing(CHAT, "bob", typing_chunk(types))
         stream.session.show_presence(session_pb2.Presence(user_id="bob", online=seq == 3))
     receipt, typing, presence = stream.frames()
     assert receipt.receipt.delivered_seq == 3

@@ -9,6 +9,7 @@ from chatgrpc.core.limits import Limits
 from chatgrpc.edge.connection import Connections
 from chatgrpc.embedded.audience import LocalAudience
 from chatgrpc.v1 import session_pb2
+from tests.unit.cluster.streams import Streams
 
 
 class Watcher:
@@ -40,6 +41,9 @@ class _Chat:
     def members(self) -> tuple[str, ...]:
         return self.recipients
 
+    def may_type(self, user_id: str, wall_ms: int) -> bool:
+        return user_id in self.recipients
+
 
 class Chats:
     """An ordering in which all chats are loaded."""
@@ -66,3 +70,18 @@ def test_a_change_of_members_costs_a_watcher_as_much_as_there_are_others_on_its_
     audience.members_changed("g.0")
     assert watcher.shown == ["new"]
     assert watcher.looked_for < 3 * len(others), "one look for each whom it forgets, and one for each whom it learns of"
+
+
+def test_what_is_typed_is_serialized_once_for_all_who_are_shown_it() -> None:
+    streams, chats = Streams(), Chats()
+    audience = LocalAudience(streams.connections, cast("Any", chats), Limits(), lambda connection: None)
+    chats.members = {"g.1": ("alice", "bob", "carol")}
+    typist = streams.open("alice")
+    others = [streams.open("bob"), streams.open("bob", device_id="tablet"), streams.open("carol")]
+    audience.typing("g.1", typist, session_pb2.TYPING_KIND_TEXT)
+    chunks = [chunk for other in others for chunk in other.session.control.values()]
+    assert len(chunks) == 3
+    assert all(chunk is chunks[0] for chunk in chunks)
+    typing = session_pb2.Typing(chat_id="g.1", user_id="alice", kind=session_pb2.TYPING_KIND_TEXT)
+    assert [[frame.typing for frame in streams.frames(other)] for other in others] == [[typing]] * 3
+    assert not streams.frames(typist)
