@@ -21,6 +21,7 @@ from chatgrpc.ports.errors import CannotBeStoredError, ChatDamagedError, StoreUn
 from chatgrpc.ports.receipts import Mark
 from tests.contract.cassandra_stores import open_store, settings
 from tests.contract.rows.writes import BYTES_MAX, Rows, log, row, views
+from tests.contract.stores.entries import view
 from tests.support.services import CassandraCluster
 
 LAST = packaged_migrations()[-1].version
@@ -257,6 +258,19 @@ async def test_what_cassandra_can_never_do_does_not_pass_for_a_store_that_is_awa
     (error,) = await rows.try_to_write(views(chat, 1, amends_seq=2**64 - 1))
     assert isinstance(error, CannotBeStoredError)
     await rows.write(views(chat, 2, amends_seq=1))
+    await store.close()
+
+
+async def test_a_membership_without_a_chats_id_hides_no_marks(shared_cassandra: CassandraCluster) -> None:
+    store = await open_store(shared_cassandra, "unit")
+    rows, chat, user = Rows(store.rows, store.committed), f"g.{secrets.token_hex(11)}", secrets.token_hex(8)
+    await rows.write(views(chat, 1, view(b"", **{user: (1, 0)})))
+    await execute(
+        store, f"INSERT INTO {{keyspace}}.members (user_id, chat_id, joined_seq, left_seq) VALUES ('{user}', '', 1, 0)"
+    )
+    mark = Mark(chat, user, 1, 1, 1)
+    await store.receipts.save([mark])
+    assert await store.receipts.of_user_chats(user, 0) == [mark]
     await store.close()
 
 
