@@ -104,8 +104,9 @@ class Owners:
 class Nobody:
     """An audience of nobody."""
 
-    def pass_time(self, now_ms: int) -> None:
+    def pass_time(self, now_ms: int) -> bool:
         """See the protocol."""
+        return False
 
     def members_changed(self, chat_id: str) -> None:
         """See the protocol."""

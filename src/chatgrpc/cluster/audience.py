@@ -155,8 +155,9 @@ class ClusterAudience:
         self._presence.left(session.user_id, at.wall_ms)
         self._sessions.closed(session.user_id, session.device_id)
 
-    def pass_time(self, now_ms: int) -> None:
+    def pass_time(self, now_ms: int) -> bool:
         """See the protocol; who has gone is found by `PresenceScreens.run`."""
+        return False
 
     async def online_devices(self, user_id: str) -> frozenset[str]:
         """See the protocol; without the session map only the devices on this node are known."""

@@ -5,7 +5,7 @@ changes networks does not flicker.
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 
 from chatgrpc.core.clock import Now
@@ -23,7 +23,7 @@ class PresenceBook:
     def __init__(self, limits: Limits) -> None:
         self._last_seen_max = limits.last_seen_max
         self._sessions: dict[str, int] = {}
-        self._leaving: dict[str, int] = {}  # user id -> when to show them offline
+        self._leaving: OrderedDict[str, int] = OrderedDict()  # user id -> when to show them offline, in this order
         self._left_ms: OrderedDict[str, int] = OrderedDict()  # when the last session ended
         self._watchers: dict[str, set[Watcher]] = {}
         self._watched: dict[Watcher, dict[str, None]] = {}
@@ -47,16 +47,14 @@ class PresenceBook:
         if len(self._left_ms) > self._last_seen_max:
             self._left_ms.popitem(last=False)
 
-    def take_offline(self, now_ms: int) -> list[str]:
-        """Users who are to be shown offline from now on; by the monotonic clock."""
-        gone = []
-        for user_id, at_ms in self._leaving.items():  # in order of time
+    def take_offline(self, now_ms: int) -> Iterator[str]:
+        """Users who are to be shown offline from now on, by the monotonic clock; who is not taken stays for the next call."""
+        while self._leaving:
+            user_id, at_ms = next(iter(self._leaving.items()))
             if at_ms > now_ms:
                 break
-            gone.append(user_id)
-        for user_id in gone:
             del self._leaving[user_id]
-        return gone
+            yield user_id
 
     def presence(self, user_id: str, now: Now) -> session_pb2.Presence:
         """What is shown of the user now."""

@@ -37,8 +37,8 @@ class Audience(Protocol):
         """A session that had been `connected` ended."""
         ...
 
-    def pass_time(self, now_ms: int) -> None:
-        """To be called often, with the monotonic clock: shows who has gone."""
+    def pass_time(self, now_ms: int) -> bool:
+        """To be called often, with the monotonic clock: shows who has gone; returns whether there are more to show at once."""
         ...
 
     def watch(self, watcher: Connection, watch: Watch) -> None:

@@ -638,7 +638,7 @@ class Edge:
         now_ms = now.monotonic_ms
         left = self._ring(now_ms)
         left = self._end_slow_readers(now_ms) or left
-        self.audience.pass_time(now_ms)
+        left = self.audience.pass_time(now_ms) or left
         self._ordering.pass_time(now)
         for kind, count in self._turns.frames_in.items():
             self._metrics.frames_in[kind].inc(count)

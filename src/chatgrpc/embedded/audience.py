@@ -1,7 +1,8 @@
 """Who is told what besides events, where everyone is connected to this process."""
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from functools import partial
+from time import perf_counter
 
 from chatgrpc.core.active_chat import ActiveChat
 from chatgrpc.core.clock import Now
@@ -13,6 +14,7 @@ from chatgrpc.core.looks import Look, Looks
 from chatgrpc.core.presence import PresenceBook
 from chatgrpc.core.receipts import Mark, Raised
 from chatgrpc.edge.connection import Connection, Connections
+from chatgrpc.edge.slices import Slice
 from chatgrpc.embedded.ordering import LocalOrdering
 from chatgrpc.ports.lease_clock import now
 from chatgrpc.v1 import chat_pb2, session_pb2
@@ -21,7 +23,11 @@ from chatgrpc.v1 import chat_pb2, session_pb2
 class LocalAudience:
     """`edge.audience.Audience`: finds the sessions that something concerns, and shows it to them."""
 
-    def __init__(self, connections: Connections, ordering: LocalOrdering, limits: Limits) -> None:
+    def __init__(
+        self, connections: Connections, ordering: LocalOrdering, limits: Limits, clock_s: Callable[[], float] = perf_counter
+    ) -> None:
+        """`clock_s` says when a slice of work is over."""
+        self._clock_s = clock_s
         self._connections = connections
         self._ordering = ordering
         self._small_group_members_max = limits.small_group_members_max
@@ -94,10 +100,14 @@ class LocalAudience:
         self._show_looks(self._looks.look_away(connection, connection.session.user_id))
         self._presence.disconnected(connection.session.user_id, at)
 
-    def pass_time(self, now_ms: int) -> None:
+    def pass_time(self, now_ms: int) -> bool:
         """See the protocol."""
+        slice_ = Slice(self._clock_s)
         for user_id in self._presence.take_offline(now_ms):
             self._show_presence(user_id)
+            if slice_.is_over:
+                return True
+        return False
 
     def watch(self, watcher: Connection, watch: Watch) -> None:
         """See the protocol."""

@@ -24,12 +24,24 @@ def test_a_user_lingers_before_they_are_shown_offline() -> None:
     book = PresenceBook(Limits())
     book.connected("alice")
     book.disconnected("alice", at(1_000))
-    assert book.take_offline(now_ms=1_000 + LINGER_MS - 1) == []
+    assert list(book.take_offline(now_ms=1_000 + LINGER_MS - 1)) == []
     assert book.presence("alice", at(1_000_000)).online
-    assert book.take_offline(now_ms=1_000 + LINGER_MS) == ["alice"]
+    assert list(book.take_offline(now_ms=1_000 + LINGER_MS)) == ["alice"]
     presence = book.presence("alice", at(1_000_000))
     assert not presence.online
     assert presence.last_seen_ms == 1_000
+
+
+def test_of_many_who_left_those_who_are_not_taken_stay_for_the_next_time() -> None:
+    book = PresenceBook(Limits())
+    for user_id in ("alice", "bob", "carol", "dave"):
+        book.connected(user_id)
+        book.disconnected(user_id, at(1_000))
+    assert next(book.take_offline(now_ms=1_000_000)) == "alice"
+    assert not book.presence("alice", at(1_000_000)).online
+    assert book.presence("bob", at(1_000_000)).online, "nobody was told otherwise yet"
+    assert not book.connected("carol"), "she is back, which is no news"
+    assert list(book.take_offline(now_ms=1_000_000)) == ["bob", "dave"]
 
 
 def test_a_step_of_the_wall_clock_keeps_nobody_online_and_does_not_move_when_they_left() -> None:
@@ -47,7 +59,7 @@ def test_a_device_that_changes_networks_does_not_flicker() -> None:
     book.connected("alice")
     book.disconnected("alice", at(1_000))
     assert not book.connected("alice"), "they were shown online all the time"
-    assert book.take_offline(now_ms=1_000_000) == []
+    assert list(book.take_offline(now_ms=1_000_000)) == []
     assert book.presence("alice", at(1_000_000)).online
     assert book.presence("alice", at(1_000_000)).last_seen_ms == 0
 
@@ -57,7 +69,7 @@ def test_the_latest_to_leave_are_remembered() -> None:
     for number, user_id in enumerate(["alice", "bob", "alice", "carol"]):
         book.connected(user_id)
         book.disconnected(user_id, at(number + 1))
-    book.take_offline(now_ms=1_000_000)
+    assert len(list(book.take_offline(now_ms=1_000_000))) == 3
     assert [book.presence(user_id, at(1_000_000)).last_seen_ms for user_id in ("alice", "bob", "carol")] == [3, 0, 4]
 
 

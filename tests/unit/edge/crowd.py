@@ -133,8 +133,9 @@ class Owners:
 class _Nobody:
     """An audience, and marks, that concern nobody."""
 
-    def pass_time(self, now_ms: int) -> None:
+    def pass_time(self, now_ms: int) -> bool:
         """See the protocol."""
+        return False
 
     def members_changed(self, chat_id: str) -> None:
         """See the protocol."""

@@ -8,6 +8,7 @@ import pytest
 from chatgrpc.core.clock import Now
 from chatgrpc.edge.ordering import Progress
 from chatgrpc.edge.slices import Backlog, Slice
+from chatgrpc.ports.lease_clock import now
 from chatgrpc.v1 import session_pb2
 from tests.unit.edge.crowd import CHAT, STEPS_PER_SLICE, STEPS_PER_TURN_MAX, Clock, Crowd
 
@@ -169,3 +170,10 @@ async def test_nothing_is_taken_in_while_very_much_is_still_to_be_told(crowd: Cr
     assert all(crowd.seqs(number) == list(range(2, 202)) for number in range(SESSIONS))
     assert [write.client_message_id[-1] for write in crowd.owners.submitted] == [2, 3]
     assert not crowd.wire.held
+
+
+async def test_who_has_gone_is_shown_on_at_once_if_there_are_more(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
+    while crowd.edge._pass_time(now()):  # something else is left to do
+        await asyncio.sleep(0)
+    monkeypatch.setattr(crowd.edge.audience, "pass_time", lambda now_ms: True)
+    assert crowd.edge._pass_time(now())

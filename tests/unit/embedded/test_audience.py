@@ -74,7 +74,7 @@ def test_a_change_of_members_costs_a_watcher_as_much_as_there_are_others_on_its_
 
 def test_what_is_typed_is_serialized_once_for_all_who_are_shown_it() -> None:
     streams, chats = Streams(), Chats()
-    audience = LocalAudience(streams.connections, cast("Any", chats), Limits(), lambda connection: None)
+    audience = LocalAudience(streams.connections, cast("Any", chats), Limits())
     chats.members = {"g.1": ("alice", "bob", "carol")}
     typist = streams.open("alice")
     others = [streams.open("bob"), streams.open("bob", device_id="tablet"), streams.open("carol")]
