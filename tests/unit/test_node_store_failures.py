@@ -21,6 +21,8 @@ from chatgrpc.ports.errors import OutcomeUnknownError, StoreUnavailableError
 from chatgrpc.ports.receipts import Mark
 from chatgrpc.process.run import serving
 from chatgrpc.v1 import chat_pb2, session_pb2
+from chatgrpc.v1.device_service_pb2 import RevokeDeviceRequest
+from tests.support.callers import Caller
 from tests.support.device import Device, DisconnectedError
 
 
@@ -246,6 +248,38 @@ async def test_catching_up_that_fails_costs_the_stream_nothing_and_goes_on_in_a_
     faults.pages_fail = False
     await bob.until_held(chat_id, 11)
     assert bob.held.texts(chat_id) == [f"{number}" for number in range(10)]
+
+
+async def test_what_a_revocation_took_away_is_looked_for_until_it_can_be_read(
+    device_of: Callable[[str], Device], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    standing, revoke = SqliteDeviceStore.standing, SqliteDeviceStore.revoke
+    failed = 0
+
+    async def fail(*_: object) -> None:
+        nonlocal failed
+        failed += 1
+        raise StoreUnavailableError("injected")
+
+    async def revoke_and_fail(store: SqliteDeviceStore, user_id: str, device_id: str, now_ms: int) -> object:
+        revoked = await revoke(store, user_id, device_id, now_ms)
+        monkeypatch.setattr(SqliteDeviceStore, "standing", fail)
+        return revoked
+
+    async with device_of("alice") as phone, Caller(phone.address, "alice", phone.token) as caller:
+        thief = device_of("alice")
+        thief.device_id = "thief"
+        await thief.connect()
+        monkeypatch.setattr(SqliteDeviceStore, "revoke", revoke_and_fail)
+        answer = await caller.devices.RevokeDevice(RevokeDeviceRequest(device_id="phone"))
+        assert answer.HasField("device")
+        async with asyncio.timeout(30):
+            while failed < 3:
+                await asyncio.sleep(0.01)
+        monkeypatch.setattr(SqliteDeviceStore, "standing", standing)
+        ended = await thief.until_ended()
+        assert ended.disconnect is not None
+        assert ended.disconnect.reason == "TOKEN_REVOKED"
 
 
 async def test_a_newer_token_that_cannot_be_checked_now_is_no_bad_one(

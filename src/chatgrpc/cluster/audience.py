@@ -22,7 +22,6 @@ from chatgrpc.core.receipts import Mark, Raised
 from chatgrpc.core.session import compare_numbers
 from chatgrpc.edge.connection import Connection, Connections
 from chatgrpc.ports.accounts import DeviceStore
-from chatgrpc.ports.errors import StoreError
 from chatgrpc.ports.session_map import SessionEntry, SessionMapUnavailableError
 from chatgrpc.trouble import Trouble
 from chatgrpc.v1 import chat_pb2, session_pb2
@@ -209,7 +208,11 @@ class ClusterAudience:
 
     async def is_to_end(self, message: EndStream, sender_id: str) -> bool:
         """Whether the device's stream here is to end, as another node says, for a while and without knowing all: the device may
-        have a newer stream here, or, if it gave way to another one, have come back since."""
+        have a newer stream here, or, if it gave way to another one, have come back since.
+
+        Raises:
+            StoreError: which devices the user has cannot be read.
+        """
         match message.code:
             case session_pb2.DISCONNECT_CODE_REPLACED:
                 order = self.order_of(message, sender_id)
@@ -218,16 +221,13 @@ class ClusterAudience:
                 here = self._connections.of_device(message.user_id, message.device_id)
                 return (
                     here is not None
-                    and not await self._may_be_registered(message.user_id, message.device_id)
+                    and not await self._is_registered(message.user_id, message.device_id)
                     and self._connections.of_device(message.user_id, message.device_id) is here
                 )
         return True
 
-    async def _may_be_registered(self, user_id: str, device_id: str) -> bool:
-        try:
-            return any(device.device_id == device_id for device in await self._devices.list(user_id))
-        except StoreError:
-            return True  # the other node says it again
+    async def _is_registered(self, user_id: str, device_id: str) -> bool:
+        return any(device.device_id == device_id for device in await self._devices.list(user_id))
 
     def order_of(self, message: EndStream, sender_id: str) -> int:
         """Whether the device's stream here is older (-1) or newer (1) than the one that is to take its place; 0 = unknown.

@@ -315,13 +315,22 @@ class ClusterNode:
         self._keeper.shard_failed(tenure, defect)
 
     async def _end_stream(self, sender_id: str, message: EndStream) -> None:
+        if await self._has_ended(sender_id, message):
+            self._ordering.say(sender_id, EndStreamHeard(message.user_id, message.device_id, message.code))
+
+    async def _has_ended(self, sender_id: str, message: EndStream) -> bool:
+        """Whether all is done that can be; else it cannot be read what a revocation took away, or who has come back."""
         if message.code not in session_pb2.DisconnectCode.values() or not message.code:
-            return  # a later version's, or none at all
-        if not await self._audience.is_to_end(message, sender_id):
-            return
+            return True  # a later version's, or none at all
+        try:
+            if not await self._audience.is_to_end(message, sender_id):
+                return True
+        except StoreError:
+            return False
         self.node.edge.end_device(message.user_id, message.device_id, Ended(cast("Code", message.code)))
         if message.code == session_pb2.DISCONNECT_CODE_DEVICE_REVOKED:
-            await self.node.heed_revocation(message.user_id)
+            return await self.node.heed_revocation(message.user_id)
+        return True
 
     async def _end_revoked(self, user_id: str) -> None:
         await self.node.end_revoked(user_id)

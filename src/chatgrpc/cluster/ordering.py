@@ -62,7 +62,7 @@ class Listener(Protocol):
         ...
 
     def end_stream(self, sender_id: str, message: EndStream) -> None:
-        """Another node says that a device has gone there, or was revoked."""
+        """Another node says that a device has gone there, or was revoked; it says so until it is told `EndStreamHeard`."""
         ...
 
     def end_stream_heard(self, node_id: str, message: EndStreamHeard) -> None:
@@ -256,7 +256,6 @@ class ClusterOrdering:
             self.owner.receive(sender_id, message, at)
         elif isinstance(message, EndStream):
             self._heard_by().end_stream(sender_id, message)
-            self._post(sender_id, EndStreamHeard(message.user_id, message.device_id, message.code))
         elif isinstance(message, EndStreamHeard):
             self._heard_by().end_stream_heard(sender_id, message)
         elif isinstance(message, Load):

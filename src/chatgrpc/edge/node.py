@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from chatgrpc import background
 from chatgrpc.config import Settings
+from chatgrpc.core.backoff import Backoff
 from chatgrpc.core.disconnect import Ended
 from chatgrpc.core.door import says_who_may
 from chatgrpc.core.limits import Limits, Rate
@@ -65,6 +67,8 @@ _OUTCOME_UNKNOWN = frozenset(
 )
 """After these nobody knows what became of a write without a key: an earlier try of it may stand too far below the head, and it
 may have been under way when its chat was found damaged."""
+_HEED_AGAIN_FIRST_S = 0.1
+_HEED_AGAIN_MAX_S = 2.0
 CLOSE_TIMEOUT_S = 5.0
 """How long a device may take to read the last frames of its stream."""
 
@@ -103,6 +107,9 @@ class Node:
         self._limits = limits
         self._revocations = Revocations(stores.devices)
         self._revocation_unread = Trouble("revocation_unread")
+        self._unheeded: set[str] = set()
+        """Users whose streams here may have come with what was taken away since."""
+        self._heeding: asyncio.Task[None] | None = None
         self._watermarks = Watermarks(stores.receipts, stores.cursors, limits, self._marks_saved)
         self._delivered = Delivered()
         self._cutter = CallCutter()
@@ -278,14 +285,36 @@ class Node:
         """
         self.edge.end_revoked(user_id, await self._revocations.now(user_id))
 
-    async def heed_revocation(self, user_id: str) -> None:
-        """Something was taken away from the user: ends the streams here that it concerns."""
+    async def heed_revocation(self, user_id: str) -> bool:
+        """Something was taken away from the user: ends the streams here that it concerns.
+
+        False if what that is cannot be read just now. Then it is tried again for as long as the user has streams here.
+        """
+        if await self._try_to_heed(user_id):
+            return True
+        self._unheeded.add(user_id)
+        if self._heeding is None or self._heeding.done():
+            self._heeding = background.start(self._heed_later(), crash)
+        return False
+
+    async def _try_to_heed(self, user_id: str) -> bool:
         try:
             await self.end_revoked(user_id)
         except StoreError as error:
             self._revocation_unread.failed(error)
-        else:
-            self._revocation_unread.worked()
+            return False
+        self._revocation_unread.worked()
+        return True
+
+    async def _heed_later(self) -> None:
+        backoff = Backoff(_HEED_AGAIN_FIRST_S, _HEED_AGAIN_MAX_S)
+        while self._unheeded:
+            await asyncio.sleep(backoff.next_s())
+            for user_id in list(self._unheeded):
+                self._unheeded.discard(user_id)  # first: more may be taken away while it is read
+                has_streams = any(self.edge.connections.of_user(user_id))
+                if has_streams and not await self._try_to_heed(user_id):
+                    self._unheeded.add(user_id)
 
 
 def crash(defect: BaseException) -> None:

@@ -81,6 +81,7 @@ class Place:
 
     def end_stream(self, sender_id: str, message: EndStream) -> None:
         self.ended.append(message)
+        self.node.ordering.say(sender_id, EndStreamHeard(message.user_id, message.device_id, message.code))
 
     def end_stream_heard(self, node_id: str, message: EndStreamHeard) -> None:
         self.audience.end_stream_heard(node_id, message)
@@ -375,7 +376,8 @@ async def test_nobody_is_sent_away_for_another_device_while_the_store_does_not_s
             raise StoreUnavailableError("away")
 
         monkeypatch.setattr(here.devices, "list", away)
-        assert not await here.audience.is_to_end(EndStream("alice", "job-1", TOO_MANY), cluster.nodes[1].node_id)
+        with pytest.raises(StoreUnavailableError):
+            await here.audience.is_to_end(EndStream("alice", "job-1", TOO_MANY), cluster.nodes[1].node_id)
 
 
 async def test_the_node_that_a_device_has_left_is_told_if_it_lives() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from chatgrpc.cluster.ordering import ClusterOrdering
 from chatgrpc.core.lanes import Forward, Forwarded
-from chatgrpc.core.links import Deliver, EndStream, Heads, HeadsHeard, Load, Message, RaiseMark, ShowReceipt
+from chatgrpc.core.links import Deliver, EndStream, EndStreamHeard, Heads, HeadsHeard, Load, Message, RaiseMark, ShowReceipt
 from chatgrpc.ports.lease_clock import now
 from chatgrpc.v1 import chat_pb2, session_pb2
 from tests.unit.cluster.small_cluster import GIVE_UP_S, SmallCluster, group_creation, seqs, small_cluster, text, until
@@ -268,6 +268,18 @@ async def test_nodes_tell_each_other_and_themselves() -> None:
         await until(lambda: bool(one.ended and two.ended and two.loads))
         assert one.ended == two.ended == [end]
         assert two.loads == {one.node_id: 7}
+
+
+async def test_what_is_to_be_ended_is_confirmed_by_whoever_has_ended_it() -> None:
+    async with small_cluster(nodes=2) as cluster:
+        one, two = cluster.nodes
+        one.ordering.say(two.node_id, EndStream("alice", "phone", session_pb2.DISCONNECT_CODE_DEVICE_REVOKED))
+        await until(lambda: bool(two.ended))
+        two.ordering.say(one.node_id, Load(1))
+        await until(lambda: bool(one.loads))
+        assert one.confirmed == []
+        two.ordering.say(one.node_id, EndStreamHeard("alice", "phone", session_pb2.DISCONNECT_CODE_DEVICE_REVOKED))
+        await until(lambda: one.confirmed == [two.node_id])
 
 
 async def test_a_message_that_nobody_knows_is_passed_over() -> None:
