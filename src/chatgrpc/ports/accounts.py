@@ -58,6 +58,15 @@ def first_to_give_way(ephemeral: Iterable[Device]) -> Device | None:
     return min(ephemeral, key=lambda device: (device.connected_at_ms, device.device_id), default=None)
 
 
+def connection_time_ms(now_ms: int, devices: Iterable[Device], *, ephemeral: bool) -> int:
+    """When a device connects to whose user these belong: now. An ephemeral one after all of them, whatever the clock says:
+    those that come while it is set back would give way to each other, and those that connected long ago would stay.
+    """
+    if not ephemeral:
+        return now_ms
+    return raised(max((device.connected_at_ms for device in devices), default=0), now_ms)
+
+
 def raised(stored_ms: int, now_ms: int) -> int:
     """A time that rises with each call, by a clock that may have been set back."""
     return max(stored_ms, now_ms, min(stored_ms, _TIME_MS_MAX) + 1)
@@ -90,7 +99,8 @@ class DeviceStore(Protocol):
         """Registers a device on its first connection, and notes the time on every one.
 
         A name that is not empty is kept on the first connection only; after that, `rename` changes it. So is `ephemeral`: where
-        there is no place for a new device, the ephemeral one gives way that connected longest ago.
+        there is no place for a new device, the ephemeral one gives way that connected longest ago, in the order of these calls:
+        that of an ephemeral device is later than all before it of its user, if `now_ms` is not.
 
         Raises:
             DeviceRevokedError: it was revoked.

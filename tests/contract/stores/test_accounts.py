@@ -94,6 +94,20 @@ class TestEphemeral:
         assert await self.connect(engine, "laptop", 13, ephemeral=False) == "job1"
         assert await self.listed(engine) == {"phone", "job4", "laptop"}
 
+    async def test_those_that_come_while_the_clock_is_set_back_do_not_give_way_to_each_other(self, engine: Engine) -> None:
+        for number, device_id in enumerate(("idle1", "idle2", "idle3")):
+            await self.connect(engine, device_id, NOW_MS + number)
+        for number, gave_way in enumerate(("idle1", "idle2", "idle3", "job0")):
+            assert await self.connect(engine, f"job{number}", NOW_MS - 3_600_000 + number) == gave_way
+        await self.connect(engine, "job1", NOW_MS - 3_600_000)
+        assert await self.connect(engine, "job4", NOW_MS - 3_600_000) == "job2"
+
+    async def test_the_time_of_a_lasting_device_is_that_of_the_clock(self, engine: Engine) -> None:
+        await self.connect(engine, "job", NOW_MS)
+        await self.connect(engine, "phone", NOW_MS - 3_600_000, ephemeral=False)
+        times_ms = {device.device_id: device.connected_at_ms for device in await engine.devices.list("alice")}
+        assert times_ms == {"job": NOW_MS, "phone": NOW_MS - 3_600_000}
+
     async def test_lasting_devices_give_way_to_none(self, engine: Engine) -> None:
         for number in range(DEVICES_MAX):
             await self.connect(engine, f"device{number}", number, ephemeral=False)

@@ -16,6 +16,7 @@ from chatgrpc.ports.accounts import (
     Profile,
     Standing,
     TooManyDevicesError,
+    connection_time_ms,
     first_to_give_way,
     raised,
 )
@@ -107,15 +108,16 @@ class CassandraDeviceStore:
                 if device_id in stored.revoked:
                     raise DeviceRevokedError(f"device {device_id} was revoked")
                 known = stored.registered.get(device_id)
+                at_ms = connection_time_ms(now_ms, stored.registered.values(), ephemeral=ephemeral)
                 if known is not None:
-                    await self._client.write(self._note_connection.bind((now_ms, user_id, device_id)))
-                    return Connected(replace(known, connected_at_ms=now_ms))
+                    await self._client.write(self._note_connection.bind((at_ms, user_id, device_id)))
+                    return Connected(replace(known, connected_at_ms=at_ms))
                 gives_way = ""
                 if len(stored.registered) >= devices_max:
                     gives_way = await self._first_to_give_way(user_id, stored)
                 if ephemeral:  # before it is registered: one that nobody knows to be ephemeral would never give way
                     await self._client.write(self._note_ephemeral.bind((user_id, device_id)))
-                device = Device(user_id, device_id, name, created_at_ms=now_ms, connected_at_ms=now_ms)
+                device = Device(user_id, device_id, name, created_at_ms=now_ms, connected_at_ms=at_ms)
                 if await self._try_to_register(device, stored.registrations, gives_way):
                     if gives_way:
                         await self._client.write(self._forget_ephemeral.bind((user_id, gives_way)))

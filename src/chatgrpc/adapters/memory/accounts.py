@@ -12,6 +12,7 @@ from chatgrpc.ports.accounts import (
     Profile,
     Standing,
     TooManyDevicesError,
+    connection_time_ms,
     first_to_give_way,
     raised,
 )
@@ -53,6 +54,7 @@ class MemoryDeviceStore:
         if device_id in self._revoked.get(user_id, ()):
             raise DeviceRevokedError(f"device {device_id} was revoked")
         devices = self._devices.setdefault(user_id, {})
+        at_ms = connection_time_ms(now_ms, devices.values(), ephemeral=ephemeral)
         gives_way = None
         if device_id not in devices and len(devices) >= devices_max:
             gives_way = first_to_give_way(
@@ -64,8 +66,8 @@ class MemoryDeviceStore:
             del devices[gives_way.device_id]
         if device_id not in devices and ephemeral:
             self._ephemeral.add((user_id, device_id))
-        known = devices.get(device_id, Device(user_id, device_id, name, created_at_ms=now_ms, connected_at_ms=now_ms))
-        devices[device_id] = replace(known, connected_at_ms=now_ms)
+        known = devices.get(device_id, Device(user_id, device_id, name, created_at_ms=now_ms, connected_at_ms=at_ms))
+        devices[device_id] = replace(known, connected_at_ms=at_ms)
         return Connected(devices[device_id], gives_way.device_id if gives_way is not None else "")
 
     async def list(self, user_id: str) -> builtins.list[Device]:

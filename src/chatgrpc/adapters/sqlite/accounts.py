@@ -17,6 +17,7 @@ from chatgrpc.ports.accounts import (
     Profile,
     Standing,
     TooManyDevicesError,
+    connection_time_ms,
     first_to_give_way,
     raised,
 )
@@ -176,9 +177,10 @@ def _connect_one(devices: _DevicesOf, call: _Connect) -> Connected | Exception:
         return DeviceRevokedError(f"device {call.device_id} was revoked")
     registered = devices.registered
     known = registered.get(call.device_id)
+    at_ms = connection_time_ms(call.now_ms, registered.values(), ephemeral=call.ephemeral)
     gives_way = None
     if known is None:
-        known = Device(call.user_id, call.device_id, call.name, created_at_ms=call.now_ms, connected_at_ms=call.now_ms)
+        known = Device(call.user_id, call.device_id, call.name, created_at_ms=call.now_ms, connected_at_ms=at_ms)
         if len(registered) >= call.devices_max:
             gives_way = first_to_give_way(registered[device_id] for device_id in devices.ephemeral)
             if gives_way is None:
@@ -187,7 +189,7 @@ def _connect_one(devices: _DevicesOf, call: _Connect) -> Connected | Exception:
             devices.ephemeral.remove(gives_way.device_id)
         if call.ephemeral:
             devices.ephemeral.add(call.device_id)
-    device = registered[call.device_id] = replace(known, connected_at_ms=call.now_ms)
+    device = registered[call.device_id] = replace(known, connected_at_ms=at_ms)
     return Connected(device, gives_way.device_id if gives_way is not None else "")
 
 
