@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from chatgrpc.adapters.etcd import EtcdCluster, EtcdSettings, client
 from chatgrpc.adapters.etcd.client import EtcdClient, EtcdError
@@ -104,6 +105,22 @@ async def test_a_watch_that_was_cut_while_etcd_was_compacted_reads_all_anew(
     # And it follows on from there.
     third = await near.cluster.take(3)
     await far.until(lambda: far.view.owners == {2: owner, 3: third})
+
+
+async def test_the_first_to_say_it_says_which_keyspace_is_used(settings: EtcdSettings, nodes: AsyncExitStack) -> None:
+    one, two = EtcdCluster(settings), EtcdCluster(settings)
+    for cluster in (one, two):
+        nodes.push_async_callback(cluster.close)
+    assert await one.keyspace() == ""
+    assert await one.say_keyspace("ours of 1") == "ours of 1"
+    assert await two.say_keyspace("another of 2") == "ours of 1"
+    assert await two.keyspace() == "ours of 1"
+    with capture_logs() as lines:
+        joined = Node(one)
+        await joined.join()
+        await joined.until(lambda: joined.node_id in joined.view.nodes)
+    assert "etcd_key_foreign" not in {line["event"] for line in lines}
+    assert one.joined_base == await two.epoch_base()
 
 
 async def test_a_watch_that_hears_nothing_is_watched_elsewhere(

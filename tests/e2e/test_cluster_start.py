@@ -18,6 +18,7 @@ import pytest_asyncio
 
 from chatgrpc.adapters.etcd import EtcdSettings
 from chatgrpc.adapters.etcd.client import EtcdClient
+from chatgrpc.adapters.etcd.wire_pb2 import DeleteRangeRequest, RequestOp, TxnRequest
 from tests.support.ports import free_port
 from tests.support.services.cassandra import CassandraCluster
 from tests.support.services.etcd import EtcdCluster
@@ -79,6 +80,18 @@ class Surroundings:
             await client.close()
         return [kv.key for kv in found.kvs if b"/nodes/" in kv.key or b"/shards/" in kv.key]
 
+    async def forget_etcd(self) -> None:
+        """Who starts from now on finds an etcd that is new to it: what lasts there is gone."""
+        client = EtcdClient(EtcdSettings(self._etcd.endpoints))
+        deletes = [
+            RequestOp(delete_range=DeleteRangeRequest(key=f"{self.name}/{name}".encode()))
+            for name in ("epoch_base", "keyspace")
+        ]
+        try:
+            await client.transact(TxnRequest(success=deletes))
+        finally:
+            await client.close()
+
 
 @pytest_asyncio.fixture(loop_scope="function")
 async def surroundings(
@@ -115,6 +128,26 @@ async def test_who_cannot_start_says_why_and_leaves_nothing_behind(surroundings:
     assert await surroundings.keys() == []
     with closing(socket.create_server(("127.0.0.1", int(port)))):
         pass
+
+
+async def test_a_node_whose_keyspace_and_etcd_do_not_belong_together_does_not_start(surroundings: Surroundings) -> None:
+    """Else each chat would have two owners, or an owner that does not have its log."""
+    process = await surroundings.serve()
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(WAIT_S):
+            await process.stdout.readline()
+        another_keyspace = await surroundings.refusal(CLUSTER__KEYSPACE=f"{surroundings.name}_2")
+        assert f"use the keyspace {surroundings.name} of " in another_keyspace
+        assert f"this node would use {surroundings.name}_2 of " in another_keyspace
+        assert f"{surroundings.name}/keyspace" in another_keyspace, "which key to delete, if it is meant"
+        await surroundings.forget_etcd()
+        another_etcd = await surroundings.refusal()
+        assert "by another etcd" in another_etcd
+        assert "--cluster-etcd" in another_etcd
+    finally:
+        _end(process)
+        await process.communicate()
 
 
 async def test_a_node_starts_and_stops_without_redis(surroundings: Surroundings) -> None:

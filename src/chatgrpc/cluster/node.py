@@ -10,7 +10,7 @@ from typing import Any, NoReturn, cast
 import structlog
 
 from chatgrpc import background
-from chatgrpc.adapters.cassandra import CassandraSettings, CassandraStore, KeyspaceOwner, SchemaError
+from chatgrpc.adapters.cassandra import USE_INTERVAL_S, CassandraSettings, CassandraStore, KeyspaceOwner, SchemaError
 from chatgrpc.adapters.etcd import EtcdCluster
 from chatgrpc.adapters.redis import RedisClient, RedisLastSeen, RedisSessionMap, RedisSharedLooks
 from chatgrpc.addresses import join_address
@@ -215,6 +215,7 @@ class ClusterNode:
             ("looks", self._looks.run),
             ("resync", self._resync.run),
             ("watch", self._keep_watch),
+            ("keyspace", self._say_use),
         ):
             self._start(background.again(work, name))
         try:
@@ -230,7 +231,12 @@ class ClusterNode:
         """While etcd does not answer there is nothing to compare with; joining tells of that."""
         try:
             async with asyncio.timeout(_JOIN_TIMEOUT_S):
-                await self._store.claim_base(await self._cluster.epoch_base())
+                identity = await self._store.identity()
+                self._check_keyspace(identity, await self._cluster.keyspace() or identity)  # before this etcd is noted there
+                base = await self._cluster.epoch_base()
+                await self._store.claim_base(base)
+                self._check_keyspace(identity, await self._cluster.say_keyspace(identity))
+                await self._store.note_use(self.node_id, base)
         except (SchemaError, StoreError) as error:
             raise StartError(f"Cassandra ({self._settings.cluster.cassandra}): {error}") from error
         except (ClusterUnavailableError, TimeoutError) as error:
@@ -238,6 +244,24 @@ class ClusterNode:
                 f"Cannot join the cluster by etcd ({self._settings.cluster.etcd}): {error or 'it does not answer'}. "
                 "Is it running, and are --cluster-etcd and its TLS settings right?"
             ) from None
+
+    def _check_keyspace(self, ours: str, theirs: str) -> None:
+        cluster = self._settings.cluster
+        if ours != theirs:
+            raise StartError(
+                f"The nodes of the cluster {cluster.name!r} in this etcd ({cluster.etcd}) use the keyspace {theirs}, and this "
+                f"node would use {ours}: are --cluster-keyspace and --cluster-cassandra right? Another cluster needs a name of "
+                "its own (--cluster-name). If the keyspace was made anew on purpose, stop all nodes and delete the key "
+                f"{cluster.etcd_prefix}keyspace in etcd."
+            )
+
+    async def _say_use(self) -> NoReturn:
+        """Says again and again that this node uses the keyspace; without a lease it orders nothing there."""
+        while True:
+            await asyncio.sleep(USE_INTERVAL_S)
+            if self.is_joined:
+                with contextlib.suppress(StoreError):  # there are more tries before it is forgotten
+                    await self._store.note_use(self.node_id, self._cluster.joined_base)
 
     async def drain(self, server: GrpcServer, timeout_s: float) -> None:
         """Gives shards away, sends devices to other nodes, finishes what is under way, leaves (design §5)."""

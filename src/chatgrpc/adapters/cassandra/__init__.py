@@ -2,7 +2,7 @@
 
 from chatgrpc.adapters.cassandra.client import CassandraSettings
 from chatgrpc.adapters.cassandra.errors import SchemaError
-from chatgrpc.adapters.cassandra.owner import KeyspaceOwner
+from chatgrpc.adapters.cassandra.owner import USE_INTERVAL_S, KeyspaceOwner
 from chatgrpc.adapters.cassandra.store import CassandraStore
 
-__all__ = ["CassandraSettings", "CassandraStore", "KeyspaceOwner", "SchemaError"]
+__all__ = ["USE_INTERVAL_S", "CassandraSettings", "CassandraStore", "KeyspaceOwner", "SchemaError"]

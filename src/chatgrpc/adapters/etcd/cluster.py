@@ -5,7 +5,8 @@ stand under the node's lease. A shard's epoch is the revision at which its key w
 counted from that of the key `epoch_base`, where the time stands at which the first node joined this etcd, in milliseconds since
 the Unix epoch. For an etcd that was lost and set up anew counts revisions from 1, and epochs must still be greater than all
 that stand in the store. (They are, as long as an etcd makes fewer than a thousand revisions a second after that, and no clock
-is set back by as long as it lived.)
+is set back by as long as it lived.) The key `keyspace` says which keyspace of Cassandra the nodes use, for one with another
+would own shards with other logs.
 
 Every write is conditional on a revision, for a call may be done twice, and late: a node is written over what was read, a shard
 is created where there is none, and deleted only as it was created at a known revision.
@@ -108,6 +109,35 @@ class EtcdCluster:
             return await self._found_or_read_base()
         except EtcdError as error:
             raise _mapped(error) from error
+
+    async def keyspace(self) -> str:
+        """Which keyspace this cluster's nodes use, as the first of them has said; empty if none has.
+
+        Raises:
+            ClusterUnavailableError: etcd does not answer.
+        """
+        try:
+            found = (await self._client.range(self._keys.keyspace_key)).kvs
+        except EtcdError as error:
+            raise _mapped(error) from error
+        return found[0].value.decode(errors="replace") if found else ""
+
+    async def say_keyspace(self, identity: str) -> str:
+        """Says which keyspace this cluster's nodes use, if none has said it yet; returns what stands then.
+
+        Raises:
+            ClusterUnavailableError: etcd does not answer.
+        """
+        try:
+            await self._create(self._keys.keyspace_key, identity.encode())
+        except EtcdError as error:
+            raise _mapped(error) from error
+        return await self.keyspace()
+
+    @property
+    def joined_base(self) -> int:
+        """What the epochs are counted from under which this node takes shards; 0 before it has joined."""
+        return self._epoch_base
 
     @property
     def deadline_s(self) -> float:
@@ -217,16 +247,20 @@ class EtcdCluster:
     async def _found_or_read_base(self) -> int:
         """What epochs are counted from; whoever joins first says it, for good."""
         key = self._keys.base_key
-        request = TxnRequest(
-            compare=[Compare(target=Compare.TARGET_CREATE, key=key, create_revision=0)],
-            success=[RequestOp(put=PutRequest(key=key, value=str(time.time_ns() // 1_000_000).encode()))],
-        )
-        await self._client.transact(request)
+        await self._create(key, str(time.time_ns() // 1_000_000).encode())
         (found,) = (await self._client.range(key)).kvs
         try:
             return epoch_base(found)
         except ValueError:
             raise EtcdError(f"the key {key.decode()} holds no number: is the prefix another program's too?") from None
+
+    async def _create(self, key: bytes, value: bytes) -> None:
+        """Makes a key that stays, where there is none."""
+        request = TxnRequest(
+            compare=[Compare(target=Compare.TARGET_CREATE, key=key, create_revision=0)],
+            success=[RequestOp(put=PutRequest(key=key, value=value))],
+        )
+        await self._client.transact(request)
 
     async def _publish(self, info: NodeInfo) -> None:
         """Writes what the node says of itself over what stands there: read again after each try, since one may be done late."""

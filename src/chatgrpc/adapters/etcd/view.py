@@ -16,6 +16,7 @@ from chatgrpc.ports.cluster import ClusterView, NodeInfo
 _NODES: Final = b"nodes/"
 _SHARDS: Final = b"shards/"
 _EPOCH_BASE: Final = b"epoch_base"
+_KEYSPACE: Final = b"keyspace"
 _NODE_FIELDS: Final = {field.name: field.type for field in fields(NodeInfo)}
 
 _log = structlog.get_logger(__name__)
@@ -41,6 +42,11 @@ class KeySpace:
     def base_key(self) -> bytes:
         """What epochs are counted from."""
         return self.prefix + _EPOCH_BASE
+
+    @property
+    def keyspace_key(self) -> bytes:
+        """Which keyspace the nodes of this etcd use. No view reads it, nor do nodes of the release before."""
+        return self.prefix + _KEYSPACE
 
 
 class LiveView:
