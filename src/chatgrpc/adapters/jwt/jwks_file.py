@@ -19,8 +19,9 @@ _Version = tuple[int, int, int]
 class JwksFromFile:
     """A JWK set in a file.
 
-    A change is seen within `check_interval_s`. If the file vanishes or cannot be read, the keys that were read last stay, for
-    `stale_max_s`. Replace the file by renaming a new one over it, so that no half-written file is read.
+    A change is seen within `check_interval_s`. If the file vanishes, cannot be read, or holds no key that serves, the keys that
+    were read last stay, for `stale_max_s`. Replace the file by renaming a new one over it, so that no half-written file is
+    read.
     """
 
     def __init__(
@@ -63,8 +64,7 @@ class JwksFromFile:
             InvalidJwksError: it is not a JWK set, or holds no key that a token could be verified with.
         """
         with self._path.open("rb") as file:
-            if not parse_jwks(file.read(JWKS_BYTES_MAX + 1)):
-                raise InvalidJwksError("it holds no key that serves")
+            parse_jwks(file.read(JWKS_BYTES_MAX + 1))
 
     async def aclose(self) -> None:
         """Nothing is held open."""

@@ -7,8 +7,8 @@ Verifying must neither wait for the issuer nor let strangers hammer it, so:
   later than that as long as the issuer answers;
 - an unknown `kid` may mean that the issuer rotated, and causes a fetch that all who wait share;
 - fetches start at least `fetch_interval_s` apart, whatever asks for them: a token with a made-up `kid` costs nobody anything;
-- when the issuer is down, the keys fetched last stay in use, and no look-up of one of them waits; but only for `stale_max_s`,
-  since one of them may have been withdrawn meanwhile.
+- when the issuer is down, or has no key that serves, the keys fetched last stay in use, and no look-up of one of them waits;
+  but only for `stale_max_s`, since one of them may have been withdrawn meanwhile.
 """
 
 import asyncio

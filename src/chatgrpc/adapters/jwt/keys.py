@@ -53,7 +53,7 @@ class KeySource(Protocol):
 
 
 class InvalidJwksError(Exception):
-    """The document is not a JWK set."""
+    """The document is not a JWK set that serves."""
 
 
 class JwtRegistry(JWSRegistry):
@@ -76,10 +76,11 @@ class JwtRegistry(JWSRegistry):
 def parse_jwks(document: bytes) -> KeySet:
     """Reads a JWK set. Keys that cannot serve are passed over (RFC 7517 §5), so one odd key does not take out the others.
 
-    Private parts, if any, are not kept.
+    Private parts, if any, are not kept. A set in which none can serve is rather a mistake of the issuer's than its wish that
+    nobody be let in, so it is no set at all: what was read before stays, for as long as after any other failure.
 
     Raises:
-        InvalidJwksError: the document is not a JWK set, or holds more than `KEYS_MAX` keys.
+        InvalidJwksError: the document is not a JWK set, or holds no key that serves, or more than `KEYS_MAX`.
     """
     try:
         entries = json.loads(document)["keys"]
@@ -99,6 +100,8 @@ def parse_jwks(document: bytes) -> KeySet:
             keys[kid] = key
         except InvalidJwksError as error:
             _log.warning("jwks_key_passed_over", position=position, why=str(error))
+    if not keys:
+        raise InvalidJwksError("it holds no key that serves")
     return keys
 
 

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from chatgrpc.adapters.jwt import JwksFromFile
 from chatgrpc.ports.tokens import KeysUnavailableError
@@ -70,3 +71,24 @@ async def test_keys_of_a_file_that_cannot_be_read_for_long_are_not_trusted(tmp_p
     clock.now_s += 61
     with pytest.raises(KeysUnavailableError):
         await keys.find("a")
+
+
+async def test_a_set_that_turns_empty_is_told_and_does_not_lock_everybody_out(tmp_path: Path) -> None:
+    clock = Clock()
+    path = tmp_path / "jwks.json"
+    path.write_bytes(jwks(KEY))
+    keys = JwksFromFile(path, stale_max_s=60, monotonic=clock)
+    assert await keys.find("a") is not None
+    path.write_bytes(jwks())
+    clock.now_s += 2
+    with capture_logs() as logs:
+        assert await keys.find("a") is not None
+    [told] = [entry for entry in logs if entry["event"] == "jwks_file_not_read"]
+    assert (str(told["error"]), told["keys_kept"], told["log_level"]) == ("it holds no key that serves", 1, "error")
+    clock.now_s += 61
+    with pytest.raises(KeysUnavailableError):
+        await keys.find("a")  # nobody is let in for ever by what the issuer does not say any more
+    path.write_bytes(jwks(OTHER))
+    clock.now_s += 2
+    assert await keys.find("a") is None
+    assert await keys.find("b") is not None

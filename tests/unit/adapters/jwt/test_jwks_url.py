@@ -5,6 +5,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
+from structlog.testing import capture_logs
 
 from chatgrpc.adapters.jwt import JwksFromUrl
 from chatgrpc.adapters.jwt.jwks_url import FETCH_INTERVAL_S, REFRESH_AFTER_S, WAIT_AFTER_S
@@ -128,6 +129,22 @@ async def test_old_keys_stay_when_the_issuer_is_down(keys: JwksFromUrl, stop_ser
         assert await keys.find("a") is not None
         await fetch_ended(keys)
     assert await keys.find("b") is None
+
+
+async def test_old_keys_stay_when_the_issuers_set_turns_empty(keys: JwksFromUrl, server: IssuerServer, clock: Clock) -> None:
+    await keys.find("a")
+    server.document = jwks()
+    clock.now_s += REFRESH_AFTER_S
+    with capture_logs() as logs:
+        assert await keys.find("a") is not None
+        await fetch_ended(keys)
+    assert await keys.find("a") is not None
+    [told] = [entry for entry in logs if entry["event"] == "jwks_not_fetched"]
+    assert (str(told["error"]), told["keys_kept"]) == ("it holds no key that serves", 1)
+    server.document = jwks(OTHER)
+    clock.now_s += FETCH_INTERVAL_S
+    assert await keys.find("b") is not None
+    assert await keys.find("a") is None
 
 
 async def test_with_an_issuer_that_hangs_known_keys_are_found_without_waiting(

@@ -74,8 +74,10 @@ def test_private_parts_are_not_kept() -> None:
     assert "d" not in kept.key.dict_value
 
 
-def test_a_set_without_keys_is_one_in_which_all_were_withdrawn() -> None:
-    assert parse_jwks(b'{"keys": []}') == {}
+@pytest.mark.parametrize("document", [b'{"keys": []}', b'{"keys": [{"kid": "a", "kty": "oct", "k": "AAAA"}]}'])
+def test_a_set_without_a_key_that_serves_is_refused(document: bytes) -> None:
+    with pytest.raises(InvalidJwksError, match="no key that serves"):
+        parse_jwks(document)
 
 
 def test_a_set_of_too_many_keys_is_refused() -> None:
