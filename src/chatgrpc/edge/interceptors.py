@@ -44,6 +44,9 @@ _NODE = "all"
 _SESSION = "/chatgrpc.v1.SessionService/"
 _REFLECTION = "/grpc.reflection."
 
+_TOO_MANY_REQUESTS = StatusError(
+    grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_REQUESTS", "This call has asked enough. Call again for more."
+)
 _TOO_LONG = StatusError(grpc.StatusCode.DEADLINE_EXCEEDED, "TOO_SLOW", "The call was open for too long. Call again.")
 
 _log = structlog.get_logger(__name__)
@@ -81,6 +84,11 @@ class UnaryLimits:
     """The same of all addresses."""
     reflection_s_max: float = 30.0
     """Longest time for one call of reflection."""
+    reflection_requests_max: int = 256
+    """Requests of one call of reflection; a tool that asks for everything there is needs less than half of them."""
+    reflection_interval_s: float = 0.002
+    """Of reflection the node answers one request after the other, and none sooner than so long after the one before, however
+    many calls ask: it needs no token, and a request costs far more than it costs to ask."""
     tokenless_deadline_s: float = 1.0
     """Longest time for a call without a token; it waits for nothing but its request."""
     fields_max: int = 128
@@ -138,6 +146,7 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
         self._unchecked = Shares(limits.calls_unchecked_per_address_max)
         self._tokenless = Shares(limits.calls_unchecked_per_address_max)
         self._public = Shares(limits.calls_public_per_address_max, limits.calls_public_max)
+        self._reflecting = asyncio.Lock()
         self._cutter = cutter or CallCutter()
         self._untaken = UntakenReplies(
             limits.replies_bytes_max, limits.reply_s_max, lambda call: self._cutter.cut(call, call.cancel)
@@ -257,8 +266,14 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
             await to_one(_parse(handler, request, self._sizes), context)
 
         async def each_parsed(requests: AsyncIterable[bytes], context: _Context) -> AsyncIterator[Any]:
+            count = 0
             async for request in requests:
                 self._delivered.message(context.peer(), len(request))
+                count += 1
+                if count > self._limits.reflection_requests_max:
+                    raise _TOO_MANY_REQUESTS
+                async with self._reflecting:
+                    await asyncio.sleep(self._limits.reflection_interval_s)
                 yield _parse(handler, request, self._sizes)
 
         async def many_to_many(requests: AsyncIterable[bytes], context: _Context) -> None:

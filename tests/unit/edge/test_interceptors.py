@@ -2,6 +2,7 @@
 
 import asyncio
 import struct
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,8 @@ from tests.robustness.bad_input.support_http2 import PING, data, headers
 
 NOW_MS = 1_700_000_000_000
 METHOD = "/chatgrpc.test.Service/Method"
+REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+LIST_SERVICES = b"\x3a\x00"
 
 Behaviour = Callable[[wrappers_pb2.StringValue, grpc.aio.ServicerContext[bytes, bytes]], Awaitable[wrappers_pb2.StringValue]]
 
@@ -273,8 +276,9 @@ async def test_bytes_that_are_no_request_are_refused_by_public_methods_too(
     assert caplog.records == []
 
 
-async def aiter_of(request: bytes) -> AsyncIterator[bytes]:
-    yield request
+async def aiter_of(*requests: bytes) -> AsyncIterator[bytes]:
+    for request in requests:
+        yield request
 
 
 @pytest.mark.parametrize("method", ["/chatgrpc.test.Service/Missing", "/nowhere/to.be.found", "/chatgrpc.test.Service/Stream"])
@@ -468,6 +472,38 @@ async def test_a_call_of_reflection_ends() -> None:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         call: Any = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")()
         assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    await server.stop(0)
+
+
+async def test_a_call_of_reflection_asks_so_much_and_no_more() -> None:
+    limits = UnaryLimits(reflection_requests_max=3)
+    server = GrpcServer(ServerOptions(), [UnaryInterceptor(KnownTokens(), lambda *_: None, limits)])
+    port = await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        reflect: Any = channel.stream_stream(REFLECTION)
+        call = reflect(aiter_of(*[LIST_SERVICES] * 4))
+        answers = [await call.read() for _ in range(3)]
+        assert all(answers)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call.read()
+        info = error_info_of(refused.value.trailing_metadata())
+        assert info is not None
+        assert (refused.value.code(), info.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_REQUESTS")
+        assert await reflect(aiter_of(LIST_SERVICES)).read()
+    await server.stop(0)
+
+
+async def test_reflection_is_answered_one_request_after_the_other_however_many_calls_ask() -> None:
+    limits = UnaryLimits(reflection_interval_s=0.05)
+    server = GrpcServer(ServerOptions(), [UnaryInterceptor(KnownTokens(), lambda *_: None, limits)])
+    port = await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        reflect: Any = channel.stream_stream(REFLECTION)
+        began_s = time.monotonic()
+        calls = [reflect(aiter_of(LIST_SERVICES)) for _ in range(10)]
+        for call in calls:
+            assert await call.read()
+        assert time.monotonic() - began_s >= 10 * 0.05, "they would take no longer together than one alone"
     await server.stop(0)
 
 
