@@ -22,7 +22,8 @@ class Write:
     """16 bytes; (sender, client_message_id) is committed once (G3)."""
     seen_seq: int | None
     """`WriteKey.seen_seq`. None for an id that the server made itself: nobody repeats it but an edge, which asks for the head
-    before it sends the write to an owner; so an owner that takes None was given it once."""
+    before it sends the write to an owner; so an owner that takes None was given it once. Edges that speak version 1 on links do
+    not ask: what they repeat to the next owner may be committed twice."""
     sender_device_id: str = ""
     peer_user_id: str = ""
     """The other user, where the write may create the direct chat with them; empty otherwise."""
