@@ -163,7 +163,8 @@ def sentence(event: chat_pb2.ChatEvent, me: str) -> str:
         case "member_muted":
             muted = content.member_muted
             said = f"muted {_name(muted.user_id, me)} {until(muted.muted_until_ms)}"
-            return f"{who} {said}" if muted.muted_until_ms else f"{who} let {_name(muted.user_id, me)} write again"
+            is_over = not muted.muted_until_ms or muted.muted_until_ms < event.sent_at_ms
+            return f"{who} {said}" if not is_over else f"{who} let {_name(muted.user_id, me)} write again"
         case "join_link_changed":
             return f"{who} {'made a join link' if content.join_link_changed.HasField('join_link') else 'revoked the join link'}"
         case "join_requested":
