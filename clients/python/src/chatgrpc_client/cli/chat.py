@@ -35,7 +35,7 @@ def chat(
 
     What you type is kept on disk until it is sent: once, in order, also if the server or this program stops in between. With
     standard input from a pipe or a file, each line is sent, or carried out if it begins with a slash, and the exit code tells
-    what became of them: 0 all committed, 1 something still waits, 3 something was refused.
+    what became of them: 0 all committed, 1 something still waits, 3 something was refused, or could not be understood.
     """
     if bool(with_user) == bool(group):
         raise typer.BadParameter("give either --with USER or --group CHAT")

@@ -68,6 +68,7 @@ class Commands:
             return True
         if command is None:
             typed = " ".join(text.split()[: 2 if text.startswith("/group ") else 1])
+            self.room.refused = True
             self.room.note(f"there is no command {safe(typed)}; /help lists them (// sends a text that begins so)")
             return True
         return await self._guarded(command.run(self, text[len(command.name) :].strip()))
@@ -77,6 +78,7 @@ class Commands:
         try:
             await work
         except UsageError as error:
+            self.room.refused = True
             self.room.note(f"like this: {error}")
         except (ChatError, ValueError) as error:
             self.room.refused = True

@@ -52,7 +52,7 @@ class Room:
         self.was_live = False
         """There was a connection, so what is shown is not only what the disk held."""
         self.refused = False
-        """The server refused something that was typed, for ever."""
+        """Something that was typed was refused for ever, or could not be understood."""
         self.entered = asyncio.Event()
         """The chat is on the screen, as far as it could be had."""
         self._changing = asyncio.Lock()

@@ -36,7 +36,9 @@ REFUSED = 3
 @takes_access(folder=True)
 def send(
     access: Access,
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="What to say; `-` sends each line of standard input.")],
+    text: Annotated[
+        str, typer.Argument(metavar="TEXT", help="What to say; `-` sends each line of standard input that is not empty.")
+    ],
     to: Annotated[str, typer.Option("--to", metavar="USER", help="Whom to send it to.")] = "",
     chat: Annotated[str, typer.Option("--chat", metavar="CHAT", help="Which chat to send it to, by its id.")] = "",
     timeout_s: Annotated[float, typer.Option("--timeout", metavar="SECONDS", min=0.1, help="How long to wait.")] = 15.0,
@@ -143,6 +145,8 @@ class _Sender:
         reports: set[asyncio.Task[None]] = set()
         try:
             async for line in stdin_lines():
+                if not line:
+                    continue
                 await window.acquire()
                 if self._unsettled and not self._is_late:
                     await self._report_unsettled()
