@@ -10,6 +10,8 @@ import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+
 from chatgrpc.v1.session_pb2 import TYPING_KIND_STOPPED, TYPING_KIND_TEXT
 from chatgrpc_client.datadir import DataDir
 from chatgrpc_client.events import TypingChanged
@@ -202,6 +204,32 @@ async def test_send_waits_for_another_send_of_the_same_user(shell: Shell, names:
     assert [code for code, _ in runs] == [0, 0], runs
 
 
+@pytest.mark.parametrize(
+    ("typed", "code"), [("/nonsense", 3), ("/react 99 x", 3), ("/group add", 3), ("/open", 3), ("/group", 0), ("\n/help\n", 0)]
+)
+async def test_lines_that_could_not_be_carried_out_do_not_end_with_0(shell: Shell, names: Names, typed: str, code: int) -> None:
+    alice, bob, _ = names
+    done, lines = await shell.run("chat", "--as", alice, "--with", bob, typed=typed)
+    assert done == code, lines
+
+
+async def test_an_empty_line_of_standard_input_is_no_message(shell: Shell, names: Names) -> None:
+    alice, bob, _ = names
+    code, lines = await shell.run("send", "--as", alice, "--to", bob, "-", typed="one\n\ntwo\n")
+    assert (code, len(lines)) == (0, 2), lines
+
+
+async def test_history_tells_of_a_reaction_to_a_message_further_up(shell: Shell, home: Home, names: Names) -> None:
+    alice_id, bob_id, _ = names
+    async with home.device(alice_id) as alice:
+        sent = await (await alice.send("hello", user_id=bob_id)).sent
+        await (await alice.react(sent.chat_id, 2, "👍")).sent
+    assert await shell.run("history", "--as", bob_id, "--with", alice_id, "--limit", "1") == (
+        0,
+        [f"       👍 {alice_id} reacted to #2"],
+    )
+
+
 async def test_a_chat_opens_with_its_newest_page_and_shows_older_ones_on_demand(shell: Shell, home: Home, names: Names) -> None:
     alice_id, bob_id, _ = names
     async with home.device(alice_id) as alice:
@@ -265,7 +293,7 @@ async def test_a_chat_through_pipes(shell: Shell, home: Home, names: Names) -> N
             assert await carol.end() == 0
         alice.type(f"/group mute {carol_id} 5", f"/group remove {carol_id}", "/group leave")
         await alice.until(lambda line: line.endswith(f"you left; {bob_id} owns the group now"))
-        assert await alice.end() == 0
+        assert await alice.end() == 3, "/nonsense was not carried out"
         output = "\n".join(alice.lines)
         for wanted in ("you edited #2: hello!", "👍 you reacted to #4", "you deleted #2", "/open N goes there", "Film club"):
             assert wanted in output

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatgrpc.v1 import chat_pb2, content_pb2
-from chatgrpc_client.cli.conversation import Conversation
+from chatgrpc_client.cli.conversation import LINES_MAX, Conversation
 from chatgrpc_client.cli.keystrokes import Keystrokes
-from chatgrpc_client.cli.rendering import as_json, explained, safe, safe_lines, until
+from chatgrpc_client.cli.rendering import as_json, explained, safe, safe_lines, sentence, until
 from chatgrpc_client.cli.ticks import Ticks
 from chatgrpc_client.exceptions import NotAMemberError, RequestError
 
@@ -95,6 +95,41 @@ def test_live_changes_are_said_and_older_pages_show_them() -> None:
     assert conversation.add(event(16, edit(5, "five!"))) == "       ✎ bob edited #5: five!"
     (line,) = conversation.add_page([event(5, text("five"))])
     assert line.endswith("bob: five!  (edited)")
+
+
+def test_a_page_of_nothing_but_what_became_of_older_messages_says_so() -> None:
+    page = [event(30, reaction(2, "👍")), event(31, edit(3, "three!")), event(32, delete(4)), event(33, reaction(5, "🎉"))]
+    conversation = Conversation("alice")
+    conversation.hide([5])
+    assert conversation.add_page(page) == [
+        "       👍 bob reacted to #2",
+        "       ✎ bob edited #3: three!",
+        "       ⊘ bob deleted #4",
+    ]
+    assert [line.split(": ")[-1] for line in conversation.add_page([event(2), event(3), event(4), event(5)])] == [
+        "text 2  [👍]",
+        "three!  (edited)",
+        "(deleted)",
+    ], "and is not said once more with the messages"
+
+
+def test_a_page_is_shown_however_much_is_held() -> None:
+    conversation = Conversation("alice")
+    for seq in range(100, 100 + LINES_MAX):
+        conversation.add(event(seq))
+    page = [event(seq) for seq in range(80, 100)]
+    assert len(conversation.add_page(page)) == len(page)
+    assert len(conversation.lines) == LINES_MAX
+    assert len(Conversation("alice").add_page(event(seq) for seq in range(1, LINES_MAX + 100))) == LINES_MAX + 99
+
+
+def test_a_mute_that_ends_before_it_begins_is_none() -> None:
+    def said(muted_until_ms: int) -> str:
+        muted = content_pb2.MemberMutedContent(user_id="carol", muted_until_ms=muted_until_ms)
+        return sentence(event(3, Content(member_muted=muted)), "alice")
+
+    assert said(0) == said(1) == "bob let carol write again"
+    assert said(event(3).sent_at_ms + 1).startswith("bob muted carol until ")
 
 
 def test_hidden_messages_are_not_shown_again() -> None:

@@ -46,38 +46,54 @@ class Conversation:
 
     def add(self, event: chat_pb2.ChatEvent) -> str | None:
         """Takes an event; returns what to print for it, None for nothing."""
+        shown = self._take(event)
+        self._trim()
+        return shown
+
+    def _take(self, event: chat_pb2.ChatEvent) -> str | None:
         content = event.content
-        match content.WhichOneof("body"):
-            case "edit":
-                return self._amend(event, content.edit.target_seq)
-            case "reaction":
-                return self._amend(event, content.reaction.target_seq)
-            case "delete":
-                return self._amend(event, content.delete.target_seq)
-            case "hide" | "chat_settings":
-                return None
+        target_seq = _amended(event)
+        if target_seq is not None:
+            return self._amend(event, target_seq)
+        if content.WhichOneof("body") in {"hide", "chat_settings"}:
+            return None
         line = Line(event, content.text.text)
         line.deleted = content.HasField("erased")
         self.lines[event.seq] = line
         for later in self._pending.pop(event.seq, ()):
             self._apply(line, later)
-        if len(self.lines) > LINES_MAX:
-            del self.lines[min(self.lines)]
         return self.show(line)
+
+    def _trim(self) -> None:
+        if len(self.lines) > LINES_MAX:
+            for seq in sorted(self.lines)[:-LINES_MAX]:
+                del self.lines[seq]
 
     def add_page(self, events: Iterable[chat_pb2.ChatEvent], later: Iterable[chat_pb2.ChatEvent] = ()) -> list[str]:
         """Takes a page of history, whole; returns the lines to print, each as it stands after all of them.
+
+        What became of a message that is not held, since it stands further up, is a line of its own. A page that is older than
+        all that is held may be shown and not kept.
 
         `later`: events that came after the page. They are not shown, but what they say of its messages is.
         """
         events = list(events)
         for event in events:
-            self.add(event)
+            self._take(event)
         for event in later:
-            if event.content.WhichOneof("body") in {"edit", "reaction", "delete"}:
-                self.add(event)
-        held = (self.lines.get(event.seq) for event in events)
-        return [self.show(line) for line in held if line is not None and line.seq not in self._hidden]
+            if _amended(event) is not None:
+                self._take(event)
+        shown = [text for event in events if (text := self._show_of_page(event)) is not None]
+        self._trim()
+        return shown
+
+    def _show_of_page(self, event: chat_pb2.ChatEvent) -> str | None:
+        line, target_seq = self.lines.get(event.seq), _amended(event)
+        if line is not None:
+            return None if line.seq in self._hidden else self.show(line)
+        if target_seq is None or target_seq in self.lines or target_seq in self._hidden:
+            return None
+        return self._say(event, None)
 
     def hide(self, seqs: Iterable[int]) -> None:
         """The reader does not want to see these."""
@@ -164,3 +180,15 @@ class Conversation:
             return ""
         text = safe(line.text.split("\n")[0])
         return f" “{text[:QUOTE_CHARS]}{'…' if len(text) > QUOTE_CHARS else ''}”"
+
+
+def _amended(event: chat_pb2.ChatEvent) -> int | None:
+    """The message of which an edit, a reaction or a deletion says what became; None for all other events."""
+    match event.content.WhichOneof("body"):
+        case "edit":
+            return event.content.edit.target_seq
+        case "reaction":
+            return event.content.reaction.target_seq
+        case "delete":
+            return event.content.delete.target_seq
+    return None

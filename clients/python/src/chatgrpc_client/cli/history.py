@@ -34,8 +34,9 @@ def history(
 ) -> None:
     """Print a chat's history, oldest line first: the newest 20 events, or those that the options name.
 
-    Each message is shown as it stands now, with later edits, reactions and deletions. Messages that you hid from yourself are
-    left out. With --json each event of the log is printed as it is: edits and reactions are events of their own, further on.
+    Each message is shown as it stands now, with later edits, reactions and deletions; those of a message that is not among the
+    lines are lines of their own. Messages that you hid from yourself are left out. With --json each event of the log is printed
+    as it is: edits and reactions are events of their own, further on.
     """
     if bool(with_user) == bool(chat):
         raise typer.BadParameter("give either --with USER or --chat CHAT")
@@ -61,7 +62,9 @@ def history(
             else:
                 page = [event async for event in shown]
                 later = await _amendments(caller, chat_id, page) if before or after else []
-                for line in Conversation(access.user_id).add_page(page, later):
+                conversation = Conversation(access.user_id)
+                conversation.hide(hidden)
+                for line in conversation.add_page(page, later):
                     sys.stdout.write(line + "\n")
                 if len(later) == AMENDMENTS_LOOKED_AT_MAX:
                     complain(f"edits and reactions above #{later[-1].seq} are not looked at")
