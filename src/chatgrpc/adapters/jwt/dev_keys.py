@@ -12,7 +12,7 @@ from chatgrpc.adapters.jwt.keys import JwtRegistry
 from chatgrpc.auth_settings import DEV_DEVICE_CLAIM
 from chatgrpc.config import DEV_AUDIENCE, DEV_ISSUER
 from chatgrpc.core.ids import is_device_id, is_user_id
-from chatgrpc.secret_files import create_secret_file
+from chatgrpc.secret_files import create_secret_file, read_secret_file
 from chatgrpc.start_error import StartError
 
 FILE_NAME = "dev_issuer.json"
@@ -33,7 +33,7 @@ class DevIssuer:
         """Reads the key, and makes it first if there is none; processes that race to make it end with the same one.
 
         Raises:
-            StartError: the folder cannot be written, or the file does not hold a key.
+            StartError: the folder cannot be written, or the file does not hold a key, or others may read it.
         """
         path = data_dir / FILE_NAME
         try:
@@ -72,7 +72,7 @@ class DevIssuer:
 
 
 def _read(path: Path) -> OKPKey:
-    key = OKPKey.import_key(json.loads(path.read_bytes())["keys"][0])
+    key = OKPKey.import_key(json.loads(read_secret_file(path))["keys"][0])
     if not key.is_private or key.curve_name != "Ed25519" or not key.kid:
         raise ValueError("not a private Ed25519 key")
     return key

@@ -12,6 +12,7 @@ import pytest
 from chatgrpc.adapters.jwt import DevIssuer, JwtVerifier, open_verifier
 from chatgrpc.config import Settings
 from chatgrpc.ports.tokens import TokenRejectedError
+from chatgrpc.secret_files import create_secret_file
 from chatgrpc.start_error import StartError
 
 NOW_MS = 1_800_000_000_123
@@ -92,8 +93,14 @@ def test_it_mints_for_user_ids_only(tmp_path: Path, user_id: str) -> None:
 
 @pytest.mark.parametrize("content", ["", "{}", '{"keys": []}', '{"keys": [{"kty": "OKP"}]}', "[1]"])
 def test_a_broken_key_file_is_named(tmp_path: Path, content: str) -> None:
-    (tmp_path / "dev_issuer.json").write_text(content)
+    create_secret_file(tmp_path / "dev_issuer.json", content.encode())
     with pytest.raises(StartError, match=r"dev_issuer\.json: not a development key"):
+        DevIssuer.open(tmp_path)
+
+
+def test_a_key_that_others_may_read_is_none(tmp_path: Path) -> None:
+    DevIssuer.open(tmp_path).path.chmod(0o644)
+    with pytest.raises(StartError, match="others may read it: `chmod 600 "):
         DevIssuer.open(tmp_path)
 
 
