@@ -38,6 +38,7 @@ async def test_a_backup_of_a_running_server_holds_what_was_acknowledged_and_open
                 copy = tmp_path / f"copy-{number}.db"
                 process = await asyncio.create_subprocess_exec(*documented_backup(server.data_dir / "chatgrpc.db", copy))
                 assert await process.wait() == 0
+                assert copy.stat().st_mode & 0o077 == 0, "it is for its owner alone"
                 copies.append((copy, before))
         await conversation.check()
         original = await people.caller("clerk").log(copies[0][1].chat_id)

@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import os
 import sqlite3
+import stat
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Self
@@ -90,6 +91,7 @@ class _Files:
                 undo.callback(self.unlock)
                 # Companions get the mode of the file.
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT, mode=0o600))
+                _close_to_others(path)
                 self.writer = open_writer(path)
                 undo.callback(self.writer.close)
                 migrate(self.writer, packaged_migrations())
@@ -109,6 +111,15 @@ class _Files:
     def unlock(self) -> None:
         """Lets another process open the store."""
         os.close(self._lock)
+
+
+def _close_to_others(path: Path) -> None:
+    """A backup that was restored, or what stood beside it, may have come with any mode. Another user's file keeps its own."""
+    for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+        with suppress(FileNotFoundError, PermissionError):
+            mode = stat.S_IMODE(file.stat().st_mode)
+            if mode & 0o077:
+                file.chmod(mode & 0o700)
 
 
 def _lock(path: Path) -> int:

@@ -97,6 +97,21 @@ async def test_makes_the_folder_and_lets_nobody_else_read(tmp_path: Path) -> Non
     await store.close()
 
 
+async def test_a_restored_copy_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
+    path = tmp_path / "chatgrpc.db"
+    store = await SqliteStore.open(path)
+    await store.log.append([entry(CHAT, 1)])
+    companions = [path.with_name(f"chatgrpc.db{ending}") for ending in ("-wal", "-shm")]
+    copies = [(file, file.read_bytes()) for file in (path, *companions)]  # as a copy of a folder holds them
+    await store.close()
+    for file, content in copies:
+        file.write_bytes(content)
+        file.chmod(0o644)
+    store = await SqliteStore.open(path)
+    assert {stat.S_IMODE(file.stat().st_mode) for file in (path, *companions)} == {0o600}
+    await store.close()
+
+
 async def test_a_path_with_characters_that_mean_something_in_an_address(tmp_path: Path) -> None:
     path = tmp_path / "100% ?mode=memory#ä" / "chatgrpc.db"
     store = await SqliteStore.open(path)
