@@ -155,14 +155,18 @@ class JwtVerifier:
     def _user_id(self, claims: dict[str, Any]) -> str:
         rules = self._rules
         subject = claims.get(rules.user_id_claim)
-        user_id = user_id_of(subject, rules.user_id_rule) if isinstance(subject, str) else None
+        what = "subject" if rules.user_id_claim == "sub" else f"claim `{rules.user_id_claim}`"
+        if not isinstance(subject, str):
+            _reject(
+                "TOKEN_SUBJECT", f"the token's {what} is missing, or no text: the issuer must write also a number as a text"
+            )
+        user_id = user_id_of(subject, rules.user_id_rule)
         if user_id is None:
-            what = "subject" if rules.user_id_claim == "sub" else f"claim `{rules.user_id_claim}`"
             _reject(
                 "TOKEN_SUBJECT",
                 f"the token's {what} is not a valid user id; the server's auth.user_id_rule can make one of it"
                 if rules.user_id_rule == "as-is"
-                else f"the token's {what} is missing, empty, or no text",
+                else f"the token's {what} is empty, or no valid text",
             )
         return user_id
 

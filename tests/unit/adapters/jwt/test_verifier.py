@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from chatgrpc.adapters.jwt import JwksFromFile, JwtVerifier, open_verifier
 from chatgrpc.adapters.jwt.verifier import TokenRules
+from chatgrpc.auth_settings import UserIdRule
 from chatgrpc.config import AuthSettings, Settings
 from chatgrpc.ports.tokens import Claims, TokenRejectedError
 from chatgrpc.start_error import StartError
@@ -115,9 +116,13 @@ class Ruled:
     async def said(self, payload: dict[str, Any], now_ms: int = NOW_MS, **header: Any) -> Claims | str:
         """What a token says, or the reason for which it is rejected."""
         try:
-            return await self._verifier.verify(sign(KEY, "EdDSA", payload, **header), now_ms)
+            return await self.verify(payload, now_ms, **header)
         except TokenRejectedError as error:
             return error.reason
+
+    async def verify(self, payload: dict[str, Any], now_ms: int = NOW_MS, **header: Any) -> Claims:
+        """What a token says; raises as the verifier does."""
+        return await self._verifier.verify(sign(KEY, "EdDSA", payload, **header), now_ms)
 
 
 async def test_an_expiry_has_an_upper_bound(tmp_path: Path) -> None:
@@ -178,6 +183,13 @@ async def test_a_user_id_is_made_of_the_claim_that_is_named(tmp_path: Path) -> N
     assert said.user_id == "o+27neil@example.com"
     for email in (None, "", 7, ["a"], "\ud800"):
         assert await ruled.said(claims(email=email)) == "TOKEN_SUBJECT"
+
+
+@pytest.mark.parametrize("rule", ["as-is", "escaped", "hashed"])
+async def test_an_issuer_that_counts_its_users_is_told_what_to_do(tmp_path: Path, rule: UserIdRule) -> None:
+    ruled = Ruled(tmp_path, TokenRules(user_id_rule=rule))
+    with pytest.raises(TokenRejectedError, match="a number as a text"):
+        await ruled.verify(claims(sub=7))
 
 
 def test_two_tokens_in_one_call_are_none(verifier: JwtVerifier) -> None:
