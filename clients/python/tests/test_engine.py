@@ -24,7 +24,7 @@ from chatgrpc.v1 import (
     session_pb2,
     session_pb2_grpc,
 )
-from chatgrpc_client import Client, ClientConfig, LogEvent, MessageDelayed, engine
+from chatgrpc_client import Client, ClientConfig, LogEvent, MessageDelayed, engine, protocol
 from chatgrpc_client.cli.send import NOT_SENT, REFUSED, _Sender
 from chatgrpc_client.exceptions import (
     ChatDamagedError,
@@ -524,6 +524,33 @@ async def test_a_chat_that_is_over_is_not_named_in_the_hello_and_repeats_nothing
         await seen.until(lambda: len(seen.of(LogEvent)) == 4)
         assert [position.chat_id for position in hellos[0].positions] == [CHAT]
         assert [(e.chat_id, e.seq) for e in seen.of(LogEvent)] == [(CHAT, 1), (group, 1), (group, 2), (CHAT, 2)]
+
+
+async def test_of_more_chats_than_fit_into_a_hello_the_longest_are_named_and_none_repeats_what_is_held(tmp_path: Path) -> None:
+    (tmp_path / "alice").mkdir()
+    store = Store(tmp_path / "alice" / "store.sqlite3", "alice", "phone")
+    peers = [f"peer{number}" for number in range(protocol.POSITIONS_MAX + 1)]
+    chat_ids = [direct_chat_id("alice", peer) for peer in peers]
+    store.apply([frames.opened(2**62 - number, chat_id=chat_id) for number, chat_id in enumerate(chat_ids)], [], "token")
+    store.apply(
+        [frames.opened(1, chat_id=CHAT), event(1)],
+        [chat_pb2.Receipt(chat_id=c, user_id="alice", read_seq=2**62) for c in chat_ids],
+        None,
+    )
+    store.close()
+    hellos: list[session_pb2.Hello] = []
+
+    async def many(stream: Stream) -> None:
+        # As to a job, whose acknowledgements are not kept: what Hello does not name begins anew.
+        await stream.welcome(frame(opened(1, head_seq=2)), frame(event(1)), frame(event(2)))
+        hellos.append(stream.hello)
+        await stream.stay()
+
+    async with client_of(tmp_path, many) as (client, _), watching(client) as seen:
+        await seen.until(lambda: bool(seen.of(LogEvent)))
+        assert [e.seq for e in seen.of(LogEvent)] == [2]
+    assert {position.chat_id for position in hellos[0].positions} == set(chat_ids[: protocol.POSITIONS_MAX])
+    assert hellos[0].ByteSize() < 1024 * 1024
 
 
 async def test_what_was_answered_is_told_also_if_the_session_ends_at_that_moment(

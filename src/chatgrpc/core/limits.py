@@ -90,6 +90,9 @@ class Limits:
     groups_by_contacts_max: int = 2_000
     """Groups beyond these to which those may add a user whose direct chat with them the user has opened;
     ERROR_CODE_LIMIT_EXCEEDED."""
+    positions_max: int = 10_000
+    """Chats of which a Hello is heard, those named first: more than a user may have groups. Others begin where the device
+    acknowledged."""
     additions_rate: Rate = Rate(1_000, 10_000)
     """How often a user may draw others into groups, each one counted; ERROR_CODE_RATE_LIMITED."""
     groups_rate: Rate = Rate(100, 60_000)

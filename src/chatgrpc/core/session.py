@@ -165,7 +165,7 @@ class Session:
         self.deadline_ms = now_ms + self._timings.heartbeat_interval_ms
         self.device_id = hello.device_id
         self._hello_request_id = self._last_request_id = frame.request_id
-        self._positions = _positions(hello, 2 * self._limits.chats_per_user_max)
+        self._positions = _positions(hello, self._limits.positions_max)
         self._at_head = hello.start_at == session_pb2.START_AT_HEAD
         self.connection_number = hello.connection_number
         self.ephemeral = hello.ephemeral
@@ -654,7 +654,7 @@ class Session:
 
 
 def _positions(hello: session_pb2.Hello, chats_max: int) -> dict[str, tuple[int, int]]:
-    """What the Hello says that the device holds: of as many chats as a user may have had, the first ones."""
+    """What the Hello says that the device holds, of the chats that it names first."""
     return {
         position.chat_id: (min(position.seq, _SEQ_MAX), min(position.read_seq, _SEQ_MAX))
         for position in hello.positions[:chats_max]

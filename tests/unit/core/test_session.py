@@ -144,11 +144,13 @@ def test_a_hello_needs_a_token() -> None:
     assert end.ended.status()[:2] == ("UNAUTHENTICATED", "TOKEN_MISSING")
 
 
-def test_g7_positions_beyond_what_a_user_can_have_are_not_looked_at() -> None:
+def test_g7_as_many_positions_are_looked_at_as_a_user_may_have_groups_and_not_many_more() -> None:
     """A stranger's groups must lock nobody out; what the server says of these chats the device knows already, and takes."""
+    limits = Limits()
+    assert limits.chats_per_user_max + limits.groups_by_others_max + limits.groups_by_contacts_max < limits.positions_max
     chat_ids = [group_chat_id("mallory", bytes([number]) * 16) for number in range(6)]
     positions = [session_pb2.ChatPosition(chat_id=chat_id, seq=2**64 - 1) for chat_id in ["x" * 10_000, *chat_ids]]
-    stream = Stream(Limits(chats_per_user_max=2))
+    stream = Stream(Limits(positions_max=4))
     assert isinstance(stream.hello(positions=positions)[0], Admit)
     memberships = [Membership(chat_id, (Interval(1),), 7) for chat_id in chat_ids]
     effects = stream.session.admitted(Admission("alice", TOKEN_EXPIRES_AT_MS, memberships, {}, [], ""), NOW)

@@ -9,6 +9,7 @@ import logging
 from collections import deque
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from chatgrpc.v1 import chat_pb2, session_pb2, session_pb2_grpc
@@ -43,7 +44,7 @@ from .feed import EventStream
 from .hub import Hub
 from .node_channel import NodeChannel
 from .outbox import Outbox, OutboxEntry
-from .protocol import Session, SessionState, hello
+from .protocol import POSITIONS_MAX, Session, SessionState, hello
 from .questions import Questions
 from .scout import Scout
 from .store import Applied, QueuedMessage, Store, now_ms
@@ -256,14 +257,19 @@ class Engine:
         sync_token: str | None,
         connection_number: int,
     ) -> Session:
-        """A session that names the chats which go on: one may have been in more groups than a Hello may name."""
+        """A session that names the chats which go on: one may have been in more groups than a Hello may name.
+
+        Of more than fit into one those that are the longest: of the others less is sent again.
+        """
+        named = dict(islice(positions.items(), POSITIONS_MAX))
+        unnamed = {chat_id: seq for chat_id, (seq, _) in islice(positions.items(), POSITIONS_MAX, None)}
         from_head = sync_token is None and not self._config.replay_all
         start_at = session_pb2.START_AT_HEAD if from_head else session_pb2.START_AT_ACKNOWLEDGED
         session = Session(
             hello(
                 self._device_id,
                 self._config.device_name,
-                positions,
+                named,
                 sync_token or "",
                 start_at,
                 connection_number,
@@ -272,7 +278,7 @@ class Engine:
             self._config.user_id,
             self.outbox,
             asyncio.get_running_loop().time(),
-            ended=ended,
+            unnamed=unnamed | dict(ended),
             received=self._received if self._config.manual_ack else None,
             unstored=sum(isinstance(record, chat_pb2.ChatEvent) for record in self._unacknowledged),
             sends_in_flight_max=self._config.sends_in_flight_max,

@@ -30,6 +30,8 @@ REFRESH_MARGIN_S = 60.0
 """A token is renewed this long before it expires, or at half of its life if that is later."""
 REFRESH_RETRY_S = 1.0
 """No token is asked for sooner after another."""
+POSITIONS_MAX = 20_000
+"""Chats that a Hello names, each in 50 bytes at most: it must fit into a batch, which is 1 MiB at most."""
 _DELAYS = frozenset({chat_pb2.ERROR_CODE_RATE_LIMITED, chat_pb2.ERROR_CODE_CHAT_DAMAGED})
 """Refusals that can last, of which whoever wrote the message is told."""
 
@@ -65,7 +67,7 @@ class Session:
         outbox: Outbox,
         now_s: float,
         *,
-        ended: Mapping[str, int] | None = None,
+        unnamed: Mapping[str, int] | None = None,
         received: Mapping[str, int] | None = None,
         unstored: int = 0,
         sends_in_flight_max: int = 64,
@@ -81,8 +83,8 @@ class Session:
         self._own_ack_delay_s = own_ack_delay_s
         self._answer_timeout_s = answer_timeout_s
         self._stored = {position.chat_id: position.seq for position in hello.positions}
-        self._stored.update(ended or {})
-        """The last event stored, by chat; chats that are over (`ended`) are known here, though Hello does not name them."""
+        self._stored.update(unnamed or {})
+        """The last event stored, by chat; those that are over, or too many, are known here, though Hello does not name them."""
         self.cursors = dict(self._stored)
         """The last event received, by chat; with `received`, more may have been received before than Hello says."""
         self.cursors.update(received or {})

@@ -206,10 +206,11 @@ class Store:
         return number
 
     def positions(self) -> dict[str, tuple[int, int]]:
-        """The last seq held and the last seq read, by chat, of the chats that go on."""
+        """The last seq held and the last seq read, by chat, of the chats that go on, the longest first."""
         rows = self._db.execute(
             "SELECT c.chat_id, c.seq, coalesce(r.read_seq, 0) FROM chats c"
-            " LEFT JOIN receipts r ON r.chat_id = c.chat_id AND r.user_id = ? WHERE NOT c.ended",
+            " LEFT JOIN receipts r ON r.chat_id = c.chat_id AND r.user_id = ? WHERE NOT c.ended"
+            " ORDER BY c.seq DESC",
             (self.user_id,),
         )
         return {chat_id: (seq, read_seq) for chat_id, seq, read_seq in rows}
