@@ -111,7 +111,7 @@ def complete(write: Write, circumstances: Circumstances, limits: Limits) -> cont
             return _complete_addition(write, chat, limits)
         case "member_removed":
             return _complete_removal(write, circumstances)
-        case "role_changed" | "chat_info_changed" | "member_muted":
+        case "role_changed" | "chat_info_changed" | "member_muted" | "join_link_changed":
             _check_setting(content, circumstances, limits)
         case "join_declined":
             _require_request(chat, [content.join_declined.user_id])
@@ -255,6 +255,9 @@ def _check_setting(content: content_pb2.Content, circumstances: Circumstances, l
             _check_info_change(content.chat_info_changed, circumstances.chat)
         case "member_muted":
             _check_mute(content.member_muted, circumstances, limits)
+        case "join_link_changed":
+            if not content.join_link_changed.HasField("join_link") and not circumstances.chat.HasField("join_link"):
+                raise nothing_to_change("The group has no join link that could be revoked.")
 
 
 def _check_role_change(change: content_pb2.RoleChangedContent, circumstances: Circumstances) -> None:

@@ -607,6 +607,9 @@ def test_what_is_so_already_is_no_event() -> None:
         (content("chat_info_changed", title="t", picture_url="https://p"), nothing),
         (content("chat_info_changed", title="t", picture_url=""), OK),
         (content("chat_info_changed", title="T", picture_url="https://p"), OK),
+        (content("join_link_changed"), OK),
     ):
         assert outcome("owner", wanted, chat) == expected, wanted
+    chat.ClearField("join_link")
+    assert outcome("owner", content("join_link_changed"), chat) == nothing
     assert outcome("member2", content("chat_info_changed", title="t"), chat) == NO, "who may not learns nothing else"
