@@ -72,10 +72,13 @@ class SendOrder:
 
 
 class FailedSends:
-    """Of each stream and chat the first send that failed and has not come again; the longest unchanged are forgotten."""
+    """Of each stream and chat the first send that failed and has not come again; the longest unchanged are forgotten.
+
+    The first by arrival, and not by when it failed: one that finds no room fails at once, while those before it wait.
+    """
 
     def __init__(self) -> None:
-        self._first: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+        self._first: OrderedDict[tuple[str, str], tuple[int, bytes]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._first)
@@ -84,20 +87,24 @@ class FailedSends:
         """Whether an earlier send of the stream must come again first. If this is that one, it no longer holds up any."""
         lane = write.stream_id, write.chat_id
         first = self._first.get(lane)
-        if first == write.client_message_id:
+        if first is None:
+            return False
+        arrival, client_message_id = first
+        if client_message_id == write.client_message_id:
             del self._first[lane]
             return False
-        return first is not None
+        return write.arrival > arrival
 
     def refused(self, write: Write, error: chat_pb2.Error) -> None:
         """Notes that a send, or one that it holds up, was refused: for good, or to come again."""
         lane = write.stream_id, write.chat_id
+        first = self._first.get(lane)
         if is_retryable(error):
-            if write.stream_id:
-                self._first.setdefault(lane, write.client_message_id)
+            if write.stream_id and (first is None or write.arrival < first[0]):
+                self._first[lane] = write.arrival, write.client_message_id
                 if len(self._first) > _FAILED_MAX:
                     self._first.popitem(last=False)
-        elif self._first.get(lane) == write.client_message_id:
+        elif first is not None and first[1] == write.client_message_id:
             del self._first[lane]
 
 

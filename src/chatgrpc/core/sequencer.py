@@ -122,6 +122,7 @@ class Sequencer:
         self._budget = budget or Budget(limits)
         self._door = Door()
         self._failed_sends = FailedSends()
+        self._arrivals = 0
         self._limits = limits
         self._random_bits = random_bits
         self._chats: dict[str, ActiveChat] = {}
@@ -138,6 +139,8 @@ class Sequencer:
 
     def submit(self, ticket: Ticket, write: Write, now: Now) -> None:
         """Takes a write. Writes of one sender in one chat are decided in the order in which they are submitted."""
+        self._arrivals += 1
+        write.arrival = self._arrivals
         try:
             size_bytes = check_shape(write.content, self._limits, unknown_checked=write.unknown_checked)
         except RefusedError as refused:

@@ -41,6 +41,10 @@ class Owner:
     def submit(self, ticket: object, write: Write) -> list[Request]:
         """Submits, and lets the store answer; returns what was asked of it."""
         assert self.shard.submit(ticket, write, NOW)
+        return self.answer()
+
+    def answer(self) -> list[Request]:
+        """Lets the store answer; returns what was asked of it."""
         asked: list[Request] = []
         while requests := self.requests():
             asked += requests

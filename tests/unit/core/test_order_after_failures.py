@@ -1,5 +1,7 @@
 """M7 at a chat's owner: what was under way when an earlier send of its stream failed does not overtake that one."""
 
+from itertools import count
+
 import pytest
 
 from chatgrpc.core.active_chat import Ticket
@@ -67,9 +69,37 @@ def test_behind_one_that_was_too_much() -> None:
     assert codes(owner, [3, 4, 5]) == [FAILED, AFTER, AFTER], "though there was room for 4"
 
 
-def large_as(number: int) -> Write:
+@pytest.mark.parametrize("works", [True, False])
+def test_one_that_found_no_room_does_not_hold_up_those_that_came_before_it(works: bool) -> None:
+    """It fails at once, and they wait: for a look-up here. Whatever comes of that, they are first."""
+    owner = Owner(long_chat(), limits=Limits(writes_waiting_bytes_per_chat_max=5_000))
+    owner.submit("warm it", text(DIRECT, "bob", 1_000, seen_seq=40))
+    owner.shard.submit(1, bob(1, seen_seq=20), NOW)
+    (lookup,) = owner.requests()
+    assert isinstance(lookup, Lookup)
+    owner.shard.submit(2, bob(2), NOW)
+    owner.shard.submit(3, large_as(3, "y" * 6_000), NOW)
+    if works:
+        owner.rows.answer(owner.shard, lookup, NOW)
+        owner.answer()
+        assert [owner.seq(number) for number in (1, 2)] == [42, 43]
+        again = [3]
+    else:
+        owner.shard.look_up_failed(lookup, None, NOW)
+        owner.answer()
+        assert codes(owner, [1, 2]) == [FAILED, AFTER]
+        again = [1, 2, 3]
+    assert owner.code(3) == FAILED
+    for number in again:
+        owner.shard.submit(f"{number} again", large_as(3) if number == 3 else bob(number), NOW)
+    owner.submit("the next", bob(4))
+    assert owner.seq("the next") == 45
+    assert [owner.seq(f"{number} again") for number in again] == [45 - len(again) + place for place in range(len(again))]
+
+
+def large_as(number: int, said: str = "y" * 4_000) -> Write:
     write = bob(number)
-    write.content.text.text = "y" * 4_000
+    write.content.text.text = said
     return write
 
 
@@ -116,11 +146,19 @@ def test_calls_of_their_own_hold_up_none(owner: Owner) -> None:
 
 def test_how_many_are_remembered_is_bounded() -> None:
     failed = FailedSends()
-    for number in range(10_001):
-        failed.refused(bob(1, stream_id=f"{number}"), store_silent())
+    arrivals = count(1)
+
+    def arrived(number: int, stream: int) -> Write:
+        write = bob(number, stream_id=f"{stream}")
+        write.arrival = next(arrivals)
+        return write
+
+    for stream in range(10_001):
+        failed.refused(arrived(1, stream), store_silent())
     assert len(failed) == 10_000
-    assert not failed.hold_up(bob(2, stream_id="0")), "the longest unchanged was forgotten"
-    assert failed.hold_up(bob(2, stream_id="1"))
-    failed.refused(bob(2, stream_id="1"), after_failed_send())
-    assert not failed.hold_up(bob(1, stream_id="1")), "the first one failed, not the one that it held up"
-    assert not failed.hold_up(bob(2, stream_id="1")), "that has come again"
+    assert not failed.hold_up(arrived(2, 0)), "the longest unchanged was forgotten"
+    second = arrived(2, 1)
+    assert failed.hold_up(second)
+    failed.refused(second, after_failed_send())
+    assert not failed.hold_up(arrived(1, 1)), "the first one failed, not the one that it held up"
+    assert not failed.hold_up(arrived(2, 1)), "that has come again"
