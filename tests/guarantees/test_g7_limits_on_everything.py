@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ NOT_DRIVEN_BY_ONE_PEER = {
     "content_bytes_max": "what contents may hold is less; tests/unit/core/test_rules.py",
     "control_frames_max": "it takes thousands of chats at once; tests/unit/core/test_session.py",
     "gathered_bytes_max": "how much is sent at once; tests/robustness/bad_input/test_stalls.py, on a slow link",
+    "positions_max": "what a Hello names beyond it is told anew; tests/unit/core/test_session.py",
     "nodes_listed_max": "it takes as many nodes; tests/unit/edge/services/test_nodes.py",
     "recent_events_per_chat": "how much is kept in memory; passing it costs a read (test_g3_once.py)",
     "chats_active_max": "how much is kept in memory; passing it costs a read",
@@ -144,20 +145,33 @@ async def test_frames_per_batch_max(cast: Cast) -> None:
     assert await ended_with(alice) == "MALFORMED"
 
 
+TRIES = 20
+"""What is answered is in flight no more, and a turn of a busy server may end before a limit is reached."""
+
+
+def any_failed(answers: Sequence[session_pb2.ServerFrame]) -> bool:
+    return any(answer.HasField("error") for answer in answers)
+
+
 async def test_requests_in_flight_max(cast: Cast) -> None:
     """More sends in one batch than may be unanswered: those above fail retryably, in order, and nothing is lost."""
     alice = await cast.online("alice")
     chat_id = await cast.group("alice", "bob")
     await alice.until_held(chat_id, 1)
-    count = LIMITS.requests_in_flight_max + 50
-    answers = await asyncio.gather(*await alice.post_together([alice.compose(chat_id, f"{n}") for n in range(count)]))
-    assert [answer.WhichOneof("body") for answer in answers[: LIMITS.requests_in_flight_max]] == [
-        "sent"
-    ] * LIMITS.requests_in_flight_max
-    assert code_in(answers[LIMITS.requests_in_flight_max]) == "TOO_MANY_IN_FLIGHT"
-    assert {code_in(answer) for answer in answers[LIMITS.requests_in_flight_max + 1 :]} == {"AFTER_FAILED_SEND"}
-    assert all(answer.error.retry_after_ms for answer in answers if answer.HasField("error"))
-    assert (await cast.caller("bob").summary(chat_id)).head_seq == 1 + LIMITS.requests_in_flight_max
+    frames = [alice.compose(chat_id, f"{n}") for n in range(LIMITS.frames_per_batch_max)]
+    head_seq = 1
+    for _ in range(TRIES):
+        answers = await asyncio.gather(*await alice.post_together(frames))
+        sent = [answer.HasField("sent") for answer in answers].index(False) if any_failed(answers) else len(answers)
+        head_seq += sent
+        if sent < len(answers):
+            break
+        frames = [alice.compose(chat_id, f"{n}") for n in range(LIMITS.frames_per_batch_max)]
+    assert LIMITS.requests_in_flight_max <= sent < len(answers)
+    assert code_in(answers[sent]) == "TOO_MANY_IN_FLIGHT"
+    assert {code_in(answer) for answer in answers[sent + 1 :]} == {"AFTER_FAILED_SEND"}
+    assert all(answer.error.retry_after_ms for answer in answers[sent:])
+    assert (await cast.caller("bob").summary(chat_id)).head_seq == head_seq
 
 
 async def test_sends_in_order_max(cast: Cast) -> None:
@@ -175,8 +189,11 @@ async def test_history_requests_in_flight_max(cast: Cast) -> None:
     alice = await cast.online("alice")
     chat_id = await cast.group("alice", "bob")
     count = LIMITS.history_requests_in_flight_max + 1
-    frames = [session_pb2.ClientFrame(fetch_history=session_pb2.FetchHistory(chat_id=chat_id)) for _ in range(count)]
-    answers = await asyncio.gather(*await alice.post_together(frames))
+    for _ in range(TRIES):
+        frames = [session_pb2.ClientFrame(fetch_history=session_pb2.FetchHistory(chat_id=chat_id)) for _ in range(count)]
+        answers = await asyncio.gather(*await alice.post_together(frames))
+        if any_failed(answers):
+            break
     assert [answer.WhichOneof("body") for answer in answers[:-1]] == ["history_page"] * (count - 1)
     assert code_in(answers[-1]) == "TOO_MANY_IN_FLIGHT"
 
@@ -185,8 +202,11 @@ async def test_refreshes_in_flight_max(cast: Cast) -> None:
     alice = await cast.online("alice")
     count = LIMITS.refreshes_in_flight_max + 1
     refresh = session_pb2.RefreshToken(token=alice.token)
-    frames = [session_pb2.ClientFrame(refresh_token=refresh) for _ in range(count)]
-    answers = await asyncio.gather(*await alice.post_together(frames))
+    for _ in range(TRIES):
+        frames = [session_pb2.ClientFrame(refresh_token=refresh) for _ in range(count)]
+        answers = await asyncio.gather(*await alice.post_together(frames))
+        if any_failed(answers):
+            break
     assert [answer.WhichOneof("body") for answer in answers[:-1]] == ["token_refreshed"] * (count - 1)
     assert code_in(answers[-1]) == "TOO_MANY_IN_FLIGHT"
 

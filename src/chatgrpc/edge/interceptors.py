@@ -44,9 +44,6 @@ _NODE = "all"
 _SESSION = "/chatgrpc.v1.SessionService/"
 _REFLECTION = "/grpc.reflection."
 
-_TOO_MANY_REQUESTS = StatusError(
-    grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_REQUESTS", "This call has asked enough. Call again for more."
-)
 _TOO_LONG = StatusError(grpc.StatusCode.DEADLINE_EXCEEDED, "TOO_SLOW", "The call was open for too long. Call again.")
 
 _log = structlog.get_logger(__name__)
@@ -271,7 +268,11 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
                 self._delivered.message(context.peer(), len(request))
                 count += 1
                 if count > self._limits.reflection_requests_max:
-                    raise _TOO_MANY_REQUESTS
+                    raise StatusError(
+                        grpc.StatusCode.RESOURCE_EXHAUSTED,
+                        "TOO_MANY_REQUESTS",
+                        "This call has asked enough. Call again for more.",
+                    )
                 async with self._reflecting:
                     await asyncio.sleep(self._limits.reflection_interval_s)
                 yield _parse(handler, request, self._sizes)

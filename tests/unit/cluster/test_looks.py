@@ -97,6 +97,7 @@ async def test_both_are_shown_while_both_look() -> None:
         await world.looked()
         assert [world.shown(device) for device in (alice, bob, carol)] == [[], [], []]
         world.there.look_away(bob)
+        await world.looked()  # a look that had begun before has been told by now, and is told no more
         world.shared.now_s += LOOK_KEPT_S
         await world.until_shown(alice, "bob", online=False)
         assert set(world.touched) == {alice, bob}
