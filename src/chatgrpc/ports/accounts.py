@@ -119,8 +119,9 @@ class DeviceStore(Protocol):
     async def revoke(self, user_id: str, device_id: str, now_ms: int) -> Device | None:
         """Revokes a device, and raises `Standing.not_before_ms` to `now_ms`, and above what it was: both are durable on return.
 
-        Returns the device as it was; None if there is none, or it is revoked already. Its id is revoked all the same, since
-        there may be tokens that name it, and the tokens that were issued since are void too.
+        Returns the device as it was; None if it is revoked already, which voids the tokens that were issued since, or if there
+        never was one of the id. That is kept out all the same, since there may be tokens that name it; other tokens of the user
+        go on: the id may have been a slip.
         """
         ...
 

@@ -145,8 +145,9 @@ class CassandraDeviceStore:
             device = stored.registered.get(device_id)
             was_registered, _ = stored.revoked.get(device_id, (device is not None, 0))
             # The bound first: who is told that the second failed tries again, and finds the device still there.
-            not_before_ms = raised(bound_ms, now_ms)
-            await self._client.write(self._void_tokens.bind((not_before_ms, not_before_ms, user_id)))
+            if was_registered:
+                not_before_ms = raised(bound_ms, now_ms)
+                await self._client.write(self._void_tokens.bind((not_before_ms, not_before_ms, user_id)))
             await self._client.write(self._revoke.bind((user_id, device_id)))
             await self._client.write(self._forget_ephemeral.bind((user_id, device_id)))
             revoked = {**stored.revoked, device_id: (was_registered, _LAST_OF_ALL_US)}

@@ -89,9 +89,10 @@ class MemoryDeviceStore:
         self._shelf.check_open()
         device = self._devices.get(user_id, {}).pop(device_id, None)
         self._ephemeral.discard((user_id, device_id))
-        self._not_before_ms[user_id] = raised(self._not_before_ms.get(user_id, 0), now_ms)
         revoked = self._revoked.setdefault(user_id, {})
-        revoked[device_id] = revoked.pop(device_id, False) or device is not None
+        was_registered = revoked[device_id] = revoked.pop(device_id, False) or device is not None
+        if was_registered:
+            self._not_before_ms[user_id] = raised(self._not_before_ms.get(user_id, 0), now_ms)
         if len(revoked) > REVOKED_KEPT_MAX:
             del revoked[min(revoked, key=lambda known: revoked[known])]  # of equal ones the first
         return device

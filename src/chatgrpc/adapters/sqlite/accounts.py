@@ -47,8 +47,9 @@ _REGISTERED = """
     SELECT user_id, device_id, name, created_at_ms, connected_at_ms FROM devices
     WHERE user_id = :user_id AND device_id = :device_id AND NOT revoked"""
 
-_REVOCATION_TIMES = """
-    SELECT coalesce((SELECT not_before_ms FROM token_bounds WHERE user_id = :user_id), 0),
+_REVOCATION_STATE = """
+    SELECT EXISTS (SELECT 1 FROM devices WHERE user_id = :user_id AND device_id = :device_id AND created_at_ms >= 0),
+        coalesce((SELECT not_before_ms FROM token_bounds WHERE user_id = :user_id), 0),
         coalesce((SELECT max(revoked_at_ms) FROM devices WHERE user_id = :user_id), 0)"""
 
 # One that was never registered was created before all times. When it was revoked only says which revocation was the last: it
@@ -204,8 +205,9 @@ def _revoke(db: sqlite3.Connection, calls: Sequence[_Revoke]) -> list[Device | N
 def _revoke_one(db: sqlite3.Connection, call: _Revoke) -> Device | None:
     of_device = {"user_id": call.user_id, "device_id": call.device_id}
     device = _first_device(db.execute(_REGISTERED, of_device))
-    not_before_ms, revoked_at_ms = db.execute(_REVOCATION_TIMES, of_device).fetchone()
-    db.execute(_VOID_TOKENS, {**of_device, "not_before_ms": raised(not_before_ms, call.now_ms)})
+    was_registered, not_before_ms, revoked_at_ms = db.execute(_REVOCATION_STATE, of_device).fetchone()
+    if was_registered:
+        db.execute(_VOID_TOKENS, {**of_device, "not_before_ms": raised(not_before_ms, call.now_ms)})
     db.execute(_REVOKE, {**of_device, "revoked_at_ms": raised(revoked_at_ms, call.now_ms)})
     db.execute(_FORGET, {**of_device, "kept_max": REVOKED_KEPT_MAX})
     return device
