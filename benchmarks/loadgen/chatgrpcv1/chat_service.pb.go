@@ -1487,7 +1487,9 @@ type CreateJoinLinkResponse struct {
 	//
 	//	*CreateJoinLinkResponse_JoinLink
 	//	*CreateJoinLinkResponse_Error
-	Outcome       isCreateJoinLinkResponse_Outcome `protobuf_oneof:"outcome"`
+	Outcome isCreateJoinLinkResponse_Outcome `protobuf_oneof:"outcome"`
+	// With join_link: where the change stands in the chat's log.
+	Committed     *SendResult `protobuf:"bytes,3,opt,name=committed,proto3" json:"committed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1543,6 +1545,13 @@ func (x *CreateJoinLinkResponse) GetError() *Error {
 		if x, ok := x.Outcome.(*CreateJoinLinkResponse_Error); ok {
 			return x.Error
 		}
+	}
+	return nil
+}
+
+func (x *CreateJoinLinkResponse) GetCommitted() *SendResult {
+	if x != nil {
+		return x.Committed
 	}
 	return nil
 }
@@ -2150,10 +2159,11 @@ const file_chatgrpc_v1_chat_service_proto_rawDesc = "" +
 	"\x15CreateJoinLinkRequest\x12\x17\n" +
 	"\achat_id\x18\x01 \x01(\tR\x06chatId\x12+\n" +
 	"\x11approval_required\x18\x02 \x01(\bR\x10approvalRequired\x12'\n" +
-	"\x03key\x18\x03 \x01(\v2\x15.chatgrpc.v1.WriteKeyR\x03key\"\x85\x01\n" +
+	"\x03key\x18\x03 \x01(\v2\x15.chatgrpc.v1.WriteKeyR\x03key\"\xbc\x01\n" +
 	"\x16CreateJoinLinkResponse\x124\n" +
 	"\tjoin_link\x18\x01 \x01(\v2\x15.chatgrpc.v1.JoinLinkH\x00R\bjoinLink\x12*\n" +
-	"\x05error\x18\x02 \x01(\v2\x12.chatgrpc.v1.ErrorH\x00R\x05errorB\t\n" +
+	"\x05error\x18\x02 \x01(\v2\x12.chatgrpc.v1.ErrorH\x00R\x05error\x125\n" +
+	"\tcommitted\x18\x03 \x01(\v2\x17.chatgrpc.v1.SendResultR\tcommittedB\t\n" +
 	"\aoutcome\"Y\n" +
 	"\x15RevokeJoinLinkRequest\x12\x17\n" +
 	"\achat_id\x18\x01 \x01(\tR\x06chatId\x12'\n" +
@@ -2281,46 +2291,47 @@ var file_chatgrpc_v1_chat_service_proto_depIdxs = []int32{
 	28, // 27: chatgrpc.v1.CreateJoinLinkRequest.key:type_name -> chatgrpc.v1.WriteKey
 	34, // 28: chatgrpc.v1.CreateJoinLinkResponse.join_link:type_name -> chatgrpc.v1.JoinLink
 	30, // 29: chatgrpc.v1.CreateJoinLinkResponse.error:type_name -> chatgrpc.v1.Error
-	28, // 30: chatgrpc.v1.RevokeJoinLinkRequest.key:type_name -> chatgrpc.v1.WriteKey
-	32, // 31: chatgrpc.v1.RevokeJoinLinkResponse.committed:type_name -> chatgrpc.v1.SendResult
-	30, // 32: chatgrpc.v1.RevokeJoinLinkResponse.error:type_name -> chatgrpc.v1.Error
-	29, // 33: chatgrpc.v1.JoinByLinkResponse.joined:type_name -> chatgrpc.v1.Chat
-	25, // 34: chatgrpc.v1.JoinByLinkResponse.pending:type_name -> chatgrpc.v1.JoinPending
-	30, // 35: chatgrpc.v1.JoinByLinkResponse.error:type_name -> chatgrpc.v1.Error
-	28, // 36: chatgrpc.v1.AnswerJoinRequestRequest.key:type_name -> chatgrpc.v1.WriteKey
-	32, // 37: chatgrpc.v1.AnswerJoinRequestResponse.committed:type_name -> chatgrpc.v1.SendResult
-	30, // 38: chatgrpc.v1.AnswerJoinRequestResponse.error:type_name -> chatgrpc.v1.Error
-	0,  // 39: chatgrpc.v1.ChatService.CreateGroup:input_type -> chatgrpc.v1.CreateGroupRequest
-	2,  // 40: chatgrpc.v1.ChatService.GetChat:input_type -> chatgrpc.v1.GetChatRequest
-	5,  // 41: chatgrpc.v1.ChatService.ListChats:input_type -> chatgrpc.v1.ListChatsRequest
-	7,  // 42: chatgrpc.v1.ChatService.UpdateGroup:input_type -> chatgrpc.v1.UpdateGroupRequest
-	9,  // 43: chatgrpc.v1.ChatService.AddMembers:input_type -> chatgrpc.v1.AddMembersRequest
-	11, // 44: chatgrpc.v1.ChatService.RemoveMember:input_type -> chatgrpc.v1.RemoveMemberRequest
-	13, // 45: chatgrpc.v1.ChatService.LeaveGroup:input_type -> chatgrpc.v1.LeaveGroupRequest
-	15, // 46: chatgrpc.v1.ChatService.SetMemberRole:input_type -> chatgrpc.v1.SetMemberRoleRequest
-	17, // 47: chatgrpc.v1.ChatService.MuteMember:input_type -> chatgrpc.v1.MuteMemberRequest
-	19, // 48: chatgrpc.v1.ChatService.CreateJoinLink:input_type -> chatgrpc.v1.CreateJoinLinkRequest
-	21, // 49: chatgrpc.v1.ChatService.RevokeJoinLink:input_type -> chatgrpc.v1.RevokeJoinLinkRequest
-	23, // 50: chatgrpc.v1.ChatService.JoinByLink:input_type -> chatgrpc.v1.JoinByLinkRequest
-	26, // 51: chatgrpc.v1.ChatService.AnswerJoinRequest:input_type -> chatgrpc.v1.AnswerJoinRequestRequest
-	1,  // 52: chatgrpc.v1.ChatService.CreateGroup:output_type -> chatgrpc.v1.CreateGroupResponse
-	3,  // 53: chatgrpc.v1.ChatService.GetChat:output_type -> chatgrpc.v1.GetChatResponse
-	6,  // 54: chatgrpc.v1.ChatService.ListChats:output_type -> chatgrpc.v1.ListChatsResponse
-	8,  // 55: chatgrpc.v1.ChatService.UpdateGroup:output_type -> chatgrpc.v1.UpdateGroupResponse
-	10, // 56: chatgrpc.v1.ChatService.AddMembers:output_type -> chatgrpc.v1.AddMembersResponse
-	12, // 57: chatgrpc.v1.ChatService.RemoveMember:output_type -> chatgrpc.v1.RemoveMemberResponse
-	14, // 58: chatgrpc.v1.ChatService.LeaveGroup:output_type -> chatgrpc.v1.LeaveGroupResponse
-	16, // 59: chatgrpc.v1.ChatService.SetMemberRole:output_type -> chatgrpc.v1.SetMemberRoleResponse
-	18, // 60: chatgrpc.v1.ChatService.MuteMember:output_type -> chatgrpc.v1.MuteMemberResponse
-	20, // 61: chatgrpc.v1.ChatService.CreateJoinLink:output_type -> chatgrpc.v1.CreateJoinLinkResponse
-	22, // 62: chatgrpc.v1.ChatService.RevokeJoinLink:output_type -> chatgrpc.v1.RevokeJoinLinkResponse
-	24, // 63: chatgrpc.v1.ChatService.JoinByLink:output_type -> chatgrpc.v1.JoinByLinkResponse
-	27, // 64: chatgrpc.v1.ChatService.AnswerJoinRequest:output_type -> chatgrpc.v1.AnswerJoinRequestResponse
-	52, // [52:65] is the sub-list for method output_type
-	39, // [39:52] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	32, // 30: chatgrpc.v1.CreateJoinLinkResponse.committed:type_name -> chatgrpc.v1.SendResult
+	28, // 31: chatgrpc.v1.RevokeJoinLinkRequest.key:type_name -> chatgrpc.v1.WriteKey
+	32, // 32: chatgrpc.v1.RevokeJoinLinkResponse.committed:type_name -> chatgrpc.v1.SendResult
+	30, // 33: chatgrpc.v1.RevokeJoinLinkResponse.error:type_name -> chatgrpc.v1.Error
+	29, // 34: chatgrpc.v1.JoinByLinkResponse.joined:type_name -> chatgrpc.v1.Chat
+	25, // 35: chatgrpc.v1.JoinByLinkResponse.pending:type_name -> chatgrpc.v1.JoinPending
+	30, // 36: chatgrpc.v1.JoinByLinkResponse.error:type_name -> chatgrpc.v1.Error
+	28, // 37: chatgrpc.v1.AnswerJoinRequestRequest.key:type_name -> chatgrpc.v1.WriteKey
+	32, // 38: chatgrpc.v1.AnswerJoinRequestResponse.committed:type_name -> chatgrpc.v1.SendResult
+	30, // 39: chatgrpc.v1.AnswerJoinRequestResponse.error:type_name -> chatgrpc.v1.Error
+	0,  // 40: chatgrpc.v1.ChatService.CreateGroup:input_type -> chatgrpc.v1.CreateGroupRequest
+	2,  // 41: chatgrpc.v1.ChatService.GetChat:input_type -> chatgrpc.v1.GetChatRequest
+	5,  // 42: chatgrpc.v1.ChatService.ListChats:input_type -> chatgrpc.v1.ListChatsRequest
+	7,  // 43: chatgrpc.v1.ChatService.UpdateGroup:input_type -> chatgrpc.v1.UpdateGroupRequest
+	9,  // 44: chatgrpc.v1.ChatService.AddMembers:input_type -> chatgrpc.v1.AddMembersRequest
+	11, // 45: chatgrpc.v1.ChatService.RemoveMember:input_type -> chatgrpc.v1.RemoveMemberRequest
+	13, // 46: chatgrpc.v1.ChatService.LeaveGroup:input_type -> chatgrpc.v1.LeaveGroupRequest
+	15, // 47: chatgrpc.v1.ChatService.SetMemberRole:input_type -> chatgrpc.v1.SetMemberRoleRequest
+	17, // 48: chatgrpc.v1.ChatService.MuteMember:input_type -> chatgrpc.v1.MuteMemberRequest
+	19, // 49: chatgrpc.v1.ChatService.CreateJoinLink:input_type -> chatgrpc.v1.CreateJoinLinkRequest
+	21, // 50: chatgrpc.v1.ChatService.RevokeJoinLink:input_type -> chatgrpc.v1.RevokeJoinLinkRequest
+	23, // 51: chatgrpc.v1.ChatService.JoinByLink:input_type -> chatgrpc.v1.JoinByLinkRequest
+	26, // 52: chatgrpc.v1.ChatService.AnswerJoinRequest:input_type -> chatgrpc.v1.AnswerJoinRequestRequest
+	1,  // 53: chatgrpc.v1.ChatService.CreateGroup:output_type -> chatgrpc.v1.CreateGroupResponse
+	3,  // 54: chatgrpc.v1.ChatService.GetChat:output_type -> chatgrpc.v1.GetChatResponse
+	6,  // 55: chatgrpc.v1.ChatService.ListChats:output_type -> chatgrpc.v1.ListChatsResponse
+	8,  // 56: chatgrpc.v1.ChatService.UpdateGroup:output_type -> chatgrpc.v1.UpdateGroupResponse
+	10, // 57: chatgrpc.v1.ChatService.AddMembers:output_type -> chatgrpc.v1.AddMembersResponse
+	12, // 58: chatgrpc.v1.ChatService.RemoveMember:output_type -> chatgrpc.v1.RemoveMemberResponse
+	14, // 59: chatgrpc.v1.ChatService.LeaveGroup:output_type -> chatgrpc.v1.LeaveGroupResponse
+	16, // 60: chatgrpc.v1.ChatService.SetMemberRole:output_type -> chatgrpc.v1.SetMemberRoleResponse
+	18, // 61: chatgrpc.v1.ChatService.MuteMember:output_type -> chatgrpc.v1.MuteMemberResponse
+	20, // 62: chatgrpc.v1.ChatService.CreateJoinLink:output_type -> chatgrpc.v1.CreateJoinLinkResponse
+	22, // 63: chatgrpc.v1.ChatService.RevokeJoinLink:output_type -> chatgrpc.v1.RevokeJoinLinkResponse
+	24, // 64: chatgrpc.v1.ChatService.JoinByLink:output_type -> chatgrpc.v1.JoinByLinkResponse
+	27, // 65: chatgrpc.v1.ChatService.AnswerJoinRequest:output_type -> chatgrpc.v1.AnswerJoinRequestResponse
+	53, // [53:66] is the sub-list for method output_type
+	40, // [40:53] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_chatgrpc_v1_chat_service_proto_init() }
