@@ -144,6 +144,18 @@ class Terminal:
         """Presses keys."""
         os.write(self._descriptor, text.encode())
 
+    async def leave(self, key: str) -> int:
+        """Presses Ctrl-C or Ctrl-D until the command ends; returns its exit code.
+
+        Between a line and the next prompt the terminal is not in the command's hands, and swallows such a key.
+        """
+        ended = asyncio.create_task(self.process.wait())
+        async with asyncio.timeout(TIMEOUT_S):
+            while not ended.done():
+                self.type(key)
+                await asyncio.wait({ended}, timeout=5)
+        return ended.result()
+
     async def until(self, *wanted: str) -> None:
         """Waits until these stand on the screen, one after the other, since the last call."""
         for text in wanted:

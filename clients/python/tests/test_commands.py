@@ -413,8 +413,7 @@ async def test_a_refusal_in_a_terminal_is_one_line_and_the_next_line_is_sent(she
         bob.type("still here\r")
         await bob.until("you: still here")
         assert "Unhandled exception" not in bob.all
-        bob.type("\x04")
-        assert await asyncio.wait_for(bob.process.wait(), TIMEOUT_S) == 0
+        assert await bob.leave("\x04") == 0
         assert "Unhandled exception" not in bob.all
 
 
@@ -475,11 +474,7 @@ async def test_an_interrupt_takes_the_line_back_before_it_leaves(shell: Shell, n
         await alice.until("you: whole", "✓ sent #2")
         alice.type("/who\r")
         await alice.until(f"{bob_id}: offline, has not read yet")
-        ended = asyncio.create_task(alice.process.wait())
-        while not ended.done():  # before the prompt is back, a terminal that nobody controls swallows it
-            alice.type("\x03")
-            await asyncio.wait({ended}, timeout=5)
-        assert ended.result() == 0
+        assert await alice.leave("\x03") == 0
 
 
 async def test_two_people_in_two_terminals(shell: Shell, names: Names) -> None:
@@ -499,8 +494,6 @@ async def test_two_people_in_two_terminals(shell: Shell, names: Names) -> None:
         await alice.until(f"{bob_id}: I am typing", "online")
         alice.type("/react 3 👍\r")
         await bob.until(f"👍 {alice_id} reacted to #3 “I am typing”")
-        alice.type("\x04")  # Ctrl-D
-        assert await asyncio.wait_for(alice.process.wait(), TIMEOUT_S) == 0
+        assert await alice.leave("\x04") == 0
         await bob.until("last seen")
-        bob.type("\x03")  # Ctrl-C
-        assert await asyncio.wait_for(bob.process.wait(), TIMEOUT_S) == 0
+        assert await bob.leave("\x03") == 0

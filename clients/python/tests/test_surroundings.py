@@ -456,8 +456,7 @@ async def test_ctrl_z_is_no_character_of_a_message(shell: Shell, names: Names) -
         window.type("\x1a")
         window.type("after\r")
         await window.until("you: before after")
-        window.type("\x04")
-        assert await asyncio.wait_for(window.process.wait(), TIMEOUT_S) == 0
+        assert await window.leave("\x04") == 0
 
 
 async def test_two_who_open_a_chat_before_its_first_message_see_each_other(shell: Shell, names: Names) -> None:
@@ -467,12 +466,10 @@ async def test_two_who_open_a_chat_before_its_first_message_see_each_other(shell
         async with terminal(shell, "chat", "--as", bob, "--with", alice) as other:
             await one.until(f"{bob} online")
             await other.until(f"{alice} online")
-            other.type("\x04")
-            assert await asyncio.wait_for(other.process.wait(), TIMEOUT_S) == 0
+            assert await other.leave("\x04") == 0
         one.type("hello\r")
         await one.until("you: hello", f"{bob} last seen")
-        one.type("\x04")
-        assert await asyncio.wait_for(one.process.wait(), TIMEOUT_S) == 0
+        assert await one.leave("\x04") == 0
 
 
 async def test_who_left_a_group_sees_so(shell: Shell, names: Names) -> None:
@@ -483,5 +480,4 @@ async def test_who_left_a_group_sees_so(shell: Shell, names: Names) -> None:
         await window.until("you created the group", "of 1 online")
         window.type("/group leave\r")
         await window.until("you left", "(you are not in it)>", "you are not in this group any more")
-        window.type("\x04")
-        assert await asyncio.wait_for(window.process.wait(), TIMEOUT_S) == 0
+        assert await window.leave("\x04") == 0
