@@ -8,19 +8,19 @@ There may be as many screens as there are streams, so they are looked at a few a
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from time import perf_counter
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 from chatgrpc.cluster.news import news_or_time
 from chatgrpc.cluster.sessions import Sessions
 from chatgrpc.core.edge_desk import EdgeDesk
 from chatgrpc.edge.audience import Touched
 from chatgrpc.edge.connection import Connection
-from chatgrpc.edge.slices import Slice
+from chatgrpc.edge.slices import in_slices
 from chatgrpc.ports.last_seen import LastSeen, LastSeenUnavailableError
 from chatgrpc.ports.lease_clock import wall_clock_ms
 from chatgrpc.ports.session_map import SessionMapUnavailableError
@@ -31,7 +31,6 @@ _LOOK_INTERVAL_S = 2.0
 _UNSAVED_MAX = 100_000
 """Users who left and whose time could not be stored yet; beyond this the oldest are forgotten."""
 
-_T = TypeVar("_T")
 Presence = tuple[bool, int]
 """Whether a user is online, and when they were seen last if not, in milliseconds since the Unix epoch; 0 = not known."""
 
@@ -163,7 +162,7 @@ class PresenceScreens:
     async def _look(self, watchers: Collection[Connection]) -> None:
         """Shows each watcher what has changed since they were shown it last."""
         user_ids: set[str] = set()
-        async for watcher in self._in_slices(watchers):
+        async for watcher in in_slices(watchers, self._clock_s):
             user_ids |= self._watched.get(watcher, frozenset())
         if not user_ids:
             return
@@ -177,21 +176,13 @@ class PresenceScreens:
         self._looking_fails.worked()
         now_ms = wall_clock_ms()  # nobody was seen later than now: the clock of their node was wrong
         found: dict[str, Presence] = {}
-        async for user_id in self._in_slices(user_ids):
+        async for user_id in in_slices(user_ids, self._clock_s):
             is_online = bool(online.get(user_id))
             found[user_id] = (is_online, 0 if is_online else min(seen_ms.get(user_id, 0), now_ms))
-        async for watcher in self._in_slices(watchers):
+        async for watcher in in_slices(watchers, self._clock_s):
             for user_id in self._watched.get(watcher, ()):  # who may have gone meanwhile, or watch others
                 if user_id in found:
                     self._show(watcher, user_id, found[user_id])
-
-    async def _in_slices(self, items: Iterable[_T]) -> AsyncIterator[_T]:
-        slice_ = Slice(self._clock_s)
-        for item in items:
-            yield item
-            if slice_.is_over:
-                await asyncio.sleep(0)
-                slice_ = Slice(self._clock_s)
 
     def _show(self, watcher: Connection, user_id: str, presence: Presence) -> None:
         shown = self._shown[watcher]

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import secrets
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -47,7 +47,7 @@ from chatgrpc.edge.connection import Connection, Connections
 from chatgrpc.edge.ordering import Ordering
 from chatgrpc.edge.revocations import TakenAway, ending
 from chatgrpc.edge.session_reader import SessionReader
-from chatgrpc.edge.slices import Backlog, Slice
+from chatgrpc.edge.slices import Backlog, Slice, in_slices
 from chatgrpc.edge.transport import Inbound, StreamId, StreamOpened, StreamStatus, Transport
 from chatgrpc.edge.turns import Turns
 from chatgrpc.edge.watermarks import Watermarks
@@ -165,7 +165,7 @@ class Edge:
         """Sends every device a Drain, jittered over the window; streams that open from now on are turned away."""
         self._draining = True
         self._deserted.clear()
-        async for connection in self._in_slices(list(self.connections)):
+        async for connection in in_slices(list(self.connections), self._clock_s):
             connection.session.drain(secrets.randbelow(window_ms + 1), self._now_ms())
             self.touch(connection)
         if len(self.connections):
@@ -181,7 +181,7 @@ class Edge:
                 await self._ordering.settle()
                 while self._answers or self._news:  # noqa: ASYNC110  the ticks go on
                     await asyncio.sleep(0)
-        async for connection in self._in_slices(list(self.connections)):
+        async for connection in in_slices(list(self.connections), self._clock_s):
             self.end(connection, Ended(session_pb2.DISCONNECT_CODE_SHUTTING_DOWN))
         if self._housekeeping is not None:
             self._housekeeping.cancel()
@@ -219,15 +219,6 @@ class Edge:
 
     def _slice(self) -> Slice:
         return Slice(self._clock_s)
-
-    async def _in_slices(self, connections: Iterable[Connection]) -> AsyncIterator[Connection]:
-        """Each of many connections, some of which may have ended meanwhile."""
-        slice_ = self._slice()
-        for connection in connections:
-            yield connection
-            if slice_.is_over:
-                await asyncio.sleep(0)
-                slice_ = self._slice()
 
     # A tick.
 

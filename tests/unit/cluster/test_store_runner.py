@@ -410,15 +410,21 @@ async def test_a_page_that_is_damaged_fails_the_write_that_looks_into_it_and_no_
     assert [damage.why for damage in world.damage] == ["a row is missing"]
 
 
-async def test_a_look_up_that_is_not_answered_gives_its_write_an_outcome_in_time() -> None:
-    """The writes behind it go on: a chat whose old rows cannot be had takes what is new."""
+async def world_without_look_ups() -> World:
+    """A chat of some texts, of whose log the store gives nothing any more."""
     world = World(look_up_timeout_s=SOON_S)
     await world.create_chat(texts=10)
 
     async def read_after(chat_id: str, after_seq: int, stated_seq: int, limit: int, bytes_max: int) -> list[StoredEvent]:
         raise StoreUnavailableError("away")
 
-    world.rows.read_after = read_after  # type: ignore[method-assign]
+    world.rows.read_after = read_after  # type: ignore[method-assign]  # for this test
+    return world
+
+
+async def test_a_look_up_that_is_not_answered_gives_its_write_an_outcome_in_time() -> None:
+    """The writes behind it go on: a chat whose old rows cannot be had takes what is new."""
+    world = await world_without_look_ups()
     world.say(text(CHAT, "alice", 200, 1))
     world.say(text(CHAT, "alice", 201, 11))
     refused, taken = await world.answered(2)
@@ -432,13 +438,7 @@ async def test_a_look_up_that_is_not_answered_gives_its_write_an_outcome_in_time
 
 
 async def test_a_look_up_that_is_given_up_does_not_say_that_the_store_is_back() -> None:
-    world = World(look_up_timeout_s=SOON_S)
-    await world.create_chat(texts=10)
-
-    async def read_after(chat_id: str, after_seq: int, stated_seq: int, limit: int, bytes_max: int) -> list[StoredEvent]:
-        raise StoreUnavailableError("away")
-
-    world.rows.read_after = read_after  # type: ignore[method-assign]
+    world = await world_without_look_ups()
     world.say(text(CHAT, "alice", 200, 1))
     await world.answered(1)
     await until(lambda: world.runner.reads_retried == 0)
