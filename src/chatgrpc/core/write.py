@@ -9,8 +9,9 @@ from chatgrpc.v1 import content_pb2
 class Write:
     """One event that a user wants in a chat's log: a message, or a change of the chat.
 
-    Not to be changed, but for its last three fields, which are set before anybody else gets it. It is not frozen because one is
-    made for every message, and a frozen one takes five times as long; so it is with the other records on a message's way.
+    Not to be changed, but for its last three fields, which the session, the edge and the owner set as they get it. It is not
+    frozen because one is made for every message, and a frozen one takes five times as long; so it is with the other records on
+    a message's way.
     """
 
     chat_id: str
