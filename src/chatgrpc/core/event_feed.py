@@ -198,9 +198,9 @@ class EventFeed:
             self._syncing[chat_id] = cursor.head_seq
             self._lag(chat_id, cursor)
 
-    def awaits(self, chat_id: str) -> bool:
-        """It is a chat of the user's of which nothing but its name is known yet."""
-        return chat_id in self._unknown
+    def is_unclear(self, chat_id: str) -> bool:
+        """Where the chat stands for the user is not known yet: the membership is to be read first."""
+        return chat_id in self._unclear
 
     def knows(self, chat_id: str) -> bool:
         """The user is a member of the chat, as far as this stream has got."""

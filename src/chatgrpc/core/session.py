@@ -120,7 +120,7 @@ class Session:
         self._refreshes_in_flight = 0
         self._hello_request_id = 0
         self._positions: dict[str, tuple[int, int]] = {}  # what the Hello said: chat -> held up to, read up to
-        self._late_positions: dict[str, tuple[int, int]] = {}  # the same of chats that are not known yet
+        self._late_positions: dict[str, tuple[int, int]] = {}  # the same of chats whose membership is to be read first
         self._late_marks: list[Effect] = []  # of those that became known
         self._at_head = False
         self._early_heads: list[Mapping[str, int]] = []  # that were stated while the session was opened
@@ -263,12 +263,13 @@ class Session:
         self._answer(request_id, session_pb2.ServerFrame(error=outcome))
 
     def _mark_read(self, mark: session_pb2.MarkRead) -> Sequence[Effect]:
-        if self.feed.awaits(mark.chat_id):
-            held_seq, read_seq = self._late_positions.get(mark.chat_id, (0, 0))
-            self._late_positions[mark.chat_id] = held_seq, max(read_seq, min(mark.seq, _SEQ_MAX))
-            return NOTHING
-        read_seq = min(mark.seq, self.feed.head_seq(mark.chat_id))  # perhaps read by pages, above what was pushed
-        return [Marked(mark.chat_id, 0, read_seq)] if read_seq else NOTHING
+        chat_id, seq = mark.chat_id, min(mark.seq, _SEQ_MAX)
+        head_seq = self.feed.head_seq(chat_id)
+        if seq > head_seq and self.feed.is_unclear(chat_id):  # of a chat made a moment ago another device may know already
+            held_seq, read_seq = self._late_positions.get(chat_id, (0, 0))
+            self._late_positions[chat_id] = held_seq, max(read_seq, seq)
+        read_seq = min(seq, head_seq)  # perhaps read by pages, above what was pushed
+        return [Marked(chat_id, 0, read_seq)] if read_seq else NOTHING
 
     def _typing(self, typing: session_pb2.Typing, now_ms: int) -> Sequence[Effect]:
         chat_id = typing.chat_id
@@ -373,7 +374,7 @@ class Session:
         self.events += [frame_chunk(session_pb2.ServerFrame(receipt=receipt)) for receipt in admission.receipts]
         effects: list[Effect] = []
         for chat_id, position in self._positions.items():
-            if self.feed.awaits(chat_id):
+            if self.feed.is_unclear(chat_id):
                 self._late_positions[chat_id] = position
             else:
                 effects += self._marks(chat_id, position)
@@ -442,7 +443,7 @@ class Session:
         """The outcome of a `ReadMembership`."""
         if self.state is State.OPEN:
             self.feed.membership_read(chat_id, membership)
-            if chat_id in self._late_positions and not self.feed.awaits(chat_id):
+            if chat_id in self._late_positions and not self.feed.is_unclear(chat_id):
                 self._late_marks += self._marks(chat_id, self._late_positions.pop(chat_id))
 
     def read_failed(self, wanted: FeedRead) -> None:

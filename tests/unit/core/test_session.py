@@ -528,6 +528,25 @@ def test_a_device_that_reads_by_pages_may_mark_what_was_not_pushed_yet() -> None
     assert list(stream.say(mark_read=session_pb2.MarkRead(chat_id=CHAT, seq=8))) == [Marked(CHAT, 0, 8)]
 
 
+def test_a_read_mark_of_a_chat_that_was_made_a_moment_ago_counts_once_the_membership_is_read() -> None:
+    stream, made = Stream().open(), group_chat_id("bob", bytes(16))
+    stream.session.deliver(made, 1, event(1), last=False)
+    assert stream.say(mark_read=session_pb2.MarkRead(chat_id=made, seq=2)) == ()
+    assert stream.session.next_read() == ReadMembership(made)
+    stream.session.membership_read(made, Membership(made, (Interval(1),), 2))
+    assert stream.session.after_read(stream.now_ms) == [Marked(made, 0, 2)]
+    assert stream.session.after_read(stream.now_ms) == []
+
+
+def test_a_read_mark_counts_as_far_as_the_chat_is_known_and_the_rest_once_the_membership_is_read() -> None:
+    stream = Stream().open(head_seq=5)
+    stream.session.deliver(CHAT, 8, event(8), last=False)
+    assert list(stream.say(mark_read=session_pb2.MarkRead(chat_id=CHAT, seq=8))) == [Marked(CHAT, 0, 5)]
+    assert stream.session.next_read() == ReadMembership(CHAT)
+    stream.session.membership_read(CHAT, Membership(CHAT, (Interval(1),), 8))
+    assert stream.session.after_read(stream.now_ms) == [Marked(CHAT, 0, 8)]
+
+
 def test_typing_is_shown_at_most_once_an_interval() -> None:
     stream = Stream(Limits(typing_interval_ms=1_000)).open()
     text, recording = session_pb2.TYPING_KIND_TEXT, session_pb2.TYPING_KIND_RECORDING
