@@ -54,6 +54,8 @@ NOT_DRIVEN_BY_ONE_PEER = {
     "questions_waiting_per_chat_max": "of the cluster's owner; tests/unit/core/test_bounds.py",
     "writes_waiting_bytes_per_chat_max": "it takes the store to stand still; tests/unit/core/test_door.py",
     "writes_waiting_bytes_max": "it takes the store to stand still; tests/unit/core/test_door.py",
+    "writes_waiting_bytes_per_user_max": "it takes the store to stand still; tests/unit/core/test_door.py",
+    "sends_in_flight_bytes_max": "it takes the store to stand still; tests/unit/test_node_store_failures.py",
     "appends_in_flight_per_chat_max": "of the cluster's owner; tests/unit/core/test_append_pipeline.py",
     "group_entries_max": "how much is committed together; tests/unit/core/test_sequencer.py",
     "writes_waiting_per_chat_max": "it takes the store to stand still; tests/unit/core/test_sequencer.py",

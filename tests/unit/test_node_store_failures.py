@@ -213,6 +213,19 @@ async def test_a_device_whose_chats_cannot_be_read_is_told_to_come_again(
     await alice.connect()
 
 
+async def test_sends_that_wait_for_a_store_that_stands_still_are_bounded_in_bytes(
+    device_of: Callable[[str], Device], faults: Faults
+) -> None:
+    async with device_of("alice") as alice:
+        chat_id = direct_chat_id("alice", "bob")
+        faults.silent.add(chat_id)
+        frames = [alice.compose("bob", f"{number}" + "x" * 64_000) for number in range(45)]
+        answers = [answer for first in (0, 15, 30) for answer in await alice.post_together(frames[first : first + 15])]
+        refused = [await answer for answer in answers[32:]]
+        assert chat_pb2.ErrorCode.Name(refused[0].error.code) == "ERROR_CODE_TOO_MANY_IN_FLIGHT"
+        assert {chat_pb2.ErrorCode.Name(answer.error.code) for answer in refused[1:]} == {"ERROR_CODE_AFTER_FAILED_SEND"}
+
+
 async def test_marks_that_cannot_be_read_keep_nobody_out_and_come_with_a_later_hello(
     device_of: Callable[[str], Device], faults: Faults
 ) -> None:

@@ -62,7 +62,8 @@ const (
 	ErrorCode_ERROR_CODE_NOTHING_TO_CHANGE ErrorCode = 15
 	// The store or the chat's owner cannot be reached; nothing is known of the outcome. Send it again, unchanged.
 	ErrorCode_ERROR_CODE_UNAVAILABLE ErrorCode = 100
-	// More requests of this session are unanswered than limits.requests_in_flight_max.
+	// More requests of this session are unanswered than limits.requests_in_flight_max, or more bytes of sends than
+	// limits.sends_in_flight_bytes_max.
 	ErrorCode_ERROR_CODE_TOO_MANY_IN_FLIGHT ErrorCode = 101
 	// An earlier send to this chat failed; send that one again first, so that the order stays.
 	ErrorCode_ERROR_CODE_AFTER_FAILED_SEND ErrorCode = 102

@@ -55,7 +55,8 @@ type ChatServiceClient interface {
 	// Removes a member. Admins; an admin is removed by an owner only. Whoever was removed comes back only by an admin: by AddMembers
 	// or AnswerJoinRequest, not by the link.
 	RemoveMember(ctx context.Context, in *RemoveMemberRequest, opts ...grpc.CallOption) (*RemoveMemberResponse, error)
-	// Leaves a group. If the last owner leaves, the longest-standing admin, else member, becomes owner.
+	// Leaves a group. If the last owner leaves, the longest-standing admin, else member, becomes owner;
+	// one who is muted only if all are.
 	LeaveGroup(ctx context.Context, in *LeaveGroupRequest, opts ...grpc.CallOption) (*LeaveGroupResponse, error)
 	// Gives a member another role. Owners.
 	SetMemberRole(ctx context.Context, in *SetMemberRoleRequest, opts ...grpc.CallOption) (*SetMemberRoleResponse, error)
@@ -229,7 +230,8 @@ type ChatServiceServer interface {
 	// Removes a member. Admins; an admin is removed by an owner only. Whoever was removed comes back only by an admin: by AddMembers
 	// or AnswerJoinRequest, not by the link.
 	RemoveMember(context.Context, *RemoveMemberRequest) (*RemoveMemberResponse, error)
-	// Leaves a group. If the last owner leaves, the longest-standing admin, else member, becomes owner.
+	// Leaves a group. If the last owner leaves, the longest-standing admin, else member, becomes owner;
+	// one who is muted only if all are.
 	LeaveGroup(context.Context, *LeaveGroupRequest) (*LeaveGroupResponse, error)
 	// Gives a member another role. Owners.
 	SetMemberRole(context.Context, *SetMemberRoleRequest) (*SetMemberRoleResponse, error)

@@ -40,6 +40,8 @@ type DeviceServiceClient interface {
 	// Tokens that name the device are void. So are all tokens of the user that name no device and were issued until now, the
 	// caller's too: nobody can tell which of them the device holds. Streams that came with one end with
 	// DISCONNECT_CODE_UNAUTHENTICATED and the reason TOKEN_REVOKED, and a device that then fetches a new token goes on.
+	// For an id that no device has the answer is ERROR_CODE_NOT_FOUND. It is kept out from then on all the same, and tokens that
+	// name it are void; other tokens stay valid.
 	RevokeDevice(ctx context.Context, in *RevokeDeviceRequest, opts ...grpc.CallOption) (*RevokeDeviceResponse, error)
 }
 
@@ -95,6 +97,8 @@ type DeviceServiceServer interface {
 	// Tokens that name the device are void. So are all tokens of the user that name no device and were issued until now, the
 	// caller's too: nobody can tell which of them the device holds. Streams that came with one end with
 	// DISCONNECT_CODE_UNAUTHENTICATED and the reason TOKEN_REVOKED, and a device that then fetches a new token goes on.
+	// For an id that no device has the answer is ERROR_CODE_NOT_FOUND. It is kept out from then on all the same, and tokens that
+	// name it are void; other tokens stay valid.
 	RevokeDevice(context.Context, *RevokeDeviceRequest) (*RevokeDeviceResponse, error)
 	mustEmbedUnimplementedDeviceServiceServer()
 }

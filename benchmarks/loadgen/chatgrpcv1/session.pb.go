@@ -1153,7 +1153,7 @@ type Limits struct {
 	HistoryPageMax uint32 `protobuf:"varint,6,opt,name=history_page_max,json=historyPageMax,proto3" json:"history_page_max,omitempty"`
 	// Members of a group.
 	GroupMembersMax uint32 `protobuf:"varint,7,opt,name=group_members_max,json=groupMembersMax,proto3" json:"group_members_max,omitempty"`
-	// Chats of a user.
+	// Groups that a user may make or join, beyond those that others added them to.
 	ChatsPerUserMax uint32 `protobuf:"varint,8,opt,name=chats_per_user_max,json=chatsPerUserMax,proto3" json:"chats_per_user_max,omitempty"`
 	// Devices of a user.
 	DevicesPerUserMax uint32 `protobuf:"varint,9,opt,name=devices_per_user_max,json=devicesPerUserMax,proto3" json:"devices_per_user_max,omitempty"`
@@ -1163,8 +1163,10 @@ type Limits struct {
 	EditWindowMs int64 `protobuf:"varint,11,opt,name=edit_window_ms,json=editWindowMs,proto3" json:"edit_window_ms,omitempty"`
 	// How long after sending it a message may be deleted by its sender, in milliseconds.
 	DeleteWindowMs int64 `protobuf:"varint,12,opt,name=delete_window_ms,json=deleteWindowMs,proto3" json:"delete_window_ms,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Contents of a session's sends that may wait for an answer, in bytes.
+	SendsInFlightBytesMax uint32 `protobuf:"varint,13,opt,name=sends_in_flight_bytes_max,json=sendsInFlightBytesMax,proto3" json:"sends_in_flight_bytes_max,omitempty"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
 }
 
 func (x *Limits) Reset() {
@@ -1277,6 +1279,13 @@ func (x *Limits) GetEditWindowMs() int64 {
 func (x *Limits) GetDeleteWindowMs() int64 {
 	if x != nil {
 		return x.DeleteWindowMs
+	}
+	return 0
+}
+
+func (x *Limits) GetSendsInFlightBytesMax() uint32 {
+	if x != nil {
+		return x.SendsInFlightBytesMax
 	}
 	return 0
 }
@@ -2389,7 +2398,7 @@ const file_chatgrpc_v1_session_proto_rawDesc = "" +
 	"\x06limits\x18\x04 \x01(\v2\x13.chatgrpc.v1.LimitsR\x06limits\x12\x1a\n" +
 	"\bfeatures\x18\x05 \x03(\tR\bfeatures\x12-\n" +
 	"\x13token_expires_at_ms\x18\x06 \x01(\x03R\x10tokenExpiresAtMs\x12$\n" +
-	"\x0eserver_time_ms\x18\a \x01(\x03R\fserverTimeMs\"\xa8\x04\n" +
+	"\x0eserver_time_ms\x18\a \x01(\x03R\fserverTimeMs\"\xe2\x04\n" +
 	"\x06Limits\x12&\n" +
 	"\x0fbatch_bytes_max\x18\x01 \x01(\rR\rbatchBytesMax\x12/\n" +
 	"\x14frames_per_batch_max\x18\x02 \x01(\rR\x11framesPerBatchMax\x123\n" +
@@ -2403,7 +2412,8 @@ const file_chatgrpc_v1_session_proto_rawDesc = "" +
 	"\x11watched_chats_max\x18\n" +
 	" \x01(\rR\x0fwatchedChatsMax\x12$\n" +
 	"\x0eedit_window_ms\x18\v \x01(\x03R\feditWindowMs\x12(\n" +
-	"\x10delete_window_ms\x18\f \x01(\x03R\x0edeleteWindowMs\"\x95\x01\n" +
+	"\x10delete_window_ms\x18\f \x01(\x03R\x0edeleteWindowMs\x128\n" +
+	"\x19sends_in_flight_bytes_max\x18\r \x01(\rR\x15sendsInFlightBytesMax\"\x95\x01\n" +
 	"\n" +
 	"ChatOpened\x12%\n" +
 	"\x04chat\x18\x01 \x01(\v2\x11.chatgrpc.v1.ChatR\x04chat\x12\x19\n" +

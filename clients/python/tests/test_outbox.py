@@ -13,6 +13,7 @@ from chatgrpc.v1 import chat_pb2
 from chatgrpc_client.outbox import Outbox, OutboxEntry, Verdict
 
 WINDOW = 8
+WINDOW_BYTES = 10
 TEMPORARY = chat_pb2.Error(code=chat_pb2.ERROR_CODE_UNAVAILABLE, retry_after_ms=50)
 AFTER_FAILED = chat_pb2.Error(code=chat_pb2.ERROR_CODE_AFTER_FAILED_SEND, retry_after_ms=10)
 TOO_LARGE = chat_pb2.Error(code=chat_pb2.ERROR_CODE_TOO_LARGE)
@@ -59,17 +60,17 @@ class OutboxMachine(RuleBasedStateMachine):
         self.now_s = 0.0
         self.connected = False
 
-    @rule(chat=st.sampled_from("abc"))
-    def compose(self, chat: str) -> None:
+    @rule(chat=st.sampled_from("abc"), content_bytes=st.sampled_from([1, 4, 11]))
+    def compose(self, chat: str, content_bytes: int) -> None:
         position = next(self.positions)
-        entry = OutboxEntry(position, chat, position.to_bytes(16), seen_seq=0)
+        entry = OutboxEntry(position, chat, position.to_bytes(16), 0, content_bytes)
         self.composed.append((chat, entry.client_message_id))
         self.outbox.add(entry)
 
     @precondition(lambda self: not self.connected)
     @rule()
     def connect(self) -> None:
-        self.outbox.connected(WINDOW)
+        self.outbox.connected(WINDOW, WINDOW_BYTES)
         self.server.new_stream()
         self.request_ids = count(1)
         self.connected = True
@@ -90,6 +91,7 @@ class OutboxMachine(RuleBasedStateMachine):
     def send(self) -> None:
         self.server.queue += self.outbox.take(self.now_s, lambda: next(self.request_ids))
         assert len(self.server.queue) <= WINDOW
+        assert len(self.server.queue) == 1 or sum(entry.content_bytes for _, entry in self.server.queue) <= WINDOW_BYTES
 
     @precondition(lambda self: self.server.queue)
     @rule(
@@ -202,6 +204,22 @@ def test_after_a_failure_the_message_and_all_later_ones_go_again_after_the_wait(
     assert outbox.take(0.04, new_id) == [], "the server asked for 50 ms"
     assert outbox.next_deadline_s(0.04) is not None
     assert positions(outbox.take(10.0, new_id)) == [2]
+
+
+def test_no_more_bytes_are_in_flight_than_the_server_takes_and_a_larger_message_goes_alone() -> None:
+    sizes = (("a", 6), ("b", 4), ("c", 11), ("d", 1))
+    entries = [OutboxEntry(n, chat, n.to_bytes(16), 0, size) for n, (chat, size) in enumerate(sizes, 1)]
+    outbox, ids = Outbox(entries), count(1)
+    outbox.connected(WINDOW, WINDOW_BYTES)
+    first = outbox.take(0.0, lambda: next(ids))
+    assert positions(first) == [1, 2]
+    outbox.committed(first[0][0])
+    assert outbox.take(0.0, lambda: next(ids)) == [], "the small one does not overtake the large one for ever"
+    outbox.failed(first[1][0], TEMPORARY, 0.0)
+    large = outbox.take(0.0, lambda: next(ids))
+    assert positions(large) == [3]
+    outbox.committed(large[0][0])
+    assert positions(outbox.take(10.0, lambda: next(ids))) == [2, 4]
 
 
 def test_a_message_without_seen_seq_holds_up_its_chat_only() -> None:

@@ -30,6 +30,7 @@ class Budget:
         self._limits = limits
         self.held_bytes = 0
         """Contents that wait to be decided or committed."""
+        self._held_of: dict[str, int] = {}  # the same by sender, of those who have some
         self.chats_bytes = 0
         """About what the loaded chats take."""
         self._last: ActiveChat | None = None
@@ -38,16 +39,25 @@ class Budget:
 
     # Writes.
 
-    def take(self, size_bytes: int) -> bool:
-        """Counts what is to be held; False if there is no room for it."""
-        if self.held_bytes + size_bytes > self._limits.writes_waiting_bytes_max:
+    def take(self, user_id: str, size_bytes: int) -> bool:
+        """Counts what is to be held of a sender; False if there is no room for it, or none of theirs."""
+        of_user = self._held_of.get(user_id, 0) + size_bytes
+        if (
+            of_user > self._limits.writes_waiting_bytes_per_user_max
+            or self.held_bytes + size_bytes > self._limits.writes_waiting_bytes_max
+        ):
             return False
+        self._held_of[user_id] = of_user
         self.held_bytes += size_bytes
         return True
 
-    def give(self, size_bytes: int) -> None:
+    def give(self, user_id: str, size_bytes: int) -> None:
         """It is held no more."""
         self.held_bytes -= size_bytes
+        if left_bytes := self._held_of.get(user_id, 0) - size_bytes:
+            self._held_of[user_id] = left_bytes
+        else:
+            self._held_of.pop(user_id, None)
 
     # Chats.
 

@@ -11,6 +11,7 @@ is committed: a list would not know of it, were the owner lost, and they would b
 wrote comes to count.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from chatgrpc.core.active_chat import Ticket
@@ -51,6 +52,12 @@ class Door:
             self._reads.append(read)
         self._waiting[read].append((ticket, write))
         self.held_bytes += write.content.ByteSize()
+
+    def held(self) -> Iterator[Write]:
+        """All writes that wait here."""
+        for waiting in self._waiting.values():
+            for _, write in waiting:
+                yield write
 
     def take_reads(self) -> list[ReadIntervals]:
         """Reads to run."""

@@ -32,6 +32,8 @@ class Limits:
     """Frames in a batch; DISCONNECT_CODE_MALFORMED."""
     requests_in_flight_max: int = 256
     """Unanswered requests of a session; ERROR_CODE_TOO_MANY_IN_FLIGHT."""
+    sends_in_flight_bytes_max: int = 2 * 1024 * 1024
+    """Contents of its unanswered sends, which are kept until the owner has answered; ERROR_CODE_TOO_MANY_IN_FLIGHT."""
     sends_in_order_max: int = 1_024
     """Sends of a session that have no outcome yet, or failed and are to come again; DISCONNECT_CODE_OVERLOADED."""
     history_requests_in_flight_max: int = 4
@@ -145,6 +147,8 @@ class Limits:
     """The same in bytes: contents that wait, and events that are not committed yet."""
     writes_waiting_bytes_max: int = 128 * 1024 * 1024
     """The same of all chats that a node orders."""
+    writes_waiting_bytes_per_user_max: int = 32 * 1024 * 1024
+    """Of these those of one sender, so that nobody takes up the room of all."""
     questions_waiting_per_chat_max: int = 1_024
     """Questions that wait for a chat's owner to be ready, one of each kind from each node or user; more are passed over, and
     asked again."""
@@ -161,6 +165,7 @@ class Limits:
             batch_bytes_max=self.batch_bytes_max,
             frames_per_batch_max=self.frames_per_batch_max,
             requests_in_flight_max=self.requests_in_flight_max,
+            sends_in_flight_bytes_max=self.sends_in_flight_bytes_max,
             text_bytes_max=self.text_bytes_max,
             unacknowledged_events_max=self.unacknowledged_events_max,
             history_page_max=self.history_page_max,

@@ -150,7 +150,7 @@ class Sequencer:
         at_door = self._door.waiting(write.sender_user_id, write.chat_id) if self._door.held_bytes else 0
         if not at_door and ((chat is not None and write.sender_user_id in chat.members) or self._is_let_in(chat, write)):
             self._enter(ticket, write, size_bytes, 0, now)
-        elif at_door >= self._limits.writes_waiting_per_chat_max or not self._budget.take(size_bytes):
+        elif at_door >= self._limits.writes_waiting_per_chat_max or not self._budget.take(write.sender_user_id, size_bytes):
             self._fail(ticket, write, overloaded())
         else:
             self._door.hold(ticket, write)
@@ -177,9 +177,9 @@ class Sequencer:
     def _let_go(
         self, release: Callable[[ReadIntervals], list[tuple[Ticket, Write]]], read: ReadIntervals
     ) -> list[tuple[Ticket, Write]]:
-        before_bytes = self._door.held_bytes
         released = release(read)
-        self._budget.give(before_bytes - self._door.held_bytes)
+        for _, write in released:
+            self._budget.give(write.sender_user_id, write.content.ByteSize())
         return released
 
     def _is_let_in(self, chat: ActiveChat | None, write: Write) -> bool:
@@ -202,7 +202,7 @@ class Sequencer:
         if (
             len(chat.waiting) + len(chat.in_flight) >= self._limits.writes_waiting_per_chat_max
             or (chat.held_bytes and chat.held_bytes + size_bytes > self._limits.writes_waiting_bytes_per_chat_max)
-            or not self._budget.take(size_bytes)
+            or not self._budget.take(write.sender_user_id, size_bytes)
         ):
             self._fail(ticket, write, overloaded())
             return
@@ -211,9 +211,16 @@ class Sequencer:
         if chat.loaded and len(chat.waiting) == 1:
             self._advance(chat, now)
 
-    def _release(self, chat: ActiveChat, size_bytes: int) -> None:
+    def _release(self, chat: ActiveChat, user_id: str, size_bytes: int) -> None:
         chat.held_bytes -= size_bytes
-        self._budget.give(size_bytes)
+        self._budget.give(user_id, size_bytes)
+
+    def _release_all(self, chat: ActiveChat) -> None:
+        """What waits in the chat, and what is in flight, is held no more."""
+        for _, write, size_bytes, _ in chat.waiting:
+            self._release(chat, write.sender_user_id, size_bytes)
+        for pending in chat.in_flight.values():
+            self._release(chat, pending.meta.sender_user_id, pending.held_bytes)
 
     def activate(self, chat_id: str) -> bool:
         """Loads a chat that is not damaged without writing to it; returns whether it is loaded already. See `answered`."""
@@ -250,7 +257,7 @@ class Sequencer:
         if self._chats.get(chat.chat_id) is not chat:
             return  # forgotten meanwhile; its writes have their answers
         metas = {meta.seq: meta for meta in found}
-        for seq in lookup.erasing & metas.keys():
+        for seq in lookup.erasing.intersection(metas):
             metas[seq] = metas[seq]._replace(arm="erased")
         before = chat.looked_up.targets if chat.looked_up is not None else {}
         chat.looked_up = LookedUp(before | metas, bool(lookup.user_ids), group_counts, opened)
@@ -273,7 +280,7 @@ class Sequencer:
         if error is not None:
             self._found.append(damage_of(chat.chat_id, error))
         ticket, write, size_bytes, _ = chat.waiting.popleft()
-        self._release(chat, size_bytes)
+        self._release(chat, write.sender_user_id, size_bytes)
         self._fail(ticket, write, store_silent() if error is None else chat_damaged())
         chat.looked_up = None
         self._advance(chat, now)
@@ -301,7 +308,7 @@ class Sequencer:
         if self._chats.get(chat.chat_id) is not chat:
             return  # forgotten meanwhile; its writes have their answers
         for ticket, write, size_bytes, _ in chat.waiting:
-            self._release(chat, size_bytes)
+            self._release(chat, write.sender_user_id, size_bytes)
             self._fail(ticket, write, store_silent())
         chat.waiting.clear()
         chat.looked_up = None
@@ -318,7 +325,7 @@ class Sequencer:
                 chat.awaited_seq = 0
                 self._admitted.append(chat)
             if chat.in_flight.pop(meta.seq, None) is not None:  # else it was given up, and who waited has an answer
-                self._release(chat, pending.held_bytes)
+                self._release(chat, meta.sender_user_id, pending.held_bytes)
                 for ticket, _, again in pending.tickets:
                     self._answers.append(Answer(ticket, _result(chat.chat_id, meta, again)))
                 self._answers += [Answer(ticket, error) for ticket, _, error in pending.refusals]
@@ -341,9 +348,11 @@ class Sequencer:
 
     def drop(self) -> None:
         """The chats are not ours any more: what waits is held no more, and nobody is answered."""
-        self._budget.give(self._door.held_bytes + sum(chat.held_bytes for chat in self._chats.values()))
+        for write in self._door.held():
+            self._budget.give(write.sender_user_id, write.content.ByteSize())
         self._door = Door()
         for chat in list(self._chats.values()):
+            self._release_all(chat)
             self._remove(chat)
 
     # What the shell takes out.
@@ -462,7 +471,7 @@ class Sequencer:
             chat.waiting.popleft()
             chat.looked_up = None
             if size_bytes:
-                self._release(chat, size_bytes)
+                self._release(chat, write.sender_user_id, size_bytes)
         if chat.chat is None:
             self._remove(chat)  # a name that nobody made a chat of must not take a place
 
@@ -716,7 +725,7 @@ class Sequencer:
         kept = [other is not chat for other, _ in self._pending]
         self._entries = [entry for entry, keep in zip(self._entries, kept, strict=True) if keep]
         self._pending = [pair for pair, keep in zip(self._pending, kept, strict=True) if keep]
-        self._budget.give(chat.held_bytes)
+        self._release_all(chat)
         for pending in chat.in_flight.values():
             for ticket, write, _ in (*pending.tickets, *pending.refusals):
                 self._fail(ticket, write, error)
@@ -724,7 +733,6 @@ class Sequencer:
             self._fail(ticket, write, error)
         chat.in_flight.clear()
         chat.waiting.clear()
-        chat.held_bytes = 0
 
 
 def _result(chat_id: str, meta: EventMeta, again: bool) -> chat_pb2.SendResult:

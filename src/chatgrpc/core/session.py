@@ -116,6 +116,7 @@ class Session:
         self._drained_for: Code = session_pb2.DISCONNECT_CODE_MAX_AGE
         self._last_request_id = 0
         self._requests_in_flight = 0
+        self._sends_in_flight_bytes = 0
         self._history_in_flight = 0
         self._refreshes_in_flight = 0
         self._hello_request_id = 0
@@ -242,15 +243,21 @@ class Session:
         if self._requests_in_flight >= self._limits.requests_in_flight_max:
             self._send_order.fail(chat_id, client_message_id)
             return self._too_many(request_id, self._limits.requests_in_flight_max)
+        size_bytes = content.ByteSize()
+        if self._sends_in_flight_bytes and self._sends_in_flight_bytes + size_bytes > self._limits.sends_in_flight_bytes_max:
+            self._send_order.fail(chat_id, client_message_id)
+            return self._too_many_bytes(request_id)
         self._requests_in_flight += 1
+        self._sends_in_flight_bytes += size_bytes
         self._typing_at_ms.pop(chat_id, None)  # what is typed after the message is news again
         write = Write(chat_id, self.user_id, content, client_message_id, key.seen_seq, self.device_id, peer_user_id)
-        write.stream_id = self.session_id
+        write.stream_id, write.size_bytes = self.session_id, size_bytes
         return [Submit(request_id, write)]
 
     def answered(self, request_id: int, write: Write, outcome: chat_pb2.SendResult | chat_pb2.Error) -> None:
         """The outcome of a `Submit`."""
         self._requests_in_flight -= 1
+        self._sends_in_flight_bytes -= write.size_bytes
         if isinstance(outcome, chat_pb2.SendResult):
             self._send_order.settle(write.chat_id, write.client_message_id)
             if self.state is not State.ENDED:
@@ -651,6 +658,10 @@ class Session:
 
     def _too_many(self, request_id: int, requests_max: int) -> Sequence[Effect]:
         message = f"{requests_max} requests are unanswered already; wait for an answer before the next."
+        return self._refuse(request_id, chat_pb2.ERROR_CODE_TOO_MANY_IN_FLIGHT, message, 100)
+
+    def _too_many_bytes(self, request_id: int) -> Sequence[Effect]:
+        message = f"{self._sends_in_flight_bytes:,} bytes of sends are unanswered already; wait for an answer before the next."
         return self._refuse(request_id, chat_pb2.ERROR_CODE_TOO_MANY_IN_FLIGHT, message, 100)
 
 

@@ -9,7 +9,7 @@ from chatgrpc.v1 import content_pb2
 class Write:
     """One event that a user wants in a chat's log: a message, or a change of the chat.
 
-    Not to be changed, but for its last three fields, which the session, the edge and the owner set as they get it. It is not
+    Not to be changed, but for its last four fields, which the session, the edge and the owner set as they get it. It is not
     frozen because one is made for every message, and a frozen one takes five times as long; so it is with the other records on
     a message's way.
     """
@@ -37,5 +37,7 @@ class Write:
     """The stream that it came on; empty for a call of its own. What comes on one keeps its order within the chat (M7)."""
     unknown_checked: bool = field(default=False, compare=False)
     """An edge has found `check_unknown_fields` to hold of the content."""
+    size_bytes: int = field(default=0, compare=False)
+    """Of the content, as its stream counts it."""
     arrival: int = field(default=0, compare=False)
     """Its number among all that the chat's owner got, which gives it; rises with each try."""

@@ -63,7 +63,9 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     ERROR_CODE_UNAVAILABLE: _ErrorCode.ValueType  # 100
     """The store or the chat's owner cannot be reached; nothing is known of the outcome. Send it again, unchanged."""
     ERROR_CODE_TOO_MANY_IN_FLIGHT: _ErrorCode.ValueType  # 101
-    """More requests of this session are unanswered than limits.requests_in_flight_max."""
+    """More requests of this session are unanswered than limits.requests_in_flight_max, or more bytes of sends than
+    limits.sends_in_flight_bytes_max.
+    """
     ERROR_CODE_AFTER_FAILED_SEND: _ErrorCode.ValueType  # 102
     """An earlier send to this chat failed; send that one again first, so that the order stays."""
     ERROR_CODE_RATE_LIMITED: _ErrorCode.ValueType  # 103
@@ -113,7 +115,9 @@ back. No event came of it.
 ERROR_CODE_UNAVAILABLE: ErrorCode.ValueType  # 100
 """The store or the chat's owner cannot be reached; nothing is known of the outcome. Send it again, unchanged."""
 ERROR_CODE_TOO_MANY_IN_FLIGHT: ErrorCode.ValueType  # 101
-"""More requests of this session are unanswered than limits.requests_in_flight_max."""
+"""More requests of this session are unanswered than limits.requests_in_flight_max, or more bytes of sends than
+limits.sends_in_flight_bytes_max.
+"""
 ERROR_CODE_AFTER_FAILED_SEND: ErrorCode.ValueType  # 102
 """An earlier send to this chat failed; send that one again first, so that the order stays."""
 ERROR_CODE_RATE_LIMITED: ErrorCode.ValueType  # 103

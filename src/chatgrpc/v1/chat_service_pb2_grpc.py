@@ -150,7 +150,8 @@ class ChatServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def LeaveGroup(self, request, context):
-        """Leaves a group. If the last owner leaves, the longest-standing admin, else member, becomes owner.
+        """Leaves a group. If the last owner leaves, the longest-standing admin, else member, becomes owner;
+        one who is muted only if all are.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -48,7 +48,9 @@ class ChatServiceStub:
     or AnswerJoinRequest, not by the link.
     """
     LeaveGroup: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.LeaveGroupRequest, _chat_service_pb2.LeaveGroupResponse]
-    """Leaves a group. If the last owner leaves, the longest-standing admin, else member, becomes owner."""
+    """Leaves a group. If the last owner leaves, the longest-standing admin, else member, becomes owner;
+    one who is muted only if all are.
+    """
     SetMemberRole: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.SetMemberRoleRequest, _chat_service_pb2.SetMemberRoleResponse]
     """Gives a member another role. Owners."""
     MuteMember: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.MuteMemberRequest, _chat_service_pb2.MuteMemberResponse]
@@ -84,7 +86,9 @@ class ChatServiceAsyncStub(ChatServiceStub):
     or AnswerJoinRequest, not by the link.
     """
     LeaveGroup: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.LeaveGroupRequest, _chat_service_pb2.LeaveGroupResponse]  # type: ignore[assignment]
-    """Leaves a group. If the last owner leaves, the longest-standing admin, else member, becomes owner."""
+    """Leaves a group. If the last owner leaves, the longest-standing admin, else member, becomes owner;
+    one who is muted only if all are.
+    """
     SetMemberRole: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.SetMemberRoleRequest, _chat_service_pb2.SetMemberRoleResponse]  # type: ignore[assignment]
     """Gives a member another role. Owners."""
     MuteMember: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.MuteMemberRequest, _chat_service_pb2.MuteMemberResponse]  # type: ignore[assignment]
@@ -159,7 +163,9 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_service_pb2.LeaveGroupRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_service_pb2.LeaveGroupResponse, _abc.Awaitable[_chat_service_pb2.LeaveGroupResponse]]:
-        """Leaves a group. If the last owner leaves, the longest-standing admin, else member, becomes owner."""
+        """Leaves a group. If the last owner leaves, the longest-standing admin, else member, becomes owner;
+        one who is muted only if all are.
+        """
 
     @_abc_1.abstractmethod
     def SetMemberRole(

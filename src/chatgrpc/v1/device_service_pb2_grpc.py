@@ -75,6 +75,8 @@ class DeviceServiceServicer:
         Tokens that name the device are void. So are all tokens of the user that name no device and were issued until now, the
         caller's too: nobody can tell which of them the device holds. Streams that came with one end with
         DISCONNECT_CODE_UNAUTHENTICATED and the reason TOKEN_REVOKED, and a device that then fetches a new token goes on.
+        For an id that no device has the answer is ERROR_CODE_NOT_FOUND. It is kept out from then on all the same, and tokens that
+        name it are void; other tokens stay valid.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,6 +42,8 @@ class DeviceServiceStub:
     Tokens that name the device are void. So are all tokens of the user that name no device and were issued until now, the
     caller's too: nobody can tell which of them the device holds. Streams that came with one end with
     DISCONNECT_CODE_UNAUTHENTICATED and the reason TOKEN_REVOKED, and a device that then fetches a new token goes on.
+    For an id that no device has the answer is ERROR_CODE_NOT_FOUND. It is kept out from then on all the same, and tokens that
+    name it are void; other tokens stay valid.
     """
 
 @_typing.type_check_only
@@ -58,6 +60,8 @@ class DeviceServiceAsyncStub(DeviceServiceStub):
     Tokens that name the device are void. So are all tokens of the user that name no device and were issued until now, the
     caller's too: nobody can tell which of them the device holds. Streams that came with one end with
     DISCONNECT_CODE_UNAUTHENTICATED and the reason TOKEN_REVOKED, and a device that then fetches a new token goes on.
+    For an id that no device has the answer is ERROR_CODE_NOT_FOUND. It is kept out from then on all the same, and tokens that
+    name it are void; other tokens stay valid.
     """
 
 class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -89,6 +93,8 @@ class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
         Tokens that name the device are void. So are all tokens of the user that name no device and were issued until now, the
         caller's too: nobody can tell which of them the device holds. Streams that came with one end with
         DISCONNECT_CODE_UNAUTHENTICATED and the reason TOKEN_REVOKED, and a device that then fetches a new token goes on.
+        For an id that no device has the answer is ERROR_CODE_NOT_FOUND. It is kept out from then on all the same, and tokens that
+        name it are void; other tokens stay valid.
         """
 
 def add_DeviceServiceServicer_to_server(servicer: DeviceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

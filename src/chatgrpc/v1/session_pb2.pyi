@@ -556,6 +556,7 @@ class Limits(_message.Message):
     WATCHED_CHATS_MAX_FIELD_NUMBER: _builtins.int
     EDIT_WINDOW_MS_FIELD_NUMBER: _builtins.int
     DELETE_WINDOW_MS_FIELD_NUMBER: _builtins.int
+    SENDS_IN_FLIGHT_BYTES_MAX_FIELD_NUMBER: _builtins.int
     batch_bytes_max: _builtins.int
     """Size of a message on the stream (a batch), in bytes."""
     frames_per_batch_max: _builtins.int
@@ -571,7 +572,7 @@ class Limits(_message.Message):
     group_members_max: _builtins.int
     """Members of a group."""
     chats_per_user_max: _builtins.int
-    """Chats of a user."""
+    """Groups that a user may make or join, beyond those that others added them to."""
     devices_per_user_max: _builtins.int
     """Devices of a user."""
     watched_chats_max: _builtins.int
@@ -580,6 +581,8 @@ class Limits(_message.Message):
     """How long after sending it a message may be edited, in milliseconds."""
     delete_window_ms: _builtins.int
     """How long after sending it a message may be deleted by its sender, in milliseconds."""
+    sends_in_flight_bytes_max: _builtins.int
+    """Contents of a session's sends that may wait for an answer, in bytes."""
     def __init__(
         self,
         *,
@@ -595,10 +598,11 @@ class Limits(_message.Message):
         watched_chats_max: _builtins.int = ...,
         edit_window_ms: _builtins.int = ...,
         delete_window_ms: _builtins.int = ...,
+        sends_in_flight_bytes_max: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_bytes_max", b"batch_bytes_max", "chats_per_user_max", b"chats_per_user_max", "delete_window_ms", b"delete_window_ms", "devices_per_user_max", b"devices_per_user_max", "edit_window_ms", b"edit_window_ms", "frames_per_batch_max", b"frames_per_batch_max", "group_members_max", b"group_members_max", "history_page_max", b"history_page_max", "requests_in_flight_max", b"requests_in_flight_max", "text_bytes_max", b"text_bytes_max", "unacknowledged_events_max", b"unacknowledged_events_max", "watched_chats_max", b"watched_chats_max"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_bytes_max", b"batch_bytes_max", "chats_per_user_max", b"chats_per_user_max", "delete_window_ms", b"delete_window_ms", "devices_per_user_max", b"devices_per_user_max", "edit_window_ms", b"edit_window_ms", "frames_per_batch_max", b"frames_per_batch_max", "group_members_max", b"group_members_max", "history_page_max", b"history_page_max", "requests_in_flight_max", b"requests_in_flight_max", "sends_in_flight_bytes_max", b"sends_in_flight_bytes_max", "text_bytes_max", b"text_bytes_max", "unacknowledged_events_max", b"unacknowledged_events_max", "watched_chats_max", b"watched_chats_max"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -313,6 +313,41 @@ def test_what_waits_in_a_chat_is_bounded_in_bytes() -> None:
     assert owner.seq("large") > 42, "one that is larger than all that may wait goes alone"
 
 
+def test_what_waits_of_one_user_leaves_room_for_others_and_is_given_back() -> None:
+    """Contents that wait at the door, in a chat that is not loaded, and in flight."""
+    limits = Limits(writes_waiting_bytes_per_user_max=10_000, writes_waiting_bytes_max=20_000)
+    owner = Owner(long_chat(), limits=limits)
+    content = content_pb2.Content(text=content_pb2.TextContent(text="x" * 1_000))
+
+    def fill(first: int, user_id: str, to: str) -> int:
+        """Twenty writes, each to another chat; returns how many are refused."""
+        for number in range(first, first + 20):
+            chat_id = direct_chat_id(to or user_id, f"peer{number}")
+            peer_user_id = "" if to else f"peer{number}"
+            write = Write(chat_id, user_id, content, number.to_bytes(16), 0, peer_user_id=peer_user_id)
+            owner.shard.submit(number, write, NOW)
+        return sum(isinstance(answer.outcome, chat_pb2.Error) for answer in owner.shard.step().answers)
+
+    assert fill(100, "eve", "alice") == 11, "at the door"
+    assert fill(200, "eve", "") == 20, "it is one room for all of hers"
+    assert fill(300, "bob", "") == 11, "in chats that are to be loaded"
+    owner.shard.drop()
+    assert owner.shard.held_bytes == 0
+    owner = Owner(long_chat(), limits=limits)
+    owner.submit("warm it", text(DIRECT, "bob", 1_000, seen_seq=39))
+    refused = 0
+    for number in range(40):
+        owner.shard.submit(number, Write(DIRECT, "bob", content, (2_000 + number).to_bytes(16), 41), NOW)
+        if number % 20 == 19:
+            owner.step()
+            refused = sum(isinstance(owner.outcomes.get(n), chat_pb2.Error) for n in range(40))
+    owner.submit("let the store answer", text(DIRECT, "bob", 3_000, seen_seq=41))
+    assert 20 <= refused < 40, "those in flight count"
+    assert owner.shard.held_bytes == 0
+    owner.submit("after all", text(DIRECT, "bob", 5_000, seen_seq=41))
+    assert owner.seq("after all") > 41
+
+
 def test_what_waits_on_a_node_is_bounded_in_bytes_also_at_the_door_and_given_back_with_the_shard() -> None:
     owner = Owner(limits=Limits(writes_waiting_bytes_max=10_000))
     content = content_pb2.Content(text=content_pb2.TextContent(text="x" * 1_000))

@@ -21,4 +21,7 @@ def test_limits_fit_each_other() -> None:
     assert limits.requests_in_flight_max < limits.frames_per_batch_max, "what waits may be sent again at once"
     assert limits.requests_in_flight_max < limits.sends_in_order_max
     assert limits.requests_in_flight_max < limits.writes_waiting_per_chat_max, "one device cannot fill a chat"
+    assert 2 * limits.batch_bytes_max <= limits.sends_in_flight_bytes_max, "one full message on the stream behind another"
+    per_user = limits.devices_per_user_max * limits.sends_in_flight_bytes_max
+    assert per_user < limits.writes_waiting_bytes_per_user_max < limits.writes_waiting_bytes_max / 2
     assert limits.recent_events_per_chat <= limits.dedupe_span_max

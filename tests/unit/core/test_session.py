@@ -460,6 +460,24 @@ def test_g7_requests_in_flight_are_limited() -> None:
     submitted(stream.say(request_id=6, send=send(3, user_id="dave")))
 
 
+def test_g7_bytes_of_sends_in_flight_are_limited_and_one_alone_may_be_large() -> None:
+    stream = Stream(Limits(sends_in_flight_bytes_max=10)).open()
+    first = submitted(stream.say(request_id=2, send=send(1)))
+    assert first.write.size_bytes == first.write.content.ByteSize() > 5
+    assert stream.say(request_id=3, send=send(2)) == ()
+    assert stream.error() == "TOO_MANY_IN_FLIGHT"
+    stream.session.answered(first.request_id, first.write, chat_pb2.SendResult(seq=6))
+    stream.frames()
+    stream.say(request_id=4, send=send(3))
+    assert stream.error() == "AFTER_FAILED_SEND"
+    again = submitted(stream.say(request_id=5, send=send(2)))
+    stream.session.answered(again.request_id, again.write, store_silent())
+    large = submitted(stream.say(request_id=6, send=send(4, user_id="carol")))
+    assert stream.say(request_id=7, send=send(5, user_id="dave")) == ()
+    stream.session.answered(large.request_id, large.write, chat_pb2.SendResult(seq=1))
+    submitted(stream.say(request_id=8, send=send(5, user_id="dave")))
+
+
 def test_m7_what_was_too_many_comes_first_when_it_comes_again() -> None:
     stream = Stream(Limits(requests_in_flight_max=1)).open()
     first = submitted(stream.say(request_id=2, send=send(1)))

@@ -21,6 +21,7 @@ NOW_MS = 1_000_000
 HEAD_SEQ = 9
 LIMITS = Limits(
     requests_in_flight_max=3,
+    sends_in_flight_bytes_max=20,
     history_requests_in_flight_max=2,
     frames_per_batch_max=5,
     gathered_bytes_max=4_000,
@@ -242,6 +243,10 @@ class Peers(RuleBasedStateMachine):
         session = self.session
         assert self.ended == (session.state is State.ENDED)
         assert sum(isinstance(effect, Submit) for effect in self.waiting) <= LIMITS.requests_in_flight_max
+        sizes = [effect.write.size_bytes for effect in self.waiting if isinstance(effect, Submit)]
+        assert len(sizes) < 2 or sum(sizes) <= LIMITS.sends_in_flight_bytes_max
+        assert session._sends_in_flight_bytes == sum(sizes)
+        assert set(session._late_positions) <= set(CHATS)
         assert sum(isinstance(effect, VerifyToken) for effect in self.waiting) <= LIMITS.refreshes_in_flight_max
         assert sum(isinstance(effect, FetchPage) for effect in self.waiting) <= LIMITS.history_requests_in_flight_max
         assert len(session._early_frames) <= LIMITS.frames_per_batch_max

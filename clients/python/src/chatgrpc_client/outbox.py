@@ -90,6 +90,8 @@ class Outbox:
         """Every unanswered send of this stream, those of given-up tries included: the server counts them too."""
         self._entries: dict[bytes, OutboxEntry] = {}
         self._in_flight_max = 0
+        self._in_flight_bytes = 0
+        self._in_flight_bytes_max = 0
         for entry in entries:
             self.add(entry)
 
@@ -104,15 +106,20 @@ class Outbox:
             lane = self._lanes[entry.chat_id] = _Lane(self._make_backoff())
         lane.unsent.append(entry)
 
-    def connected(self, in_flight_max: int) -> None:
-        """A new stream is open; every message is to be sent on it, those of before first."""
+    def connected(self, in_flight_max: int, in_flight_bytes_max: int = 0) -> None:
+        """A new stream is open; every message is to be sent on it, those of before first.
+
+        Without `in_flight_bytes_max` the server names no such limit.
+        """
         assert in_flight_max > 0
         self.disconnected()
         self._in_flight_max = in_flight_max
+        self._in_flight_bytes_max = in_flight_bytes_max
 
     def disconnected(self) -> None:
         """The stream ended: nothing is in flight, and nothing may be sent until `connected`."""
         self._requests.clear()
+        self._in_flight_bytes = 0
         self._in_flight_max = 0
         for lane in self._lanes.values():
             _go_back(lane, 0)
@@ -129,14 +136,27 @@ class Outbox:
         while ready and len(self._requests) < self._in_flight_max:
             ready = [lane for lane in ready if lane.may_send(now_s)]
             for lane in ready[: self._in_flight_max - len(self._requests)]:
+                if not self._has_room(lane.unsent[0]):
+                    return taken  # none of another chat goes instead, so that a large one has its turn
                 request_id, entry = new_request_id(), lane.unsent.popleft()
                 lane.in_flight[request_id] = self._requests[request_id] = entry
+                self._in_flight_bytes += entry.content_bytes
                 taken.append((request_id, entry))
         return taken
 
+    def _has_room(self, entry: OutboxEntry) -> bool:
+        """Whether the server takes it beside those that are unanswered; one alone it takes whatever its size."""
+        bytes_max = self._in_flight_bytes_max
+        return not self._requests or not bytes_max or self._in_flight_bytes + entry.content_bytes <= bytes_max
+
+    def _answered(self, request_id: int) -> OutboxEntry:
+        entry = self._requests.pop(request_id)
+        self._in_flight_bytes -= entry.content_bytes
+        return entry
+
     def withdraw(self, request_id: int) -> None:
         """A message that was taken is not sent after all: it was settled meanwhile."""
-        entry = self._requests.pop(request_id)
+        entry = self._answered(request_id)
         self._lanes[entry.chat_id].in_flight.pop(request_id, None)
 
     def is_send(self, request_id: int) -> bool:
@@ -145,7 +165,7 @@ class Outbox:
 
     def committed(self, request_id: int) -> OutboxEntry | None:
         """The server acknowledged a send; returns the message, None if it was settled before."""
-        entry = self._requests.pop(request_id)
+        entry = self._answered(request_id)
         lane = self._lanes.get(entry.chat_id)
         if lane is not None:
             lane.probed = True
@@ -169,7 +189,7 @@ class Outbox:
 
     def failed(self, request_id: int, error: chat_pb2.Error, now_s: float) -> tuple[Verdict, OutboxEntry]:
         """The server refused a send."""
-        entry = self._requests.pop(request_id)
+        entry = self._answered(request_id)
         lane = self._lanes.get(entry.chat_id)
         if lane is None or request_id not in lane.in_flight:
             return Verdict.STALE, entry

@@ -176,8 +176,9 @@ class Session:
         self._welcomed_s = now_s
         self._server_time_ms = welcome.server_time_ms
         self._token_lasts_until(welcome.token_expires_at_ms, now_s)
-        in_flight_max = welcome.limits.requests_in_flight_max or self._sends_in_flight_max
-        self._outbox.connected(max(1, min(self._sends_in_flight_max, in_flight_max)))
+        limits = welcome.limits
+        in_flight_max = limits.requests_in_flight_max or self._sends_in_flight_max
+        self._outbox.connected(max(1, min(self._sends_in_flight_max, in_flight_max)), limits.sends_in_flight_bytes_max)
         received.welcome = welcome
 
     def _event(self, event: chat_pb2.ChatEvent, received: Received, now_s: float) -> None:

@@ -460,12 +460,13 @@ class Store:
                 (message.client_message_id, message.chat_id, message.to_user_id, seen_seq, content, message.composed_at_ms),
             ).lastrowid
         assert position is not None
-        return OutboxEntry(position, message.chat_id, message.client_message_id, seen_seq)
+        return OutboxEntry(position, message.chat_id, message.client_message_id, seen_seq, len(content))
 
     def outbox_entries(self) -> list[OutboxEntry]:
         """The messages that wait, in order."""
         rows = self._db.execute(
-            "SELECT position, chat_id, client_message_id, seen_seq FROM outbox WHERE error_code IS NULL ORDER BY position"
+            "SELECT position, chat_id, client_message_id, seen_seq, length(content) FROM outbox WHERE error_code IS NULL"
+            " ORDER BY position"
         )
         return [OutboxEntry(*row) for row in rows]
 
