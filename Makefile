@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run cluster test robustness check fix generate lock bench sim wheels test-all
+.PHONY: help setup run cluster test robustness test-slow check fix generate lock bench sim wheels test-all
 
 BIN := .venv/bin
 
@@ -16,8 +16,11 @@ run: ## start the server on its embedded default; installs nothing that only dev
 cluster: setup ## start three nodes on real etcd, Redis and Cassandra, to chat through
 	@scripts/cluster
 
-test: setup ## run every test
+test: setup ## run every test that takes less than fifteen seconds
 	@scripts/test $(ARGS)
+
+test-slow: setup ## the tests that take longer than fifteen seconds each, faults of whole clusters among them; CI runs them too
+	@scripts/test-slow $(ARGS)
 
 test-all: setup ## every test, and what is too long for `make test`; about two hours
 	@scripts/test-all

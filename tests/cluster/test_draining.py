@@ -56,6 +56,7 @@ class Talk:
             await self.outbox.flush()
 
 
+@pytest.mark.slow
 async def test_no_send_fails_while_the_shard_of_its_chat_moves_away_and_back(people: People) -> None:
     here, there, stops = people.nodes
     chat_ids = [await people.group_owned_by(stops, f"alice{number}", f"bob{number}") for number in range(PAIRS)]

@@ -16,6 +16,7 @@ MEMBERS = 100
 MESSAGES = 50
 
 
+@pytest.mark.slow
 async def test_a_group_of_a_hundred_on_three_nodes_costs_a_message_one_payload_a_node(people: People) -> None:
     names = [f"member{number}" for number in range(MEMBERS)]
     chat_id = await people.group(*names)

@@ -18,6 +18,7 @@ _CUT_S = 15.0
 """Longer than it is said in any case; less than the lease, so that no node is taken for gone."""
 
 
+@pytest.mark.slow
 async def test_a_device_on_the_far_side_of_a_cut_link_is_cut_off_once_the_link_is_back(
     shared_etcd: EtcdCluster, cluster_redis: RedisServer, shared_cassandra: CassandraCluster, tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ HAS_GRPCURL = (ROOT / ".tools" / "bin" / "grpcurl").exists() or shutil.which("go
 
 @pytest.mark.skipif(not HAS_GRPCURL, reason="NOT TESTED: grpcurl's page; there is neither grpcurl nor `go` to build it here")
 @pytest.mark.timeout(900)  # the first time grpcurl is built
+@pytest.mark.slow
 def test_every_command_prints_what_the_page_shows() -> None:
     checked = subprocess.run([ROOT / "scripts" / "grpcurl-docs", "--check"], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout + checked.stderr

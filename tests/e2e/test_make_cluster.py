@@ -20,6 +20,7 @@ _CHATGRPC = str(Path(sys.executable).parent / "chatgrpc")
 
 pytestmark = [
     pytest.mark.timeout(400),
+    pytest.mark.slow,
     pytest.mark.skipif(shutil.which("java") is None, reason="NOT TESTED: make cluster; there is no `java` here"),
 ]
 

@@ -32,6 +32,7 @@ DEVICES_MAX = 64
 
 pytestmark = [
     pytest.mark.timeout(400),
+    pytest.mark.slow,
     pytest.mark.skipif(shutil.which("java") is None, reason="NOT TESTED: workers of a cluster; there is no `java` here"),
 ]
 

@@ -126,6 +126,7 @@ async def lets_in(device: Device) -> bool:
     return True
 
 
+@pytest.mark.slow
 async def test_nodes_whose_clocks_are_stepped(
     tmp_path: Path,
     library: Path,

@@ -18,7 +18,7 @@ from tests.support.services.cassandra import CassandraCluster
 from tests.support.services.etcd import EtcdCluster
 from tests.support.services.redis import RedisServer
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600), pytest.mark.slow]
 
 PREVIOUS = "d990188"
 """The commit of the release before this one."""

@@ -370,6 +370,7 @@ def queued(folder: Path) -> int:
         return int(stored.execute("SELECT count(*) FROM outbox").fetchone()[0])
 
 
+@pytest.mark.slow
 async def test_a_chat_survives_kills_of_the_server_and_of_itself(own_server: ServerProcess, tmp_path: Path) -> None:
     """The main job: what was typed meanwhile is sent once, in order."""
     shell, typed = Shell(own_server, tmp_path), [f"line {number}" for number in range(60)]

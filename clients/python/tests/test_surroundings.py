@@ -148,6 +148,7 @@ def _rest_of(descriptor: int) -> list[str]:
         return file.read().splitlines()
 
 
+@pytest.mark.slow
 def test_lines_that_cannot_be_sent_are_kept_and_wait_once_and_not_one_window_after_the_other(
     shell: Shell, names: Names
 ) -> None:

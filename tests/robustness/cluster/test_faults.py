@@ -18,7 +18,7 @@ from tests.support.link import Link
 from tests.support.load import PEOPLE
 from tests.support.proxy import Way
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600), pytest.mark.slow]
 
 
 async def test_a_node_is_killed(scene: Scene) -> None:

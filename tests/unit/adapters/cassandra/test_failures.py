@@ -93,6 +93,7 @@ async def until_it_works(call: Callable[[], Awaitable[None]]) -> None:
                 await asyncio.sleep(0.1)
 
 
+@pytest.mark.slow
 async def test_without_a_node_each_call_says_so_and_with_it_all_go_on(
     store: CassandraStore, cluster: CassandraCluster, node: CassandraNode, chat: str
 ) -> None:
