@@ -87,15 +87,22 @@ def _create(chat: chat_pb2.Chat, event: chat_pb2.ChatEvent, created: content_pb2
 
 
 def _add(chat: chat_pb2.Chat, event: chat_pb2.ChatEvent, added: content_pb2.MembersAddedContent) -> None:
+    former_members = {former.user_id: former for former in chat.former_members}  # hundreds may come back of hundreds who left
+    came_back = former_members.keys() & set(added.user_ids)
     for user_id in added.user_ids:
         member = chat.members.add(user_id=user_id, role=content_pb2.MEMBER_ROLE_MEMBER, joined_seq=event.seq)
-        former = former_member_of(chat, user_id)
+        former = former_members.get(user_id)
         if former is not None:
             member.earlier_memberships = former.memberships
             if former.muted_until_ms > event.sent_at_ms:
                 member.muted_until_ms = former.muted_until_ms
-            chat.former_members.remove(former)
-        _forget_request(chat, user_id)
+    if came_back:
+        still_away = [former for former in chat.former_members if former.user_id not in came_back]
+        del chat.former_members[:]
+        chat.former_members.extend(still_away)
+    if chat.join_request_user_ids:
+        let_in = set(added.user_ids)
+        chat.join_request_user_ids[:] = [user_id for user_id in chat.join_request_user_ids if user_id not in let_in]
 
 
 def _remove(chat: chat_pb2.Chat, event: chat_pb2.ChatEvent, removed: content_pb2.MemberRemovedContent) -> None:

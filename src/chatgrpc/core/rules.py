@@ -210,9 +210,9 @@ def _addition(user_ids: Iterable[str], chat: chat_pb2.Chat, limits: Limits) -> c
             chat_pb2.ERROR_CODE_LIMIT_EXCEEDED,
             f"A group has at most {limits.group_members_max} members; this has {len(present)}.",
         )
+    memberships = {former.user_id: former.memberships for former in chat.former_members}
     for user_id in added:
-        former = former_member_of(chat, user_id)
-        if former is not None and former.memberships >= limits.memberships_per_chat_max:
+        if memberships.get(user_id, 0) >= limits.memberships_per_chat_max:
             raise RefusedError(
                 chat_pb2.ERROR_CODE_LIMIT_EXCEEDED, f"{user_id} came and went too often, and cannot be let in here any more."
             )

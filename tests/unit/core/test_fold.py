@@ -136,6 +136,21 @@ def test_who_comes_back_comes_back_without_role_and_with_the_mute(sender: str) -
     assert not chat.former_members
 
 
+def test_of_those_who_left_the_ones_who_come_back_are_forgotten_and_the_others_keep_their_places() -> None:
+    people = ["bob", "carol", "dave", "erin"]
+    gone = [(name, content(member_removed=content_pb2.MemberRemovedContent(user_id=name))) for name in people]
+    asked = [(name, content(join_requested=content_pb2.JoinRequestedContent())) for name in ("frank", "dave")]
+    back = content(members_added=content_pb2.MembersAddedContent(user_ids=["dave", "gina", "bob"]))
+    chat = fold(log([("alice", created("alice", *people)), *gone, *asked, ("alice", back)]))
+    assert [former.user_id for former in chat.former_members] == ["carol", "erin"]
+    assert [(member.user_id, member.earlier_memberships) for member in chat.members[1:]] == [
+        ("dave", 1),
+        ("gina", 0),
+        ("bob", 1),
+    ]
+    assert list(chat.join_request_user_ids) == ["frank"]
+
+
 def test_a_mute_that_is_over_is_not_remembered() -> None:
     chat = group(mute(399), GO)  # the removal stands at 300 ms
     assert [former.muted_until_ms for former in chat.former_members] == [399]
