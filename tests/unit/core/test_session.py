@@ -460,6 +460,17 @@ def test_g7_requests_in_flight_are_limited() -> None:
     submitted(stream.say(request_id=6, send=send(3, user_id="dave")))
 
 
+def test_g7_a_send_in_flight_keeps_nothing_of_the_batch_that_it_came_in() -> None:
+    """A part of a message keeps all of it in memory: a small send beside a megabyte of something else would cost that."""
+    stream = Stream().open()
+    frame = session_pb2.ClientFrame(request_id=2, send=send(1))
+    (submit,) = stream.session.receive(frame, NOW_MS)
+    assert isinstance(submit, Submit)
+    before = submit.write.content.SerializeToString()
+    frame.send.content.text.text = "another"
+    assert submit.write.content.SerializeToString() == before
+
+
 def test_g7_bytes_of_sends_in_flight_are_limited_and_one_alone_may_be_large() -> None:
     stream = Stream(Limits(sends_in_flight_bytes_max=10)).open()
     first = submitted(stream.say(request_id=2, send=send(1)))
