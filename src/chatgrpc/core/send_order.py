@@ -102,6 +102,7 @@ class FailedSends:
         if is_retryable(error):
             if write.stream_id and (first is None or write.arrival < first[0]):
                 self._first[lane] = write.arrival, write.client_message_id
+                self._first.move_to_end(lane)
                 if len(self._first) > _FAILED_MAX:
                     self._first.popitem(last=False)
         elif first is not None and first[1] == write.client_message_id:

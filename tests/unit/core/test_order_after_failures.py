@@ -162,3 +162,16 @@ def test_how_many_are_remembered_is_bounded() -> None:
     failed.refused(second, after_failed_send())
     assert not failed.hold_up(arrived(1, 1)), "the first one failed, not the one that it held up"
     assert not failed.hold_up(arrived(2, 1)), "that has come again"
+
+
+def test_one_that_an_earlier_send_replaced_a_moment_ago_is_not_forgotten_as_the_longest_unchanged() -> None:
+    failed = FailedSends()
+    earlier, later, other = bob(1, stream_id="first"), bob(2, stream_id="first"), bob(1, stream_id="second")
+    earlier.arrival, later.arrival, other.arrival = 1, 2, 3
+    for write in (later, other, earlier):
+        failed.refused(write, store_silent())
+    for stream in range(9_999):
+        write = bob(1, stream_id=f"{stream}")
+        write.arrival = 10 + stream
+        failed.refused(write, store_silent())
+    assert failed.hold_up(later)
