@@ -137,6 +137,7 @@ class Edge:
         self._reported = Backlog()  # what the transport reported
         self._answers = Backlog()
         self._news = Backlog()  # events and heads that are not told to all whom they concern
+        self._stated = Backlog()  # what Hellos said that devices hold
         self._finished: dict[Connection, None] = {}  # their devices send nothing more
         self._unwritable: dict[Connection, int] = {}  # since when, oldest first
         self._alarms = Alarms()
@@ -179,7 +180,7 @@ class Edge:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._ordering.settle()
-                while self._answers or self._news:  # noqa: ASYNC110  the ticks go on
+                while self._answers or self._news or self._stated:  # noqa: ASYNC110  the ticks go on
                     await asyncio.sleep(0)
         async for connection in in_slices(list(self.connections), self._clock_s):
             self.end(connection, Ended(session_pb2.DISCONNECT_CODE_SHUTTING_DOWN))
@@ -242,6 +243,7 @@ class Edge:
             self._take_progress(now)
         self._go_on(self._answers)
         self._go_on(self._news)
+        self._go_on(self._stated)
         self._flush(now_ms)
         self._metrics.tick_seconds.observe(perf_counter() - started_s)
 
@@ -275,7 +277,7 @@ class Edge:
         for stream in inbound.closed:
             connection = self.connections.get(stream)
             if connection is not None:
-                self._turns.last(connection, now.monotonic_ms)
+                self._turns.last(connection, now.monotonic_ms, self._slice())
                 self._forget(connection, self._now())
             yield
 
@@ -412,6 +414,16 @@ class Edge:
                 case End(ended):
                     self._end(connection, ended)
 
+    def _note_marks(self, connection: Connection, marks: Iterable[Marked]) -> Iterator[None]:
+        """Takes in what a Hello says that the device holds, step by step; they are true whether its stream lasts or not."""
+        for mark in marks:
+            try:
+                self._note_mark(connection, mark.chat_id, mark.delivered_seq, mark.read_seq)
+            except Exception as defect:
+                self._give_up(connection, defect)
+                return
+            yield
+
     def _note_mark(self, connection: Connection, chat_id: str, delivered_seq: int, read_seq: int) -> None:
         session = connection.session
         if delivered_seq and not session.ephemeral:
@@ -476,7 +488,11 @@ class Edge:
             self.end(connection, outcome)
             return
         now = self._now()
-        self._run(connection, session.admitted(outcome, now))
+        effects = session.admitted(outcome, now)
+        marks = [effect for effect in effects if isinstance(effect, Marked)]  # one of each chat; that may be thousands
+        self._stated.add(self._note_marks(connection, marks), len(marks))
+        self.wake_up()
+        self._run(connection, [effect for effect in effects if not isinstance(effect, Marked)])
         self._run(connection, session.after_read(now.monotonic_ms))
         self._set_alarm(connection)
 

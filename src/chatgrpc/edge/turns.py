@@ -96,12 +96,13 @@ class Turns:
             if slice_.is_over:
                 return
 
-    def last(self, connection: Connection, now_ms: int) -> None:
-        """The stream is closed: what it sent before has its turn now, if it has had none."""
+    def last(self, connection: Connection, now_ms: int, slice_: Slice) -> None:
+        """The stream is closed: what it sent before has its turn now, if it has had none; what is left then is dropped."""
         if connection in self._with_little or connection in self._with_much:
             self._with_little.pop(connection, None)
             self._with_much.pop(connection, None)
-            self._take_turn(connection, now_ms)
+            self._take_turn(connection, now_ms, slice_)
+            self._with_much.pop(connection, None)
 
     def read_or_hold(self, connection: Connection) -> None:
         """Goes on with what the stream sent, or with reading it, if its session may; else stops reading, and so the peer.
@@ -123,8 +124,8 @@ class Turns:
             self._transport.release(connection.stream)
         connection.held = held
 
-    def _take_turn(self, connection: Connection, now_ms: int, slice_: Slice | None = None) -> None:
-        """Takes what the stream sent, up to a turn's measure; with a slice, no more once that is over.
+    def _take_turn(self, connection: Connection, now_ms: int, slice_: Slice) -> None:
+        """Takes what the stream sent, up to a turn's measure, and no more once the slice is over.
 
         It is the turn's own: who sends little is not put behind others since those before it took long.
         """
@@ -144,7 +145,7 @@ class Turns:
                 effects = session.receive(frame, now_ms)
                 if effects:
                     self._run(connection, effects)
-                    if session.state is State.OPENING or (slice_ is not None and slice_.is_over):
+                    if session.state is State.OPENING or slice_.is_over:
                         break
         except DecodeError:
             self._end(connection, Ended(session_pb2.DISCONNECT_CODE_MALFORMED))

@@ -44,8 +44,9 @@ class Watermarks:
         return self._book.raise_mark(chat_id, user_id, delivered_seq, read_seq, self._clock.change_ms(now))
 
     def note_cursor(self, user_id: str, device_id: str, chat_id: str, acked_seq: int) -> None:
-        """A device acknowledged up to here."""
-        self._unsaved_cursors[user_id, device_id, chat_id] = acked_seq
+        """A device acknowledged up to here, or said so in its Hello, which may be taken in late."""
+        key = (user_id, device_id, chat_id)
+        self._unsaved_cursors[key] = max(acked_seq, self._unsaved_cursors.get(key, 0))
 
     async def forget_device(self, user_id: str, device_id: str) -> None:
         """Removes the cursors of a device that was revoked; those that cannot be removed now stay, and nobody reads them."""

@@ -6,8 +6,12 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from chatgrpc.core.clock import Now
+from chatgrpc.core.effects import Admission
+from chatgrpc.core.entries import Membership
+from chatgrpc.core.visibility import Interval
 from chatgrpc.edge.ordering import Progress
 from chatgrpc.edge.slices import Backlog, Slice
+from chatgrpc.edge.transport import StreamOpened
 from chatgrpc.ports.lease_clock import now
 from chatgrpc.v1 import session_pb2
 from tests.unit.edge.crowd import CHAT, STEPS_PER_SLICE, STEPS_PER_TURN_MAX, Clock, Crowd
@@ -112,6 +116,35 @@ async def test_frames_of_thousands_are_taken_a_few_at_a_time(crowd: Crowd) -> No
     most = await crowd.until(lambda: len(crowd.owners.submitted) == 2 * SESSIONS)
     assert most <= STEPS_PER_TURN_MAX
     assert not crowd.wire.held
+
+
+async def test_what_a_hello_says_of_thousands_of_chats_is_taken_in_a_few_at_a_time(
+    crowd: Crowd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat_ids = [f"g.{number:022}" for number in range(3_000)]
+    positions = [session_pb2.ChatPosition(chat_id=chat_id, seq=5) for chat_id in chat_ids]
+    hello = session_pb2.Hello(device_id="phone", positions=positions)
+    memberships = [Membership(chat_id, (Interval(1),), 5) for chat_id in chat_ids]
+
+    class Admissions:
+        async def admit(self, *_: object) -> Admission:
+            return Admission("joins everything", crowd.now.wall_ms + 10**9, memberships, {}, [], "sync")
+
+    noted: list[str] = []
+    monkeypatch.setattr(crowd.edge, "_admissions", Admissions())
+    monkeypatch.setattr(crowd.edge, "_note_mark", lambda connection, chat_id, held_seq, read_seq: noted.append(chat_id))
+    frames = [session_pb2.ClientFrame(request_id=1, hello=hello)]
+    crowd.wire.inbound.opened.append(StreamOpened(SESSIONS, "peer", "token"))
+    crowd.wire.inbound.received.append((SESSIONS, [session_pb2.ConnectRequest(frames=frames).SerializeToString()]))
+    crowd.wire.came()
+    at_once = 0
+    async with asyncio.timeout(30):
+        while len(noted) < len(chat_ids):
+            before = len(noted)
+            await asyncio.sleep(0)
+            at_once = max(at_once, len(noted) - before)
+    assert at_once <= STEPS_PER_SLICE + 2
+    assert noted == chat_ids
 
 
 async def test_thousands_of_streams_that_break_are_forgotten_a_few_at_a_time(crowd: Crowd) -> None:

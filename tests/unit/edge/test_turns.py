@@ -85,6 +85,9 @@ class Costly:
         batch = session_pb2.ConnectRequest(frames=[a_send(number) for number in numbers])
         self._turns.add(self.connections[stream], [batch.SerializeToString()])
 
+    def last(self, stream: int) -> None:
+        self._turns.last(self.connections[stream], 0, Slice(lambda: self._clock_s))
+
     def take(self) -> list[int]:
         return [connection.stream for connection in self._turns.take(0, Slice(lambda: self._clock_s))]
 
@@ -100,6 +103,14 @@ def test_a_turn_whose_frames_take_long_ends_in_time_and_goes_on_after_the_others
     assert [costly.take() for _ in range(3)] == [[0], [1, 0], [0]]
     first = [(0, number) for number in range(2, 14)]
     assert costly.sent == [*first[:4], (1, 2), (1, 3), *first[4:]]
+
+
+def test_the_last_turn_of_a_stream_that_is_closed_ends_in_time_too() -> None:
+    costly = Costly(0.3)
+    costly.add(0, range(2, 14))
+    costly.last(0)
+    assert costly.sent == [(0, number) for number in range(2, 6)]
+    assert costly.take() == []
 
 
 def test_who_sends_little_keeps_the_place_when_those_before_took_long() -> None:

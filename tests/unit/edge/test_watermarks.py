@@ -157,3 +157,13 @@ async def test_many_are_stored_part_by_part_and_what_fails_in_the_middle_goes_on
     await watermarks.save()
     assert sorted(mark.user_id for mark in told) == sorted(users), "each once"
     assert cursors.tries == 4
+
+
+async def test_a_cursor_that_is_stated_late_lowers_none() -> None:
+    cursors = FailingCursors()
+    cursors.is_away = False
+    watermarks = Watermarks(SlowReceipts(), cursors, Limits(), lambda marks: None)
+    watermarks.note_cursor("bob", "phone", CHAT, 101)
+    watermarks.note_cursor("bob", "phone", CHAT, 100)
+    await watermarks.save()
+    assert cursors.saved == [Cursor("bob", "phone", CHAT, 101)]
