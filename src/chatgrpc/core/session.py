@@ -37,8 +37,8 @@ from chatgrpc.core.limits import Limits
 from chatgrpc.core.refusal import after_failed_send, is_retryable
 from chatgrpc.core.rules import MESSAGES
 from chatgrpc.core.send_order import SendOrder
-from chatgrpc.core.write import Write
-from chatgrpc.v1 import chat_pb2, content_pb2, session_pb2
+from chatgrpc.core.write import Write, copied
+from chatgrpc.v1 import chat_pb2, session_pb2
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,8 +228,7 @@ class Session:
             chat_id = direct_chat_id(self.user_id, peer_user_id)
         elif not is_chat_id(chat_id := send.chat_id):
             return self._refuse(request_id, chat_pb2.ERROR_CODE_INVALID_ARGUMENT, "Set chat_id or user_id, in its proper form.")
-        content = content_pb2.Content()
-        content.CopyFrom(send.content)  # a part of a message would keep the whole batch in memory for as long as it waits
+        content = copied(send.content)
         if content.WhichOneof("body") not in MESSAGES:
             return self._refuse(
                 request_id,

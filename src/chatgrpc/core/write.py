@@ -41,3 +41,10 @@ class Write:
     """Of the content, as its stream counts it."""
     arrival: int = field(default=0, compare=False)
     """Its number among all that the chat's owner got, which gives it; rises with each try."""
+
+
+def copied(content: content_pb2.Content) -> content_pb2.Content:
+    """A content that stands by itself: as a part of a message it keeps all of that in memory for as long as it waits."""
+    copy = content_pb2.Content()
+    copy.CopyFrom(content)
+    return copy

@@ -6,7 +6,7 @@ from chatgrpc.core.ids import direct_chat_id
 from chatgrpc.core.refusal import RefusedError
 from chatgrpc.core.rules import MESSAGES, not_a_member
 from chatgrpc.core.visibility import is_visible
-from chatgrpc.core.write import Write
+from chatgrpc.core.write import Write, copied
 from chatgrpc.edge.backend import Backend
 from chatgrpc.edge.history import Page, read_page
 from chatgrpc.edge.interceptors import current_claims
@@ -48,7 +48,7 @@ class MessageService(MessageServiceServicer):
                 chat_pb2.ERROR_CODE_UNSUPPORTED_CONTENT, f"{arm} is written by the server. Change a chat through ChatService."
             )
         client_message_id, seen_seq = write_key(request)
-        write = Write(chat_id, caller, request.content, client_message_id, seen_seq, peer_user_id=peer_user_id)
+        write = Write(chat_id, caller, copied(request.content), client_message_id, seen_seq, peer_user_id=peer_user_id)
         outcome = await self._backend.submit(write)
         if isinstance(outcome, chat_pb2.Error):
             return SendMessageResponse(error=outcome)

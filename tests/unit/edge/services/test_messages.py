@@ -8,6 +8,9 @@ import pytest
 from google.protobuf.message import Message
 
 from chatgrpc.core.ids import direct_chat_id, self_chat_id
+from chatgrpc.core.write import Write
+from chatgrpc.edge.services import messages
+from chatgrpc.ports.tokens import Claims
 from chatgrpc.v1 import chat_pb2, content_pb2, message_service_pb2
 from chatgrpc.v1.chat_service_pb2 import AddMembersRequest, LeaveGroupRequest, MuteMemberRequest, RemoveMemberRequest
 from chatgrpc.v1.message_service_pb2 import (
@@ -276,3 +279,21 @@ async def _pages(caller: Caller, request: ListMessagesRequest) -> list[list[int]
         assert not reply.HasField("error"), reply
         pages.append([event.seq for event in reply.events])
     return pages
+
+
+async def test_what_waits_of_a_send_keeps_nothing_of_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may wait for longer than the call."""
+    monkeypatch.setattr(messages, "current_claims", lambda: Claims("alice", 2**53))
+
+    submitted: list[Write] = []
+
+    class Owner:
+        async def submit(self, write: Write) -> chat_pb2.SendResult:
+            submitted.append(write)
+            return chat_pb2.SendResult()
+
+    request = SendMessageRequest(user_id="bob", content=content_pb2.Content(text=content_pb2.TextContent(text="hello")))
+    service = messages.MessageService(Owner())  # type: ignore[arg-type]  # the part of a Backend that is used
+    await service.SendMessage(request, None)
+    request.content.text.text = "another"
+    assert submitted[0].content.text.text == "hello"
