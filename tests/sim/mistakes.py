@@ -20,9 +20,10 @@ from chatgrpc.core.events import erased
 from chatgrpc.core.lanes import EdgeLanes, Forward, Forwarded, OwnerLanes
 from chatgrpc.core.lease import Keepalive, Lease
 from chatgrpc.core.links import Deliver
+from chatgrpc.core.owner_desk import OwnerDesk
 from chatgrpc.core.row_store import WriteRow
 from chatgrpc.core.rules import EventMeta
-from chatgrpc.core.sequencer import Lookup
+from chatgrpc.core.sequencer import Delivery, Lookup
 from chatgrpc.core.session import Session, State
 from chatgrpc.core.session_book import Device, News, Put, SessionBook, SessionEntry
 from chatgrpc.core.shard import Shard
@@ -293,6 +294,13 @@ def beyond_the_stated(rows: Iterable[Row], after_seq: int, stated_seq: int) -> l
     return committed_run(rows, after_seq, 1_000_000)
 
 
+class UnseenNodesForgotten(OwnerDesk):
+    """Takes a node that it does not see for gone."""
+
+    def _note_absent(self, node_id: str, delivery: Delivery) -> None:
+        pass
+
+
 def _parts(**changed: Any) -> Parts:
     parts = Parts()
     for name, part in changed.items():
@@ -471,6 +479,7 @@ MISTAKES: dict[str, Parts] = {
     "sessions that were just opening not looked at": _parts(doubts=OpeningSessionsForgotten),
     "a push lost while a session opens": _parts(session=DeafWhileOpening, doubts=PushLostWhileOpeningForgotten),
     "one entry a device in the session map": _parts(one_entry_a_device=True),
+    "a node that is not seen yet taken for gone": _parts(owner_desk=UnseenNodesForgotten),
     "sessions written back, and nothing doubted": _parts(session_book=WrittenBackInSilence),
     "a trip to the session map that failed forgotten": _parts(session_book=FailedTripForgotten),
     "its own entry in the session map written last": _parts(session_book=CanaryLast),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from chatgrpc.core.active_chat import event_meta
 from chatgrpc.core.clock import Now
 from chatgrpc.core.door import ReadIntervals
-from chatgrpc.core.owner_desk import ForOwner, Notice, OwnerDesk, Tenure
+from chatgrpc.core.owner_desk import ForOwner, Notice, Tenure
 from chatgrpc.core.row_store import ReadBucket, ReadHead
 from chatgrpc.core.rules import EventMeta
 from chatgrpc.core.sequencer import Delivery, Lookup
@@ -28,7 +28,7 @@ class Owner:
         limits = node.parts.limits
         if node.cluster.plan.climate.cramped:
             limits = replace(limits, chats_active_max=1)
-        self.desk = OwnerDesk(limits, node.cluster.shard_of)
+        self.desk = node.parts.owner_desk(limits, node.cluster.shard_of)
         self._deliveries: list[Delivery] = []
         self._notices: list[Notice] = []
         self._is_routing = False
@@ -119,8 +119,4 @@ class Owner:
             found = await self.node.session_map.of_users(user_ids)
         except SessionMapUnavailableError:
             return dict.fromkeys(user_ids, self.node.keeper.view.nodes)
-        live = self.node.keeper.view.nodes
-        return {
-            user_id: [node_id for node_id in dict.fromkeys(entry.node_id for entry in entries) if node_id in live]
-            for user_id, entries in found.items()
-        }
+        return {user_id: list(dict.fromkeys(entry.node_id for entry in entries)) for user_id, entries in found.items()}

@@ -11,6 +11,7 @@ from chatgrpc.core.event_feed import EventFeed
 from chatgrpc.core.lanes import EdgeLanes, OwnerLanes
 from chatgrpc.core.lease import Lease
 from chatgrpc.core.limits import Limits
+from chatgrpc.core.owner_desk import OwnerDesk
 from chatgrpc.core.session import Session
 from chatgrpc.core.session_book import SessionBook
 from chatgrpc.core.shard import Shard
@@ -43,6 +44,7 @@ class Parts:
     lease: type[Lease] = Lease
     shard: type[Shard] = Shard
     edge_desk: type[EdgeDesk] = EdgeDesk
+    owner_desk: type[OwnerDesk] = OwnerDesk
     edge_lanes: type[EdgeLanes] = EdgeLanes
     owner_lanes: type[OwnerLanes] = OwnerLanes
     feed: type[EventFeed] = EventFeed

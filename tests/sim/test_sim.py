@@ -32,6 +32,7 @@ ONCE_FAILED = {
     17959430870291: "the run ended while she who comes and goes caught up",
     90000826: "the head of a lost push was stated while the membership of a chat that the feed did not know yet was read",
     70003071: "an owner adopted again what it had erased under the epoch of its row, which its boundary voided",
+    103000704: "what an owner pushed before it saw a node that had just come was noted for nobody",
     778334: "the run ended while a device caught up, since the nodes that had stated the head were gone",
 }
 """Seeds that found something, and what. A seed is another run after each change of the simulator: what they found is held by
@@ -125,6 +126,7 @@ FOUND_BY = {
     "sessions that were just opening not looked at": 374,
     "a push lost while a session opens": 1434,
     "one entry a device in the session map": 304,
+    "a node that is not seen yet taken for gone": 103000318,
     "sessions written back, and nothing doubted": 12,
     "a trip to the session map that failed forgotten": 35,
     "its own entry in the session map written last": 54,

@@ -161,17 +161,17 @@ class Router:
                 return self._placed(user_ids, found, live)
         if self._remembers():
             places = self._places
-            return {user_id: live.intersection(places[user_id]) if user_id in places else live for user_id in user_ids}
+            return {user_id: places.get(user_id, live) for user_id in user_ids}
         return dict.fromkeys(user_ids, live)
 
     def _placed(
         self, user_ids: list[str], found: Mapping[str, Sequence[SessionEntry]], live: frozenset[str]
     ) -> dict[str, Collection[str]]:
-        """Where the map says that users are; remembers it."""
+        """Where the map says that users are, also on nodes that are not seen: they may have come a moment ago. Remembers it."""
         placed: dict[str, Collection[str]] = {}
         for user_id in user_ids:
             entries = found.get(user_id, ())
-            node_ids = tuple(dict.fromkeys(entry.node_id for entry in entries if entry.node_id in live))
+            node_ids = tuple(dict.fromkeys(entry.node_id for entry in entries))
             if node_ids:
                 placed[user_id] = node_ids
             if any(entry.node_id not in live for entry in entries):

@@ -231,6 +231,9 @@ class HeadBook:
     def __init__(self) -> None:
         self._heads: dict[str, int] = {}
 
+    def __len__(self) -> int:
+        return len(self._heads)
+
     def note(self, chat_id: str, seq: int) -> int:
         """An event was delivered to the edge, perhaps in vain; returns the one before that is not confirmed, 0 for none."""
         before_seq = self._heads.get(chat_id, 0)

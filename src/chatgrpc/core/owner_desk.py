@@ -42,6 +42,10 @@ ForOwner: TypeAlias = Forward | Question | HeadsHeard
 
 _HEADS_TOGETHER_MAX: Final = 500
 """Heads in a message: whoever gets it looks at all of them at a stretch."""
+_ABSENT_BEATS: Final = 60
+"""Heartbeats for which is kept what a node that is not seen was not told: longer than news of nodes are on their way."""
+_ABSENT_HEADS_MAX: Final = 20_000
+"""Chats that are noted for such a node; what it misses beyond is found when its sessions are looked through again."""
 
 
 @dataclass(eq=False, slots=True)
@@ -98,6 +102,8 @@ class OwnerDesk:
         self._limits = limits
         self._shard_of = shard_of
         self._books: dict[str, HeadBook] = {}
+        self._live: Collection[str] = ()
+        self._absent: dict[str, int] = {}  # nodes with a book that are not seen: for how many heartbeats more it is kept
         self._touched: dict[Tenure, None] = {}
         self._messages: list[tuple[str, Message]] = []
         self._damage: list[Damage] = []
@@ -132,9 +138,11 @@ class OwnerDesk:
         return self.tenures.get(tenure.number) is tenure
 
     def see(self, live_node_ids: Collection[str]) -> None:
-        """Forgets what is of nodes that are gone; a node that comes back has another id."""
-        for node_id in [node_id for node_id in self._books if node_id not in live_node_ids]:
-            del self._books[node_id]
+        """The nodes that live, as far as it is known here. What is noted of others is kept for a while: see `route`."""
+        self._live = live_node_ids
+        self._absent = {
+            node_id: self._absent.get(node_id, _ABSENT_BEATS) for node_id in self._books if node_id not in live_node_ids
+        }
 
     # What comes in.
 
@@ -230,17 +238,33 @@ class OwnerDesk:
         return [(tenure, request) for request in output.requests]
 
     def beat(self) -> list[tuple[str, Message]]:
-        """The heartbeats that are due: heads whose push a node has not confirmed."""
-        return [(node_id, Heads(heads)) for node_id, book in self._books.items() for heads in _some_together(book.beat())]
+        """The heartbeats that are due: heads whose push a node has not confirmed. To be called at the pace of heartbeats."""
+        for node_id in list(self._absent):
+            self._absent[node_id] -= 1
+            if not self._absent[node_id]:
+                del self._absent[node_id], self._books[node_id]
+        return [
+            (node_id, Heads(heads))
+            for node_id, book in self._books.items()
+            if node_id not in self._absent
+            for heads in _some_together(book.beat())
+        ]
 
     # How it goes on.
 
     def route(
         self, deliveries: Sequence[Delivery], notices: Sequence[Notice], nodes_of_user: Mapping[str, Collection[str]]
     ) -> None:
-        """Makes one message a node of each delivery and notice; users who are on no node get it from the log."""
+        """Makes one message a node of each delivery and notice; users who are on no node get it from the log.
+
+        Of a node that is not seen it is noted only: it may be gone, or have come, or come back, a moment ago, which is not
+        known here yet, while devices are on it. It is told by heartbeats once it is seen.
+        """
         for delivery in deliveries:
             for node_id, user_ids in _by_node(delivery.recipients, nodes_of_user).items():
+                if node_id not in self._live:
+                    self._note_absent(node_id, delivery)
+                    continue
                 after_seq = self._books.setdefault(node_id, HeadBook()).note(delivery.chat_id, delivery.seq)
                 deliver = Deliver(
                     delivery.chat_id,
@@ -254,7 +278,15 @@ class OwnerDesk:
                 self._messages.append((node_id, deliver))
         for notice in notices:
             for node_id, user_ids in _by_node(notice.user_ids, nodes_of_user).items():
+                if node_id not in self._live:
+                    continue
                 self._messages.append((node_id, replace(notice.message, to_user_ids=user_ids)))
+
+    def _note_absent(self, node_id: str, delivery: Delivery) -> None:
+        book = self._books.setdefault(node_id, HeadBook())
+        self._absent.setdefault(node_id, _ABSENT_BEATS)
+        if len(book) < _ABSENT_HEADS_MAX:
+            book.note(delivery.chat_id, delivery.seq)
 
     def doubt(self, heads: Mapping[str, int], node_ids: Collection[str]) -> None:
         """These nodes may have users of these chats who were not told: the next heartbeats name the heads, until confirmed."""

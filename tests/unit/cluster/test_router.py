@@ -37,6 +37,7 @@ class World:
         self.defects: list[BaseException] = []
         self.wake_ups = 0
         self.desk = OwnerDesk(Limits(), shard_of)
+        self.desk.see(self.live)
         self.router = Router(
             self.desk,
             session_map,
@@ -92,12 +93,17 @@ async def test_each_node_gets_one_message_for_its_users(stubborn_map: StubbornMa
     assert (world.wake_ups, world.defects) == (1, [])
 
 
-async def test_nodes_that_are_not_live_are_left_out(stubborn_map: StubbornMap) -> None:
+async def test_nodes_that_are_not_seen_are_told_of_what_they_missed_once_they_are(stubborn_map: StubbornMap) -> None:
+    """They are gone, or came a moment ago: etcd has told them so, and us not yet."""
     world = World(stubborn_map)
     world.live -= {"node-2"}
     world.router.start([_delivery(1, ["bob"])], [Notice(("bob",), TYPING)])
     assert await world.routed() == []
     assert stubborn_map.read == [["bob"]]
+    assert world.desk.beat() == []
+    world.live |= {"node-2"}
+    world.desk.see(world.live)
+    assert world.desk.beat() == [("node-2", Heads({CHAT: 1}))]
 
 
 async def test_notices_go_the_same_way(stubborn_map: StubbornMap) -> None:

@@ -33,6 +33,8 @@ LANE = Lane("edge", "session", DIRECT)
 NOW = Now(1_000, 1_000)
 LIMITS = Limits(small_group_members_max=3)
 
+NODES = ("n1", "n2", "n3", "edge")
+
 
 class Lease:
     """Never ends."""
@@ -47,6 +49,7 @@ class Owner:
     def __init__(self) -> None:
         self.rows = ModelRows()
         self.desk = OwnerDesk(LIMITS, lambda chat_id: 2 if chat_id.startswith("far") else 1)
+        self.desk.see(NODES)
         self.messages: list[tuple[str, Message]] = []
         self.deliveries: list[Delivery] = []
         self.notices: list[Notice] = []
@@ -258,6 +261,7 @@ def delivery(seq: int, *user_ids: str, left_user_id: str = "") -> Delivery:
 
 def test_each_node_gets_one_copy_with_its_own_users() -> None:
     desk = OwnerDesk(LIMITS, lambda chat_id: 1)
+    desk.see(NODES)
     nodes = {"alice": ["n1", "n2"], "bob": ["n1"], "carol": ["n3"]}
     desk.route([delivery(5, "alice", "bob", "carol", "dave", left_user_id="carol")], [], nodes)
     assert desk.step().messages == [
@@ -270,6 +274,7 @@ def test_each_node_gets_one_copy_with_its_own_users() -> None:
 
 def test_notices_go_to_the_nodes_of_those_whom_they_are_for() -> None:
     desk = OwnerDesk(LIMITS, lambda chat_id: 1)
+    desk.see(NODES)
     desk.route([], [Notice(("alice", "bob"), ShowTyping("c", "carol", 1, ()))], {"alice": ["n1"], "bob": ["n2"]})
     assert desk.step().messages == [
         ("n1", ShowTyping("c", "carol", 1, ("alice",))),
@@ -289,6 +294,7 @@ def test_a_push_is_in_the_heartbeats_until_its_node_confirms_it() -> None:
 
 def test_many_heads_are_named_a_few_in_a_message_and_confirmed_each_for_itself() -> None:
     desk = OwnerDesk(Limits(), lambda chat_id: 0)
+    desk.see(["edge"])
     heads = {f"g.{number}": number + 1 for number in range(1_200)}
     desk.doubt(heads, ["edge"])
     beats = [message for _, message in desk.beat()]
@@ -315,11 +321,39 @@ def test_each_push_names_the_one_before_it_that_is_not_confirmed() -> None:
     assert after_seqs() == [0]
 
 
-def test_a_node_that_is_gone_is_forgotten() -> None:
+def test_what_a_node_missed_while_it_was_not_seen_is_told_once_it_is() -> None:
+    """It may have come, or come back, a moment ago: devices are on it already, and what is known here is older."""
     desk = OwnerDesk(LIMITS, lambda chat_id: 1)
+    desk.see({"n1"})
     desk.route([delivery(5, "alice", "bob")], [], {"alice": ["n1"], "bob": ["n2"]})
-    desk.see({"n2", "n3"})
+    assert [node_id for node_id, _ in desk.step().messages] == ["n1"]
+    assert desk.beat() == [("n1", Heads({"c": 5}))]
+    desk.see({"n2"})
     assert desk.beat() == [("n2", Heads({"c": 5}))]
+    desk.route([delivery(6, "bob")], [], {"bob": ["n2"]})
+    assert [message.after_seq for _, message in desk.step().messages if isinstance(message, Deliver)] == [5]
+    desk.see({"n1", "n2"})
+    assert ("n1", Heads({"c": 5})) in desk.beat()
+
+
+def test_a_node_that_does_not_come_is_forgotten_after_a_while() -> None:
+    desk = OwnerDesk(LIMITS, lambda chat_id: 1)
+    desk.see({"n2"})
+    desk.route([delivery(5, "alice")], [], {"alice": ["n1"]})
+    for _ in range(60):
+        assert desk.beat() == []
+        desk.see({"n2", "n3"})
+    desk.see({"n1", "n2"})
+    assert desk.beat() == []
+
+
+def test_what_is_noted_of_a_node_that_is_not_seen_is_bounded() -> None:
+    desk = OwnerDesk(LIMITS, lambda chat_id: 1)
+    for number in range(20_010):
+        event = Delivery(f"c{number}", 1, b"event", ("alice",), "", changes_members=False)
+        desk.route([event], [], {"alice": ["n1"]})
+    desk.see({"n1"})
+    assert sum(len(message.heads) for _, message in desk.beat() if isinstance(message, Heads)) == 20_000
 
 
 def test_a_mark_that_a_node_says_did_not_rise_is_told_nobody() -> None:
