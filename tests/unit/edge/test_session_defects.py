@@ -95,7 +95,8 @@ async def test_a_defect_in_what_time_does_for_all_ends_the_node(tmp_path: Path, 
 
     monkeypatch.setattr("chatgrpc.edge.node.crash", told.append)
     monkeypatch.setattr(LocalAudience, "pass_time", tripping)
-    async with serving(Settings(data_dir=tmp_path, server=ServerSettings(port=0))), asyncio.timeout(10):
+    settings = Settings(data_dir=tmp_path, server=ServerSettings(port=0, metrics_port=0))
+    async with serving(settings), asyncio.timeout(60):
         while not told:
             await asyncio.sleep(0.01)
     assert str(told[0]) == "injected"
