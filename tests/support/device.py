@@ -262,7 +262,10 @@ class Device:
         await self.write(session_pb2.ClientFrame(watch_chats=watch))
 
     async def heartbeat(self) -> session_pb2.Heartbeat:
-        """Asks for a heartbeat; when it is there, the server has taken every frame sent before."""
+        """Asks for a heartbeat; when it is there, the server has taken every frame sent before.
+
+        But a mark in a chat that the device does not hold yet may wait until the server has looked the chat up.
+        """
         return (await self.request(session_pb2.ClientFrame(heartbeat=session_pb2.Heartbeat()))).heartbeat
 
     async def history(self, request: session_pb2.FetchHistory) -> session_pb2.ServerFrame:

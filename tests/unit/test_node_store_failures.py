@@ -242,6 +242,7 @@ async def test_marks_that_cannot_be_read_keep_nobody_out_and_come_with_a_later_h
         await alice.synced()
         told = alice.held.sync_token
         await alice.close()
+        await bob.until_held(sent.chat_id, sent.seq)
         await bob.mark_read(sent.chat_id, sent.seq)
         await bob.heartbeat()
         faults.marks_fail = True
