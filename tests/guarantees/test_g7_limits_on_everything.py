@@ -4,7 +4,6 @@ Each test is named after the limit that it drives (`test_<limit>…`); the last 
 """
 
 import asyncio
-import contextlib
 import dataclasses
 import itertools
 import os
@@ -55,6 +54,8 @@ NOT_DRIVEN_BY_ONE_PEER = {
     "writes_waiting_bytes_per_chat_max": "it takes the store to stand still; tests/unit/core/test_door.py",
     "writes_waiting_bytes_max": "it takes the store to stand still; tests/unit/core/test_door.py",
     "writes_waiting_bytes_per_user_max": "it takes the store to stand still; tests/unit/core/test_door.py",
+    "requests_in_flight_max": "it takes the store to stand still; tests/unit/test_node_store_failures.py",
+    "sends_in_order_max": "it takes the store to stand still; tests/unit/test_node_store_failures.py",
     "sends_in_flight_bytes_max": "it takes the store to stand still; tests/unit/test_node_store_failures.py",
     "appends_in_flight_per_chat_max": "of the cluster's owner; tests/unit/core/test_append_pipeline.py",
     "group_entries_max": "how much is committed together; tests/unit/core/test_sequencer.py",
@@ -153,38 +154,6 @@ TRIES = 20
 
 def any_failed(answers: Sequence[session_pb2.ServerFrame]) -> bool:
     return any(answer.HasField("error") for answer in answers)
-
-
-async def test_requests_in_flight_max(cast: Cast) -> None:
-    """More sends in one batch than may be unanswered: those above fail retryably, in order, and nothing is lost."""
-    alice = await cast.online("alice")
-    chat_id = await cast.group("alice", "bob")
-    await alice.until_held(chat_id, 1)
-    frames = [alice.compose(chat_id, f"{n}") for n in range(LIMITS.frames_per_batch_max)]
-    head_seq = 1
-    for _ in range(TRIES):
-        answers = await asyncio.gather(*await alice.post_together(frames))
-        sent = [answer.HasField("sent") for answer in answers].index(False) if any_failed(answers) else len(answers)
-        head_seq += sent
-        if sent < len(answers):
-            break
-        frames = [alice.compose(chat_id, f"{n}") for n in range(LIMITS.frames_per_batch_max)]
-    assert LIMITS.requests_in_flight_max <= sent < len(answers)
-    assert code_in(answers[sent]) == "TOO_MANY_IN_FLIGHT"
-    assert {code_in(answer) for answer in answers[sent + 1 :]} == {"AFTER_FAILED_SEND"}
-    assert all(answer.error.retry_after_ms for answer in answers[sent:])
-    assert (await cast.caller("bob").summary(chat_id)).head_seq == head_seq
-
-
-async def test_sends_in_order_max(cast: Cast) -> None:
-    """A device that does not send again what failed is disconnected: places in the order are not kept without end."""
-    alice = await cast.online("alice")
-    chat_id = await cast.group("alice", "bob")
-    with contextlib.suppress(DisconnectedError):
-        for _ in range(LIMITS.sends_in_order_max):
-            others = [alice.compose(chat_id, "another") for _ in range(LIMITS.frames_per_batch_max)]
-            await asyncio.gather(*await alice.post_together(others))
-    assert await ended_with(alice) == "OVERLOADED"
 
 
 async def test_history_requests_in_flight_max(cast: Cast) -> None:

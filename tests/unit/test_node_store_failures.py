@@ -17,6 +17,7 @@ from chatgrpc.adapters.sqlite.receipts import SqliteReceiptStore
 from chatgrpc.config import ServerSettings, Settings
 from chatgrpc.core.entries import Entry, Membership, StoredChat, StoredEvent
 from chatgrpc.core.ids import direct_chat_id
+from chatgrpc.core.limits import Limits
 from chatgrpc.ports.errors import OutcomeUnknownError, StoreUnavailableError
 from chatgrpc.ports.receipts import Mark
 from chatgrpc.process.run import serving
@@ -24,6 +25,8 @@ from chatgrpc.v1 import chat_pb2, session_pb2
 from chatgrpc.v1.device_service_pb2 import RevokeDeviceRequest
 from tests.support.callers import Caller
 from tests.support.device import Device, DisconnectedError
+
+LIMITS = Limits()
 
 
 class Faults:
@@ -232,6 +235,43 @@ async def test_sends_that_wait_for_a_store_that_stands_still_are_bounded_in_byte
         refused = [await answer for answer in answers[32:]]
         assert chat_pb2.ErrorCode.Name(refused[0].error.code) == "ERROR_CODE_TOO_MANY_IN_FLIGHT"
         assert {chat_pb2.ErrorCode.Name(answer.error.code) for answer in refused[1:]} == {"ERROR_CODE_AFTER_FAILED_SEND"}
+
+
+@pytest.mark.usefixtures("patient")
+async def test_sends_that_wait_for_a_store_that_stands_still_are_bounded_in_number(
+    device_of: Callable[[str], Device], faults: Faults
+) -> None:
+    """Those above fail retryably, in order, and nothing is lost."""
+    async with device_of("alice") as alice:
+        faults.silent.add(direct_chat_id("alice", "bob"))
+        count = LIMITS.requests_in_flight_max
+        frames = [alice.compose("bob", f"{number}") for number in range(count + 10)]
+        answers = await alice.post_together(frames)
+        refused = [await answer for answer in answers[count:]]
+        assert chat_pb2.ErrorCode.Name(refused[0].error.code) == "ERROR_CODE_TOO_MANY_IN_FLIGHT"
+        assert {chat_pb2.ErrorCode.Name(answer.error.code) for answer in refused[1:]} == {"ERROR_CODE_AFTER_FAILED_SEND"}
+        assert all(answer.error.retry_after_ms for answer in refused)
+        faults.silent.clear()
+        sent = [await answer for answer in answers[:count]]
+        sent += [await answer for answer in await alice.post_together(frames[count:])]
+        assert [answer.sent.seq for answer in sent] == list(range(2, count + 12))
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_device_that_does_not_send_again_what_failed_is_disconnected(
+    device_of: Callable[[str], Device], faults: Faults
+) -> None:
+    """Places in the order are not kept without end."""
+    async with device_of("alice") as alice:
+        faults.silent.add(direct_chat_id("alice", "bob"))
+        for _ in range(LIMITS.sends_in_order_max // LIMITS.frames_per_batch_max):
+            await alice.post_together([alice.compose("bob", "another") for _ in range(LIMITS.frames_per_batch_max)])
+        await alice.heartbeat()
+        await alice.post(alice.compose("bob", "one too many"))
+        ended = await alice.until_ended()
+        assert ended.disconnect is not None
+        assert ended.disconnect.code == session_pb2.DISCONNECT_CODE_OVERLOADED
+        assert ended.disconnect.message
 
 
 async def test_marks_that_cannot_be_read_keep_nobody_out_and_come_with_a_later_hello(
