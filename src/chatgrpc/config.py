@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from stat import S_ISREG
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -450,8 +451,8 @@ def _read_environment() -> dict[str, object]:
 
 def _read_file(file: Path) -> dict[str, object]:
     try:
-        if not file.is_file():
-            raise ConfigError(f"{file}: no such file")
+        if not S_ISREG(file.stat().st_mode):  # `is_file` says no also of what may not be looked at, from Python 3.14 on
+            raise ConfigError(f"{file}: not a file")
         return _flat(TomlConfigSettingsSource(Settings, file)())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: not TOML: {error}") from None

@@ -1,8 +1,6 @@
 """Folders into which this process may not look: a sentence that names the file, or somebody else's to say so; no traceback."""
 
-import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -11,28 +9,14 @@ from chatgrpc.cluster.access import known_relay_secret
 from chatgrpc.config import AuthSettings, ClusterSettings, ConfigError, Settings, load_settings
 from chatgrpc.secret_files import warn_of_open_folder
 from chatgrpc.start_error import StartError
+from tests.support.closed_folder import ANSWERS, close_folder
 
 
-@pytest.fixture
-def closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that is closed also to root, as whom tests may run."""
-    folder, stat, opened = tmp_path / "closed", Path.stat, Path.open
-
-    def refuse(path: Path) -> None:
-        if folder in path.parents:
-            raise PermissionError(13, os.strerror(13), str(path))
-
-    def stat_as_nobody(path: Path, **options: Any) -> os.stat_result:
-        refuse(path)
-        return stat(path, **options)
-
-    def open_as_nobody(path: Path, *arguments: Any, **options: Any) -> Any:
-        refuse(path)
-        return opened(path, *arguments, **options)
-
-    monkeypatch.setattr(Path, "stat", stat_as_nobody)
-    monkeypatch.setattr(Path, "open", open_as_nobody)
-    return folder
+@pytest.fixture(params=ANSWERS)
+def closed(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is closed."""
+    close_folder(monkeypatch, tmp_path / "closed", request.param)
+    return tmp_path / "closed"
 
 
 def test_a_settings_file_in_it_is_named(closed: Path) -> None:

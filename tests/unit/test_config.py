@@ -191,7 +191,8 @@ def test_a_group_in_the_environment_must_be_json(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    assert refused(file=tmp_path / "none.toml") == [f"{tmp_path / 'none.toml'}: no such file"]
+    assert refused(file=tmp_path / "none.toml") == [f"{tmp_path / 'none.toml'}: No such file or directory"]
+    assert refused(file=tmp_path) == [f"{tmp_path}: not a file"]
     (line,) = refused(file=write(tmp_path, "port = = 1"))
     assert line.startswith(f"{tmp_path / 'chatgrpc.toml'}: not TOML: ")
     path = tmp_path / "chatgrpc.toml"

@@ -20,6 +20,7 @@ from chatgrpc_client.datadir import DataDir
 from chatgrpc_client.exceptions import DiskError
 from chatgrpc_client.store import QueuedMessage, Store
 from chatgrpc_client.store_thread import StoreThread
+from tests.support.closed_folder import ANSWERS, Answer, close_folder
 from tests.support.ports import accepts, free_port
 from tests.support.server import ServerProcess
 
@@ -280,37 +281,30 @@ def test_a_name_that_does_not_resolve_ends_in_a_sentence(shell: Shell, names: Na
     assert "warning: without TLS the token and all that is said go to nohost.invalid in clear" in said
 
 
+@pytest.mark.parametrize("answer", ANSWERS)
 def test_a_key_that_may_not_be_read_ends_in_a_sentence(
-    shell: Shell, names: Names, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shell: Shell, names: Names, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Answer
 ) -> None:
     alice, bob, _ = names
-    closed, exists = tmp_path / "closed", Path.exists
-
-    def as_nobody(path: Path) -> bool:  # root, as whom tests may run, may read everything
-        if closed in path.parents:
-            raise PermissionError(13, "Permission denied")
-        return exists(path)
-
-    monkeypatch.setattr(Path, "exists", as_nobody)
+    closed = tmp_path / "closed"
+    close_folder(monkeypatch, closed, answer)
     shell.environment["CHATGRPC_DATA_DIR"] = str(closed)
     code, lines = shell.call("send", "--as", alice, "--to", bob, "hello")
     assert (code, len(lines)) == (2, 1), lines
     assert lines[0].startswith(f"chatgrpc: cannot read the development key in {closed}: Permission denied")
 
 
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("closed", ["", "home", "home/server", "home/server/{user}", "home/server/{user}/send"])
 def test_a_folder_that_may_not_be_looked_at_ends_queue_in_a_sentence(
-    shell: Shell, names: Names, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shell: Shell, names: Names, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: str, answer: Answer
 ) -> None:
-    is_dir = Path.is_dir
-
-    def as_nobody(path: Path) -> bool:  # root, as whom tests may run, may look everywhere
-        if tmp_path / "closed" in path.parents:
-            raise PermissionError(13, "Permission denied")
-        return is_dir(path)
-
-    monkeypatch.setattr(Path, "is_dir", as_nobody)
-    code, lines = shell.call("queue", "--as", names[0], "--data-dir", str(tmp_path / "closed" / "home"))
-    assert (code, lines) == (1, [f"chatgrpc: cannot look into {tmp_path / 'closed' / 'home'}: Permission denied"])
+    """Whatever it is of: what waits in it is not said to be nothing."""
+    alice, home = names[0], tmp_path / "home"
+    (home / "server" / alice / "send").mkdir(parents=True)
+    close_folder(monkeypatch, tmp_path / closed.format(user=alice), answer)
+    code, lines = shell.call("queue", "--as", alice, "--data-dir", str(home))
+    assert (code, lines) == (1, [f"chatgrpc: cannot look into {home}: Permission denied"])
 
 
 def test_what_a_device_keeps_is_for_its_owner_alone(shell: Shell, names: Names, tmp_path: Path) -> None:

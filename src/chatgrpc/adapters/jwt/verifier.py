@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, NoReturn
 
 from joserfc.errors import JoseError
@@ -211,7 +212,7 @@ def _key_source(settings: Settings) -> KeySource:
     jwks_file = auth.jwks_file or Path()
     keys = JwksFromFile(jwks_file, stale_max_s=auth.jwks_stale_max_s)
     try:
-        if not jwks_file.is_file():
+        if not S_ISREG(jwks_file.stat().st_mode):  # `is_file` says no also of what may not be looked at, from Python 3.14 on
             raise StartError(f"auth.jwks_file: {jwks_file} is not a file; without keys no token could be accepted")
         keys.check()
     except (OSError, InvalidJwksError) as error:

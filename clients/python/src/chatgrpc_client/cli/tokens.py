@@ -149,7 +149,9 @@ def development_tokens(user_id: str) -> TokenProvider:
                 f"no token. By the settings here {settings.auth.issuer} gives them out: get one there, and hand it over with"
                 " --token, or with --token-file or --token-command, which renew it"
             )
-        if not (data_dir / FILE_NAME).exists():
+        try:
+            (data_dir / FILE_NAME).stat()  # `exists` says no also of what may not be looked at, from Python 3.14 on
+        except (FileNotFoundError, NotADirectoryError):
             fail(
                 f"no token, and no development key in {data_dir.absolute()}. Start `chatgrpc serve` first and run this in the"
                 " same folder; or set CHATGRPC_DATA_DIR to the server's data folder; or give a token with --token,"
