@@ -132,7 +132,7 @@ async def test_who_cannot_start_says_why_and_leaves_nothing_behind(surroundings:
 
 async def test_a_node_whose_keyspace_and_etcd_do_not_belong_together_does_not_start(surroundings: Surroundings) -> None:
     """Else each chat would have two owners, or an owner that does not have its log."""
-    process = await surroundings.serve()
+    process = await surroundings.serve(CLUSTER__LEASE_TTL_S="60")  # it stays in etcd while the others take their time
     try:
         assert process.stdout is not None
         async with asyncio.timeout(WAIT_S):
