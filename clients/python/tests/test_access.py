@@ -39,8 +39,8 @@ async def test_a_chat_outlives_its_first_token(shell: Shell, names: Names, tmp_p
     for ttl_s in BRIEF_LIVES_S[1:]:
         kept.write_text(shell.server.token(alice, ttl_s))
         async with shell.start("chat", "--as", alice, "--with", bob, way, value) as chat:
-            await chat.until(lambda line: "nothing said yet" in line)
-            if any("not connected" in line for line in chat.lines):  # a busy machine: it ran out before it was used
+            await chat.until(lambda line: "nothing said yet" in line or _came_too_late(line))
+            if any(map(_came_too_late, chat.lines)):
                 assert ttl_s < BRIEF_LIVES_S[-1]
                 continue
             kept.write_text(shell.server.token(alice, 3_600))
@@ -59,8 +59,8 @@ async def test_a_chat_waits_for_whoever_renews_its_token_late(shell: Shell, name
     for ttl_s in BRIEF_LIVES_S:
         kept.write_text(shell.server.token(alice, ttl_s))
         async with shell.start("chat", "--as", alice, "--with", bob, way, value) as chat:
-            await chat.until(lambda line: "nothing said yet" in line)
-            if any("not connected" in line for line in chat.lines):  # a busy machine: it ran out before it was used
+            await chat.until(lambda line: "nothing said yet" in line or _came_too_late(line))
+            if any(map(_came_too_late, chat.lines)):
                 assert ttl_s < BRIEF_LIVES_S[-1]
                 continue
             await chat.until(lambda line: "The token expired" in line and "another one is waited for" in line)
@@ -69,6 +69,11 @@ async def test_a_chat_waits_for_whoever_renews_its_token_late(shell: Shell, name
             await chat.until(lambda line: line.endswith("you: still here"))
             assert await chat.end() == 0
             return
+
+
+def _came_too_late(line: str) -> bool:
+    """On a busy machine: the token ran out before the room was shown."""
+    return "not connected" in line or "no history" in line
 
 
 def test_a_token_is_expired_when_the_server_says_so_and_not_the_clock_of_this_machine(
