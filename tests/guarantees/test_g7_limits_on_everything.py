@@ -481,6 +481,15 @@ async def test_additions_rate_direct_chats_rate(tmp_path: Path) -> None:
             await cast.close()
 
 
+async def test_unknown_revocations_rate(cast: Cast) -> None:
+    """Of ids that no device has so many are revoked at each node, and then no more."""
+    burst = LIMITS.unknown_revocations_rate.burst * len(cast.server.addresses)
+    devices = cast.caller("alice").devices
+    outcomes = [code_of(await devices.RevokeDevice(RevokeDeviceRequest(device_id=f"made-up-{n}"))) for n in range(burst + 1)]
+    assert outcomes[: LIMITS.unknown_revocations_rate.burst] == ["NOT_FOUND"] * LIMITS.unknown_revocations_rate.burst
+    assert "RATE_LIMITED" in outcomes
+
+
 async def test_chats_per_user_max_in_a_hello(cast: Cast) -> None:
     """Positions of more chats than there can be, past ones included, are passed over: they must not shut a device out."""
     alice = cast.device("alice")

@@ -107,6 +107,9 @@ class Limits:
     """Users who may do all of this more often, as an operator says."""
     bots_factor: int = 100
     """How many times more often."""
+    unknown_revocations_rate: Rate = Rate(20, 600_000)
+    """How often a user may revoke ids that no device has and that are not revoked, with tokens that name the same device, or
+    none; ERROR_CODE_RATE_LIMITED."""
     nodes_listed_max: int = 1_000
     """Nodes told by NodeService.ListNodes; of more, as many at random."""
     devices_per_user_max: int = 10

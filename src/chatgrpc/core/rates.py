@@ -1,4 +1,5 @@
 """How often a user may do what reaches others unasked: draw people into groups, make groups, come in by links, begin chats.
+And how often what is kept although nothing of the kind exists: revoke ids that no device has.
 
 Token buckets, one of each kind for each user, full at first. An owner of chats asks them when a write is decided, after
 earlier tries were looked for, so that a repetition costs nothing; the shards of a node share them. In a cluster a user has as
@@ -26,6 +27,8 @@ class Deed(Enum):
     """One comes in by a link, or asks to."""
     BEGIN = "direct_chats_rate"
     """The first message to somebody."""
+    REVOKE_UNKNOWN = "unknown_revocations_rate"
+    """An id is revoked that no device has, and that is not kept out already."""
 
 
 @dataclass(slots=True)

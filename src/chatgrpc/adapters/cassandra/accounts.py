@@ -148,11 +148,15 @@ class CassandraDeviceStore:
             if was_registered:
                 not_before_ms = raised(bound_ms, now_ms)
                 await self._client.write(self._void_tokens.bind((not_before_ms, not_before_ms, user_id)))
-            await self._client.write(self._revoke.bind((user_id, device_id)))
-            await self._client.write(self._forget_ephemeral.bind((user_id, device_id)))
             revoked = {**stored.revoked, device_id: (was_registered, _LAST_OF_ALL_US)}
             oldest_first = sorted(revoked, key=lambda known: (revoked[known], known))
-            for forgotten in oldest_first[: max(0, len(revoked) - REVOKED_KEPT_MAX)]:
+            to_forget = oldest_first[: max(0, len(revoked) - REVOKED_KEPT_MAX)]
+            if device_id in to_forget:  # written and deleted it would be a tombstone that every read passes
+                return device
+            await self._client.write(self._revoke.bind((user_id, device_id)))
+            if was_registered:
+                await self._client.write(self._forget_ephemeral.bind((user_id, device_id)))
+            for forgotten in to_forget:
                 await self._client.write(self._forget.bind((user_id, forgotten)))
             return device
 

@@ -2,13 +2,16 @@
 
 import asyncio
 
+from chatgrpc.core.rates import Deed, Rates
 from chatgrpc.core.refusal import RefusedError
+from chatgrpc.core.rules import duration
 from chatgrpc.edge.backend import Backend
 from chatgrpc.edge.interceptors import current_claims
 from chatgrpc.edge.revocations import not_before_ms
 from chatgrpc.edge.services.refusals import refused_by, refused_by_status
 from chatgrpc.edge.services.requests import checked_device_id, require, require_at_most
 from chatgrpc.ports.accounts import Device
+from chatgrpc.ports.lease_clock import now
 from chatgrpc.ports.tokens import Claims
 from chatgrpc.v1 import chat_pb2, device_service_pb2
 from chatgrpc.v1.device_service_pb2 import (
@@ -27,6 +30,7 @@ class DeviceService(DeviceServiceServicer):
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
+        self._rates = Rates(backend.limits)
 
     @refused_by_status
     async def ListDevices(self, request: ListDevicesRequest, context: object) -> ListDevicesResponse:
@@ -49,7 +53,11 @@ class DeviceService(DeviceServiceServicer):
     @refused_by(RevokeDeviceResponse)
     async def RevokeDevice(self, request: RevokeDeviceRequest, context: object) -> RevokeDeviceResponse:
         """Revokes a device: its stream is closed, its id does not connect again, and tokens that it may hold are void."""
-        revoking = self._revoke(current_claims(), checked_device_id(request.device_id))
+        caller = current_claims()
+        device_id = checked_device_id(request.device_id)
+        if not await self._is_known(caller.user_id, device_id):
+            self._count_unknown(caller)
+        revoking = self._revoke(caller, device_id)
         # A caller that hangs up cancels this method, but must not leave the device revoked and its stream open.
         device = await asyncio.shield(asyncio.create_task(revoking))
         if device is None:
@@ -59,6 +67,27 @@ class DeviceService(DeviceServiceServicer):
                 "Look at DeviceService.ListDevices.",
             )
         return RevokeDeviceResponse(device=device)
+
+    async def _is_known(self, user_id: str, device_id: str) -> bool:
+        """Whether a device has the id, or it is revoked."""
+        devices = await self._backend.devices.list(user_id)
+        if any(device.device_id == device_id for device in devices):
+            return True
+        return device_id in (await self._backend.devices.standing(user_id)).revoked
+
+    def _count_unknown(self, caller: Claims) -> None:
+        """Each made-up id takes the place of another that is kept out, and is said to all nodes for a while. Those who call
+        with the token of another device have a bucket of their own: whoever stole one must not keep the user from revoking it.
+        """
+        counted_as = f"{caller.user_id}/{caller.device_id or ''}"
+        wait_ms = self._rates.count(counted_as, {Deed.REVOKE_UNKNOWN: 1}, now().monotonic_ms)
+        if wait_ms:
+            raise RefusedError(
+                chat_pb2.ERROR_CODE_RATE_LIMITED,
+                "You have revoked too many ids lately that none of your devices has. Take them from DeviceService.ListDevices, "
+                f"or try again in {duration(wait_ms)}.",
+                retry_after_ms=wait_ms,
+            )
 
     async def _revoke(self, caller: Claims, device_id: str) -> device_service_pb2.Device | None:
         user_id = caller.user_id

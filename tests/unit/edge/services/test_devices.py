@@ -10,12 +10,18 @@ import pytest
 
 from chatgrpc.adapters.memory import MemoryStore
 from chatgrpc.adapters.sqlite.accounts import SqliteDeviceStore
+from chatgrpc.core.limits import Limits
 from chatgrpc.edge.services import devices
 from chatgrpc.edge.services.devices import DeviceService
 from chatgrpc.ports import accounts
 from chatgrpc.ports.tokens import Claims
 from chatgrpc.v1 import device_service_pb2, session_pb2
-from chatgrpc.v1.device_service_pb2 import ListDevicesRequest, RenameDeviceRequest, RevokeDeviceRequest
+from chatgrpc.v1.device_service_pb2 import (
+    ListDevicesRequest,
+    RenameDeviceRequest,
+    RevokeDeviceRequest,
+    RevokeDeviceResponse,
+)
 from tests.support.callers import Caller, code_of
 from tests.support.device import Device, DisconnectedError
 
@@ -125,11 +131,34 @@ async def test_revoke_device_refuses(alice: Caller, bob: Caller, device_of: Devi
         assert (await devices_of(bob))["phone"].online
 
 
+async def test_g7_made_up_ids_are_revoked_so_often_and_devices_always(
+    address: str, alice: Caller, token_of: Callable[[str, str], str], device_of: DeviceOf
+) -> None:
+    async def revoke(device_id: str, caller: Caller = alice) -> RevokeDeviceResponse:
+        return await caller.devices.RevokeDevice(RevokeDeviceRequest(device_id=device_id))
+
+    burst = Limits().unknown_revocations_rate.burst
+    for number in range(burst):
+        assert code_of(await revoke(f"made-up-{number}")) == "NOT_FOUND"
+    refused = await revoke("one-more")
+    assert code_of(refused) == "RATE_LIMITED"
+    assert refused.error.retry_after_ms > 0
+    assert code_of(await revoke("made-up-0")) == "NOT_FOUND", "it is kept out already, and costs nobody a place"
+    async with Caller(address, "alice", token_of("alice", "laptop")) as laptop:
+        assert code_of(await revoke("stolen", laptop)) == "NOT_FOUND", "who holds one token cannot use up what others may"
+    async with device_of("alice", "one-more") as phone:
+        assert (await revoke("one-more")).device.device_id == "one-more"
+        ended = await phone.until_ended()
+        assert ended.disconnect is not None
+        assert ended.disconnect.code == session_pb2.DISCONNECT_CODE_DEVICE_REVOKED
+
+
 class _SlowBackend:
     """A node whose store takes its time to revoke."""
 
     def __init__(self) -> None:
         self.devices = self
+        self.limits = Limits()
         self.store = MemoryStore()
         self.began = asyncio.Event()
         self.may_go_on = asyncio.Event()
@@ -140,6 +169,9 @@ class _SlowBackend:
 
     def claims_of(self, user_id: str) -> list[Claims]:
         return []
+
+    async def list(self, user_id: str) -> list[accounts.Device]:
+        return await self.store.devices.list(user_id)
 
     async def revoke(self, user_id: str, device_id: str, now_ms: int) -> accounts.Device | None:
         self.began.set()
