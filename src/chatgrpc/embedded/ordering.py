@@ -8,7 +8,7 @@ of it can be on its way when it is read again: SQLite takes each seq once.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from time import perf_counter
 from typing import Any, TypeVar
@@ -208,7 +208,10 @@ class LocalOrdering:
             self._finished_groups.append((group, error))
         else:  # one of the chats cannot be written to, and nothing was: each learns its own truth
             errors = await asyncio.gather(*map(self._try_to_append, groups))
-            self._finished_groups += zip(groups, errors, strict=True)
+            if _are_the_stores(errors):
+                self._finished_groups.append((group, StoreUnavailableError(str(errors[0]))))
+            else:
+                self._finished_groups += zip(groups, errors, strict=True)
         self._group_under_way = False
         self._wake_up()
 
@@ -276,6 +279,13 @@ def _by_chat(group: Group) -> list[Group]:
 def _is_the_stores(error: Exception) -> bool:
     """Whether an append failed for what has nothing to do with the chats that it was of."""
     return isinstance(error, StoreUnavailableError | OutcomeUnknownError)
+
+
+def _are_the_stores(errors: Sequence[Exception | None]) -> bool:
+    """Whether the appends of several chats failed for what has nothing to do with these: the store says the same of all of
+    them, as of a file that is corrupt in what all share. Else every chat that somebody writes to would be called damaged.
+    """
+    return all(type(error) is StoreError for error in errors) and len(set(map(str, errors))) == 1
 
 
 def _its_own(error: Exception) -> Exception | None:

@@ -31,6 +31,7 @@ class Owner:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
         self.error: Exception | None = error
+        self.sick = {SICK}
         self.groups: list[list[str]] = []
         """The chats of each append that was tried."""
         store = MemoryStore()
@@ -60,7 +61,7 @@ class Owner:
 
     async def _fail_the_sick(self, entries: Sequence[Entry]) -> None:
         self.groups.append(sorted({entry.chat_id for entry in entries}))
-        if self.error is not None and SICK in self.groups[-1]:
+        if self.error is not None and not self.sick.isdisjoint(self.groups[-1]):
             raise self.error
         await self._append(entries)
 
@@ -103,6 +104,16 @@ async def test_a_store_that_fails_is_not_asked_for_each_chat(monkeypatch: pytest
     sent = await owner.send(SICK, *SOUND)
     assert set(sent.values()) == {"UNAVAILABLE"}
     assert owner.groups == [sorted([SICK, *SOUND])]
+    assert owner.book.damaged() == []
+    owner.error = None
+    assert set((await owner.send(SICK, *SOUND)).values()) == {2}
+
+
+async def test_no_chat_is_damaged_if_the_store_says_the_same_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a file that is corrupt in what all chats share."""
+    owner = Owner(monkeypatch, StoreError("malformed"))
+    owner.sick = {SICK, *SOUND}
+    assert set((await owner.send(SICK, *SOUND)).values()) == {"UNAVAILABLE"}
     assert owner.book.damaged() == []
     owner.error = None
     assert set((await owner.send(SICK, *SOUND)).values()) == {2}

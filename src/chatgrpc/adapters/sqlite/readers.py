@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeVar, cast
 
-from chatgrpc.adapters.sqlite.errors import unavailable
+from chatgrpc.adapters.sqlite.errors import ENGINE_ERRORS, unavailable
 from chatgrpc.adapters.sqlite.handback import Handback, Result
 from chatgrpc.ports.errors import StoreUnavailableError
 
@@ -89,7 +89,7 @@ def _answer(db: sqlite3.Connection, read: _Read) -> Result:
         return Result(read.future, weight=1)
     try:
         return Result(read.future, weight=1, value=read.query(db))
-    except sqlite3.Error as error:
+    except ENGINE_ERRORS as error:
         return Result(read.future, weight=1, error=unavailable(error))
     except Exception as error:
         return Result(read.future, weight=1, error=error)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeVar, cast
 
-from chatgrpc.adapters.sqlite.errors import failed_commit, refused, unavailable
+from chatgrpc.adapters.sqlite.errors import ENGINE_ERRORS, failed_commit, is_of_the_file, refused, unavailable
 from chatgrpc.adapters.sqlite.handback import Handback, Result
 from chatgrpc.ports.errors import StoreError, StoreUnavailableError
 
@@ -102,7 +102,7 @@ class Writer:
             if upkeep is _stop:
                 return
             if upkeep is not None:
-                with suppress(sqlite3.Error):
+                with suppress(*ENGINE_ERRORS):
                     upkeep(self._db)
 
     def _take(self) -> tuple[list[_Call], Upkeep | None]:
@@ -139,21 +139,24 @@ class Writer:
             for apply, same in alike.items():
                 outcomes = apply(self._db, [call.argument for call in same])
                 results += map(_result, same, outcomes)
-        except Exception as error:
+        except ENGINE_ERRORS as error:
             self._roll_back()
-            if isinstance(error, sqlite3.OperationalError):
+            if is_of_the_file(error):
                 raise _EngineFailedError(unavailable(error)) from error
+            raise
+        except Exception:
+            self._roll_back()
             raise
         try:
             self._db.execute("COMMIT")
-        except sqlite3.Error as error:
+        except ENGINE_ERRORS as error:
             self._roll_back()
             raise _EngineFailedError(failed_commit(error)) from error
         return results
 
     def _roll_back(self) -> None:
         # Some errors make SQLite roll back by itself.
-        with suppress(sqlite3.Error):
+        with suppress(*ENGINE_ERRORS):
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
         for note in self.after_rollback:
@@ -161,7 +164,7 @@ class Writer:
 
 
 class _EngineFailedError(Exception):
-    """The trouble is not one call's: disk full, I/O error, lock. `outcome` is true of every call of the group."""
+    """The trouble is not one call's, see `is_of_the_file`, or is of COMMIT. `outcome` is true of every call of the group."""
 
     def __init__(self, outcome: StoreError) -> None:
         super().__init__(str(outcome))

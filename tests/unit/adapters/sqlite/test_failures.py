@@ -116,6 +116,29 @@ class TestGroups:
         assert await store.cursors.of_device("alice", "phone") == {CHAT: 7}
         assert await store.epochs.next_epoch() == 2
 
+    @pytest.mark.parametrize("name", ["SQLITE_NOTADB", "SQLITE_FULL", "SQLITE_NOMEM"])
+    async def test_what_is_none_of_a_single_calls_is_told_to_all(self, store: SqliteStore, name: str) -> None:
+        """One by one they would all be refused, each as if it were its own fault."""
+        tries: list[int] = []
+
+        def fails(_db: sqlite3.Connection, calls: Sequence[None]) -> list[None]:
+            tries.append(len(calls))
+            raise raised_for(name)
+
+        outcomes = await asyncio.gather(*(store._writer.call(fails, None) for _ in range(3)), return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [StoreUnavailableError] * 3
+        assert sum(tries) == 3, "each was tried once"
+        assert await store.epochs.next_epoch() == 1
+
+    async def test_without_memory_a_read_is_no_defect_and_upkeep_is_passed_over(self, store: SqliteStore) -> None:
+        def fails(_db: sqlite3.Connection) -> None:
+            raise MemoryError
+
+        store._writer.upkeep(fails)
+        with pytest.raises(StoreUnavailableError):
+            await store._readers.read(fails)
+        assert await store.epochs.next_epoch() == 1
+
     async def test_a_cancelled_caller_harms_nobody(self, store: SqliteStore) -> None:
         calls = [asyncio.ensure_future(store.log.append([entry(CHAT, seq)])) for seq in range(1, 11)]
         await asyncio.sleep(0)
@@ -144,6 +167,19 @@ class TestErrors:
 
         with pytest.raises(StoreError, match="nowhere"):
             await store._readers.read(query)
+
+
+def raised_for(name: str) -> Exception:
+    """What Python's module makes of it."""
+    if name == "SQLITE_NOMEM":
+        return MemoryError()
+    error = engine_error(name)
+    if name != "SQLITE_NOTADB":
+        return error
+    plain = sqlite3.DatabaseError(*error.args)
+    plain.sqlite_errorcode = error.sqlite_errorcode
+    plain.sqlite_errorname = error.sqlite_errorname
+    return plain
 
 
 def engine_error(name: str) -> sqlite3.OperationalError:
