@@ -16,6 +16,8 @@ from chatgrpc.ports.row_store import CommittedLog
 _HEAD_TIMEOUT_S = 8.0
 """Outlasts the lease of an owner that crashed, and the next one's way in."""
 _HELLO_TIMEOUT_S = 2.0
+_BEYOND_MAX = 1_000
+"""Chats beyond a page of silent ones of which one is looked for that can be read."""
 
 
 class ClusterHistory:
@@ -72,10 +74,16 @@ class ClusterHistory:
     async def memberships(
         self, user_id: str, after_chat_id: str, limit: int, *, present_only: bool = False
     ) -> list[Membership]:
-        """See the port; of a chat whose owner is silent there is no interval, so that it does not hide the others."""
+        """See the port; of a chat whose owner is silent there is no interval, so that it does not hide the others.
+
+        They may be all of a page, as of a short one: who asks for the next must come past them. So it is the first page only
+        that fails, and only if no chat beyond it can be read either.
+        """
         memberships, unknown = await self._memberships(user_id, after_chat_id, limit, self._head_timeout_s, present_only)
-        if unknown and not memberships:
-            raise _silent_owner()
+        if unknown and not memberships and not after_chat_id:
+            beyond, _ = await self._memberships(user_id, unknown[-1], _BEYOND_MAX, self._hello_timeout_s, present_only)
+            if not beyond:
+                raise _silent_owner()
         silent = [Membership(chat_id, (), 0) for chat_id in unknown]
         return sorted(memberships + silent, key=lambda membership: membership.chat_id)
 

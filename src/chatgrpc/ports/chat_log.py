@@ -48,7 +48,8 @@ class ChatReader(Protocol):
         """Lists a user's chats, present and past, by rising chat id, those above `after_chat_id` (empty = all).
 
         With `present_only` those that the user is a member of now; what is past is not sent through then, however much it is.
-        A chat that cannot be read has no interval, and so shows nothing; if that is so of all of them, this fails.
+        A chat that cannot be read has no interval, and so shows nothing. From the first on (empty `after_chat_id`) this fails
+        if no chat can be read for want of an answer: who has chats must not seem to have none.
         """
         ...
 

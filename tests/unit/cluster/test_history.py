@@ -194,6 +194,26 @@ async def test_a_silent_owner_hides_its_chat_and_no_other() -> None:
             await log.memberships("bob", "", ALL)
 
 
+async def test_who_reads_page_by_page_comes_past_chats_whose_owner_is_silent() -> None:
+    async with small_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        for number in range(1, 7):
+            await node.send(group_creation(f"g.{number}", "alice"))
+        log = log_of(node, cluster)
+
+        async def of_one(chat_ids: Iterable[str], timeout_s: float | None = None) -> dict[str, int | None]:
+            return {chat_id: 1 for chat_id in chat_ids if chat_id == "g.4"}
+
+        log.heads_in_time = of_one  # type: ignore[method-assign]
+        pages = [await log.memberships("alice", after, 2, present_only=True) for after in ("", "g.2", "g.4")]
+        known = Membership("g.4", (Interval(1),), 1)
+        assert pages == [
+            [Membership("g.1", (), 0), Membership("g.2", (), 0)],
+            [Membership("g.3", (), 0), known],
+            [Membership("g.5", (), 0), Membership("g.6", (), 0)],
+        ]
+
+
 async def test_chats_that_come_between_the_two_reads_push_none_off_the_page() -> None:
     async with small_cluster(nodes=1) as cluster:
         (node,) = cluster.nodes
