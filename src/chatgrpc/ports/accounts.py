@@ -59,8 +59,9 @@ def first_to_give_way(ephemeral: Iterable[Device]) -> Device | None:
 
 
 def connection_time_ms(now_ms: int, devices: Iterable[Device], *, ephemeral: bool) -> int:
-    """When a device connects to whose user these belong: now. An ephemeral one after all of them, whatever the clock says:
-    those that come while it is set back would give way to each other, and those that connected long ago would stay.
+    """When a device connects to whose user these belong: now. One that is stored as ephemeral, or is to be, after all of them,
+    whatever the clock says: those that come while it is set back would give way to each other, and those that connected long
+    ago would stay.
     """
     if not ephemeral:
         return now_ms

@@ -102,6 +102,15 @@ class TestEphemeral:
         await self.connect(engine, "job1", NOW_MS - 3_600_000)
         assert await self.connect(engine, "job4", NOW_MS - 3_600_000) == "job2"
 
+    async def test_it_counts_what_a_device_is_stored_as_and_not_what_it_says_now(self, engine: Engine) -> None:
+        for number, device_id in enumerate(("job1", "job2", "job3")):
+            await self.connect(engine, device_id, NOW_MS + number)
+        await self.connect(engine, "job1", NOW_MS - 3_600_000, ephemeral=False)
+        assert await self.connect(engine, "phone", NOW_MS - 3_600_000, ephemeral=False) == "job2"
+        await self.connect(engine, "phone", NOW_MS - 3_600_000)
+        times_ms = {device.device_id: device.connected_at_ms for device in await engine.devices.list("alice")}
+        assert times_ms["phone"] == NOW_MS - 3_600_000, "it lasts, whatever it says now"
+
     async def test_the_time_of_a_lasting_device_is_that_of_the_clock(self, engine: Engine) -> None:
         await self.connect(engine, "job", NOW_MS)
         await self.connect(engine, "phone", NOW_MS - 3_600_000, ephemeral=False)

@@ -108,7 +108,7 @@ class CassandraDeviceStore:
                 if device_id in stored.revoked:
                     raise DeviceRevokedError(f"device {device_id} was revoked")
                 known = stored.registered.get(device_id)
-                at_ms = connection_time_ms(now_ms, stored.registered.values(), ephemeral=ephemeral)
+                at_ms = await self._connection_time_ms(user_id, device_id, now_ms, stored, ephemeral=ephemeral)
                 if known is not None:
                     await self._client.write(self._note_connection.bind((at_ms, user_id, device_id)))
                     return Connected(replace(known, connected_at_ms=at_ms))
@@ -181,10 +181,20 @@ class CassandraDeviceStore:
                 registered[device_id] = Device(user_id, device_id, name or "", created_at_ms, connected_at_ms or 0)
         return _Devices(registrations, registered, revoked)
 
+    async def _connection_time_ms(self, user_id: str, device_id: str, now_ms: int, stored: _Devices, *, ephemeral: bool) -> int:
+        """See `connection_time_ms`. Which devices are ephemeral is read only where it matters: while the clock is set back."""
+        at_ms = connection_time_ms(now_ms, stored.registered.values(), ephemeral=True)
+        if at_ms == now_ms or (ephemeral and device_id not in stored.registered):
+            return at_ms
+        return at_ms if device_id in await self._ephemeral_of(user_id) else now_ms
+
+    async def _ephemeral_of(self, user_id: str) -> set[str]:
+        return {device_id for (device_id,) in await self._client.read(self._ephemeral.bind((user_id,)))}
+
     async def _first_to_give_way(self, user_id: str, stored: _Devices) -> str:
-        rows = await self._client.read(self._ephemeral.bind((user_id,)))
+        ephemeral = await self._ephemeral_of(user_id)
         registered = stored.registered
-        device = first_to_give_way(registered[device_id] for (device_id,) in rows if device_id in registered)
+        device = first_to_give_way(device for device_id, device in registered.items() if device_id in ephemeral)
         if device is None:
             raise TooManyDevicesError(f"{len(registered)} devices are registered")
         return device.device_id

@@ -54,7 +54,8 @@ class MemoryDeviceStore:
         if device_id in self._revoked.get(user_id, ()):
             raise DeviceRevokedError(f"device {device_id} was revoked")
         devices = self._devices.setdefault(user_id, {})
-        at_ms = connection_time_ms(now_ms, devices.values(), ephemeral=ephemeral)
+        is_ephemeral = (user_id, device_id) in self._ephemeral if device_id in devices else ephemeral
+        at_ms = connection_time_ms(now_ms, devices.values(), ephemeral=is_ephemeral)
         gives_way = None
         if device_id not in devices and len(devices) >= devices_max:
             gives_way = first_to_give_way(

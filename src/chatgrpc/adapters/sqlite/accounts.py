@@ -178,7 +178,8 @@ def _connect_one(devices: _DevicesOf, call: _Connect) -> Connected | Exception:
         return DeviceRevokedError(f"device {call.device_id} was revoked")
     registered = devices.registered
     known = registered.get(call.device_id)
-    at_ms = connection_time_ms(call.now_ms, registered.values(), ephemeral=call.ephemeral)
+    is_ephemeral = call.ephemeral if known is None else call.device_id in devices.ephemeral
+    at_ms = connection_time_ms(call.now_ms, registered.values(), ephemeral=is_ephemeral)
     gives_way = None
     if known is None:
         known = Device(call.user_id, call.device_id, call.name, created_at_ms=call.now_ms, connected_at_ms=at_ms)
