@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from chatgrpc.adapters.redis import RedisClient, RedisSessionMap
+from chatgrpc.adapters.redis import client as client_module
 from chatgrpc.adapters.redis.client import CONNECTIONS_MAX, REPLY_TIMEOUT_S
 from chatgrpc.adapters.redis.session_map import KEPT_S
 from chatgrpc.ports.session_map import SessionEntry, SessionMapUnavailableError
@@ -215,8 +216,11 @@ async def test_a_master_that_became_a_copy_is_left(session_map: RedisSessionMap,
         await session_map.put([WEB])
 
 
-async def test_a_master_that_is_cut_off_from_its_copies_is_left(session_map: RedisSessionMap, own_redis: RedisServer) -> None:
+async def test_a_master_that_is_cut_off_from_its_copies_is_left(
+    session_map: RedisSessionMap, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One of them may be the new master, to which the name leads by then."""
+    monkeypatch.setattr(client_module, "_LONELY_LEFT_INTERVAL_S", 0.0)
     await session_map.put([PHONE])
     async with _admin(own_redis) as admin:
         async with admin.bounded() as redis:
@@ -227,6 +231,32 @@ async def test_a_master_that_is_cut_off_from_its_copies_is_left(session_map: Red
         async with admin.bounded() as redis:
             await redis.config_set("min-replicas-to-write", 0)
         await session_map.put([WEB])
+
+
+async def test_a_master_whose_copies_are_away_answers_what_is_under_way_and_is_left_now_and_then(
+    session_map: RedisSessionMap, client: RedisClient, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be the right one."""
+    monkeypatch.setattr(client_module, "_LONELY_LEFT_INTERVAL_S", 3_600.0)
+    pool = client._redis.connection_pool
+    async with _admin(own_redis) as admin:
+        own = await pool.get_connection()  # type: ignore[no-untyped-call]
+        await own.send_command("BLPOP", "nothing", "0")  # under way until it is pushed
+        async with admin.bounded() as other:
+            await other.config_set("min-replicas-to-write", 1)
+        with pytest.raises(SessionMapUnavailableError, match="NOREPLICAS"):
+            await session_map.put([PHONE])
+        assert not any(idle.is_connected for idle in pool._available_connections)
+        await session_map.of_users(["alice"])
+        with pytest.raises(SessionMapUnavailableError, match="NOREPLICAS"):
+            await session_map.put([PHONE])
+        assert any(idle.is_connected for idle in pool._available_connections), "it was left a moment ago"
+        async with admin.bounded() as other:
+            await other.config_set("min-replicas-to-write", 0)
+            await other.rpush("nothing", "something")
+        assert await own.read_response() == ["nothing", "something"]
+        await pool.release(own)
+        assert not own.is_connected
 
 
 async def test_a_copy_that_has_lost_its_master_is_left(session_map: RedisSessionMap, own_redis: RedisServer) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import hashlib
+import math
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -16,8 +18,11 @@ from redis.exceptions import MasterDownError, ReadOnlyError, RedisError
 
 CONNECTIONS_MAX: Final = 4
 REPLY_TIMEOUT_S: Final = 1.0
-_NO_MASTER: Final = ("READONLY", "MASTERDOWN", "NOREPLICAS")
-"""Of a copy; of one that has lost its master; of a master that has lost its copies, and may be cut off from the new master."""
+_NO_MASTER: Final = ("READONLY", "MASTERDOWN")
+"""Of a copy; of one that has lost its master."""
+_LONELY_MASTER: Final = "NOREPLICAS"
+"""Of a master that has lost its copies: it may be cut off from the new master, or be the right one, whose copy is restarted."""
+_LONELY_LEFT_INTERVAL_S: Final = 1.0
 
 
 class RedisUnavailableError(Exception):
@@ -44,6 +49,7 @@ class RedisClient:
             cluster: its name; keys begin with it, so that clusters may share a Redis.
         """
         self._cluster = cluster
+        self._lonely_left_at_s = -math.inf
         self._redis = Redis(
             connection_pool=BlockingConnectionPool.from_url(
                 url,
@@ -82,6 +88,8 @@ class RedisClient:
         except (RedisError, OSError) as error:
             if _says_that_it_is_no_master(error):
                 await self._leave()
+            elif _LONELY_MASTER in str(error):
+                await self._leave_lonely()
             raise RedisUnavailableError(f"Redis: {type(error).__name__}: {error}") from error
 
     async def _leave(self) -> None:
@@ -91,6 +99,16 @@ class RedisClient:
         what nobody writes to.
         """
         await self._redis.connection_pool.disconnect(inuse_connections=True)
+
+    async def _leave_lonely(self) -> None:
+        """The same, where it may be the master all the same: what is under way there is not cut, and it is not dialled anew at
+        each write."""
+        if time.monotonic() - self._lonely_left_at_s < _LONELY_LEFT_INTERVAL_S:
+            return
+        self._lonely_left_at_s = time.monotonic()
+        pool = self._redis.connection_pool
+        await pool.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]  # once they have their answers
+        await pool.disconnect(inuse_connections=False)
 
     async def run(self, script: Script, calls: Sequence[tuple[Sequence[str], Sequence[str]]]) -> list[Any]:
         """Runs a script many times, by (keys, arguments), in one trip; returns what each run returned.
