@@ -340,6 +340,12 @@ def value_of(settings: Settings, key: str) -> object:
     return value
 
 
+def addresses_of(settings: Settings) -> list[str]:
+    """The values that are addresses, which may hold secrets."""
+    values = [value_of(settings, key) for key, _ in setting_fields()]
+    return [value for value in values if isinstance(value, str) and "://" in value]
+
+
 def flag_name(key: str) -> str:
     """The flag of a setting: `server.port` is `--port`, `log.level` is `--log-level`."""
     return "--" + key.removeprefix("server.").replace(".", "-").replace("_", "-")

@@ -1,20 +1,32 @@
 """Secrets in addresses: a password, a token in place of a user, values of a query. What is shown or logged hides them."""
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
 MASK: Final = "****"
 
 _SCHEME = r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)"
-_ADDRESS = re.compile(_SCHEME + r"(?P<rest>(?:[^\s@]*@)*(?:[^\s'\"<>]|['\"<>](?=\w))+)")
-"""One in a sentence. A quotation mark is part of it before an @ or a letter, as in a password that was not escaped."""
+_ADDRESS = re.compile(_SCHEME + r"(?P<rest>(?:[^\s@]*@)*(?:[^\s'\"<>]|['\"<>](?![\s:,)]|$))+)")
+"""One in a sentence. A quotation mark ends it where the sentence goes on, and is else part of a secret that was not escaped."""
 _VALUE = re.compile(_SCHEME + r"(?P<rest>.+)", re.DOTALL)
 _HARMLESS = frozenset({"db", "protocol", "ssl_ca_certs", "ssl_cert_reqs"})
 """Parameters of an address of Redis whose values are worth seeing."""
 
+_known: dict[str, str] = {}
+"""Addresses of the settings, masked, by what they are."""
+
+
+def mask_from_now_on(addresses: Iterable[str]) -> None:
+    """Has these masked wherever they stand: of one in a sentence nobody can tell where it ends, if a secret holds a blank."""
+    _known.clear()
+    _known.update((address, masked) for address in addresses if (masked := mask_value(address)) != address)
+
 
 def mask_addresses(text: str) -> str:
     """The text with what may be secret in its addresses replaced; names of users and of parameters stay."""
+    for address, masked in _known.items():
+        text = text.replace(address, masked)
     return _ADDRESS.sub(_masked, text) if "://" in text else text
 
 

@@ -1,8 +1,17 @@
 """Secrets in addresses."""
 
+from collections.abc import Iterator
+
 import pytest
 
-from chatgrpc.masking import mask_addresses, mask_value
+from chatgrpc import masking
+from chatgrpc.masking import mask_addresses, mask_from_now_on, mask_value
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    yield
+    masking._known.clear()
 
 
 @pytest.mark.parametrize(
@@ -22,6 +31,8 @@ from chatgrpc.masking import mask_addresses, mask_value
         ("cannot reach 'redis://:pa's3cret@h/0': refused", "cannot reach 'redis://:****@h/0': refused"),
         ('at "redis://:<s3>cr"et@h", and more', 'at "redis://:****@h", and more'),
         ("'redis://h?password=pa's3cret': refused", "'redis://h?password=****': refused"),
+        ("redis://h?password=ab'-s3cret", "redis://h?password=****"),
+        ("ConfigError('redis://h?password=ab\".s3cret')", "ConfigError('redis://h?password=****')"),
         ("<https://h/keys> and bob@h", "<https://h/keys> and bob@h"),
         ("no address: password=s", "no address: password=s"),
         ("https://h/?", "https://h/?"),
@@ -36,3 +47,11 @@ def test_a_setting_is_one_address_whatever_its_secrets_are_made_of(odd: str) -> 
     assert mask_value(f"redis://:pa{odd}s3cret@h/0") == "redis://:****@h/0"
     assert "s3cret" not in mask_value(f"redis://h/0?password=pa{odd}s3cret")
     assert "s3cret" not in mask_value(f"redis://h/0?pa{odd}s3cret#pa{odd}s3cret")
+
+
+@pytest.mark.parametrize("odd", ["'", '"', "' ", " ", "\n", "@ ", "':", "')"])
+def test_an_address_of_the_settings_is_masked_in_a_sentence_whatever_its_secrets_are_made_of(odd: str) -> None:
+    for address in (f"redis://:pa{odd}s3cret@h", f"redis://h?password=pa{odd}s3cret"):
+        mask_from_now_on(["redis://h", address])
+        assert mask_addresses(f"ConfigError('{address}'): no") == f"ConfigError('{mask_value(address)}'): no"
+        assert "s3cret" not in mask_addresses(f"ConfigError('{address}'): no")

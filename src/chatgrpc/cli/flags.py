@@ -8,7 +8,8 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from chatgrpc.config import CONFIG_FILE_ENV, flag_name, load_settings, setting_fields
+from chatgrpc.config import CONFIG_FILE_ENV, addresses_of, flag_name, load_settings, setting_fields
+from chatgrpc.masking import mask_from_now_on
 
 ConfigOption = Annotated[
     Path | None,
@@ -31,7 +32,9 @@ def takes_settings(*prefixes: str) -> Callable[[Callable[..., None]], Callable[.
         @wraps(command)
         def with_flags(config: Path | None, **values: object) -> None:
             flags = {key: values.pop(name) for name, key in keys.items()}
-            command(load_settings(flags, config), **values)
+            loaded = load_settings(flags, config)
+            mask_from_now_on(addresses_of(loaded.settings))
+            command(loaded, **values)
 
         parameters = [
             *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own),

@@ -17,6 +17,7 @@ import structlog
 import typer
 from typer.testing import CliRunner, Result
 
+from chatgrpc import masking
 from chatgrpc.adapters.jwt import open_verifier
 from chatgrpc.cli import main as cli
 from chatgrpc.cli.shown_settings import as_toml
@@ -215,6 +216,13 @@ def test_config_masks_secrets_wherever_they_stand_in_an_address(no_clients: None
     shown = as_toml(load_settings(flags))
     assert "hunter2" not in shown
     assert "****" in shown
+
+
+def test_what_a_command_says_later_shows_no_address_of_its_settings(monkeypatch: pytest.MonkeyPatch, no_clients: None) -> None:
+    monkeypatch.setattr(masking, "_known", {})
+    address = "redis://:pa' hunter2@h"
+    assert run("config", "--cluster-etcd", "e:1", "--cluster-redis", address).exit_code == 0
+    assert masking.mask_addresses(f"ConfigError('{address}')") == "ConfigError('redis://:****@h')"
 
 
 def test_config_shows_no_secret_and_what_it_shows_can_be_read_again(no_clients: None, tmp_path: Path) -> None:
