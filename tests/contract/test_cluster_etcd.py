@@ -123,6 +123,25 @@ async def test_the_first_to_say_it_says_which_keyspace_is_used(settings: EtcdSet
     assert one.joined_base == await two.epoch_base()
 
 
+async def test_a_node_joins_no_other_etcd_than_it_has_asked(settings: EtcdSettings, nodes: AsyncExitStack) -> None:
+    """One that was set up anew in between was compared with nothing, and its epochs begin elsewhere."""
+    one = EtcdCluster(settings)
+    nodes.push_async_callback(one.close)
+    node = Node(one)
+    asked = await one.epoch_base()
+    etcd = EtcdClient(settings)
+    nodes.push_async_callback(etcd.close)
+    delete = DeleteRangeRequest(key=f"{settings.prefix}epoch_base".encode())
+    await etcd.transact(TxnRequest(success=[RequestOp(delete_range=delete)]))
+    for _ in range(2):
+        with pytest.raises(ClusterUnavailableError, match="set up anew"):
+            await node.join()
+    assert one.deadline_s == 0
+    assert await one.epoch_base() > asked
+    await node.join()
+    assert one.joined_base == await one.epoch_base()
+
+
 async def test_a_watch_that_hears_nothing_is_watched_elsewhere(
     settings: EtcdSettings, shared_etcd: EtcdServers, nodes: AsyncExitStack
 ) -> None:

@@ -10,15 +10,17 @@ import sys
 import uuid
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from chatgrpc.adapters.cassandra import CassandraStore, KeyspaceOwner, SchemaError
 from chatgrpc.adapters.etcd import EtcdSettings
 from chatgrpc.adapters.etcd.client import EtcdClient
 from chatgrpc.adapters.etcd.wire_pb2 import DeleteRangeRequest, RequestOp, TxnRequest
+from tests.contract.cassandra_stores import settings
 from tests.support.ports import free_port
 from tests.support.services.cassandra import CassandraCluster
 from tests.support.services.etcd import EtcdCluster
@@ -39,6 +41,7 @@ class Surroundings:
     def __init__(self, folder: Path, etcd: EtcdCluster, redis: RedisServer, cassandra: CassandraCluster) -> None:
         self.name = f"s{uuid.uuid4().hex[:12]}"
         self._etcd = etcd
+        self._cassandra = cassandra
         kept = {variable: value for variable, value in os.environ.items() if not variable.startswith("CHATGRPC_")}
         self._environment = kept | {
             "CHATGRPC_DATA_DIR": str(folder / "data"),
@@ -91,6 +94,22 @@ class Surroundings:
             await client.transact(TxnRequest(success=deletes))
         finally:
             await client.close()
+
+    async def give_keyspace_to_a_newer_etcd(self) -> None:
+        """As if nodes with another etcd had come while this one's were cut off from theirs, and forgotten."""
+        store = await CassandraStore.open(settings(self._cassandra, self.name), KeyspaceOwner(self.name))
+        try:
+            base = await store.use.base()
+            claimed = False
+            while not claimed:
+                uses = await asyncio.to_thread(store._client.execute, "SELECT only FROM {keyspace}.owner")
+                for only in {only for (only,) in uses} - {1}:
+                    await asyncio.to_thread(store._client.execute, "DELETE FROM {keyspace}.owner WHERE only = %s", (only,))
+                with suppress(SchemaError):  # a node has just said again that it uses it
+                    await store.use.claim_base(base + 1)
+                    claimed = True
+        finally:
+            await store.close()
 
 
 @pytest_asyncio.fixture(loop_scope="function")
@@ -145,6 +164,27 @@ async def test_a_node_whose_keyspace_and_etcd_do_not_belong_together_does_not_st
         another_etcd = await surroundings.refusal()
         assert "by another etcd" in another_etcd
         assert "--cluster-etcd" in another_etcd
+    finally:
+        _end(process)
+        await process.communicate()
+
+
+async def test_a_running_node_whose_keyspace_went_to_another_etcd_owns_nothing_any_more(surroundings: Surroundings) -> None:
+    process = await surroundings.serve()
+    try:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        async with asyncio.timeout(WAIT_S):
+            await process.stdout.readline()
+            await surroundings.give_keyspace_to_a_newer_etcd()
+            said = b""
+            while b"keyspace_lost" not in said:
+                said = await process.stderr.readline()
+            while b"was used with an etcd that counts epochs from" not in said:
+                said = await process.stderr.readline()
+        assert b"join_failed" in said
+        assert await surroundings.keys() == []
+        assert process.returncode is None, "it waits for an operator, with its devices"
     finally:
         _end(process)
         await process.communicate()

@@ -10,13 +10,14 @@ from typing import Any, NoReturn, cast
 import structlog
 
 from chatgrpc import background
-from chatgrpc.adapters.cassandra import USE_INTERVAL_S, CassandraSettings, CassandraStore, KeyspaceOwner, SchemaError
+from chatgrpc.adapters.cassandra import CassandraSettings, CassandraStore, KeyspaceOwner, SchemaError
 from chatgrpc.adapters.etcd import EtcdCluster
 from chatgrpc.adapters.redis import RedisClient, RedisLastSeen, RedisSessionMap, RedisSharedLooks
 from chatgrpc.addresses import join_address
 from chatgrpc.closing import Closing
 from chatgrpc.cluster.access import etcd_settings, relay_secret, relay_tls
 from chatgrpc.cluster.audience import ClusterAudience
+from chatgrpc.cluster.claim import Claim, cannot_join
 from chatgrpc.cluster.directory import ClusterDirectory, Describer
 from chatgrpc.cluster.history import ClusterHistory
 from chatgrpc.cluster.looks import LookScreens
@@ -46,7 +47,7 @@ from chatgrpc.edge.look_up import LookUps
 from chatgrpc.edge.node import CLOSE_TIMEOUT_S, Node, Stores, crash, limits_of
 from chatgrpc.edge.server import GrpcServer
 from chatgrpc.metrics import Metrics
-from chatgrpc.ports.cluster import ClusterUnavailableError, NodeInfo
+from chatgrpc.ports.cluster import NodeInfo
 from chatgrpc.ports.errors import StoreError
 from chatgrpc.ports.lease_clock import lease_clock_ms
 from chatgrpc.ports.session_map import SessionEntry
@@ -160,6 +161,7 @@ class ClusterNode:
             options, self._ordering.receive, self._link_changed, describer.describe, metrics, self._ordering.caught_up
         )
         self._cluster = EtcdCluster(etcd_settings(settings.cluster))
+        self._claim = Claim(self.node_id, settings.cluster, store.use, self._cluster)
         self._keeper: ShardKeeper | None = None
         self._relay_port = 0
         self._known_nodes: Mapping[str, NodeInfo] = {}
@@ -182,7 +184,7 @@ class ClusterNode:
         """Joins the cluster, and begins to serve devices and chats.
 
         Raises:
-            StartError: etcd cannot be reached.
+            StartError: etcd or Cassandra does not answer, or they do not belong together.
         """
         cluster, server = self._settings.cluster, self._settings.server
         info = NodeInfo(
@@ -195,6 +197,7 @@ class ClusterNode:
         keeper = self._keeper = ShardKeeper(
             self._cluster,
             info,
+            self._claim.make,
             self._desk,
             self._runner,
             self._new_shard,
@@ -204,7 +207,7 @@ class ClusterNode:
             self._book,
             crash,
         )
-        await self._claim_keyspace()
+        await self._claim.make()  # a node that starts ends if it must not join
         self.node.edge.start()
         self._start(keeper.run())
         # What these look at again and again they would look at again after a crash, too: it would mend nothing.
@@ -215,53 +218,15 @@ class ClusterNode:
             ("looks", self._looks.run),
             ("resync", self._resync.run),
             ("watch", self._keep_watch),
-            ("keyspace", self._say_use),
+            ("keyspace", lambda: self._claim.keep(lambda: self.is_joined, keeper.let_go)),
         ):
             self._start(background.again(work, name))
         try:
             async with asyncio.timeout(_JOIN_TIMEOUT_S):
                 await keeper.has_joined.wait()
         except TimeoutError:
-            raise StartError(
-                f"Cannot join the cluster by etcd ({cluster.etcd}): {keeper.join_error or 'it does not answer'}. "
-                "Is it running, and are --cluster-etcd and its TLS settings right?"
-            ) from None
-
-    async def _claim_keyspace(self) -> None:
-        """While etcd does not answer there is nothing to compare with; joining tells of that."""
-        try:
-            async with asyncio.timeout(_JOIN_TIMEOUT_S):
-                identity = await self._store.identity()
-                self._check_keyspace(identity, await self._cluster.keyspace() or identity)  # before this etcd is noted there
-                base = await self._cluster.epoch_base()
-                await self._store.claim_base(base)
-                self._check_keyspace(identity, await self._cluster.say_keyspace(identity))
-                await self._store.note_use(self.node_id, base)
-        except (SchemaError, StoreError) as error:
-            raise StartError(f"Cassandra ({self._settings.cluster.cassandra}): {error}") from error
-        except (ClusterUnavailableError, TimeoutError) as error:
-            raise StartError(
-                f"Cannot join the cluster by etcd ({self._settings.cluster.etcd}): {error or 'it does not answer'}. "
-                "Is it running, and are --cluster-etcd and its TLS settings right?"
-            ) from None
-
-    def _check_keyspace(self, ours: str, theirs: str) -> None:
-        cluster = self._settings.cluster
-        if ours != theirs:
-            raise StartError(
-                f"The nodes of the cluster {cluster.name!r} in this etcd ({cluster.etcd}) use the keyspace {theirs}, and this "
-                f"node would use {ours}: are --cluster-keyspace and --cluster-cassandra right? Another cluster needs a name of "
-                "its own (--cluster-name). If the keyspace was made anew on purpose, stop all nodes and delete the key "
-                f"{cluster.etcd_prefix}keyspace in etcd."
-            )
-
-    async def _say_use(self) -> NoReturn:
-        """Says again and again that this node uses the keyspace; without a lease it orders nothing there."""
-        while True:
-            await asyncio.sleep(USE_INTERVAL_S)
-            if self.is_joined:
-                with contextlib.suppress(StoreError):  # there are more tries before it is forgotten
-                    await self._store.note_use(self.node_id, self._cluster.joined_base)
+            error = keeper.join_error
+            raise error if isinstance(error, StartError) else StartError(cannot_join(cluster, error)) from None
 
     async def drain(self, server: GrpcServer, timeout_s: float) -> None:
         """Gives shards away, sends devices to other nodes, finishes what is under way, leaves (design §5)."""

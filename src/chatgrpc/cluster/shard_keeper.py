@@ -19,6 +19,7 @@ from chatgrpc.core.tending import ShardOwner, Tending
 from chatgrpc.damage_book import DamageBook
 from chatgrpc.ports.cluster import Cluster, ClusterUnavailableError, ClusterView, NodeInfo
 from chatgrpc.ports.lease_clock import lease_clock_ms
+from chatgrpc.start_error import StartError
 from chatgrpc.trouble import Trouble
 
 _log = structlog.get_logger()
@@ -54,6 +55,7 @@ class ShardKeeper:
         self,
         cluster: Cluster,
         info: NodeInfo,
+        claim: Callable[[], Awaitable[None]],
         desk: OwnerDesk,
         runner: StoreRunner,
         new_shard: Callable[[int, Holds], Shard],
@@ -70,6 +72,8 @@ class ShardKeeper:
         Args:
             cluster: the coordinator.
             info: what others see of this node.
+            claim: makes sure, before each try to join, that coordinator and store belong together; raises StartError if they do
+                not, or if nobody knows.
             desk: where shards are put.
             runner: stores the marks of a shard that is given away.
             new_shard: makes a shard of an epoch and a lease.
@@ -86,9 +90,10 @@ class ShardKeeper:
         """Set once it has joined for the first time, and has seen the cluster."""
         self.drained: set[str] = set()
         """Nodes, long gone perhaps, that said that they had drained. A node's id is never used again."""
-        self.join_error = ""
+        self.join_error: Exception | None = None
         """Why it could not join, the last time that it could not."""
         self._cluster = cluster
+        self._claim = claim
         self._desk = desk
         self._runner = runner
         self._new_shard = new_shard
@@ -108,6 +113,7 @@ class ShardKeeper:
         self._announcing = False
         self._was_lost = False
         self._trouble = Trouble("coordinator_failed")
+        self._not_joined = Trouble("join_failed")
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -120,14 +126,7 @@ class ShardKeeper:
     async def run(self) -> None:
         """Joins, and joins again whenever the lease was lost; tends the shards. Ends when cancelled."""
         while True:
-            try:
-                lease = await self._cluster.join(self.info, self._changed, self._look.set)
-            except ClusterUnavailableError as error:
-                self.join_error = str(error)
-                _log.warning("join_failed", error=self.join_error)
-                await asyncio.sleep(self._pace.retry_s)
-                continue
-            self._lease = lease
+            self._lease = await self._join()
             _log.info("joined", node_id=self.info.node_id)
             self._tend()
             if self.has_joined.is_set():
@@ -139,6 +138,29 @@ class ShardKeeper:
             self._lose()
             # The adapter may not have seen yet that the lease is over.
             await self._cluster.leave()
+
+    async def _join(self) -> Lease:
+        """Tries until it succeeds.
+
+        A node that must not join waits without shards until it may, as it does without a coordinator: what keeps it out may be
+        over by itself, or is for an operator to mend.
+        """
+        while True:
+            try:
+                await self._claim()
+                lease = await self._cluster.join(self.info, self._changed, self._look.set)
+            except (StartError, ClusterUnavailableError) as error:
+                self.join_error = error
+                self._not_joined.failed(error)
+                await asyncio.sleep(self._pace.look_again_s if isinstance(error, StartError) else self._pace.retry_s)
+            else:
+                self._not_joined.worked()
+                return lease
+
+    def let_go(self) -> None:
+        """Gives up the lease and all shards, for somebody learnt that this node must not have them; then `run` goes on."""
+        self._lose()
+        self._look.set()
 
     async def give_all_away(self, timeout_s: float) -> None:
         """Takes no shard any more and gives all away, each once its appends are done; returns when that is so, or after a time.
@@ -173,6 +195,7 @@ class ShardKeeper:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._trouble.stop()
+        self._not_joined.stop()
         await self._cluster.leave()
 
     def _lose(self) -> None:

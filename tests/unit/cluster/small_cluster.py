@@ -31,6 +31,7 @@ from chatgrpc.metrics import Metrics
 from chatgrpc.ports.cluster import NodeInfo
 from chatgrpc.ports.lease_clock import lease_clock_ms, lease_clock_s, now
 from chatgrpc.ports.session_map import SessionEntry
+from chatgrpc.start_error import StartError
 from chatgrpc.v1 import chat_pb2, content_pb2
 from tests.unit.cluster.stubborn_coordinator import StubbornCluster
 from tests.unit.cluster.stubborn_map import StubbornMap
@@ -69,6 +70,9 @@ class SmallNode:
         """Heads of pushes that were missed."""
         self.chats_missed: list[str] = []
         self.times_returned = 0
+        self.refusal = ""
+        """Why it must not join."""
+        self.refusals = 0
         self.seen_owners: Mapping[int, ShardOwner] = {}
         self.seen_nodes: Mapping[str, NodeInfo] = {}
         self.defects: list[BaseException] = []
@@ -96,6 +100,7 @@ class SmallNode:
         self.keeper = ShardKeeper(
             self.coordinator,
             NodeInfo(node_id, f"{node_id}:1", f"{node_id}:2"),
+            self._may_join,
             self.desk,
             self.runner,
             self._new_shard,
@@ -220,6 +225,11 @@ class SmallNode:
 
     def shard_failed(self, tenure: Tenure, defect: Exception) -> None:
         self.keeper.shard_failed(tenure, defect)
+
+    async def _may_join(self) -> None:
+        if self.refusal:
+            self.refusals += 1
+            raise StartError(self.refusal)
 
     def _returned(self) -> None:
         self.times_returned += 1

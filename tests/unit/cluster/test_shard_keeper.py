@@ -197,7 +197,7 @@ async def test_a_node_that_cannot_join_tries_again_and_knows_why() -> None:
     try:
         await until(lambda: node.coordinator.joins > 3)
         assert not node.keeper.has_joined.is_set()
-        assert node.keeper.join_error == "the coordinator does not answer"
+        assert str(node.keeper.join_error) == "the coordinator does not answer"
         node.coordinator.failing.clear()
         async with asyncio.timeout(GIVE_UP_S):
             await node.keeper.has_joined.wait()
@@ -228,6 +228,39 @@ async def test_a_lost_lease_costs_all_shards_which_are_taken_again_under_greater
         assert one.epochs().keys() == before.keys()
         assert all(one.epochs()[shard] > epoch for shard, epoch in before.items())
         assert seqs([await two.send(text(chat_id, "alice", 2, 1))]) == [3]
+
+
+async def test_a_node_that_lost_its_lease_takes_nothing_until_it_may_join_again() -> None:
+    """Meanwhile others may have become owners of the same chats, by another coordinator."""
+    async with small_cluster(nodes=2) as cluster:
+        one, two = cluster.nodes
+        joins, refusals = one.coordinator.joins, one.refusals
+        one.refusal = "the keyspace is used by another etcd"
+        one.coordinator.lose_lease()
+        await until(lambda: one.refusals > refusals + 2)
+        assert str(one.keeper.join_error) == one.refusal
+        assert not one.keeper.is_joined
+        assert one.shards == set()
+        assert one.coordinator.joins == joins, "the others give it nothing meanwhile"
+        await until(lambda: two.shards == ALL)
+        one.refusal = ""
+        await cluster.settled()
+        assert one.shards | two.shards == ALL
+        assert one.times_returned == 1
+
+
+async def test_a_node_that_must_not_have_its_shards_any_more_lets_go_of_them_at_once() -> None:
+    async with small_cluster(nodes=2) as cluster:
+        one, two = cluster.nodes
+        assert one.shards
+        one.refusal = "the keyspace is used by another etcd"
+        one.keeper.let_go()
+        assert one.shards == set()
+        assert not one.keeper.is_joined
+        await until(lambda: two.shards == ALL)  # its lease was given up: nobody waits for its end
+        one.refusal = ""
+        await until(lambda: one.times_returned == 1)
+        await cluster.settled()
 
 
 async def test_shards_that_were_being_given_away_when_the_lease_was_lost_are_tended_again() -> None:

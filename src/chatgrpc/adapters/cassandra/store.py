@@ -2,14 +2,14 @@
 
 import asyncio
 import threading
-from typing import Any, Self
+from typing import Self
 
 from chatgrpc.adapters.cassandra.accounts import CassandraDeviceStore, CassandraProfileStore
 from chatgrpc.adapters.cassandra.batches import BESIDE_UNDER_WAY_MAX, Batches
 from chatgrpc.adapters.cassandra.client import CassandraClient, CassandraSettings
 from chatgrpc.adapters.cassandra.committed import CassandraCommittedLog
 from chatgrpc.adapters.cassandra.cursors import CassandraCursorStore
-from chatgrpc.adapters.cassandra.owner import NOTE_USE, KeyspaceOwner, claim, claim_base, identity, use_of
+from chatgrpc.adapters.cassandra.owner import KeyspaceOwner, KeyspaceUse, claim
 from chatgrpc.adapters.cassandra.receipts import CassandraReceiptStore
 from chatgrpc.adapters.cassandra.rows import CassandraRowStore
 from chatgrpc.adapters.cassandra.schema import migrate, packaged_migrations
@@ -24,7 +24,7 @@ class CassandraStore:
         self._client = client
         self._batches = Batches(client, loop)
         self._beside = Batches(client, loop, BESIDE_UNDER_WAY_MAX)
-        self._note_use: Any = None  # there is a place for it only in a keyspace that was taken
+        self._use: KeyspaceUse | None = None
         self._closing: asyncio.Future[None] | None = None
         self.rows = CassandraRowStore(client, self._batches, self._beside, loop)
         self.committed = CassandraCommittedLog(client)
@@ -65,7 +65,7 @@ class CassandraStore:
                 claim(client, owner)
             store = cls(client, loop)
             if owner is not None:
-                store._note_use = client.prepare(NOTE_USE)
+                store._use = KeyspaceUse(client)
             if given_up.is_set():
                 raise StoreUnavailableError("nobody waits for the store any more")
             return store
@@ -73,30 +73,11 @@ class CassandraStore:
             client.abandon()
             raise
 
-    async def claim_base(self, etcd_base: int) -> None:
-        """Notes from where the cluster's etcd counts epochs: see `owner.claim_base`.
-
-        Raises:
-            SchemaError: the keyspace was used with an etcd that counts from later, or is used with another one.
-            StoreUnavailableError: nobody knows.
-        """
-        await asyncio.to_thread(claim_base, self._client, etcd_base)
-
-    async def identity(self) -> str:
-        """What tells the keyspace from all others: see `owner.identity`.
-
-        Raises:
-            StoreUnavailableError: nobody knows.
-        """
-        return await asyncio.to_thread(identity, self._client)
-
-    async def note_use(self, node_id: str, etcd_base: int) -> None:
-        """Says for `owner.USE_KEPT_S` that a node uses the keyspace, which it has taken, by the etcd that counts from there.
-
-        Raises:
-            StoreError: nobody may know of it.
-        """
-        await self._client.write(self._note_use.bind(use_of(node_id, etcd_base)))
+    @property
+    def use(self) -> KeyspaceUse:
+        """Who uses the keyspace; of a store that was opened with an owner."""
+        assert self._use is not None, "there is a place for it only in a keyspace that was taken"
+        return self._use
 
     async def close(self) -> None:
         """Finishes what was asked before, then lets the connections go. Calls after it raise `StoreUnavailableError`."""

@@ -62,6 +62,8 @@ class EtcdCluster:
         self._releasing: dict[int, int] = {}
         """Shard to the revision at which it was taken whose deletion was asked for, and may yet be done."""
         self._epoch_base = 0
+        self._asked_base = 0
+        """What was last said of it before joining; 0 = nothing."""
 
     async def join(self, info: NodeInfo, on_change: Callable[[ClusterView], None], on_lost: Callable[[], None]) -> Lease:
         """See the port."""
@@ -85,8 +87,11 @@ class EtcdCluster:
 
         watch = PrefixWatch(self._client, self._keys.prefix, reset, apply)
         try:
-            self._epoch_base = await self._found_or_read_base()
             self._lease = await KeptLease.grant(self._client, EtcdRenewals(self._settings), self._settings.lease_ttl_s, lost)
+            # After the lease was granted, which another etcd does not know: so the base is that of the etcd that holds it.
+            self._epoch_base = await self._found_or_read_base()
+            if self._asked_base not in (0, self._epoch_base):
+                raise EtcdError("it was set up anew just now")
             self._info, self._watch = info, watch
             await self._publish(info)
             await watch.start()
@@ -100,15 +105,17 @@ class EtcdCluster:
                 await self.leave()
 
     async def epoch_base(self) -> int:
-        """What this etcd's epochs are counted from; the first node to ask makes it so.
+        """What this etcd's epochs are counted from; the first node to ask makes it so. This node joins by no other etcd, until
+        it has asked again.
 
         Raises:
             ClusterUnavailableError: etcd does not answer.
         """
         try:
-            return await self._found_or_read_base()
+            self._asked_base = await self._found_or_read_base()
         except EtcdError as error:
             raise _mapped(error) from error
+        return self._asked_base
 
     async def keyspace(self) -> str:
         """Which keyspace this cluster's nodes use, as the first of them has said; empty if none has.

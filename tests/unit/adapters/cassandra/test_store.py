@@ -298,44 +298,44 @@ class TestOwner:
 
     async def test_an_etcd_that_counts_from_earlier_is_refused(self, shared_cassandra: CassandraCluster) -> None:
         store = await _open_owned(shared_cassandra, "based", KeyspaceOwner("ours"))
-        await asyncio.gather(*(store.claim_base(1_000) for _ in range(3)))
-        await store.claim_base(2_000)
+        await asyncio.gather(*(store.use.claim_base(1_000) for _ in range(3)))
+        await store.use.claim_base(2_000)
         with pytest.raises(SchemaError, match="from 2000, and this one counts from 1000"):
-            await store.claim_base(1_000)
-        await store.claim_base(2_000)
+            await store.use.claim_base(1_000)
+        await store.use.claim_base(2_000)
         await store.close()
 
     async def test_another_etcd_is_refused_while_nodes_use_the_keyspace(self, shared_cassandra: CassandraCluster) -> None:
         """It may be a new one that another cluster of this name was given by mistake."""
         store = await _open_owned(shared_cassandra, "used", KeyspaceOwner("ours"))
-        await store.claim_base(1_000)
+        await store.use.claim_base(1_000)
         for node_id in ("node-2", "node-1", "node-1"):
-            await store.note_use(node_id, 1_000)
+            await store.use.note_use(node_id, 1_000)
         with pytest.raises(SchemaError, match=r"by another etcd, .*: node-1, node-2\. .*--cluster-etcd"):
-            await store.claim_base(2_000)
-        await store.claim_base(1_000)  # they may be started again
+            await store.use.claim_base(2_000)
+        await store.use.claim_base(1_000)  # they may be started again
         ((kept_s,), _) = await execute(store, "SELECT TTL(cluster) FROM {keyspace}.owner WHERE only < 0 ALLOW FILTERING")
         assert isinstance(kept_s, int)
         assert 0 < kept_s <= USE_KEPT_S
         for node_id in ("node-1", "node-2"):  # as it goes by itself
             await execute(store, f"DELETE FROM {{keyspace}}.owner WHERE only = {use_of(node_id, 0)[0]}")
-        await store.claim_base(2_000)
-        await store.note_use("node-1", 2_000)
-        await store.claim_base(2_000)
+        await store.use.claim_base(2_000)
+        await store.use.note_use("node-1", 2_000)
+        await store.use.claim_base(2_000)
         await store.close()
 
     async def test_a_keyspace_is_told_from_all_others(self, shared_cassandra: CassandraCluster) -> None:
         names = ("told", "apart", "told")
         stores = [await _open_owned(shared_cassandra, name, KeyspaceOwner("ours")) for name in names]
-        told, apart, again = [await store.identity() for store in stores]
+        told, apart, again = [await store.use.identity() for store in stores]
         assert told == again != apart
-        await stores[0].claim_base(1_000)
-        await stores[0].note_use("node-1", 1_000)
-        assert await stores[0].identity() == told
+        await stores[0].use.claim_base(1_000)
+        await stores[0].use.note_use("node-1", 1_000)
+        assert await stores[0].use.identity() == told
         await execute(stores[0], "DROP KEYSPACE {keyspace}")
         await asyncio.gather(*(store.close() for store in stores))
         anew = await _open_owned(shared_cassandra, "told", KeyspaceOwner("ours"))
-        assert await anew.identity() != told
+        assert await anew.use.identity() != told
         await anew.close()
 
 
