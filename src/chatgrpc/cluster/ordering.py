@@ -191,7 +191,7 @@ class ClusterOrdering:
         if not self._router.is_idle:
             return False
         self._router.tell_of_memory()
-        return not self.owner.beat()
+        return self.owner.is_heard
 
     # Links and cluster.
 

@@ -240,6 +240,11 @@ class HeadBook:
         self._heads[chat_id] = max(seq, before_seq)
         return before_seq
 
+    @property
+    def is_open(self) -> bool:
+        """Whether something is not confirmed."""
+        return bool(self._heads)
+
     def beat(self) -> dict[str, int]:
         """The heads that a heartbeat names; they are named again until the edge confirms one."""
         return dict(self._heads)

@@ -250,6 +250,11 @@ class OwnerDesk:
             for heads in _some_together(book.beat())
         ]
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether each node has confirmed all that was pushed to it; may be asked far more often than a heartbeat is due."""
+        return not any(book.is_open for book in self._books.values())
+
     # How it goes on.
 
     def route(

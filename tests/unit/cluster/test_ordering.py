@@ -6,7 +6,7 @@ from typing import cast
 import pytest
 
 from chatgrpc.cluster.ordering import ClusterOrdering
-from chatgrpc.core.lanes import Forward, Forwarded
+from chatgrpc.core.lanes import Forward, Forwarded, HeadBook
 from chatgrpc.core.links import Deliver, EndStream, EndStreamHeard, Heads, HeadsHeard, Load, Message, RaiseMark, ShowReceipt
 from chatgrpc.ports.lease_clock import now
 from chatgrpc.v1 import chat_pb2, session_pb2
@@ -145,6 +145,22 @@ async def test_what_went_by_last_places_is_heard_by_all_before_a_node_may_say_th
             await two.ordering.until_heard()
         assert three.heads == {chat_id: 2}
         assert two.desk.beat() == []
+
+
+async def test_whether_all_was_heard_is_asked_without_working_heartbeats_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked every 50 ms by a node that is in a hurry, and there may be a head of every chat."""
+    async with small_cluster(nodes=2) as cluster:
+        one, two = cluster.nodes
+        heads = dict.fromkeys((f"g.{number}" for number in range(10_000)), 1)
+        two.desk.doubt(heads, [one.node_id])
+        monkeypatch.setattr(two.ordering, "pass_time", lambda _: None)
+        monkeypatch.setattr(HeadBook, "beat", lambda _: pytest.fail("the heartbeat is worked out"))
+        asking = asyncio.create_task(two.ordering.until_heard())
+        await two.ticks()
+        assert not asking.done()
+        two.ordering.receive(one.node_id, [HeadsHeard(heads)])
+        async with asyncio.timeout(GIVE_UP_S):
+            await asking
 
 
 async def test_a_lost_push_is_found_by_the_next_push_too() -> None:

@@ -292,6 +292,20 @@ def test_a_push_is_in_the_heartbeats_until_its_node_confirms_it() -> None:
     assert owner.desk.beat() == [("n2", Heads({"c": 5}))]
 
 
+def test_all_is_heard_when_each_node_has_confirmed_all_that_was_pushed_to_it() -> None:
+    owner = Owner()
+    assert owner.desk.is_heard
+    owner.desk.route([delivery(5, "alice", "bob")], [], {"alice": ["n1"], "bob": ["n2"]})
+    assert not owner.desk.is_heard
+    owner.receive(HeadsHeard({"c": 5}), sender_id="n1")
+    owner.receive(HeadsHeard({"c": 4}), sender_id="n2")
+    assert not owner.desk.is_heard
+    owner.receive(HeadsHeard({"c": 5}), sender_id="n2")
+    assert owner.desk.is_heard
+    owner.desk.doubt({"d": 1}, ["n1"])
+    assert not owner.desk.is_heard
+
+
 def test_many_heads_are_named_a_few_in_a_message_and_confirmed_each_for_itself() -> None:
     desk = OwnerDesk(Limits(), lambda chat_id: 0)
     desk.see(["edge"])
