@@ -5,7 +5,7 @@ again when it is stored, for devices that connected between the two. Presence is
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn, TypeAlias, cast
 
@@ -113,16 +113,18 @@ class ClusterAudience:
         """See the protocol."""
         self._desk.tell(chat_id, TellTyping(chat_id, typist.session.user_id, kind))
 
-    def show(self, notice: ShowReceipt | ShowTyping) -> None:
-        """An owner says what some users of this node are to be shown."""
+    def show(self, notice: ShowReceipt | ShowTyping) -> Iterator[None]:
+        """An owner says what some users of this node are to be shown; a step for each of them."""
         if isinstance(notice, ShowTyping):
             if notice.kind not in session_pb2.TypingKind.values():
                 return  # a later version's
             typing = session_pb2.Typing(chat_id=notice.chat_id, user_id=notice.user_id, kind=cast("_TypingKind", notice.kind))
             chunk = typing_chunk(typing)
-            for connection in self._of_users(notice.to_user_ids):
-                connection.session.show_typing(notice.chat_id, notice.user_id, chunk)
-                self._connections.show(connection)
+            for user_id in notice.to_user_ids:
+                for connection in self._connections.of_user(user_id):
+                    connection.session.show_typing(notice.chat_id, notice.user_id, chunk)
+                    self._connections.show(connection)
+                yield
             return
         receipt = chat_pb2.Receipt(
             chat_id=notice.chat_id,
@@ -130,15 +132,14 @@ class ClusterAudience:
             delivered_seq=notice.delivered_seq,
             read_seq=notice.read_seq,
         )
-        now_ms = self._monotonic_ms()
-        for connection in self._of_users(notice.to_user_ids):
-            news = self._receipts_shown.news(connection, receipt, now_ms)
-            if news is not None:
-                connection.session.show_receipt(news)
-                self._connections.show(connection)
-
-    def _of_users(self, user_ids: Iterable[str]) -> Iterable[Connection]:
-        return (connection for user_id in user_ids for connection in self._connections.of_user(user_id))
+        for user_id in notice.to_user_ids:
+            now_ms = self._monotonic_ms()
+            for connection in self._connections.of_user(user_id):
+                news = self._receipts_shown.news(connection, receipt, now_ms)
+                if news is not None:
+                    connection.session.show_receipt(news)
+                    self._connections.show(connection)
+            yield
 
     # Sessions.
 

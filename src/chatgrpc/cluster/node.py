@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import random
 import secrets
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from typing import Any, NoReturn, cast
 
 import structlog
@@ -275,9 +275,9 @@ class ClusterNode:
 
     # What the parts ask and tell.
 
-    def show(self, notice: ShowReceipt | ShowTyping) -> None:
+    def show(self, notice: ShowReceipt | ShowTyping) -> Iterator[None]:
         """See `cluster.ordering.Listener`."""
-        self._audience.show(notice)
+        return self._audience.show(notice)
 
     def end_stream(self, sender_id: str, message: EndStream) -> None:
         """See `cluster.ordering.Listener`."""

@@ -8,7 +8,7 @@ A message that our own code trips over, whoever sent it, costs that message and 
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from time import perf_counter
 from typing import Protocol
 
@@ -41,7 +41,7 @@ from chatgrpc.core.tending import ShardOwner
 from chatgrpc.core.write import Write
 from chatgrpc.damage_book import DamageBook
 from chatgrpc.edge.ordering import Progress
-from chatgrpc.edge.slices import Slice
+from chatgrpc.edge.slices import Backlog, Slice
 from chatgrpc.ports.lease_clock import now as moment
 
 _TO_EDGE = (Forwarded, Deliver, Heads, HeadIs, MembersAre, ShowReceipt, ShowTyping)
@@ -49,6 +49,8 @@ _TO_OWNER = (Forward, HeadsHeard, AskHead, AskMembers, RaiseMark, TellTyping)
 
 _INBOX_BATCHES_MAX = 64
 """What links brought and nobody has looked at; one more of each link may come."""
+_TO_SHOW_MAX = 20_000
+"""Receipts that wait to be shown, counted by who is to see them, before a node drops them; typing is dropped at half of it."""
 _BEAT_INTERVAL_S = 1.0
 _LOOK_AGAIN_INTERVAL_S = 30.0
 _HEARD_INTERVAL_S = 0.05
@@ -57,8 +59,8 @@ _HEARD_INTERVAL_S = 0.05
 class Listener(Protocol):
     """Who is told what owners say besides events and answers."""
 
-    def show(self, notice: ShowReceipt | ShowTyping) -> None:
-        """Receipts and typing for users of this node."""
+    def show(self, notice: ShowReceipt | ShowTyping) -> Iterator[None]:
+        """Receipts and typing for users of this node; shown as it is stepped through, a step for each of them."""
         ...
 
     def end_stream(self, sender_id: str, message: EndStream) -> None:
@@ -120,6 +122,7 @@ class ClusterOrdering:
         self._clock_s = clock_s
         self._inbox: deque[tuple[str, Iterator[Message]]] = deque()
         self._room = asyncio.Event()  # in the inbox
+        self._to_show = Backlog()
         self._beat_interval_ms = int(beat_interval_s * 1000)
         self._beat_at_ms = 0
         self._quiet = asyncio.Event()
@@ -287,7 +290,9 @@ class ClusterOrdering:
                 else:
                     self._send(node_id, message)
         self._router.start(*to_route)
-        self._show(notices)
+        for notice in notices:
+            self._show_soon(notice)
+        self._show()
         if missed:
             self._heard_by().missed(missed)
         return Progress(answers, deliveries, {chat_id: found.seq for chat_id, found in missed.items()})
@@ -298,12 +303,24 @@ class ClusterOrdering:
         for tenure, defect in owner.failed:
             self._heard_by().shard_failed(tenure, defect)
 
-    def _show(self, notices: Iterable[ShowReceipt | ShowTyping]) -> None:
-        for notice in notices:
-            try:
-                self._heard_by().show(notice)
-            except Exception as defect:
-                self._book.defect("message", defect, kind=type(notice).__name__)
+    def _show_soon(self, notice: ShowReceipt | ShowTyping) -> None:
+        """What a message brings may be for hundreds of users. A node that is behind with it drops some, as links do: it is not
+        worth that events wait for it, typing is old by then, and a receipt is told again, or said by the device's next Hello.
+        """
+        most = _TO_SHOW_MAX if isinstance(notice, ShowReceipt) else _TO_SHOW_MAX // 2
+        if self._to_show.steps < most:
+            self._to_show.add(self._shown(notice), len(notice.to_user_ids))
+
+    def _shown(self, notice: ShowReceipt | ShowTyping) -> Iterator[None]:
+        try:
+            yield from self._heard_by().show(notice)
+        except Exception as defect:
+            self._book.defect("message", defect, kind=type(notice).__name__)
+
+    def _show(self) -> None:
+        """Goes on with what is to be shown, until its slice of time is over; the next tick goes on."""
+        if self._to_show.go_on(Slice(self._clock_s)):
+            self._wake_up()
 
     def _post(self, node_id: str, message: Message) -> None:
         if node_id == self._node_id:

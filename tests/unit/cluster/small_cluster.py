@@ -7,7 +7,7 @@ Links are calls that a test can cut.
 import asyncio
 import random
 import zlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from chatgrpc.adapters.memory import MemoryCoordinator, MemoryStore
@@ -208,8 +208,9 @@ class SmallNode:
 
     # What its parts say.
 
-    def show(self, notice: ShowReceipt | ShowTyping) -> None:
+    def show(self, notice: ShowReceipt | ShowTyping) -> Iterator[None]:
         self.shown.append(notice)
+        return iter(())
 
     def end_stream(self, sender_id: str, message: EndStream) -> None:
         self.ended.append(message)

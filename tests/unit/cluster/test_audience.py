@@ -1,7 +1,7 @@
 """Receipts and typing reach whom they concern on any node; streams are ended wherever they are."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import pytest
 
@@ -76,8 +76,8 @@ class Place:
         frames = self.streams.frames(connection)
         return [frame.receipt if frame.HasField("receipt") else frame.typing for frame in frames]
 
-    def show(self, notice: ShowReceipt | ShowTyping) -> None:
-        self.audience.show(notice)
+    def show(self, notice: ShowReceipt | ShowTyping) -> Iterator[None]:
+        return self.audience.show(notice)
 
     def end_stream(self, sender_id: str, message: EndStream) -> None:
         self.ended.append(message)
@@ -247,9 +247,10 @@ async def test_what_is_typed_is_serialized_once_for_all_who_are_shown_it_here() 
     async with small_cluster(nodes=2) as cluster:
         place = World(cluster).one
         shown = [await place.connect(user_id) for user_id in ("bob", "carol")]
-        place.show(ShowTyping(CHAT, "alice", session_pb2.TYPING_KIND_TEXT, ("bob", "carol")))
+        steps = list(place.show(ShowTyping(CHAT, "alice", session_pb2.TYPING_KIND_TEXT, ("bob", "carol"))))
         bobs, carols = (chunk for connection in shown for chunk in connection.session.control.values())
         assert bobs is carols
+        assert len(steps) == 2, "there may be hundreds"
 
 
 # Sessions.

@@ -1,13 +1,25 @@
 """Nodes order as one: whoever is asked, and whatever the links lose."""
 
 import asyncio
+from collections.abc import Iterator
 from typing import cast
 
 import pytest
 
 from chatgrpc.cluster.ordering import ClusterOrdering
 from chatgrpc.core.lanes import Forward, Forwarded, HeadBook
-from chatgrpc.core.links import Deliver, EndStream, EndStreamHeard, Heads, HeadsHeard, Load, Message, RaiseMark, ShowReceipt
+from chatgrpc.core.links import (
+    Deliver,
+    EndStream,
+    EndStreamHeard,
+    Heads,
+    HeadsHeard,
+    Load,
+    Message,
+    RaiseMark,
+    ShowReceipt,
+    ShowTyping,
+)
 from chatgrpc.ports.lease_clock import now
 from chatgrpc.v1 import chat_pb2, session_pb2
 from tests.unit.cluster.small_cluster import GIVE_UP_S, SmallCluster, group_creation, seqs, small_cluster, text, until
@@ -355,3 +367,60 @@ async def test_what_links_bring_is_taken_a_few_messages_at_a_time_and_in_its_ord
             ordering.pump(now())
             assert len(heard) <= pumps * (STEPS_PER_SLICE + 1)
         assert heard == [f"{node_id} {number}" for node_id in ("b", "c") for number in range(3 * STEPS_PER_SLICE)]
+
+
+async def test_what_is_to_be_shown_is_shown_to_a_few_at_a_time_and_what_waits_is_bounded() -> None:
+    async with small_cluster(nodes=1) as cluster:
+        (one,) = cluster.nodes
+        woken: list[None] = []
+        ordering = ClusterOrdering(
+            one.node_id, one.edge, one.desk, one.runner, one.router, one.book,
+            lambda node_id, message: True, lambda: woken.append(None), clock_s=Clock(),
+        )  # fmt: skip
+        ordering.tell(one)
+        seen: list[tuple[str, str]] = []
+
+        def show(notice: ShowReceipt | ShowTyping) -> Iterator[None]:
+            for user_id in notice.to_user_ids:
+                seen.append((notice.chat_id, user_id))
+                yield
+
+        one.show = show  # type: ignore[method-assign]
+        users = tuple(f"u{number}" for number in range(STEPS_PER_SLICE // 2))
+        few = [ShowTyping(f"g.{number}", "alice", 1, users) for number in range(12)]
+        ordering.receive("b", [*few])
+        pumps = 0
+        while woken:
+            woken.clear()
+            pumps += 1
+            ordering.pump(now())
+            assert len(seen) <= pumps * (STEPS_PER_SLICE + 1)
+        assert seen == [(notice.chat_id, user_id) for notice in few for user_id in users]
+
+
+async def test_of_what_is_to_be_shown_typing_is_dropped_first_and_a_notice_that_fails_takes_no_other_along() -> None:
+    async with small_cluster(nodes=1) as cluster:
+        (one,) = cluster.nodes
+        ordering = ClusterOrdering(
+            one.node_id, one.edge, one.desk, one.runner, one.router, one.book,
+            lambda node_id, message: True, lambda: None, clock_s=lambda: 0.0,
+        )  # fmt: skip
+        ordering.tell(one)
+        seen: list[str] = []
+
+        def show(notice: ShowReceipt | ShowTyping) -> Iterator[None]:
+            seen.append(notice.chat_id)
+            yield
+            if notice.chat_id == "broken":
+                raise RuntimeError("a mistake")
+
+        one.show = show  # type: ignore[method-assign]
+        many = ("bob",) * 10_000
+        typing = [ShowTyping(chat_id, "alice", 1, many) for chat_id in ("broken", "dropped")]
+        receipts = [ShowReceipt(chat_id, "alice", 1, 1, many) for chat_id in ("receipt", "dropped too")]
+        ordering.receive("b", [*typing, *receipts])
+        ordering.pump(now())
+        assert seen == ["broken", "receipt"]
+        ordering.receive("b", [ShowTyping("afterwards", "alice", 1, ("bob",))])
+        ordering.pump(now())
+        assert seen == ["broken", "receipt", "afterwards"]
