@@ -85,15 +85,21 @@ class CassandraRowStore:
             self._loop.call_soon(written, list(writes), StoreUnavailableError("the store is closed"))
             return
         for write in writes:
-            match write:
-                case WriteRow(row=row):
-                    self._batches.put(self._bound_row(write), len(row.event), write, written)
-                case WriteBoundary():
-                    self._batches.put(self._bound_boundary(write), 0, write, written)
-                case WriteViews():
-                    task = background.start(self._write_views(write, written), background.logged("views"))
-                    self._views_under_way.add(task)
-                    task.add_done_callback(self._views_under_way.discard)
+            try:
+                self._begin(write, written)
+            except Exception as defect:
+                self._loop.call_soon(written, [write], _cannot_be_stored(write, defect))
+
+    def _begin(self, write: StoreWrite, written: Written) -> None:
+        match write:
+            case WriteRow(row=row):
+                self._batches.put(self._bound_row(write), len(row.event), write, written)
+            case WriteBoundary():
+                self._batches.put(self._bound_boundary(write), 0, write, written)
+            case WriteViews():
+                task = background.start(self._write_views(write, written), background.logged("views"))
+                self._views_under_way.add(task)
+                task.add_done_callback(self._views_under_way.discard)
 
     async def write_marks(self, marks: Sequence[WriteMark]) -> None:
         """See the port."""
@@ -122,7 +128,14 @@ class CassandraRowStore:
             await self._views.write(write.entry)
         except StoreError as error:
             failure = error
-        except Exception as defect:  # of ours, or of the driver over a value that it cannot send: so it would be each time
-            failure = CannotBeStoredError(f"views of chat {write.entry.chat_id}: {type(defect).__name__}: {defect}")
-            failure.__cause__ = defect
+        except Exception as defect:
+            failure = _cannot_be_stored(write, defect)
         written([write], failure)
+
+
+def _cannot_be_stored(write: StoreWrite, defect: Exception) -> CannotBeStoredError:
+    """What a defect comes to, of ours, or of the driver over a value that it cannot send: so it would be each time."""
+    chat_id = write.entry.chat_id if isinstance(write, WriteViews) else write.chat_id
+    error = CannotBeStoredError(f"{type(write).__name__} of chat {chat_id}: {type(defect).__name__}: {defect}")
+    error.__cause__ = defect
+    return error

@@ -15,7 +15,8 @@ from cassandra.cluster import Session
 from chatgrpc.adapters.cassandra import CassandraSettings, CassandraStore, KeyspaceOwner, SchemaError, client, schema
 from chatgrpc.adapters.cassandra.owner import USE_KEPT_S, use_of
 from chatgrpc.adapters.cassandra.schema import packaged_migrations
-from chatgrpc.core.row_store import ReadBucket, ReadHead, WriteMark
+from chatgrpc.core.epochs import Row
+from chatgrpc.core.row_store import ReadBucket, ReadHead, StoreWrite, WriteBoundary, WriteMark, WriteRow
 from chatgrpc.ports.accounts import Connected, Profile, TooManyDevicesError
 from chatgrpc.ports.cursors import Cursor
 from chatgrpc.ports.errors import CannotBeStoredError, ChatDamagedError, StoreUnavailableError
@@ -259,6 +260,21 @@ async def test_what_cassandra_can_never_do_does_not_pass_for_a_store_that_is_awa
     (error,) = await rows.try_to_write(views(chat, 1, amends_seq=2**64 - 1))
     assert isinstance(error, CannotBeStoredError)
     await rows.write(views(chat, 2, amends_seq=1))
+    await store.close()
+
+
+async def test_a_row_that_cannot_be_sent_is_told_by_itself_and_takes_no_other_along(shared_cassandra: CassandraCluster) -> None:
+    """Whoever asked for it counts on being told of each write."""
+    store = await open_store(shared_cassandra, "unit")
+    rows, chat = Rows(store.rows, store.committed), f"g.{secrets.token_hex(11)}"
+    never: list[StoreWrite] = [
+        WriteRow(chat, 0, Row(2**64 - 1, 1, b"")),
+        WriteBoundary(chat, 0, 1, 2**64 - 1),
+        WriteRow("g" * 70_000, 0, Row(1, 1, b"")),
+    ]
+    errors = await rows.try_to_write(row(chat, 1), *never, row(chat, 2))
+    assert sorted(type(error).__name__ for error in errors) == ["CannotBeStoredError"] * 3 + ["NoneType"] * 2
+    assert {row.seq for row in (await store.rows.read_bucket(ReadBucket(chat, 0, 0))).rows} == {1, 2}
     await store.close()
 
 
