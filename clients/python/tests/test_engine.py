@@ -30,6 +30,7 @@ from chatgrpc_client.exceptions import (
     ChatDamagedError,
     ClientClosedError,
     DeviceRevokedError,
+    DiskError,
     ForbiddenError,
     RateLimitedError,
     RequestTimeoutError,
@@ -614,6 +615,46 @@ async def test_a_disk_that_cannot_be_read_for_a_message_to_send_ends_the_session
             assert (await (await client.send("hello", user_id="bob")).sent).seq == 100
         assert failed
         assert server.streams == 2
+
+
+async def test_what_the_disk_did_not_take_is_acknowledged_by_the_next_call_and_leaves_no_hole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def three_events(stream: Stream) -> None:
+        await stream.welcome(frame(opened(1)), *(frame(event(n)) for n in (1, 2, 3)))
+        await stream.stay()
+
+    async with client_of(tmp_path, three_events, manual_ack=True) as (client, _), watching(client) as got:
+        await got.until(lambda: len(got.of(LogEvent)) == 3)
+        first, second, third = got.of(LogEvent)
+        await client.acknowledge(first)
+        failing_once(monkeypatch, "apply")
+        with pytest.raises(DiskError):
+            await client.acknowledge(second)
+        await client.acknowledge(second)
+        page = await client.held_history(CHAT)
+        assert page is not None
+        assert [e.seq for e in page.events] == [1, 2]
+        await client.acknowledge(third)
+        assert [e.seq for e in (await client.history(CHAT)).events] == [1, 2, 3]
+
+
+async def test_a_chat_whose_opening_the_disk_did_not_take_is_held_once_its_events_are_acknowledged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = failing_once(monkeypatch, "apply")
+
+    async def from_the_beginning(stream: Stream) -> None:
+        await stream.welcome(frame(opened(1, head_seq=2)), frame(event(1)), frame(event(2)))
+        await stream.stay()
+
+    async with client_of(tmp_path, from_the_beginning, manual_ack=True) as (client, server), watching(client) as got:
+        await got.until(lambda: len(got.of(LogEvent)) == 2)
+        await client.wait_until_live(TIMEOUT_S)
+        assert (failed, server.streams) == (["apply"], 2)
+        await client.acknowledge(got.of(LogEvent)[-1])
+        assert await client.chat(CHAT) is not None
+        assert [e.seq for e in (await client.history(CHAT)).events] == [1, 2]
 
 
 async def test_a_disk_that_does_not_take_a_new_key_ends_the_session_and_the_message_gets_one_on_the_next(

@@ -390,19 +390,25 @@ class Engine:
         async with self._manual:
             records: list[Record] = []
             sync_token = None
+            taken = 0
             waiting = self._unacknowledged
             if not any(record is event for record in waiting):
                 event = None  # acknowledged before, perhaps by a call that was cancelled while it waited for the disk
-            while waiting and (event is not None or not isinstance(waiting[0], chat_pb2.ChatEvent)):
-                record = waiting.popleft()
+            for record in waiting:
+                if event is None and isinstance(record, chat_pb2.ChatEvent):
+                    break
+                taken += 1
                 if isinstance(record, _Synced):
                     sync_token = record.sync_token
                     continue
                 records.append(record)
                 if record is event:
                     event = None
-            if records or sync_token is not None:
-                await self._store_records(records, (), sync_token)
+            if not taken:
+                return
+            await self._store_records(records, (), sync_token)
+            for _ in range(taken):  # only now: what the disk did not take is stored by whoever asks again
+                waiting.popleft()
 
     async def _settle_sends(self, received: Received) -> None:
         for entry, error in received.delayed:
