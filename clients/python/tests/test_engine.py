@@ -679,6 +679,20 @@ async def test_a_disk_that_does_not_take_a_new_key_ends_the_session_and_the_mess
         assert server.streams == 2
 
 
+async def test_a_disk_that_takes_a_message_and_not_its_key_does_not_say_that_the_message_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its author would send it again, and it goes out by itself."""
+    async with client_of(tmp_path, committing) as (client, server):
+        await client.wait_until_live(TIMEOUT_S)
+        failed = failing_once(monkeypatch, "set_seen_seq")
+        outgoing = await client.send("hello", user_id="bob")
+        async with asyncio.timeout(SOONER_S):
+            assert (await outgoing.sent).seq == 100
+        assert failed
+        assert server.streams == 2
+
+
 @pytest.mark.parametrize("is_refused", [False, True])
 @pytest.mark.parametrize("drains", [False, True])
 async def test_a_message_whose_answer_the_disk_did_not_take_waits_and_is_answered_again(

@@ -505,7 +505,8 @@ class Engine:
             return future
         self._outgoing[message.client_message_id] = future
         self._hurry.set()
-        await self.give_keys()
+        if self._keyless:
+            self._start(self.give_keys())  # meanwhile: if the disk fails now, the message is kept all the same
         self._wake()
         return future
 
