@@ -246,6 +246,27 @@ async def test_a_chat_opens_with_its_newest_page_and_shows_older_ones_on_demand(
         assert shown == [*range(30, 50), *range(10, 30), *range(1, 10)]
 
 
+async def test_what_became_of_a_hidden_message_is_not_shown_by_another_run(shell: Shell, home: Home, names: Names) -> None:
+    alice_id, bob_id, _ = names
+    chat = ("chat", "--as", alice_id, "--with", bob_id)
+    async with home.device(bob_id) as bob:
+        sent = await (await bob.send("the secret", user_id=alice_id)).sent
+        async with shell.start(*chat) as alice:
+            await alice.until(lambda line: line.endswith("the secret"))
+            alice.type("/hide 2")
+            await alice.until(lambda line: "hidden for you: #2" in line)
+            assert await alice.end() == 0
+        await (await bob.edit(sent.chat_id, 2, "the secret as it was")).sent
+        await (await bob.send("on the page", user_id=alice_id)).sent
+        async with shell.start(*chat) as alice:
+            await alice.until(lambda line: line.endswith("on the page"))
+            await (await bob.edit(sent.chat_id, 2, "the secret as it is")).sent
+            await (await bob.send("live", user_id=alice_id)).sent
+            await alice.until(lambda line: line.endswith("live"))
+            assert await alice.end() == 0
+            assert "secret" not in "".join(alice.lines)
+
+
 def test_over_tls(tmp_path: Path) -> None:
     cert, key = certificate(tmp_path)
     tls = {"CHATGRPC_SERVER__TLS_CERT_FILE": str(cert), "CHATGRPC_SERVER__TLS_KEY_FILE": str(key)}

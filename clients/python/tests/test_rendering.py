@@ -139,6 +139,18 @@ def test_hidden_messages_are_not_shown_again() -> None:
     assert conversation.add(event(7, reaction(5, "👍"))) is None
 
 
+def test_what_becomes_of_a_hidden_message_is_not_shown_whether_it_is_held_or_not() -> None:
+    conversation = Conversation("alice")
+    conversation.add(event(6, text("not for me")))
+    conversation.hide([5, 6])
+    for seq in (5, 6):
+        for change in (edit(seq, "still not for me"), reaction(seq, "👍"), delete(seq)):
+            assert conversation.add(event(7, change)) is None
+            assert conversation.add_page([event(7, change)]) == []
+    answer = Content(text=content_pb2.TextContent(text="an answer"), reply_to_seq=6)
+    assert "not for me" not in (conversation.add(event(8, answer)) or "")
+
+
 def test_typing_is_told_now_and_then_and_anew_after_a_message() -> None:
     keys = Keystrokes()
     assert [keys.typed(now_s) for now_s in (0.5, 0.6, 3.4, 3.6)] == [True, False, False, True]

@@ -335,6 +335,14 @@ class Client:
         await self._engine.holds_own_writes(chat_id)
         return await self._engine.store.call(Store.event, chat_id, seq)
 
+    async def hidden(self, chat_id: str) -> set[int]:
+        """Seqs of the messages of a chat that the user hid, on whichever device, as far as this one knows.
+
+        Pages leave these out, but not the edits of them and the reactions to them, which are events of their own.
+        """
+        await self._engine.holds_own_writes(self.self_chat_id)
+        return await self._engine.store.call(Store.hidden, chat_id)
+
     async def held_history(self, chat_id: str, *, limit: int = 20) -> HistoryPage | None:
         """The newest page as far as it is on disk, without asking the server; None if the device does not hold the chat."""
         await self._holds_own_writes(chat_id)

@@ -53,6 +53,8 @@ class Conversation:
     def _take(self, event: chat_pb2.ChatEvent) -> str | None:
         content = event.content
         target_seq = _amended(event)
+        if event.seq in self._hidden or target_seq in self._hidden:
+            return None
         if target_seq is not None:
             return self._amend(event, target_seq)
         if content.WhichOneof("body") in {"hide", "chat_settings"}:
@@ -90,14 +92,17 @@ class Conversation:
     def _show_of_page(self, event: chat_pb2.ChatEvent) -> str | None:
         line, target_seq = self.lines.get(event.seq), _amended(event)
         if line is not None:
-            return None if line.seq in self._hidden else self.show(line)
+            return self.show(line)
         if target_seq is None or target_seq in self.lines or target_seq in self._hidden:
             return None
         return self._say(event, None)
 
     def hide(self, seqs: Iterable[int]) -> None:
-        """The reader does not want to see these."""
-        self._hidden.update(seqs)
+        """The reader does not want to see these, nor what became of them."""
+        for seq in seqs:
+            self._hidden.add(seq)
+            self.lines.pop(seq, None)
+            self._pending.pop(seq, None)
 
     def _is_own(self, event: chat_pb2.ChatEvent) -> bool:
         return event.sender_user_id == self.me
@@ -128,9 +133,7 @@ class Conversation:
                 line.reactions.pop(event.sender_user_id, None)
         return True
 
-    def _say(self, event: chat_pb2.ChatEvent, line: Line | None) -> str | None:
-        if line is not None and line.seq in self._hidden:
-            return None
+    def _say(self, event: chat_pb2.ChatEvent, line: Line | None) -> str:
         who = "you" if self._is_own(event) else safe(event.sender_user_id)
         content = event.content
         match content.WhichOneof("body"):

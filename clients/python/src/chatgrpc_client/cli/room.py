@@ -104,6 +104,7 @@ class Room:
             kept = "what you type is kept and sent when the connection is back"
             self.note(f"not connected: {explained(error).removesuffix('.')}; {kept}")
         await self._load_state()
+        self.conversation.hide(await self.client.hidden(chat_id))
         await self._show_newest()
 
     def _watch(self) -> None:
