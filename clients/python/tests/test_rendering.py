@@ -113,6 +113,28 @@ def test_a_page_of_nothing_but_what_became_of_older_messages_says_so() -> None:
     ], "and is not said once more with the messages"
 
 
+def test_of_what_became_of_older_messages_the_latest_is_shown_whichever_page_brings_it_first() -> None:
+    conversation = Conversation("alice")
+    conversation.add(event(30, edit(2, "as it is")))
+    conversation.add(event(31, reaction(2, "🎉")))
+    conversation.add(event(32, delete(3)))
+    conversation.add_page([event(20, edit(2, "as it was")), event(21, reaction(2, "👍")), event(22, edit(3, "as it was"))])
+    lines = conversation.add_page([event(2), event(3)])
+    assert [line.split(": ")[-1] for line in lines] == ["as it is  (edited)  [🎉]", "(deleted)"]
+
+
+def test_what_became_of_older_messages_is_kept_up_to_a_bound_however_often_they_change() -> None:
+    reader, tail = Conversation("alice"), Conversation("alice", pending_max=0)
+    for seq in range(100, 100 + 2 * LINES_MAX):
+        for conversation in (reader, tail):
+            assert conversation.add(event(seq, reaction(2, "👍"))) == "       👍 bob reacted to #2"
+    assert len(reader._pending) == 1
+    for seq in range(10_000, 10_000 + 2 * LINES_MAX):
+        reader.add(event(seq, reaction(2, "👍"), sender=f"user{seq}"))
+    assert len(reader._pending) == LINES_MAX
+    assert not tail._pending
+
+
 def test_a_page_is_shown_however_much_is_held() -> None:
     conversation = Conversation("alice")
     for seq in range(100, 100 + LINES_MAX):

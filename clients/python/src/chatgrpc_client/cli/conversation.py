@@ -37,12 +37,15 @@ class Line:
 class Conversation:
     """The newest lines of a chat, as its reader sees them."""
 
-    def __init__(self, me: str) -> None:
+    def __init__(self, me: str, *, pending_max: int = LINES_MAX) -> None:
+        """`pending_max`: how many changes to keep of messages that are not held; 0 where no older page will bring them."""
         self.me = me
         self.lines: dict[int, Line] = {}
         self._hidden: set[int] = set()
-        self._pending: dict[int, list[chat_pb2.ChatEvent]] = {}
-        """What later events say of messages that are not held, for when an older page brings them."""
+        self._pending: dict[tuple[int, str], chat_pb2.ChatEvent] = {}
+        """What later events say of messages that are not held, for when an older page brings them: of each message the last
+        edit or deletion, and the last reaction of each user. By message and user, who is empty but for a reaction."""
+        self._pending_max = pending_max
 
     def add(self, event: chat_pb2.ChatEvent) -> str | None:
         """Takes an event; returns what to print for it, None for nothing."""
@@ -62,7 +65,7 @@ class Conversation:
         line = Line(event, content.text.text)
         line.deleted = content.HasField("erased")
         self.lines[event.seq] = line
-        for later in self._pending.pop(event.seq, ()):
+        for later in self._take_pending(event.seq):
             self._apply(line, later)
         return self.show(line)
 
@@ -102,7 +105,7 @@ class Conversation:
         for seq in seqs:
             self._hidden.add(seq)
             self.lines.pop(seq, None)
-            self._pending.pop(seq, None)
+            self._take_pending(seq)
 
     def _is_own(self, event: chat_pb2.ChatEvent) -> bool:
         return event.sender_user_id == self.me
@@ -110,12 +113,24 @@ class Conversation:
     def _amend(self, event: chat_pb2.ChatEvent, target_seq: int) -> str | None:
         line = self.lines.get(target_seq)
         if line is None:
-            self._pending.setdefault(target_seq, []).append(event)
-            while len(self._pending) > LINES_MAX:
-                del self._pending[next(iter(self._pending))]
+            self._keep_pending(event, target_seq)
         elif self._apply(line, event):
             return self._say(event, line)
         return self._say(event, None) if line is None else None
+
+    def _keep_pending(self, event: chat_pb2.ChatEvent, target_seq: int) -> None:
+        key = (target_seq, event.sender_user_id if event.content.HasField("reaction") else "")
+        known = self._pending.get(key)
+        if known is None or known.seq < event.seq:  # an older page may say what was so before
+            self._pending.pop(key, None)
+            self._pending[key] = event
+        while len(self._pending) > self._pending_max:
+            del self._pending[next(iter(self._pending))]
+
+    def _take_pending(self, target_seq: int) -> list[chat_pb2.ChatEvent]:
+        """What is kept of a message, in order; it is not kept any more."""
+        keys = [key for key in self._pending if key[0] == target_seq]
+        return sorted((self._pending.pop(key) for key in keys), key=lambda event: event.seq)
 
     def _apply(self, line: Line, event: chat_pb2.ChatEvent) -> bool:
         content = event.content

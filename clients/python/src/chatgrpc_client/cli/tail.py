@@ -86,7 +86,7 @@ class _Printer:
         self.messages_printed += isinstance(event, Message | EncryptedMessage)
 
     def _line(self, event: LogEvent) -> str:
-        conversation = self._conversations.setdefault(event.chat_id, Conversation(self._user))
+        conversation = self._conversations.setdefault(event.chat_id, Conversation(self._user, pending_max=0))
         shown = conversation.add(event.event) or f"{'#' + str(event.seq):>6} (settings)"
         conversation.lines.pop(event.seq - QUOTABLE_LINES, None)
         return f"{safe(event.chat_id)} {shown}"
