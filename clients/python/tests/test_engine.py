@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import sqlite3
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
@@ -26,6 +27,7 @@ from chatgrpc.v1 import (
 )
 from chatgrpc_client import Client, ClientConfig, LogEvent, MessageDelayed, engine, protocol
 from chatgrpc_client.cli.send import NOT_SENT, REFUSED, _Sender
+from chatgrpc_client.client import CONTENT_BYTES_MAX
 from chatgrpc_client.exceptions import (
     ChatDamagedError,
     ClientClosedError,
@@ -36,7 +38,8 @@ from chatgrpc_client.exceptions import (
     RequestTimeoutError,
     TemporaryError,
 )
-from chatgrpc_client.store import Store
+from chatgrpc_client.outbox import OutboxEntry
+from chatgrpc_client.store import QueuedMessage, Store
 from chatgrpc_client.unary import Groups
 
 from . import frames
@@ -846,3 +849,83 @@ async def test_a_change_of_a_chat_that_is_not_held_yet_keeps_one_key_through_all
     assert first.key.seen_seq == 7
     assert first.key.client_message_id
     assert second.key == first.key
+
+
+async def mute(stream: Stream) -> None:
+    """Takes what comes, and answers nothing."""
+    await stream.welcome()
+    await stream.stay()
+
+
+@pytest.mark.parametrize("disk_is_full", [False, True])
+async def test_lines_that_are_not_kept_are_named_and_not_said_to_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], disk_is_full: bool
+) -> None:
+    queue = Store.queue
+
+    def fails_at_the_third(store: Store, message: QueuedMessage) -> OutboxEntry:
+        if message.content.text.text == "three":
+            raise sqlite3.OperationalError("database or disk is full")
+        return queue(store, message)
+
+    async def lines() -> AsyncIterator[str]:
+        for line in ("one", "", "two", "three", "four"):
+            yield line
+
+    monkeypatch.setattr(sys.modules[_Sender.__module__], "stdin_lines", lines)
+    if disk_is_full:
+        monkeypatch.setattr(Store, "queue", fails_at_the_third)
+    async with client_of(tmp_path, mute, outbox_messages_max=10 if disk_is_full else 2) as (client, _):
+        sender = _Sender(client, "bob", "", 0.2, as_json=False)
+        sender._open = lambda: asyncio.sleep(0)  # type: ignore[method-assign]
+        assert await sender.run("-") == NOT_SENT
+    err = capsys.readouterr().err
+    assert "line 4 of standard input and those behind it are not sent, and not kept: " in err
+    assert "2 messages kept on disk" in err
+    assert "do not send these again" in err
+
+
+async def test_a_text_that_the_full_outbox_does_not_take_is_said_not_to_be_kept_and_what_waits_goes_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """If it did not go out, the outbox would be full at the next try too."""
+    may_answer = asyncio.Event()
+
+    async def slow(stream: Stream) -> None:
+        await stream.welcome()
+        waiting = await stream.read("send")
+        await may_answer.wait()
+        await stream.write(answer(waiting, result(1)))
+        await stream.stay()
+
+    async with client_of(tmp_path, slow, outbox_messages_max=1) as (client, _):
+        earlier = await client.send("earlier", user_id="bob")
+        sends = client.send
+
+        async def send_and_be_answered(*args: Any, **options: Any) -> Any:
+            try:
+                return await sends(*args, **options)
+            finally:
+                may_answer.set()
+
+        monkeypatch.setattr(client, "send", send_and_be_answered)
+        sender = _Sender(client, "bob", "", TIMEOUT_S, as_json=False)
+        sender._open = lambda: asyncio.sleep(0)  # type: ignore[method-assign]
+        assert await sender.run("hello") == NOT_SENT
+        assert earlier.settled
+    out, err = capsys.readouterr()
+    assert "not sent, and not kept: 1 message" in err
+    assert "kept on disk" not in err
+    assert "1 message that waited from earlier: sent too" in out
+
+
+async def test_a_text_that_no_message_can_hold_is_refused_and_not_said_to_wait(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with client_of(tmp_path, committing) as (client, _):
+        sender = _Sender(client, "bob", "", TIMEOUT_S, as_json=False)
+        sender._open = lambda: asyncio.sleep(0)  # type: ignore[method-assign]
+        assert await sender.run("x" * (CONTENT_BYTES_MAX + 1)) == REFUSED
+    err = capsys.readouterr().err
+    assert "refused: the message is larger" in err
+    assert "kept on disk" not in err

@@ -16,6 +16,7 @@ from ..exceptions import (
     DataDirLockedError,
     DeviceRevokedError,
     DiskError,
+    OutboxFullError,
     RequestError,
     RequestTimeoutError,
     TooManyDevicesError,
@@ -72,6 +73,8 @@ class _Sender:
         self._token_hint = token_hint
         self._deadline_s = time.monotonic() + timeout_s
         self._refused = False
+        self._left_out = False
+        """What there was to send is not all kept: the disk or the outbox is full."""
         self._unsettled: list[Outgoing] = []
         """Messages of this run of which it was not known in time what became of them."""
 
@@ -89,6 +92,7 @@ class _Sender:
             if self._unsettled:  # an outbox in which nothing waits is not yet a message that was sent
                 return await self._waits(client.why_waiting or "the server did not say what became of it")
             await self._report_earlier(earlier)
+            return self._code
         except RequestTimeoutError:
             return await self._waits(client.why_waiting or "the server did not answer in time")
         except DiskError as error:
@@ -106,6 +110,12 @@ class _Sender:
             raise
         finally:
             await client.__aexit__(None, None, None)
+
+    @property
+    def _code(self) -> int:
+        """The exit code, where nothing waits."""
+        if self._left_out:
+            return NOT_SENT
         return REFUSED if self._refused else 0
 
     async def _send_without_device(self) -> int:
@@ -120,7 +130,7 @@ class _Sender:
                     self._say_sent(message.chat_id, message.client_message_id, outcome)
         except ChatError as error:
             return await self._waits(advice(error, self._token_hint))
-        return REFUSED if self._refused else 0
+        return self._code
 
     async def _open(self) -> None:
         """Opens the device; if another `send` uses it, waits for that one to end."""
@@ -134,7 +144,21 @@ class _Sender:
                 await asyncio.sleep(LOCK_POLL_S)
 
     async def _send(self, text: str) -> None:
-        await self._report(await self._client.send(text, chat_id=self._chat, user_id=self._to))
+        outgoing = await self._keep(text)
+        if outgoing is not None:
+            await self._report(outgoing)
+
+    async def _keep(self, text: str, what_is: str = "") -> Outgoing | None:
+        """Puts a text into the outbox; None if it is not there, which is said: `what_is` not sent."""
+        try:
+            return await self._client.send(text, chat_id=self._chat, user_id=self._to)
+        except RequestError as error:  # it can never be sent; others may
+            self._refused = True
+            self._say_refused({"chat_id": self._chat}, error, "refused")
+        except (DiskError, OutboxFullError) as error:
+            self._left_out = True
+            complain(f"{what_is}not sent, and not kept: {advice(error)}")
+        return None
 
     async def _send_lines(self) -> None:
         """Sends line after line, as many at a time as the client has on its way.
@@ -144,18 +168,19 @@ class _Sender:
         window = asyncio.Semaphore(self._client.config.sends_in_flight_max)
         reports: set[asyncio.Task[None]] = set()
         try:
+            number = 0
             async for line in stdin_lines():
+                number += 1
                 if not line:
                     continue
                 await window.acquire()
                 if self._unsettled and not self._is_late:
                     await self._report_unsettled()
-                try:
-                    outgoing = await self._client.send(line, chat_id=self._chat, user_id=self._to)
-                except RequestError as error:  # this line can never be sent; the next ones may
+                outgoing = await self._keep(line, f"line {number} of standard input and those behind it are ")
+                if self._left_out:
+                    return
+                if outgoing is None:
                     window.release()
-                    self._refused = True
-                    self._say_refused({"chat_id": self._chat}, error, "refused")
                     continue
                 report = asyncio.create_task(self._report(outgoing))
                 reports.add(report)
@@ -222,7 +247,7 @@ class _Sender:
         """Says that messages are kept, why, and what becomes of them: by default the next run sends them."""
         fate = fate or (
             f"to go out with the next `chatgrpc send --as {self._client.user_id}` to {self._client.config.address}; do not send"
-            " the text again (`chatgrpc queue` lists and drops what waits)"
+            f" {'these' if self._left_out else 'the text'} again (`chatgrpc queue` lists and drops what waits)"
         )
         waiting = await self._client.waiting_messages()
         if self._as_json:
