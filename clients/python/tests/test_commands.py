@@ -246,6 +246,30 @@ async def test_a_chat_opens_with_its_newest_page_and_shows_older_ones_on_demand(
         assert shown == [*range(30, 50), *range(10, 30), *range(1, 10)]
 
 
+async def test_pages_of_which_everything_is_hidden_are_not_the_beginning_of_the_chat(
+    shell: Shell, home: Home, names: Names
+) -> None:
+    alice_id, bob_id, _ = names
+    chat = ("chat", "--as", alice_id, "--with", bob_id)
+    async with home.device(bob_id) as bob:
+        for number in range(2, 51):
+            outgoing = await bob.send(f"message {number}", user_id=alice_id)
+        await outgoing.sent
+    async with shell.start(*chat) as alice:
+        await alice.until(lambda line: line.endswith("message 50"))
+        alice.type(f"/hide {' '.join(str(seq) for seq in range(11, 51))}")
+        await alice.until(lambda line: "hidden for you: #11" in line)
+        assert await alice.end() == 0
+    async with shell.start(*chat) as alice:
+        await alice.until(lambda line: "#31 to #50 are hidden for you" in line)
+        alice.type("/older", "/older", "/older")
+        await alice.until(lambda line: "#11 to #30 are hidden for you" in line)
+        await alice.until(lambda line: line.endswith("message 10"))
+        await alice.until(lambda line: "that is the beginning" in line)
+        assert await alice.end() == 0
+        assert "nothing said yet" not in "".join(alice.lines)
+
+
 async def test_what_became_of_a_hidden_message_is_not_shown_by_another_run(shell: Shell, home: Home, names: Names) -> None:
     alice_id, bob_id, _ = names
     chat = ("chat", "--as", alice_id, "--with", bob_id)

@@ -100,6 +100,11 @@ def test_hidden_messages_are_left_out_of_pages(store: Store) -> None:
     store.apply([opened(1), event(1), event(2), event(3), opened(1, chat_id=own)], [], None)
     store.apply([event(1, hide, chat_id=own, sender="alice")], [], None)
     assert seqs(store.page_before(CHAT, 0, 10)) == [1, 3]
+    page = store.page_before(CHAT, 3, 1)  # whoever looks further back must know from where
+    assert page is not None
+    assert (page.events, page.first_seq, page.last_seq, page.more_before) == ((), 2, 2, True)
+    fetched = store.save_page(session_pb2.HistoryPage(chat_id=CHAT, events=[event(2)], more_before=True, more_after=True), 3)
+    assert fetched == page
 
 
 def test_pages_come_from_disk_only_where_all_is_held(store: Store) -> None:

@@ -110,6 +110,10 @@ class HistoryPage:
     events: tuple[chat_pb2.ChatEvent, ...]
     more_before: bool
     more_after: bool
+    first_seq: int
+    """The first event that it is about, whether left out or not: what came before is below it. 0 = there is none."""
+    last_seq: int
+    """The last one, likewise."""
 
 
 class Store:
@@ -382,7 +386,7 @@ class Store:
             return None
         events = [chat_pb2.ChatEvent.FromString(row[0]) for row in reversed(rows)]
         oldest = events[0].seq if events else below
-        return self._visible(HistoryPage(chat_id, tuple(events), oldest > max(first_visible_seq, 1), bool(below <= seq)))
+        return self._visible(chat_id, events, oldest > max(first_visible_seq, 1), bool(below <= seq))
 
     def save_page(self, page: session_pb2.HistoryPage, below_seq: int) -> HistoryPage:
         """Keeps a page that the server sent, and returns it as this device shows it.
@@ -395,8 +399,8 @@ class Store:
                 if known.fetchone() is None:
                     self._insert_event(event, None)
             self._extend_down(page, below_seq)
-        events = (self._event(page.chat_id, event.seq) or event for event in page.events)
-        return self._visible(HistoryPage(page.chat_id, tuple(events), page.more_before, page.more_after))
+        events = [self._event(page.chat_id, event.seq) or event for event in page.events]
+        return self._visible(page.chat_id, events, page.more_before, page.more_after)
 
     def _extend_down(self, page: session_pb2.HistoryPage, below_seq: int) -> None:
         row = self._db.execute("SELECT low_seq FROM chats WHERE chat_id = ?", (page.chat_id,)).fetchone()
@@ -416,12 +420,11 @@ class Store:
         """One event, if it is held."""
         return self._event(chat_id, seq)
 
-    def _visible(self, page: HistoryPage) -> HistoryPage:
-        hidden = self.hidden(page.chat_id)
-        if not hidden:
-            return page
-        events = tuple(event for event in page.events if event.seq not in hidden)
-        return HistoryPage(page.chat_id, events, page.more_before, page.more_after)
+    def _visible(self, chat_id: str, events: Sequence[chat_pb2.ChatEvent], more_before: bool, more_after: bool) -> HistoryPage:
+        hidden = self.hidden(chat_id)
+        visible = tuple(event for event in events if event.seq not in hidden)
+        first_seq, last_seq = (events[0].seq, events[-1].seq) if events else (0, 0)
+        return HistoryPage(chat_id, visible, more_before, more_after, first_seq, last_seq)
 
     def hidden(self, chat_id: str) -> set[int]:
         """Seqs of the messages that the user hid."""

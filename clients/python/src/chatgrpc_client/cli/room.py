@@ -139,14 +139,14 @@ class Room:
         except ChatError as error:
             self.note(f"no history: {explained(error)}")
             return
-        if page is None or not page.events:
+        if page is None or not page.first_seq:
             if self.chat_id.startswith("g."):
                 return  # its first event says who made it, and comes now
             self.note(f"nothing said yet in {self.title()}; type and press Enter (/help lists the commands)")
             return
         self.note(f"{self.title()}{' — /older shows what came before' if page.more_before else ''}")
         await self._show_page(page)
-        self._shown_seq = page.events[-1].seq
+        self._shown_seq = page.last_seq
         await self._mark_read(self._shown_seq)
 
     async def _mark_read(self, seq: int) -> None:
@@ -157,16 +157,20 @@ class Room:
 
     async def older(self) -> None:
         """Shows the page before the oldest one shown."""
-        if not self._more_before:
+        page = None
+        if self._more_before:
+            page = await self.client.history(self.chat_id, before=self._oldest_seq, limit=PAGE_EVENTS)
+        if page is None or not page.first_seq:
+            self._more_before = False
             self.note("that is the beginning of the chat")
             return
-        page = await self.client.history(self.chat_id, before=self._oldest_seq, limit=PAGE_EVENTS)
-        if page.events:
-            self.note(f"older messages, #{page.events[0].seq} to #{page.events[-1].seq}:")
-            await self._show_page(page)
+        self.note(f"older messages, #{page.first_seq} to #{page.last_seq}:")
+        await self._show_page(page)
 
     async def _show_page(self, page: HistoryPage) -> None:
-        self._oldest_seq, self._more_before = page.events[0].seq, page.more_before
+        self._oldest_seq, self._more_before = page.first_seq, page.more_before
+        if not page.events:
+            self.note(f"#{page.first_seq} to #{page.last_seq} are hidden for you")
         for line in self.conversation.add_page(page.events):
             self.screen.show(line)
         for event in page.events:
