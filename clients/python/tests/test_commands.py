@@ -205,7 +205,16 @@ async def test_send_waits_for_another_send_of_the_same_user(shell: Shell, names:
 
 
 @pytest.mark.parametrize(
-    ("typed", "code"), [("/nonsense", 3), ("/react 99 x", 3), ("/group add", 3), ("/open", 3), ("/group", 0), ("\n/help\n", 0)]
+    ("typed", "code"),
+    [
+        ("/nonsense", 3),
+        ("/react 99 x", 3),
+        ("/group add", 3),
+        ("/open", 3),
+        ("/open g.aaaaaaaaaaaaaaaaaaaaaa", 3),
+        ("/group", 0),
+        ("\n/help\n", 0),
+    ],
 )
 async def test_lines_that_could_not_be_carried_out_do_not_end_with_0(shell: Shell, names: Names, typed: str, code: int) -> None:
     alice, bob, _ = names

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import grpc
 import grpc.aio
@@ -26,6 +27,7 @@ from chatgrpc.v1 import (
     session_pb2_grpc,
 )
 from chatgrpc_client import Client, ClientConfig, LogEvent, MessageDelayed, engine, protocol
+from chatgrpc_client.cli.room import Room
 from chatgrpc_client.cli.send import NOT_SENT, REFUSED, _Sender
 from chatgrpc_client.client import CONTENT_BYTES_MAX
 from chatgrpc_client.exceptions import (
@@ -929,3 +931,18 @@ async def test_a_text_that_no_message_can_hold_is_refused_and_not_said_to_wait(
     err = capsys.readouterr().err
     assert "refused: the message is larger" in err
     assert "kept on disk" not in err
+
+
+async def test_a_chat_whose_history_cannot_be_had_counts_as_refused(tmp_path: Path) -> None:
+    async def refusing(stream: Stream) -> None:
+        await stream.welcome()
+        failure = chat_pb2.Error(code=chat_pb2.ERROR_CODE_FORBIDDEN, message="Not this one.")
+        await stream.write(answer(await stream.read("fetch_history"), failure))
+        await stream.stay()
+
+    screen = Mock()
+    async with client_of(tmp_path, refusing) as (client, _):
+        room = Room(client, screen)
+        await room.enter(CHAT, "bob")
+        assert room.refused
+    assert "no history: Not this one." in str(screen.show.call_args)

@@ -52,7 +52,7 @@ class Room:
         self.was_live = False
         """There was a connection, so what is shown is not only what the disk held."""
         self.refused = False
-        """Something that was typed was refused for ever, or could not be understood."""
+        """Something that was asked for was refused for ever, or could not be understood or shown."""
         self.entered = asyncio.Event()
         """The chat is on the screen, as far as it could be had."""
         self._changing = asyncio.Lock()
@@ -133,10 +133,12 @@ class Room:
                 page = await self.client.held_history(self.chat_id, limit=PAGE_EVENTS)
         except NotAMemberError as error:
             if self.chat_id.startswith("g."):
+                self.refused = True
                 self.screen.show(f"     ✗ {explained(error)} (/chats lists yours)")
                 return
             page = None
         except ChatError as error:
+            self.refused = True
             self.note(f"no history: {explained(error)}")
             return
         if page is None or not page.first_seq:
