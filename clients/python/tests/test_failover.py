@@ -287,6 +287,26 @@ async def test_what_comes_of_the_cut_later_is_found_at_the_next_look(tmp_path: P
         assert {name: server.streams for name, server in cluster.servers.items()} == {"first": 1, "other": 1}
 
 
+@pytest.mark.parametrize("given", ["one\ntwo", "tökön", "a\udc80"])
+async def test_a_provider_that_gives_what_can_be_no_token_ends_no_session_that_looks_for_another_node(
+    tmp_path: Path, given: str
+) -> None:
+    """gRPC raises errors of its own for these, and not as for a call that failed."""
+    tokens = [given, given, "token"]
+
+    async def token() -> str:
+        return tokens.pop(0) if len(tokens) > 1 else tokens[0]
+
+    async with cluster_of(first=[Refusing()], other=[committing]) as cluster:
+        async with cluster.client_at("first", tmp_path, refused_send_max_s=0.0, move_interval_s=0.1) as client:
+            client._engine._scout._token = token
+            await client.wait_until_live(TIMEOUT_S)
+            await until(lambda: cluster.asked == ["first"])
+            assert (await (await client.send("one", user_id="bob")).sent).seq == 100
+            assert tokens == ["token"]
+        assert {name: server.streams for name, server in cluster.servers.items()} == {"first": 1, "other": 1}
+
+
 async def test_who_is_sent_away_asks_once_more_where_to_go(tmp_path: Path) -> None:
     may_drain = asyncio.Event()
 

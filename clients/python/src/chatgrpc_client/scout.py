@@ -10,6 +10,7 @@ import grpc.aio
 
 from chatgrpc.v1 import message_service_pb2, message_service_pb2_grpc
 
+from .bearer import checked_token
 from .config import ClientConfig, TokenProvider
 from .exceptions import FIRST_RETRYABLE_CODE
 from .node_channel import NodeChannel
@@ -40,7 +41,7 @@ class Scout:
     async def find(self, chat_id: str) -> bool:
         """Whether another node was found that reaches whoever orders this chat; then `NodeChannel.move` leads there."""
         try:
-            token = await self._token()
+            token = checked_token(await self._token())
         except Exception:  # the provider is the user's code; the session goes on
             return False
         return await self._node.look_for(lambda channel: _reaches(channel, token, chat_id))
