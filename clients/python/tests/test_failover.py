@@ -18,6 +18,7 @@ from chatgrpc.v1.message_service_pb2_grpc import MessageServiceServicer, add_Mes
 from chatgrpc.v1.node_service_pb2 import ListNodesRequest, ListNodesResponse, Node
 from chatgrpc.v1.node_service_pb2_grpc import NodeServiceServicer, NodeServiceStub, add_NodeServiceServicer_to_server
 from chatgrpc_client import Client, ClientConfig
+from chatgrpc_client.nodes import Nodes
 from tests.support.ports import free_port
 from tests.support.server import ServerProcess, channel, running_server
 
@@ -305,6 +306,22 @@ async def test_a_provider_that_gives_what_can_be_no_token_ends_no_session_that_l
             assert (await (await client.send("one", user_id="bob")).sent).seq == 100
             assert tokens == ["token"]
         assert {name: server.streams for name, server in cluster.servers.items()} == {"first": 1, "other": 1}
+
+
+async def test_a_list_of_nodes_over_which_the_client_trips_ends_no_session(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tripped = asyncio.Event()
+
+    def trip(nodes: Nodes, listed: object) -> None:
+        tripped.set()
+        raise ValueError
+
+    monkeypatch.setattr(Nodes, "listed", trip)
+    async with cluster_of(first=[committing]) as cluster, cluster.client_at("first", tmp_path) as client:
+        await tripped.wait()
+        assert (await (await client.send("one", user_id="bob")).sent).seq == 100
+        assert cluster.servers["first"].streams == 1
 
 
 async def test_who_is_sent_away_asks_once_more_where_to_go(tmp_path: Path) -> None:

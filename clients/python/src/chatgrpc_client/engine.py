@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -309,7 +309,7 @@ class Engine:
         await self._settle_sends(received)
         self._signal_news(received)
         if received.drain_after_s is not None:
-            self._start(self._learn_before_leaving(received.drain_after_s))
+            self._try(self._learn_before_leaving(received.drain_after_s))
         for ticket, frame in received.answers:
             self.questions.answered(ticket, frame)
         await self.give_keys()
@@ -319,7 +319,7 @@ class Engine:
             return await self._forget_chats(received.seen_seq_ahead, session)
         chat_id = self._scout.wanted_for(received.unavailable, asyncio.get_running_loop().time())
         if chat_id is not None:
-            self._start(self._leave_for_better_node(chat_id, session))
+            self._try(self._leave_for_better_node(chat_id, session))
         return None
 
     async def _leave_for_better_node(self, chat_id: str, session: Session) -> None:
@@ -475,7 +475,7 @@ class Engine:
 
     def _live(self) -> None:
         self._node.live()
-        self._start(self._node.learn())
+        self._try(self._node.learn())
         self.hub.signal(SyncComplete, SyncComplete())
         self.hub.connection_is(ConnectionState.LIVE)
 
@@ -644,15 +644,30 @@ class Engine:
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         """Does it meanwhile; a session for which it failed ends, and the next one begins anew."""
+        self._meanwhile(work, self._end_session)
+
+    def _try(self, work: Coroutine[None, None, None]) -> None:
+        """Does meanwhile what a session can do without: if it fails, that goes on."""
+        self._meanwhile(work, _log_defect)
+
+    def _meanwhile(self, work: Coroutine[None, None, None], if_it_fails: Callable[[BaseException], None]) -> None:
+        def done(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            failure = None if task.cancelled() else task.exception()
+            if failure is not None:
+                if_it_fails(failure)
+
         task: asyncio.Task[None] = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._done)
+        task.add_done_callback(done)
 
-    def _done(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
-        failure = None if task.cancelled() else task.exception()
-        if failure is not None and self._link is not None:
+    def _end_session(self, failure: BaseException) -> None:
+        if self._link is not None:
             self._link.fail(failure)
+
+
+def _log_defect(failure: BaseException) -> None:
+    log.error("a defect of the client: what it does beside its session failed", exc_info=failure)
 
 
 def retrieve(future: "asyncio.Future[Any]") -> None:
