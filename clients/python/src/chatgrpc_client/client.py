@@ -177,7 +177,11 @@ class Client:
         return self._engine.open_stream()
 
     async def acknowledge(self, event: LogEvent) -> None:
-        """With `manual_ack`: this event, and all yielded before it, are dealt with. On disk when this returns."""
+        """With `manual_ack`: this event, and all yielded before it, are dealt with. On disk when this returns.
+
+        Raises:
+            DiskError: the disk did not take it; none of it is acknowledged until this is called again, or for a later event.
+        """
         assert self.config.manual_ack, "only with ClientConfig.manual_ack"
         await asyncio.shield(asyncio.ensure_future(self._engine.acknowledge(event.event)))
 
