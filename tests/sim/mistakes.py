@@ -475,7 +475,6 @@ MISTAKES: dict[str, Parts] = {
     "rows of later epochs erased": _parts(erase=every_row_erased),
     "heads not asked for when a node is gone": _parts(doubts=HeadsNotAskedAgain),
     "memberships not read again after a missed push": _parts(doubts=MembershipsNotReadAgain, users_concerned=nobody_concerned),
-    "nothing doubted after a lost lease": _parts(doubts=LostLeaseTrusted),
     "sessions that were just opening not looked at": _parts(doubts=OpeningSessionsForgotten),
     "a push lost while a session opens": _parts(session=DeafWhileOpening, doubts=PushLostWhileOpeningForgotten),
     "one entry a device in the session map": _parts(one_entry_a_device=True),
@@ -488,6 +487,7 @@ MISTAKES: dict[str, Parts] = {
 }
 
 TOO_RARE: dict[str, Parts] = {
+    "nothing doubted after a lost lease": _parts(doubts=LostLeaseTrusted),
     "a lost push before another one not missed": _parts(edge_desk=EarlierPushNotMissed),
     "views of adopted events in any order": _parts(shard=Shards.using(ViewsAllAtOnce)),
     "only rows that are there erased": _parts(erase=rows_that_are_there_erased),
