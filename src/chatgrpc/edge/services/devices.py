@@ -1,6 +1,7 @@
 """DeviceService: the caller's devices."""
 
 import asyncio
+import time
 
 from chatgrpc.core.rates import Deed, Rates
 from chatgrpc.core.refusal import RefusedError
@@ -11,7 +12,6 @@ from chatgrpc.edge.revocations import not_before_ms
 from chatgrpc.edge.services.refusals import refused_by, refused_by_status
 from chatgrpc.edge.services.requests import checked_device_id, require, require_at_most
 from chatgrpc.ports.accounts import Device
-from chatgrpc.ports.lease_clock import now
 from chatgrpc.ports.tokens import Claims
 from chatgrpc.v1 import chat_pb2, device_service_pb2
 from chatgrpc.v1.device_service_pb2 import (
@@ -80,7 +80,7 @@ class DeviceService(DeviceServiceServicer):
         with the token of another device have a bucket of their own: whoever stole one must not keep the user from revoking it.
         """
         counted_as = f"{caller.user_id}/{caller.device_id or ''}"
-        wait_ms = self._rates.count(counted_as, {Deed.REVOKE_UNKNOWN: 1}, now().monotonic_ms)
+        wait_ms = self._rates.count(counted_as, {Deed.REVOKE_UNKNOWN: 1}, time.monotonic_ns() // 1_000_000)
         if wait_ms:
             raise RefusedError(
                 chat_pb2.ERROR_CODE_RATE_LIMITED,
