@@ -33,6 +33,8 @@ class StubbornRows(MemoryRowStore):
         self.page_events_max = 10**9
         self.users_read: list[str] = []
         """Whose chats were listed, or were to be."""
+        self.users_told: list[str] = []
+        """Whose chats were listed."""
         self.listing_most = 0
         """How many users' chats were listed at the same time."""
         self.reads = 0
@@ -93,7 +95,9 @@ class StubbornRows(MemoryRowStore):
             self._listing -= 1
         if user_id in self.away_for:
             raise StoreUnavailableError("away")
-        return await super().intervals_of_user(user_id, after_chat_id, limit, present_only=present_only)
+        found = await super().intervals_of_user(user_id, after_chat_id, limit, present_only=present_only)
+        self.users_told.append(user_id)
+        return found
 
     async def intervals(self, user_id: str, chat_id: str) -> tuple[Interval, ...]:
         await self._trip()
