@@ -32,6 +32,7 @@ ONCE_FAILED = {
     17959430870291: "the run ended while she who comes and goes caught up",
     90000826: "the head of a lost push was stated while the membership of a chat that the feed did not know yet was read",
     70003071: "an owner adopted again what it had erased under the epoch of its row, which its boundary voided",
+    104008594: "the heads that a node asked for in doubt left out a chat whose membership was being read, as of before",
     103000704: "what an owner pushed before it saw a node that had just come was noted for nobody",
     778334: "the run ended while a device caught up, since the nodes that had stated the head were gone",
 }

@@ -151,7 +151,7 @@ class Upkeep:
         work = self._doubts.take(self._sessions())
         for session_id, doubt in work:
             for session in self._session(session_id):
-                for chat_id in session.feed.open_chats():
+                for chat_id in session.feed.chats_in_doubt():
                     if doubt.concerns(chat_id, self._node.cluster.shard_of):
                         start(self._ask_head(session_id, chat_id))
         for session_id, doubt in work:

@@ -222,7 +222,7 @@ class Resync:
         """Each session's chats that are in doubt; None whenever other work should have its turn."""
         looked_at = 0
         for connection, doubt in work:
-            for chat_id in connection.session.feed.open_chats() if doubt.of_heads else ():
+            for chat_id in connection.session.feed.chats_in_doubt() if doubt.of_heads else ():
                 looked_at += 1
                 if looked_at % _CHATS_PER_SLICE == 0:
                     yield None

@@ -211,6 +211,10 @@ class EventFeed:
         """The chats that the user is a member of, as far as this stream has got."""
         return [chat_id for chat_id, cursor in self._cursors.items() if cursor.is_open]
 
+    def chats_in_doubt(self) -> list[str]:
+        """The chats whose heads tell whether a push was lost: also those whose membership is just being read."""
+        return self.open_chats() + [chat_id for chat_id in self._unclear if not self.knows(chat_id)]
+
     def head_seq(self, chat_id: str) -> int:
         """The last event that the user may see, as far as this stream has got; 0 for a chat that is not in the feed."""
         cursor = self._cursors.get(chat_id)

@@ -427,6 +427,16 @@ async def test_what_the_store_does_not_tell_is_read_later_and_nothing_is_asked_f
         assert world.asked == ["g.1"]
 
 
+async def test_heads_of_chats_whose_memberships_are_being_read_are_asked_for_too() -> None:
+    async with running() as world:
+        await world.chats("g.1", texts=1)
+        alice = world.streams.open("alice")
+        alice.session.deliver("g.1", 1, b"", last=False)
+        assert _reads(alice) == [ReadMembership("g.1")]
+        world.resync.suspect_all()
+        await until(lambda: "g.1" in world.asked)
+
+
 async def test_who_was_read_before_the_store_failed_is_not_read_again() -> None:
     async with running() as world:
         world.streams.open("alice")

@@ -504,3 +504,18 @@ def test_a_page_that_comes_back_empty_is_not_asked_for_again() -> None:
     assert read is None
     device.deliver(6)
     assert device.feed.next_read() == ReadMembership(CHAT), "the next delivery is a gap"
+
+
+def test_g4_a_chat_whose_membership_is_being_read_is_in_doubt_too_and_read_again_as_of_the_head() -> None:
+    """What is under way may have been asked before the push that was lost."""
+    device = Device()
+    device.open()
+    assert device.feed.chats_in_doubt() == []
+    device.deliver(1)
+    assert device.feed.next_read() == ReadMembership(CHAT)
+    assert device.feed.chats_in_doubt() == [CHAT]
+    device.feed.note_head(CHAT, 3)
+    device.feed.membership_read(CHAT, Membership(CHAT, (Interval(1),), 2))
+    device.read_membership(Membership(CHAT, (Interval(1),), 3))
+    assert device.feed.chats_in_doubt() == [CHAT]
+    assert device.feed.head_seq(CHAT) == 3
