@@ -223,6 +223,12 @@ async def test_a_device_whose_chats_cannot_be_read_is_told_to_come_again(
     await alice.connect()
 
 
+def first_is_too_many(refused: Sequence[session_pb2.ServerFrame]) -> None:
+    """Of these answers the first says that there is no room, and the others that they come behind it."""
+    assert chat_pb2.ErrorCode.Name(refused[0].error.code) == "ERROR_CODE_TOO_MANY_IN_FLIGHT"
+    assert {chat_pb2.ErrorCode.Name(answer.error.code) for answer in refused[1:]} == {"ERROR_CODE_AFTER_FAILED_SEND"}
+
+
 @pytest.mark.usefixtures("patient")
 async def test_sends_that_wait_for_a_store_that_stands_still_are_bounded_in_bytes(
     device_of: Callable[[str], Device], faults: Faults
@@ -233,8 +239,7 @@ async def test_sends_that_wait_for_a_store_that_stands_still_are_bounded_in_byte
         frames = [alice.compose("bob", f"{number}" + "x" * 64_000) for number in range(45)]
         answers = [answer for first in (0, 15, 30) for answer in await alice.post_together(frames[first : first + 15])]
         refused = [await answer for answer in answers[32:]]
-        assert chat_pb2.ErrorCode.Name(refused[0].error.code) == "ERROR_CODE_TOO_MANY_IN_FLIGHT"
-        assert {chat_pb2.ErrorCode.Name(answer.error.code) for answer in refused[1:]} == {"ERROR_CODE_AFTER_FAILED_SEND"}
+        first_is_too_many(refused)
 
 
 @pytest.mark.usefixtures("patient")
@@ -248,8 +253,7 @@ async def test_sends_that_wait_for_a_store_that_stands_still_are_bounded_in_numb
         frames = [alice.compose("bob", f"{number}") for number in range(count + 10)]
         answers = await alice.post_together(frames)
         refused = [await answer for answer in answers[count:]]
-        assert chat_pb2.ErrorCode.Name(refused[0].error.code) == "ERROR_CODE_TOO_MANY_IN_FLIGHT"
-        assert {chat_pb2.ErrorCode.Name(answer.error.code) for answer in refused[1:]} == {"ERROR_CODE_AFTER_FAILED_SEND"}
+        first_is_too_many(refused)
         assert all(answer.error.retry_after_ms for answer in refused)
         faults.silent.clear()
         sent = [await answer for answer in answers[:count]]

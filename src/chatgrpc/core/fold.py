@@ -88,7 +88,8 @@ def _create(chat: chat_pb2.Chat, event: chat_pb2.ChatEvent, created: content_pb2
 
 def _add(chat: chat_pb2.Chat, event: chat_pb2.ChatEvent, added: content_pb2.MembersAddedContent) -> None:
     former_members = {former.user_id: former for former in chat.former_members}  # hundreds may come back of hundreds who left
-    came_back = former_members.keys() & set(added.user_ids)
+    added_ids = set(added.user_ids)
+    came_back = former_members.keys() & added_ids
     for user_id in added.user_ids:
         member = chat.members.add(user_id=user_id, role=content_pb2.MEMBER_ROLE_MEMBER, joined_seq=event.seq)
         former = former_members.get(user_id)
@@ -101,8 +102,7 @@ def _add(chat: chat_pb2.Chat, event: chat_pb2.ChatEvent, added: content_pb2.Memb
         del chat.former_members[:]
         chat.former_members.extend(still_away)
     if chat.join_request_user_ids:
-        let_in = set(added.user_ids)
-        chat.join_request_user_ids[:] = [user_id for user_id in chat.join_request_user_ids if user_id not in let_in]
+        chat.join_request_user_ids[:] = [user_id for user_id in chat.join_request_user_ids if user_id not in added_ids]
 
 
 def _remove(chat: chat_pb2.Chat, event: chat_pb2.ChatEvent, removed: content_pb2.MemberRemovedContent) -> None:

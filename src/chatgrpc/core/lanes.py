@@ -232,6 +232,7 @@ class HeadBook:
         self._heads: dict[str, int] = {}
 
     def __len__(self) -> int:
+        """How many are not confirmed."""
         return len(self._heads)
 
     def note(self, chat_id: str, seq: int) -> int:
@@ -239,11 +240,6 @@ class HeadBook:
         before_seq = self._heads.get(chat_id, 0)
         self._heads[chat_id] = max(seq, before_seq)
         return before_seq
-
-    @property
-    def is_open(self) -> bool:
-        """Whether something is not confirmed."""
-        return bool(self._heads)
 
     def beat(self) -> dict[str, int]:
         """The heads that a heartbeat names; they are named again until the edge confirms one."""

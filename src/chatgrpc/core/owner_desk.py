@@ -254,7 +254,7 @@ class OwnerDesk:
     def is_heard(self) -> bool:
         """Whether each node that is seen has confirmed all that was pushed to it; may be asked far more often than a heartbeat
         is due."""
-        return not any(book.is_open for node_id, book in self._books.items() if node_id not in self._absent)
+        return not any(len(book) for node_id, book in self._books.items() if node_id not in self._absent)
 
     # How it goes on.
 

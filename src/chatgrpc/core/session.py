@@ -242,11 +242,11 @@ class Session:
             return NOTHING
         if self._requests_in_flight >= self._limits.requests_in_flight_max:
             self._send_order.fail(chat_id, client_message_id)
-            return self._too_many(request_id, self._limits.requests_in_flight_max)
+            return self._too_many(request_id, f"{self._limits.requests_in_flight_max} requests")
         size_bytes = content.ByteSize()
         if self._sends_in_flight_bytes and self._sends_in_flight_bytes + size_bytes > self._limits.sends_in_flight_bytes_max:
             self._send_order.fail(chat_id, client_message_id)
-            return self._too_many_bytes(request_id)
+            return self._too_many(request_id, f"{self._sends_in_flight_bytes:,} bytes of sends")
         self._requests_in_flight += 1
         self._sends_in_flight_bytes += size_bytes
         self._typing_at_ms.pop(chat_id, None)  # what is typed after the message is news again
@@ -313,7 +313,7 @@ class Session:
         if not request_id:
             return self.end(_violation("A FetchHistory needs a request_id, to which the page can be given."))
         if self._history_in_flight >= self._limits.history_requests_in_flight_max:
-            return self._too_many(request_id, self._limits.history_requests_in_flight_max)
+            return self._too_many(request_id, f"{self._limits.history_requests_in_flight_max} requests")
         self._history_in_flight += 1
         return [FetchPage(request_id, request)]
 
@@ -330,7 +330,7 @@ class Session:
 
     def _refresh_token(self, request_id: int, refresh: session_pb2.RefreshToken) -> Sequence[Effect]:
         if self._refreshes_in_flight >= self._limits.refreshes_in_flight_max:
-            return self._too_many(request_id, self._limits.refreshes_in_flight_max)
+            return self._too_many(request_id, f"{self._limits.refreshes_in_flight_max} requests")
         self._refreshes_in_flight += 1
         return [VerifyToken(request_id, refresh.token)]
 
@@ -656,12 +656,8 @@ class Session:
         self._answer(request_id, session_pb2.ServerFrame(error=error))
         return NOTHING
 
-    def _too_many(self, request_id: int, requests_max: int) -> Sequence[Effect]:
-        message = f"{requests_max} requests are unanswered already; wait for an answer before the next."
-        return self._refuse(request_id, chat_pb2.ERROR_CODE_TOO_MANY_IN_FLIGHT, message, 100)
-
-    def _too_many_bytes(self, request_id: int) -> Sequence[Effect]:
-        message = f"{self._sends_in_flight_bytes:,} bytes of sends are unanswered already; wait for an answer before the next."
+    def _too_many(self, request_id: int, what: str) -> Sequence[Effect]:
+        message = f"{what} are unanswered already; wait for an answer before the next."
         return self._refuse(request_id, chat_pb2.ERROR_CODE_TOO_MANY_IN_FLIGHT, message, 100)
 
 

@@ -22,7 +22,16 @@ from chatgrpc.core.links import (
 )
 from chatgrpc.ports.lease_clock import now
 from chatgrpc.v1 import chat_pb2, session_pb2
-from tests.unit.cluster.small_cluster import GIVE_UP_S, SmallCluster, group_creation, seqs, small_cluster, text, until
+from tests.unit.cluster.small_cluster import (
+    GIVE_UP_S,
+    SmallCluster,
+    SmallNode,
+    group_creation,
+    seqs,
+    small_cluster,
+    text,
+    until,
+)
 from tests.unit.edge.crowd import STEPS_PER_SLICE, Clock
 
 # Writes.
@@ -347,15 +356,21 @@ async def test_while_a_node_is_behind_its_links_read_no_more() -> None:
             waiting.send(None)
 
 
+def in_steps(node: SmallNode) -> tuple[ClusterOrdering, list[None]]:
+    """One more ordering of the node, by a clock that ends a slice after a few steps, and how often it has woken up."""
+    woken: list[None] = []
+    ordering = ClusterOrdering(
+        node.node_id, node.edge, node.desk, node.runner, node.router, node.book,
+        lambda node_id, message: True, lambda: woken.append(None), clock_s=Clock(),
+    )  # fmt: skip
+    ordering.tell(node)
+    return ordering, woken
+
+
 async def test_what_links_bring_is_taken_a_few_messages_at_a_time_and_in_its_order() -> None:
     async with small_cluster(nodes=1) as cluster:
         (one,) = cluster.nodes
-        woken: list[None] = []
-        ordering = ClusterOrdering(
-            one.node_id, one.edge, one.desk, one.runner, one.router, one.book,
-            lambda node_id, message: True, lambda: woken.append(None), clock_s=Clock(),
-        )  # fmt: skip
-        ordering.tell(one)
+        ordering, woken = in_steps(one)
         heard: list[str] = []
         one.note_load = lambda node_id, streams: heard.append(f"{node_id} {streams}")  # type: ignore[method-assign]
         for node_id in ("b", "c"):
@@ -372,12 +387,7 @@ async def test_what_links_bring_is_taken_a_few_messages_at_a_time_and_in_its_ord
 async def test_what_is_to_be_shown_is_shown_to_a_few_at_a_time_and_what_waits_is_bounded() -> None:
     async with small_cluster(nodes=1) as cluster:
         (one,) = cluster.nodes
-        woken: list[None] = []
-        ordering = ClusterOrdering(
-            one.node_id, one.edge, one.desk, one.runner, one.router, one.book,
-            lambda node_id, message: True, lambda: woken.append(None), clock_s=Clock(),
-        )  # fmt: skip
-        ordering.tell(one)
+        ordering, woken = in_steps(one)
         seen: list[tuple[str, str]] = []
 
         def show(notice: ShowReceipt | ShowTyping) -> Iterator[None]:
