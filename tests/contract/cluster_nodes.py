@@ -33,7 +33,7 @@ class Node:
 
     async def join(self) -> None:
         """Joins, noting what it is told."""
-        await self.cluster.join(self.info, self._on_change, self._on_lost)
+        self.lease = await self.cluster.join(self.info, self._on_change, self._on_lost)
 
     async def drain(self) -> None:
         """Says that it is draining."""

@@ -211,6 +211,20 @@ async def test_who_leaves_gives_all_shards_away_at_once(world: World) -> None:
     await one.cluster.leave()
 
 
+async def test_a_lease_that_the_node_ended_is_given_up_too_by_who_leaves_although_it_was_noticed_before(world: World) -> None:
+    one, two = await world.node(), await world.node()
+    await one.join()
+    await two.join()
+    await one.cluster.take(7)
+    one.lease.end()
+    with pytest.raises(ClusterUnavailableError):
+        await one.cluster.take(8)
+    await one.until(lambda: one.losses == 1)
+    await one.cluster.leave()
+    assert await two.cluster.take(7) is not None
+    await two.until(lambda: list(two.view.nodes) == [two.node_id])
+
+
 async def test_a_view_once_told_does_not_change(world: World) -> None:
     one = await world.node()
     await one.join()

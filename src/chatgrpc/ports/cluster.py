@@ -98,6 +98,9 @@ class Cluster(Protocol):
     async def leave(self) -> None:
         """Gives up the lease, and with it the registration and all shards, at once; nothing if there is none.
 
+        Also one that is over for this node alone, since it ended it, or was not answered in time: the others need not wait for
+        the coordinator to find out.
+
         If the coordinator does not answer, the others learn it when the lease's time to live is over.
         """
         ...

@@ -55,6 +55,8 @@ class EtcdCluster:
         self._keys = KeySpace(settings.prefix)
         self._client = EtcdClient(settings)
         self._lease: KeptLease | None = None
+        self._lost: KeptLease | None = None
+        """A lease that is over for this node, and that etcd may keep for a while yet."""
         self._watch: PrefixWatch | None = None
         self._info: NodeInfo | None = None
         self._held: dict[int, int] = {}
@@ -73,6 +75,7 @@ class EtcdCluster:
         joined = False
 
         def lost() -> None:
+            self._lost = self._lease
             self._forget()
             if joined:
                 on_lost()
@@ -223,7 +226,7 @@ class EtcdCluster:
 
     async def leave(self) -> None:
         """See the port; without etcd, the others learn it when the lease's time to live is over."""
-        lease = self._lease
+        lease, self._lost = self._lease or self._lost, None
         self._forget()
         if lease is not None:
             try:

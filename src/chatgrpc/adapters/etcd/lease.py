@@ -164,7 +164,7 @@ class _Keeper:
             sent = self._lease.keepalive_sent(lease_clock_ms())
             left_ms = self._lease.deadline_ms - sent.sent_at_ms
             if left_ms <= 0:
-                return "etcd did not answer in time, or this process stood still"
+                return "etcd did not answer in time, this process stood still, or the node let go of it"
             if sent.sent_at_ms - self.beat_at_ms > self._standstill_max_ms:
                 return "the event loop stands still"
             try:

@@ -88,6 +88,8 @@ class MemoryCluster:
         self._coordinator = coordinator
         self._clock = clock or coordinator.clock
         self._membership: _Membership | None = None
+        self._lost_lease = 0
+        """One that is over for this node, and that the coordinator may keep for a while yet; 0 for none."""
 
     async def join(self, info: NodeInfo, on_change: Callable[[ClusterView], None], on_lost: Callable[[], None]) -> Lease:
         """See the port."""
@@ -117,8 +119,7 @@ class MemoryCluster:
         sent = membership.kept.keepalive_sent(self._now_ms())
         ended = self.reachable and membership.lease not in self._coordinator.leases
         if ended or not membership.kept.holds(self._now_ms()):
-            self._forget()
-            membership.on_lost()
+            self._lose(membership)
         elif self.reachable:
             self._coordinator.leases[membership.lease] = self._coordinator.clock() + self._coordinator.ttl_s
             membership.kept.answered(sent, self._now_ms())
@@ -157,11 +158,16 @@ class MemoryCluster:
 
     async def leave(self) -> None:
         """See the port."""
-        membership = self._membership
-        if membership is not None:
-            self._forget()
-            if self.reachable:
-                self._coordinator.revoke(membership.lease)
+        lease = self._membership.lease if self._membership is not None else self._lost_lease
+        self._lost_lease = 0
+        self._forget()
+        if lease and self.reachable:
+            self._coordinator.revoke(lease)
+
+    def _lose(self, membership: _Membership) -> None:
+        self._lost_lease = membership.lease
+        self._forget()
+        membership.on_lost()
 
     def _forget(self) -> None:
         if self._membership is not None:
@@ -176,8 +182,7 @@ class MemoryCluster:
             raise ClusterUnavailableError("the node has not joined, or has lost its lease")
         ended = self.reachable and membership.lease not in self._coordinator.leases
         if ended or not membership.kept.holds(self._now_ms()):
-            self._forget()
-            membership.on_lost()
+            self._lose(membership)
             raise ClusterUnavailableError("the lease has ended")
         return membership
 
