@@ -46,5 +46,5 @@ bench: setup ## measure, beside a raw grpc.aio echo; ARGS="--help" tells more
 wheels: setup ## build the three distributions into dist/, to install elsewhere
 	@scripts/wheels
 
-sim: setup ## simulate clusters: SEEDS=1000 FROM=0, or SEED=42 to replay one with its trace
-	@$(BIN)/python -m tests.sim $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000) --from $(or $(FROM),0))
+sim: setup ## simulate clusters: SEEDS=1000 FROM=0, or SEED=42 to replay one with its trace; COMPILED=1 for many
+	@$(if $(COMPILED),$(BIN)/python scripts/compile_sim.py && cd .sim && ../)$(BIN)/python -m tests.sim $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000) --from $(or $(FROM),0))

@@ -69,12 +69,14 @@ def _processes(jobs: int) -> ProcessPoolExecutor:
 
 
 def _start_job() -> None:
-    gc.set_threshold(100_000)  # a run leaves circles behind, and makes few
+    gc.disable()  # a run leaves circles behind, and makes few
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the process that started this one
 
 
 def _broken_by(mistake: str | None, seed: int) -> str:
-    return broken_by(plan_of(seed), _parts(mistake))
+    broken = broken_by(plan_of(seed), _parts(mistake))
+    gc.collect()
+    return broken
 
 
 def _parts(mistake: str | None) -> Parts | None:

@@ -16,7 +16,7 @@ class Misfortunes:
     def __init__(self, cluster: "Cluster") -> None:
         self.cluster = cluster
         self.world = cluster.world
-        self._cursed_until_ms = STORM_MS * cluster.plan.climate.cursed
+        self._cursed_until_ms: float = STORM_MS * cluster.plan.climate.cursed
 
     def strike(self, kind: str, rng: random.Random) -> None:
         """Lets one of `plan.MISFORTUNES`, or of a drill, happen."""
@@ -27,7 +27,7 @@ class Misfortunes:
             case "clog an owner":
                 self._clog(self._owner(rng), rng)
             case "clog owners in turn":
-                self._cursed_until_ms = self.world.now_ms + rng.randint(2_000, 5_000)
+                self._cursed_until_ms = float(self.world.now_ms + rng.randint(2_000, 5_000))
             case "set an owner apart":
                 self._owner(rng).keeper.set_apart(rng.randint(1_000, 3_000))
             case "set a node apart":

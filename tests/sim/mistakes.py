@@ -1,8 +1,9 @@
 """Known mistakes, each planted into one part of an otherwise right cluster, to see that the simulator finds it."""
 
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from chatgrpc.cluster.missed import EventReader
@@ -154,28 +155,34 @@ class RowChangedByRetry(AppendPipeline):
         super()._let_out()
 
 
-class Shards:
-    """Shards with another activation or pipeline."""
+class MistakenShard(Shard):
+    """One with another activation or pipeline."""
 
-    @staticmethod
-    def using(activation: type[Activation] = Activation, pipeline: type[AppendPipeline] = AppendPipeline) -> type[Shard]:
-        class Mistaken(Shard):
-            def _new_activation(self, chat_id: str) -> Activation:
-                return activation(chat_id, self.epoch, self._bucket_seqs)
+    def __init__(self, activation: type[Activation], pipeline: type[AppendPipeline], *of_shard: Any) -> None:
+        super().__init__(*of_shard)
+        self._activation = activation
+        self._pipeline = pipeline
 
-            def _new_pipeline(self, ready: Activation) -> AppendPipeline:
-                window = self._limits.appends_in_flight_per_chat_max
-                return pipeline(
-                    ready.chat_id,
-                    self.epoch,
-                    ready.head_seq,
-                    ready.first_seq,
-                    ready.buckets_with_boundary,
-                    window,
-                    self._bucket_seqs,
-                )
+    def _new_activation(self, chat_id: str) -> Activation:
+        return self._activation(chat_id, self.epoch, self._bucket_seqs)
 
-        return Mistaken
+    def _new_pipeline(self, ready: Activation) -> AppendPipeline:
+        window = self._limits.appends_in_flight_per_chat_max
+        return self._pipeline(
+            ready.chat_id,
+            self.epoch,
+            ready.head_seq,
+            ready.first_seq,
+            ready.buckets_with_boundary,
+            window,
+            self._bucket_seqs,
+        )
+
+
+def _shard_using(
+    activation: type[Activation] = Activation, pipeline: type[AppendPipeline] = AppendPipeline
+) -> Callable[..., Shard]:
+    return partial(MistakenShard, activation, pipeline)
 
 
 class NoDedupe(Shard):
@@ -449,12 +456,12 @@ class CanaryLast(SessionBook):
 
 MISTAKES: dict[str, Parts] = {
     "a write without a key sent again as it stands": _parts(edge_desk=KeylessSentAtOnce),
-    "no boundary written": _parts(shard=Shards.using(NoBoundary)),
+    "no boundary written": _parts(shard=_shard_using(NoBoundary)),
     "deadline taken after the keepalive's answer": _parts(lease=DeadlineAfterAnswer),
     "deadline ignored": _parts(lease=DeadlineIgnored),
-    "acknowledgement before commit": _parts(shard=Shards.using(pipeline=AcknowledgedEarly)),
-    "acknowledgement out of order": _parts(shard=Shards.using(pipeline=AcknowledgedOutOfOrder)),
-    "seq from a stale tail": _parts(shard=Shards.using(StaleTail)),
+    "acknowledgement before commit": _parts(shard=_shard_using(pipeline=AcknowledgedEarly)),
+    "acknowledgement out of order": _parts(shard=_shard_using(pipeline=AcknowledgedOutOfOrder)),
+    "seq from a stale tail": _parts(shard=_shard_using(StaleTail)),
     "dedupe window too small": _parts(shard=NoDedupe),
     "a write taken before its sender's admission counts": _parts(shard=WritesOfTheAdmittedNotHeld),
     "go-back-N without order": _parts(owner_lanes=AnyOrder),
@@ -465,13 +472,13 @@ MISTAKES: dict[str, Parts] = {
     "gap repaired by a stale membership": _parts(feed=StaleMembership),
     "voided row served": _parts(read_committed=first_row_found),
     "a row above the stated committed seq shown to a reader": _parts(read_committed=beyond_the_stated),
-    "adopted tail not written again": _parts(shard=Shards.using(NotWrittenAgain)),
-    "adopted under the old epoch": _parts(shard=Shards.using(AdoptedUnderOldEpoch)),
-    "boundary before the adopted rows": _parts(shard=Shards.using(BoundaryFirst)),
-    "boundary in the first bucket only": _parts(shard=Shards.using(pipeline=BoundaryInFirstBucketOnly)),
-    "a retry that changes the row": _parts(shard=Shards.using(pipeline=RowChangedByRetry)),
+    "adopted tail not written again": _parts(shard=_shard_using(NotWrittenAgain)),
+    "adopted under the old epoch": _parts(shard=_shard_using(AdoptedUnderOldEpoch)),
+    "boundary before the adopted rows": _parts(shard=_shard_using(BoundaryFirst)),
+    "boundary in the first bucket only": _parts(shard=_shard_using(pipeline=BoundaryInFirstBucketOnly)),
+    "a retry that changes the row": _parts(shard=_shard_using(pipeline=RowChangedByRetry)),
     "a stated event taken for a pushed one": _parts(edge_desk=StatedTakenForPushed),
-    "nobody told of adopted events": _parts(shard=Shards.using(NobodyTold)),
+    "nobody told of adopted events": _parts(shard=_shard_using(NobodyTold)),
     "rows of later epochs erased": _parts(erase=every_row_erased),
     "heads not asked for when a node is gone": _parts(doubts=HeadsNotAskedAgain),
     "memberships not read again after a missed push": _parts(doubts=MembershipsNotReadAgain, users_concerned=nobody_concerned),
@@ -489,7 +496,7 @@ MISTAKES: dict[str, Parts] = {
 TOO_RARE: dict[str, Parts] = {
     "nothing doubted after a lost lease": _parts(doubts=LostLeaseTrusted),
     "a lost push before another one not missed": _parts(edge_desk=EarlierPushNotMissed),
-    "views of adopted events in any order": _parts(shard=Shards.using(ViewsAllAtOnce)),
+    "views of adopted events in any order": _parts(shard=_shard_using(ViewsAllAtOnce)),
     "only rows that are there erased": _parts(erase=rows_that_are_there_erased),
     "erased under the epoch of the row": _parts(erase=erased_under_the_epoch_of_the_row),
     "heads not asked for when a link is back": _parts(doubts=LinkThatCameBackTrusted),

@@ -1,6 +1,6 @@
 """The parts a simulated node is made of: those of the core, or one with a mistake planted in it."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from chatgrpc.cluster.missed import users_concerned
 from chatgrpc.core.doubts import Doubts
@@ -41,19 +41,20 @@ def erase(replica: Replica, chat_id: str, bucket: int, row: Row, entry: Entry) -
 class Parts:
     """What nodes are built from; a planted mistake overrides one of these."""
 
-    lease: type[Lease] = Lease
-    shard: type[Shard] = Shard
-    edge_desk: type[EdgeDesk] = EdgeDesk
-    owner_desk: type[OwnerDesk] = OwnerDesk
-    edge_lanes: type[EdgeLanes] = EdgeLanes
-    owner_lanes: type[OwnerLanes] = OwnerLanes
-    feed: type[EventFeed] = EventFeed
-    session: type[Session] = Session
-    doubts: type[Doubts[str]] = Doubts
-    session_book: type[SessionBook] = SessionBook
-    read_committed = staticmethod(read_committed)
-    erase = staticmethod(erase)
-    users_concerned = staticmethod(users_concerned)
-    limits: Limits = LIMITS
-    one_entry_a_device = False
-    """In the session map; see there."""
+    def __init__(self) -> None:
+        self.lease: type[Lease] = Lease
+        self.shard: Callable[..., Shard] = Shard
+        self.edge_desk: type[EdgeDesk] = EdgeDesk
+        self.owner_desk: type[OwnerDesk] = OwnerDesk
+        self.edge_lanes: type[EdgeLanes] = EdgeLanes
+        self.owner_lanes: type[OwnerLanes] = OwnerLanes
+        self.feed: type[EventFeed] = EventFeed
+        self.session: type[Session] = Session
+        self.doubts: type[Doubts[str]] = Doubts
+        self.session_book: type[SessionBook] = SessionBook
+        self.read_committed = read_committed
+        self.erase = erase
+        self.users_concerned = users_concerned
+        self.limits = LIMITS
+        self.one_entry_a_device = False
+        """In the session map; see there."""

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -57,6 +58,26 @@ def test_a_seed_replays_bit_for_bit_whatever_the_hashes_of_strings() -> None:
     traces = [_trace_of(seed=7, hash_seed=hash_seed) for hash_seed in ("1", "2")]
     assert traces[0] == traces[1]
     assert len(traces[0].splitlines()) > 100
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1_500)
+def test_compiled_a_seed_is_the_same_run() -> None:
+    """`make sim COMPILED=1`, without a mistake and with one."""
+    root = Path(__file__).resolve().parents[2]
+    subprocess.run([sys.executable, "scripts/compile_sim.py"], cwd=root, timeout=1_200, check=True)
+    is_compiled = "from tests.sim import world; from chatgrpc.core import session; print(world.__file__, session.__file__)"
+    files = subprocess.run([sys.executable, "-c", is_compiled], cwd=root / ".sim", capture_output=True, text=True, check=True)
+    assert [Path(file).suffix for file in files.stdout.split()] == [".so", ".so"]
+    for run in (["--seed", "7"], ["--seed", "10"], ["--seed", "1", "--mistake", "go-back-N without order"]):
+        command = [sys.executable, "-m", "tests.sim", *run]
+        interpreted, compiled = (
+            subprocess.run(command, cwd=at, capture_output=True, text=True, timeout=120, check=False)
+            for at in (root, root / ".sim")
+        )
+        assert compiled.stdout == interpreted.stdout
+        assert compiled.returncode == interpreted.returncode
+        assert len(compiled.stdout.splitlines()) > 100
 
 
 def test_a_seed_does_much_of_what_can_happen() -> None:
