@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,8 +39,8 @@ def main() -> int:
     stamp = INTO / "made-of"
     if stamp.exists() and stamp.read_text() == wanted:
         return 0
-    if shutil.which(os.environ.get("CC", "cc")) is None:
-        print("compile-sim: there is no C compiler (cc); without COMPILED=1 none is needed", file=sys.stderr)
+    if lacking := what_is_lacking():
+        print(f"compile-sim: {lacking}; without COMPILED=1 nothing is compiled", file=sys.stderr)
         return 1
     print("compile-sim: compiling the core and the simulator into .sim/, which takes some minutes", file=sys.stderr)
     shutil.rmtree(INTO, ignore_errors=True)
@@ -60,6 +61,15 @@ def main() -> int:
     shutil.rmtree(INTO / "build")
     stamp.write_text(wanted)
     return 0
+
+
+def what_is_lacking() -> str:
+    """What keeps this machine from compiling; empty if nothing does."""
+    if shutil.which(os.environ.get("CC", "cc")) is None:
+        return "there is no C compiler (cc)"
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return "there are no headers of this Python (on Debian: python3-dev)"
+    return ""
 
 
 def _fingerprint() -> str:

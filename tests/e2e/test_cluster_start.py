@@ -169,6 +169,13 @@ async def test_a_node_whose_keyspace_and_etcd_do_not_belong_together_does_not_st
         await process.communicate()
 
 
+async def _says(output: asyncio.StreamReader, text: bytes) -> bytes:
+    """The line with this text."""
+    while text not in (line := await output.readline()):
+        assert line, f"it ended without {text!r}"
+    return line
+
+
 async def test_a_running_node_whose_keyspace_went_to_another_etcd_owns_nothing_any_more(surroundings: Surroundings) -> None:
     process = await surroundings.serve()
     try:
@@ -177,11 +184,8 @@ async def test_a_running_node_whose_keyspace_went_to_another_etcd_owns_nothing_a
         async with asyncio.timeout(WAIT_S):
             await process.stdout.readline()
             await surroundings.give_keyspace_to_a_newer_etcd()
-            said = b""
-            while b"keyspace_lost" not in said:
-                said = await process.stderr.readline()
-            while b"was used with an etcd that counts epochs from" not in said:
-                said = await process.stderr.readline()
+            await _says(process.stderr, b"keyspace_lost")
+            said = await _says(process.stderr, b"was used with an etcd that counts epochs from")
         assert b"join_failed" in said
         assert await surroundings.keys() == []
         assert process.returncode is None, "it waits for an operator, with its devices"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.compile_sim import what_is_lacking
 from tests.sim.cluster import Cluster
 from tests.sim.drills import DRILLS
 from tests.sim.mistakes import MISTAKES
@@ -61,11 +62,12 @@ def test_a_seed_replays_bit_for_bit_whatever_the_hashes_of_strings() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1_500)
+@pytest.mark.timeout(2_700)
+@pytest.mark.skipif(bool(what_is_lacking()), reason=f"NOT TESTED: the compiled simulator; {what_is_lacking()}")
 def test_compiled_a_seed_is_the_same_run() -> None:
     """`make sim COMPILED=1`, without a mistake and with one."""
     root = Path(__file__).resolve().parents[2]
-    subprocess.run([sys.executable, "scripts/compile_sim.py"], cwd=root, timeout=1_200, check=True)
+    subprocess.run([sys.executable, "scripts/compile_sim.py"], cwd=root, timeout=2_400, check=True)
     is_compiled = "from tests.sim import world; from chatgrpc.core import session; print(world.__file__, session.__file__)"
     files = subprocess.run([sys.executable, "-c", is_compiled], cwd=root / ".sim", capture_output=True, text=True, check=True)
     assert [Path(file).suffix for file in files.stdout.split()] == [".so", ".so"]
