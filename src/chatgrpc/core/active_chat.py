@@ -63,11 +63,16 @@ class Pending:
     erases_seq: int
     """The event that it erases; 0 = none."""
     tickets: list[tuple[Ticket, Write, bool]]
-    """Who waits for it, and what they sent; with True for those who sent it again."""
+    """Who waits for it, and what they sent; with True, and without its content, for those who sent it again."""
     held_bytes: int = 0
     """Of the write, which count until it is committed."""
     refusals: list[tuple[Ticket, Write, chat_pb2.Error]] = field(default_factory=list)
-    """Writes that were refused after it, by a state that counts only once it is committed."""
+    """Writes, without their contents, that were refused after it, by a state that counts only once it is committed."""
+
+    @property
+    def behind(self) -> int:
+        """How many wait for it besides who sent it first."""
+        return sum(again for _, _, again in self.tickets) + len(self.refusals)
 
 
 @dataclass(slots=True)
@@ -95,6 +100,7 @@ class ActiveChat:
         "_span_max",
         "_widened_until_ms",
         "awaited_seq",
+        "behind",
         "chat",
         "chat_id",
         "committed_seq",
@@ -129,6 +135,7 @@ class ActiveChat:
         self.in_flight: dict[int, Pending] = {}
         self.waiting: deque[tuple[Ticket, Write, int, int]] = deque()  # with its bytes, and where a sender left who did
         self.awaited_seq = 0  # the first write that waits does so until this is committed; 0 = it does not
+        self.behind = 0  # who waits for those in flight besides who sent them first: see `Pending.behind`
         self.held_bytes = 0  # of the writes that wait and of those in flight
         self.looked_up: LookedUp | None = None
         self._by_key: dict[tuple[str, bytes], EventMeta] = {}

@@ -11,7 +11,7 @@ which are answered with a retryable error; the log says, at the next load, what 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from chatgrpc.core.active_chat import ActiveChat, LookedUp, Pending, Ticket, reaction_of, text_of
 from chatgrpc.core.budget import Budget
@@ -96,6 +96,7 @@ class Delivery:
     """Someone came in or left by it."""
 
 
+_NOTHING = content_pb2.Content()
 _CLOCKS_DIFFER_MS = 1_000
 """Wall clocks of a chat's successive owners normally differ by less; more is taken for a step of one of them."""
 
@@ -200,7 +201,7 @@ class Sequencer:
         chat.was_written_to = True
         self._budget.written_to(chat)
         if (
-            len(chat.waiting) + len(chat.in_flight) >= self._limits.writes_waiting_per_chat_max
+            len(chat.waiting) + len(chat.in_flight) + chat.behind >= self._limits.writes_waiting_per_chat_max
             or (chat.held_bytes and chat.held_bytes + size_bytes > self._limits.writes_waiting_bytes_per_chat_max)
             or not self._budget.take(write.sender_user_id, size_bytes)
         ):
@@ -326,6 +327,7 @@ class Sequencer:
                 self._admitted.append(chat)
             if chat.in_flight.pop(meta.seq, None) is not None:  # else it was given up, and who waited has an answer
                 self._release(chat, meta.sender_user_id, pending.held_bytes)
+                chat.behind -= pending.behind
                 for ticket, _, again in pending.tickets:
                     self._answers.append(Answer(ticket, _result(chat.chat_id, meta, again)))
                 self._answers += [Answer(ticket, error) for ticket, _, error in pending.refusals]
@@ -487,7 +489,8 @@ class Sequencer:
         if is_retryable(error):
             self._failed_sends.refused(write, error)  # from here on, though the answer comes later
         last = next(reversed(chat.in_flight.values()))
-        last.refusals.append((ticket, write, error))
+        last.refusals.append((ticket, _without_content(write), error))
+        chat.behind += 1
 
     def _needs(self, chat: ActiveChat, write: Write, arm: str, left_seq: int, now: Now) -> Lookup | None:
         """What must be read before the write can be decided, if anything.
@@ -600,7 +603,8 @@ class Sequencer:
     def _answer_again(self, chat: ActiveChat, ticket: Ticket, write: Write, earlier: EventMeta) -> None:
         on_its_way = chat.in_flight.get(earlier.seq)
         if on_its_way is not None:
-            on_its_way.tickets.append((ticket, write, True))
+            on_its_way.tickets.append((ticket, _without_content(write), True))
+            chat.behind += 1
             return
         self._answers.append(Answer(ticket, _result(chat.chat_id, earlier, again=True)))
 
@@ -739,6 +743,11 @@ def _result(chat_id: str, meta: EventMeta, again: bool) -> chat_pb2.SendResult:
     return chat_pb2.SendResult(
         chat_id=chat_id, seq=meta.seq, message_id=meta.message_id, sent_at_ms=meta.sent_at_ms, duplicate=again
     )
+
+
+def _without_content(write: Write) -> Write:
+    """What is needed to answer it: the store may be away for long, and meanwhile devices send it again and again."""
+    return replace(write, content=_NOTHING)
 
 
 def _not_taken() -> chat_pb2.Error:

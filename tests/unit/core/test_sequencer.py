@@ -814,6 +814,32 @@ def test_g7_a_chat_takes_only_so_many_writes_at_a_time() -> None:
     assert owner.result("after").seq == 5
 
 
+def test_g7_what_waits_behind_an_append_counts_as_waiting_and_keeps_no_content() -> None:
+    """The store is away, and devices send again and again, or send what is refused: each is answered after the append."""
+    owner = Owner(Limits(writes_waiting_per_chat_max=5))
+    owner.do("first", to("bob", 1))
+    chat_id = direct_chat_id("alice", "bob")
+    owner.submit("on its way", into(chat_id, 2, text("x" * 1_000), seen_seq=2))
+    for number in range(2):
+        owner.submit(f"again {number}", into(chat_id, 2, text("x" * 1_000), seen_seq=2))
+        owner.submit(f"refused {number}", into(chat_id, 3 + number, edit(2), sender="bob", seen_seq=2))
+    owner.read()
+    chat = owner.sequencer.chat(chat_id)
+    assert chat is not None
+    (pending,) = chat.in_flight.values()
+    behind = [write for _, write, _ in (*pending.tickets[1:], *pending.refusals)]
+    assert len(behind) == 4
+    assert {write.content.ByteSize() for write in behind} == {0}
+    owner.submit("one more", into(chat_id, 2, text("x" * 1_000), seen_seq=2))
+    assert owner.error("one more") == "UNAVAILABLE"
+    group = owner.take_group()
+    owner.commit(group)
+    assert [owner.result(f"again {number}").duplicate for number in range(2)] == [True, True]
+    assert [owner.error(f"refused {number}") for number in range(2)] == ["TARGET_NOT_FOUND"] * 2
+    assert chat.behind == 0
+    assert owner.do("later", into(chat_id, 9, seen_seq=2)) == owner.result("later")
+
+
 def test_g5_names_of_no_chat_take_no_place() -> None:
     owner = Owner()
     for number in range(5):
