@@ -471,6 +471,15 @@ def test_g7_a_send_in_flight_keeps_nothing_of_the_batch_that_it_came_in() -> Non
     assert submit.write.content.SerializeToString() == before
 
 
+def test_g7_a_page_that_is_being_read_keeps_nothing_of_the_batch_that_asked_for_it() -> None:
+    stream = Stream().open()
+    frame = session_pb2.ClientFrame(request_id=2, fetch_history=session_pb2.FetchHistory(chat_id="g.1", limit=3))
+    (fetch,) = stream.session.receive(frame, NOW_MS)
+    assert isinstance(fetch, FetchPage)
+    frame.fetch_history.limit = 4
+    assert fetch.request.limit == 3
+
+
 def test_g7_bytes_of_sends_in_flight_are_limited_and_one_alone_may_be_large() -> None:
     stream = Stream(Limits(sends_in_flight_bytes_max=10)).open()
     first = submitted(stream.say(request_id=2, send=send(1)))
