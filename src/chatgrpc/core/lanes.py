@@ -235,6 +235,10 @@ class HeadBook:
         """How many are not confirmed."""
         return len(self._heads)
 
+    def __contains__(self, chat_id: str) -> bool:
+        """Whether a head of the chat is not confirmed."""
+        return chat_id in self._heads
+
     def note(self, chat_id: str, seq: int) -> int:
         """An event was delivered to the edge, perhaps in vain; returns the one before that is not confirmed, 0 for none."""
         before_seq = self._heads.get(chat_id, 0)

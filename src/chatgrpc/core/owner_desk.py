@@ -45,7 +45,8 @@ _HEADS_TOGETHER_MAX: Final = 500
 _ABSENT_BEATS: Final = 60
 """Heartbeats for which is kept what a node that is not seen was not told: longer than news of nodes are on their way."""
 _ABSENT_HEADS_MAX: Final = 20_000
-"""Chats that are noted for such a node; what it misses beyond is found when its sessions are looked through again."""
+"""Chats that are noted for such a node. What it misses beyond is told by the next event of each chat, or when devices come
+anew: so much in so short a time is more than a node catches up with otherwise."""
 
 
 @dataclass(eq=False, slots=True)
@@ -104,6 +105,7 @@ class OwnerDesk:
         self._books: dict[str, HeadBook] = {}
         self._live: Collection[str] = ()
         self._absent: dict[str, int] = {}  # nodes with a book that are not seen: for how many heartbeats more it is kept
+        self._ever_seen: set[str] = set()  # ids of nodes are never used again
         self._touched: dict[Tenure, None] = {}
         self._messages: list[tuple[str, Message]] = []
         self._damage: list[Damage] = []
@@ -140,6 +142,7 @@ class OwnerDesk:
     def see(self, live_node_ids: Collection[str]) -> None:
         """The nodes that live, as far as it is known here. What is noted of others is kept for a while: see `route`."""
         self._live = live_node_ids
+        self._ever_seen.update(live_node_ids)
         self._absent = {
             node_id: self._absent.get(node_id, _ABSENT_BEATS) for node_id in self._books if node_id not in live_node_ids
         }
@@ -252,9 +255,14 @@ class OwnerDesk:
 
     @property
     def is_heard(self) -> bool:
-        """Whether each node that is seen has confirmed all that was pushed to it; may be asked far more often than a heartbeat
-        is due."""
-        return not any(len(book) for node_id, book in self._books.items() if node_id not in self._absent)
+        """Whether all that was pushed is confirmed, by nodes that are seen, and nothing is noted for one that has not been seen
+        yet; may be asked far more often than a heartbeat is due.
+
+        One that was seen and is not any more is gone, or looks everything through when it comes back.
+        """
+        return not any(
+            len(book) for node_id, book in self._books.items() if node_id not in self._absent or node_id not in self._ever_seen
+        )
 
     # How it goes on.
 
@@ -291,7 +299,7 @@ class OwnerDesk:
     def _note_absent(self, node_id: str, delivery: Delivery) -> None:
         book = self._books.setdefault(node_id, HeadBook())
         self._absent.setdefault(node_id, _ABSENT_BEATS)
-        if len(book) < _ABSENT_HEADS_MAX:
+        if len(book) < _ABSENT_HEADS_MAX or delivery.chat_id in book:
             book.note(delivery.chat_id, delivery.seq)
 
     def doubt(self, heads: Mapping[str, int], node_ids: Collection[str]) -> None:

@@ -350,6 +350,21 @@ def test_what_a_node_missed_while_it_was_not_seen_is_told_once_it_is() -> None:
     assert ("n1", Heads({"c": 5})) in desk.beat()
 
 
+def test_not_all_is_heard_while_something_is_noted_for_a_node_that_was_never_seen() -> None:
+    """Whoever says that it has drained says that nobody missed anything: the notes are gone with it."""
+    desk = OwnerDesk(LIMITS, lambda chat_id: 1)
+    desk.see({"n1", "n2"})
+    desk.see({"n1"})
+    desk.route([delivery(5, "alice")], [], {"alice": ["n2"]})
+    assert desk.is_heard, "it is gone, or looks everything through when it comes back"
+    desk.route([delivery(6, "bob")], [], {"bob": ["n3"]})
+    assert not desk.is_heard
+    desk.see({"n1", "n3"})
+    assert not desk.is_heard
+    desk.receive("n3", HeadsHeard({"c": 6}), NOW)
+    assert desk.is_heard
+
+
 def test_a_node_that_does_not_come_is_forgotten_after_a_while() -> None:
     desk = OwnerDesk(LIMITS, lambda chat_id: 1)
     desk.see({"n2"})
@@ -366,8 +381,11 @@ def test_what_is_noted_of_a_node_that_is_not_seen_is_bounded() -> None:
     for number in range(20_010):
         event = Delivery(f"c{number}", 1, b"event", ("alice",), "", changes_members=False)
         desk.route([event], [], {"alice": ["n1"]})
+    desk.route([Delivery("c7", 9, b"event", ("alice",), "", changes_members=False)], [], {"alice": ["n1"]})
     desk.see({"n1"})
-    assert sum(len(message.heads) for _, message in desk.beat() if isinstance(message, Heads)) == 20_000
+    heads = {chat_id: seq for _, message in desk.beat() if isinstance(message, Heads) for chat_id, seq in message.heads.items()}
+    assert len(heads) == 20_000
+    assert heads["c7"] == 9, "what is in the book already is kept up to date, however full it is"
 
 
 def test_a_mark_that_a_node_says_did_not_rise_is_told_nobody() -> None:
