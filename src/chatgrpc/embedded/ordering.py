@@ -66,6 +66,7 @@ class LocalOrdering:
         self._book = book
         self._look_again_interval_ms = int(look_again_interval_s * 1000)
         self._look_again_at_ms = lease_clock_ms() + self._look_again_interval_ms
+        self._said_of: dict[str, set[str]] = {}  # why appends failed since the last that did not -> some of their chats
         self._sequencer = sequencer
         self._log = log
         self._metrics = metrics
@@ -119,6 +120,7 @@ class LocalOrdering:
         finished, self._finished_groups = self._finished_groups, []
         for group, error in finished:
             if error is None:
+                self._said_of.clear()
                 deliveries += self._sequencer.committed(group)
             else:
                 self._append_failed(group, error)
@@ -145,9 +147,21 @@ class LocalOrdering:
         if _is_the_stores(error) or isinstance(error, StaleOwnerError):  # the next load finds what a stale one did not know
             self._sequencer.failed(group)
             return
+        chat_ids = {entry.chat_id for entry in group.entries}
+        if type(error) is StoreError and self._is_said_of_several(str(error), chat_ids):
+            self._sequencer.failed(group)
+            self._sequencer.look_again()  # of the first of them it was taken for the chat's own fault
+            return
         its_own = _its_own(error) or DamageError(str(error))
-        for chat_id in {entry.chat_id for entry in group.entries}:
+        for chat_id in chat_ids:
             self._sequencer.damage(damage_of(chat_id, its_own))
+
+    def _is_said_of_several(self, text: str, chat_ids: set[str]) -> bool:
+        """Whether the store says so of one chat after the other, and nothing is stored in between: see `_are_the_stores`."""
+        said_of = self._said_of.setdefault(text, set())
+        if len(said_of) < 2:
+            said_of |= chat_ids
+        return len(said_of) > 1
 
     def _take_reads(self, now: Now) -> None:
         loaded, self._loaded = self._loaded, []

@@ -109,6 +109,24 @@ async def test_a_store_that_fails_is_not_asked_for_each_chat(monkeypatch: pytest
     assert set((await owner.send(SICK, *SOUND)).values()) == {2}
 
 
+async def test_no_chat_is_damaged_if_the_store_says_the_same_of_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a server with little to do, where each group is of one chat."""
+    owner = Owner(monkeypatch, StoreError("malformed"))
+    owner.sick = {SICK, *SOUND}
+    assert await owner.send(SICK) == {SICK: "CHAT_DAMAGED"}
+    for chat_id in (SOUND[0], SICK, *SOUND):
+        assert await owner.send(chat_id) == {chat_id: "UNAVAILABLE"}
+    owner.error = None
+    assert set((await owner.send(SICK, *SOUND)).values()) == {2}
+
+
+async def test_two_chats_are_damaged_each_by_itself_if_others_are_stored_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = Owner(monkeypatch, StoreError("malformed"))
+    owner.sick = {SICK, SOUND[0]}
+    for chat_id, outcome in ((SICK, "CHAT_DAMAGED"), (SOUND[1], 2), (SOUND[0], "CHAT_DAMAGED")):
+        assert await owner.send(chat_id) == {chat_id: outcome}
+
+
 async def test_no_chat_is_damaged_if_the_store_says_the_same_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """As of a file that is corrupt in what all chats share."""
     owner = Owner(monkeypatch, StoreError("malformed"))
