@@ -291,6 +291,26 @@ async def test_a_take_that_was_given_up_is_found_to_be_ours(
     await two.until(lambda: two.view.owners == {7: owner})
 
 
+async def test_a_leave_that_was_cancelled_is_made_up_for_by_the_next(
+    settings: EtcdSettings, shared_etcd: EtcdServers, nodes: AsyncExitStack
+) -> None:
+    """A process that ends cancels whoever gives up a lease that was lost, and leaves once more itself."""
+    settings = dataclasses.replace(settings, lease_ttl_s=60)
+    link = await nodes.enter_async_context(link_to(shared_etcd.members[0].port))
+    one, two = _node(nodes, settings, link.address), _node(nodes, settings)
+    await one.join()
+    await two.join()
+    await one.cluster.take(7)
+    link.silence()
+    leaving = asyncio.create_task(one.cluster.leave())
+    await asyncio.sleep(0.1)
+    leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
+    link.mend()
+    await one.cluster.leave()
+    assert await two.cluster.take(7) is not None
+
+
 async def test_who_joins_again_stands_under_the_new_lease_though_the_old_one_has_not_ended(
     settings: EtcdSettings, nodes: AsyncExitStack
 ) -> None:

@@ -226,7 +226,7 @@ class EtcdCluster:
 
     async def leave(self) -> None:
         """See the port; without etcd, the others learn it when the lease's time to live is over."""
-        lease, self._lost = self._lease or self._lost, None
+        lease = self._lost = self._lease or self._lost  # whoever is cancelled in here, and leaves again, gives it up then
         self._forget()
         if lease is not None:
             try:
@@ -234,6 +234,7 @@ class EtcdCluster:
                     await lease.end()
             except (EtcdError, TimeoutError) as error:
                 _log.warning("left_without_etcd", error=str(error) or "etcd does not answer")
+            self._lost = None
 
     async def close(self) -> None:
         """Leaves, and closes the connections."""
