@@ -6,7 +6,6 @@ may have been set up anew, or the keyspace may have been given to nodes with ano
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, NoReturn, Protocol, TypeVar
 
@@ -17,6 +16,7 @@ from chatgrpc.config import ClusterSettings
 from chatgrpc.ports.cluster import ClusterUnavailableError
 from chatgrpc.ports.errors import StoreError
 from chatgrpc.start_error import StartError
+from chatgrpc.trouble import Trouble
 
 _ANSWER_TIMEOUT_S: Final = 10.0
 _RETRY_S: Final = 0.25
@@ -91,16 +91,23 @@ class Claim:
         Who claimed the keyspace in the same moment with another etcd may not have seen this node, nor this node it. Of two the
         one whose etcd counts from later stays: `let_go` is called on the other.
         """
+        unusable = Trouble("keyspace_unusable")
         while True:
             await asyncio.sleep(self._interval_s)
             if not is_joined():
                 continue
-            with contextlib.suppress(StoreError):  # there are more tries before it is forgotten
+            try:
                 await self._keyspace.note_use(self._node_id, self._coordinator.joined_base)
                 stored = await self._keyspace.base()
-                if stored > self._coordinator.joined_base and is_joined():
-                    _log.error("keyspace_lost", base=self._coordinator.joined_base, base_of_other_etcd=stored)
-                    let_go()
+            except SchemaError as error:
+                unusable.failed(error)  # nobody else owns it: this node goes on, and an operator has to know
+                continue
+            except StoreError:
+                continue  # there are more tries before it is forgotten
+            unusable.worked()
+            if stored > self._coordinator.joined_base and is_joined():
+                _log.error("keyspace_lost", base=self._coordinator.joined_base, base_of_other_etcd=stored)
+                let_go()
 
     def _check(self, ours: str, theirs: str) -> None:
         cluster = self._settings

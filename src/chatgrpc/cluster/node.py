@@ -64,7 +64,8 @@ _GIVE_UP_AFTER_MS = 10_000
 _ASK_AGAIN_AFTER_MS = 250
 _STATED_MAX = 200_000
 """Heads that are remembered."""
-_JOIN_TIMEOUT_S = 10.0
+_JOIN_TIMEOUT_S = 15.0
+"""Longer than a claim waits for an answer (`claim.py`), which then says who is late."""
 _WATCH_INTERVAL_S = 1.0
 _CONFIRMATIONS_TIMEOUT_S = 2.5
 """Two heartbeats of the links: how long a node that leaves waits until others have confirmed its pushes."""

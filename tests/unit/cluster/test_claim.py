@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from structlog.testing import capture_logs
 
 from chatgrpc.adapters.cassandra import SchemaError
 from chatgrpc.cluster.claim import Claim
@@ -140,6 +141,24 @@ async def test_what_cassandra_cannot_do_just_now_is_tried_again() -> None:
     keyspace.failures = [StoreUnavailableError("too busy")]
     await Claim("one", SETTINGS, keyspace, etcd).make()
     assert keyspace.uses == {"one": OLDER}
+
+
+async def test_a_keyspace_that_nobody_owns_any_more_is_told_and_the_node_goes_on() -> None:
+    """As when somebody emptied it, or made it anew, under nodes that run."""
+    keyspace, etcd = MemoryKeyspace(), MemoryEtcd(OLDER)
+    claim = Claim("one", SETTINGS, keyspace, etcd, interval_s=0.001)
+    await claim.make()
+    keyspace.uses.clear()
+    keyspace.failures = [SchemaError("its owner is not there")]
+    let_go = asyncio.Event()
+    with capture_logs() as lines:
+        keeping = asyncio.create_task(claim.keep(lambda: True, let_go.set))
+        try:
+            await until(lambda: "one" in keyspace.uses)
+        finally:
+            keeping.cancel()
+    assert [(line["event"], line["error"]) for line in lines] == [("keyspace_unusable", "its owner is not there")]
+    assert not let_go.is_set()
 
 
 async def test_a_node_lets_go_when_it_finds_that_the_keyspace_went_to_another_etcd() -> None:
