@@ -238,7 +238,7 @@ class Edge:
             inbound = self._transport.drain()
             self._reported.add(self._take_in(inbound, now), 0)
         self._go_on(self._reported)
-        if self._answers.steps + self._news.steps < _BEHIND_STEPS:
+        if self._answers.steps + self._news.steps + self._stated.steps < _BEHIND_STEPS:
             self._receive(now_ms)
             self._take_progress(now)
         self._go_on(self._answers)

@@ -63,8 +63,7 @@ class DeviceService(DeviceServiceServicer):
         if device is None:
             raise RefusedError(
                 chat_pb2.ERROR_CODE_NOT_FOUND,
-                "You have no such device, or it is revoked. Its id is kept out, with tokens that name it. "
-                "Look at DeviceService.ListDevices.",
+                "You have no such device, or it is revoked already. Look at DeviceService.ListDevices.",
             )
         return RevokeDeviceResponse(device=device)
 
