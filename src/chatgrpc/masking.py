@@ -6,7 +6,7 @@ from typing import Final
 
 MASK: Final = "****"
 
-_SCHEME = r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)"
+_SCHEME = r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,30}://)"  # bounded, or a run of letters takes the square of its length
 _ADDRESS = re.compile(_SCHEME + r"(?P<rest>(?:[^\s@]*@)*(?:[^\s'\"<>]|['\"<>](?![\s:,)]|$))+)")
 """One in a sentence. A quotation mark ends it where the sentence goes on, and is else part of a secret that was not escaped."""
 _VALUE = re.compile(_SCHEME + r"(?P<rest>.+)", re.DOTALL)

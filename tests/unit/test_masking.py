@@ -36,6 +36,7 @@ def restored() -> Iterator[None]:
         ("<https://h/keys> and bob@h", "<https://h/keys> and bob@h"),
         ("no address: password=s", "no address: password=s"),
         ("https://h/?", "https://h/?"),
+        ("x" * 50 + "://u:s3cret@h", "x" * 50 + "://u:****@h"),
     ],
 )
 def test_what_may_be_secret_is_masked(text: str, masked: str) -> None:
