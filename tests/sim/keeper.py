@@ -33,7 +33,7 @@ class Keeper:
         self._lease_id = 0
         self._has_joined = False
         self._apart_from_ms = self._apart_until_ms = 0
-        self._releasing: dict[int, None] = {}
+        self._releasing: dict[int, Tenure] = {}
         self._leaving_since_ms: dict[int, int] = {}
         """Shards that are to be given away."""
         self._mark_interval_ms = self.world.rng.choice((0, 300, 1_500, 60_000))
@@ -165,7 +165,7 @@ class Keeper:
         self.node.owner.desk.drop(tenure)
         del self._leaving_since_ms[tenure.number]
         self.node.note(f"gives shard {tenure.number} away{'' if is_idle else ', and appends that are under way with it'}")
-        self._releasing[tenure.number] = None
+        self._releasing[tenure.number] = tenure
         self._release(tenure)
 
     def _release(self, tenure: Tenure) -> None:
@@ -174,7 +174,8 @@ class Keeper:
         lease = self._lease
 
         def answered() -> None:
-            self._releasing.pop(tenure.number, None)
+            if self._releasing.get(tenure.number) is tenure:  # else it was answered before, and the shard came back
+                del self._releasing[tenure.number]
 
         def at_coordinator() -> Callable[[], None]:
             coordinator.release(tenure.number, tenure.shard.epoch)
@@ -183,7 +184,7 @@ class Keeper:
         def attempt() -> None:
             if lease is not self._lease:
                 answered()
-            elif tenure.number in self._releasing:
+            elif self._releasing.get(tenure.number) is tenure:
                 self._ask(at_coordinator)
                 self.node.after(100, attempt)
 

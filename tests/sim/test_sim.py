@@ -36,6 +36,7 @@ ONCE_FAILED = {
     70003071: "an owner adopted again what it had erased under the epoch of its row, which its boundary voided",
     104008594: "the heads that a node asked for in doubt left out a chat whose membership was being read, as of before",
     103000704: "what an owner pushed before it saw a node that had just come was noted for nobody",
+    110017357: "a late answer to a release, asked for twice, was taken for that of the next one, by the simulator's keeper",
     778334: "the run ended while a device caught up, since the nodes that had stated the head were gone",
 }
 """Seeds that found something, and what. A seed is another run after each change of the simulator: what they found is held by
