@@ -887,6 +887,66 @@ async def test_lines_that_are_not_kept_are_named_and_not_said_to_wait(
     assert "do not send these again" in err
 
 
+@pytest.mark.parametrize("answers", [True, False])
+async def test_who_interrupts_lines_that_wait_is_told_at_once_from_which_one_on_none_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answers: bool
+) -> None:
+    async def lines() -> AsyncIterator[str]:
+        for line in ("one", "", "two", "three", "four"):
+            yield line
+        if answers:  # all that came so far is committed, and whoever writes them may go on
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(sys.modules[_Sender.__module__], "stdin_lines", lines)
+    async with client_of(tmp_path, committing if answers else mute, sends_in_flight_max=2) as (client, _):
+        sender = _Sender(client, "bob", "", 10 * TIMEOUT_S, as_json=False)
+        sender._open = lambda: asyncio.sleep(0)  # type: ignore[method-assign]
+        sending = asyncio.create_task(sender.run("-"))
+        out = ""
+        while out.count("sent to") < 4 if answers else len(await client.waiting_messages()) < 2:
+            await asyncio.sleep(0.01)
+            out += capsys.readouterr().out
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+    err = capsys.readouterr().err
+    line = 6 if answers else 4
+    assert f"line {line} of standard input and those behind it are not sent, and not kept: interrupted" in err
+    assert ("2 messages kept on disk" in err) is not answers
+    assert ("do not send these again" in err) is not answers
+
+
+async def test_a_line_that_is_being_kept_as_it_is_interrupted_is_not_said_to_be_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    queue, at_the_disk, goes_on = Store.queue, threading.Event(), threading.Event()
+
+    def slowly(store: Store, message: QueuedMessage) -> OutboxEntry:
+        at_the_disk.set()
+        goes_on.wait(TIMEOUT_S)
+        return queue(store, message)
+
+    async def lines() -> AsyncIterator[str]:
+        for line in ("one", "two"):
+            yield line
+
+    monkeypatch.setattr(sys.modules[_Sender.__module__], "stdin_lines", lines)
+    monkeypatch.setattr(Store, "queue", slowly)
+    async with client_of(tmp_path, mute) as (client, _):
+        sender = _Sender(client, "bob", "", TIMEOUT_S, as_json=False)
+        sender._open = lambda: asyncio.sleep(0)  # type: ignore[method-assign]
+        sending = asyncio.create_task(sender.run("-"))
+        await asyncio.to_thread(at_the_disk.wait, TIMEOUT_S)
+        sending.cancel()
+        await asyncio.sleep(0)
+        goes_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+    err = capsys.readouterr().err
+    assert "line 2 of standard input and those behind it are not sent, and not kept" in err
+    assert "1 message kept on disk" in err
+
+
 async def test_a_text_that_the_full_outbox_does_not_take_is_said_not_to_be_kept_and_what_waits_goes_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,6 +23,7 @@ from ..exceptions import (
     request_error,
 )
 from ..store import QueuedMessage
+from ..to_its_end import to_its_end
 from ..wording import messages
 from .access import Access, DeviceOption, check_chat, check_user, takes_access
 from .ending import advice, complain, run, silence
@@ -74,7 +75,9 @@ class _Sender:
         self._deadline_s = time.monotonic() + timeout_s
         self._refused = False
         self._left_out = False
-        """What there was to send is not all kept: the disk or the outbox is full."""
+        """What there was to send is not all kept: the disk or the outbox is full, or it was interrupted."""
+        self._next_line = 0
+        """The first line of standard input that is neither kept nor refused; 0 = what is sent is no line of it."""
         self._unsettled: list[Outgoing] = []
         """Messages of this run of which it was not known in time what became of them."""
 
@@ -148,46 +151,62 @@ class _Sender:
         if outgoing is not None:
             await self._report(outgoing)
 
-    async def _keep(self, text: str, what_is: str = "") -> Outgoing | None:
-        """Puts a text into the outbox; None if it is not there, which is said: `what_is` not sent."""
+    async def _keep(self, text: str) -> Outgoing | None:
+        """Puts a text into the outbox; None if it is not there, which is said."""
         try:
             return await self._client.send(text, chat_id=self._chat, user_id=self._to)
         except RequestError as error:  # it can never be sent; others may
             self._refused = True
             self._say_refused({"chat_id": self._chat}, error, "refused")
         except (DiskError, OutboxFullError) as error:
-            self._left_out = True
-            complain(f"{what_is}not sent, and not kept: {advice(error)}")
+            self._leave_out(advice(error))
         return None
+
+    async def _keep_line(self, number: int, line: str) -> Outgoing | None:
+        self._next_line = number
+        outgoing = await self._keep(line)
+        if not self._left_out:
+            self._next_line = number + 1
+        return outgoing
+
+    def _leave_out(self, reason: str) -> None:
+        """Says that the text, or this line and what is behind it, is not kept."""
+        self._left_out = True
+        what = f"line {self._next_line} of standard input and those behind it are " if self._next_line else ""
+        complain(f"{what}not sent, and not kept: {reason}")
 
     async def _send_lines(self) -> None:
         """Sends line after line, as many at a time as the client has on its way.
 
         What does not go out in time is kept, and then the lines behind it are, without a wait for each, until it has gone out.
         """
+        self._next_line = 1
+        async with asyncio.TaskGroup() as reports:  # whoever interrupts it waits for none of them
+            try:
+                await self._keep_lines(reports)
+            except asyncio.CancelledError:
+                if not self._left_out:
+                    self._leave_out("interrupted")
+                raise
+
+    async def _keep_lines(self, reports: asyncio.TaskGroup) -> None:
         window = asyncio.Semaphore(self._client.config.sends_in_flight_max)
-        reports: set[asyncio.Task[None]] = set()
-        try:
-            number = 0
-            async for line in stdin_lines():
-                number += 1
-                if not line:
-                    continue
-                await window.acquire()
-                if self._unsettled and not self._is_late:
-                    await self._report_unsettled()
-                outgoing = await self._keep(line, f"line {number} of standard input and those behind it are ")
-                if self._left_out:
-                    return
-                if outgoing is None:
-                    window.release()
-                    continue
-                report = asyncio.create_task(self._report(outgoing))
-                reports.add(report)
-                report.add_done_callback(reports.discard)
-                report.add_done_callback(lambda _: window.release())
-        finally:
-            await asyncio.gather(*reports)
+        number = 0
+        async for line in stdin_lines():
+            number += 1
+            if not line:
+                continue
+            await window.acquire()
+            if self._unsettled and not self._is_late:
+                await self._report_unsettled()
+            outgoing = await to_its_end(self._keep_line(number, line))  # so that it is known whether it is kept
+            if self._left_out:
+                return
+            if outgoing is None:
+                window.release()
+                continue
+            report = reports.create_task(self._report(outgoing))
+            report.add_done_callback(lambda _: window.release())
 
     @property
     def _is_late(self) -> bool:
