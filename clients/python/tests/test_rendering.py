@@ -123,6 +123,16 @@ def test_of_what_became_of_older_messages_the_latest_is_shown_whichever_page_bri
     assert [line.split(": ")[-1] for line in lines] == ["as it is  (edited)  [🎉]", "(deleted)"]
 
 
+def test_a_page_that_brings_a_message_and_older_changes_of_it_leaves_the_newer_ones() -> None:
+    conversation = Conversation("alice")
+    conversation.add_page([event(40), event(50, edit(15, "newest text")), event(51, reaction(15, ""))])
+    lines = conversation.add_page([event(15), event(20, edit(15, "middle text")), event(21, reaction(15, "👍"))])
+    assert [line.split(": ")[-1] for line in lines] == ["newest text  (edited)"]
+    assert conversation.lines[15].text == "newest text", "which is what is forwarded"
+    conversation.add_page([event(12), event(13, reaction(12, "👍"), sender="alice"), event(14, edit(12, "twelve!"))])
+    assert conversation.show(conversation.lines[12]).endswith("twelve!  (edited)  [👍]"), "each kind and user by itself"
+
+
 def test_what_became_of_older_messages_is_kept_up_to_a_bound_however_often_they_change() -> None:
     reader, tail = Conversation("alice"), Conversation("alice", pending_max=0)
     for seq in range(100, 100 + 2 * LINES_MAX):

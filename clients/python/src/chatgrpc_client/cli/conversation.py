@@ -22,6 +22,8 @@ class Line:
     deleted: bool = False
     reactions: dict[str, str] = field(default_factory=dict)
     """Emoji by user id."""
+    applied: dict[str, int] = field(default_factory=dict)
+    """The seq of the last change of it: of each user's reaction by user id, of the text by the empty one."""
 
     @property
     def seq(self) -> int:
@@ -119,7 +121,7 @@ class Conversation:
         return self._say(event, None) if line is None else None
 
     def _keep_pending(self, event: chat_pb2.ChatEvent, target_seq: int) -> None:
-        key = (target_seq, event.sender_user_id if event.content.HasField("reaction") else "")
+        key = (target_seq, _changed_by(event))
         known = self._pending.get(key)
         if known is None or known.seq < event.seq:  # an older page may say what was so before
             self._pending.pop(key, None)
@@ -133,9 +135,10 @@ class Conversation:
         return sorted((self._pending.pop(key) for key in keys), key=lambda event: event.seq)
 
     def _apply(self, line: Line, event: chat_pb2.ChatEvent) -> bool:
-        content = event.content
-        if line.deleted:
+        content, changed_by = event.content, _changed_by(event)
+        if line.deleted or event.seq < line.applied.get(changed_by, 0):  # the page of an older message has older changes too
             return False
+        line.applied[changed_by] = event.seq
         match content.WhichOneof("body"):
             case "edit":
                 line.text, line.edited = content.edit.text, True
@@ -198,6 +201,11 @@ class Conversation:
             return ""
         text = safe(line.text.split("\n")[0])
         return f" “{text[:QUOTE_CHARS]}{'…' if len(text) > QUOTE_CHARS else ''}”"
+
+
+def _changed_by(event: chat_pb2.ChatEvent) -> str:
+    """Whose change replaces an earlier one: each user has a reaction, and the text, under the empty id, is one for all."""
+    return event.sender_user_id if event.content.HasField("reaction") else ""
 
 
 def _amended(event: chat_pb2.ChatEvent) -> int | None:
