@@ -1006,3 +1006,40 @@ async def test_a_chat_whose_history_cannot_be_had_counts_as_refused(tmp_path: Pa
         await room.enter(CHAT, "bob")
         assert room.refused
     assert "no history: Not this one." in str(screen.show.call_args)
+
+
+async def test_a_chat_of_which_the_device_holds_nothing_is_not_said_to_be_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device begins at the end of the chats that there are."""
+    monkeypatch.setattr(sys.modules[Room.__module__], "CONNECT_PATIENCE_S", 0.1)
+    is_back = asyncio.Event()
+
+    async def at_the_end(stream: Stream) -> None:
+        await stream.welcome(frame(opened(11)))
+
+    async def later(stream: Stream) -> None:
+        await is_back.wait()
+        await stream.welcome()
+        fetch = await stream.read("fetch_history")
+        assert not fetch.fetch_history.before_seq
+        page = session_pb2.HistoryPage(chat_id=CHAT, events=[event(9), event(10)], more_before=True)
+        await stream.write(session_pb2.ServerFrame(request_id=fetch.request_id, history_page=page))
+        await stream.stay()
+
+    screen = Mock()
+    async with client_of(tmp_path, at_the_end, later) as (client, server):
+        while server.streams < 2:
+            await asyncio.sleep(0.01)
+        room = Room(client, screen)
+        await room.enter(CHAT, "bob")
+        said = str(screen.show.call_args_list)
+        assert "bob: nothing of this chat is on this device yet; /older shows it once there is a connection" in said
+        assert "nothing said yet" not in said
+        is_back.set()
+        await client.wait_until_live(TIMEOUT_S)
+        await room.older()
+    said = str(screen.show.call_args_list)
+    assert "newest messages, #9 to #10" in said
+    assert "text 10" in said
+    assert "the beginning of the chat" not in said

@@ -141,6 +141,10 @@ class Room:
             self.refused = True
             self.note(f"no history: {explained(error)}")
             return
+        if page is not None and page.more_before and not page.first_seq:
+            self._more_before = True
+            self.note(f"{self.title()}: nothing of this chat is on this device yet; /older shows it once there is a connection")
+            return
         if page is None or not page.first_seq:
             if self.chat_id.startswith("g."):
                 return  # its first event says who made it, and comes now
@@ -148,8 +152,6 @@ class Room:
             return
         self.note(f"{self.title()}{' — /older shows what came before' if page.more_before else ''}")
         await self._show_page(page)
-        self._shown_seq = page.last_seq
-        await self._mark_read(self._shown_seq)
 
     async def _mark_read(self, seq: int) -> None:
         try:
@@ -158,7 +160,7 @@ class Room:
             return  # the next one covers it, and what goes on is shown all the same
 
     async def older(self) -> None:
-        """Shows the page before the oldest one shown."""
+        """Shows the page before the oldest one shown, or the newest one if there was none to show."""
         page = None
         if self._more_before:
             page = await self.client.history(self.chat_id, before=self._oldest_seq, limit=PAGE_EVENTS)
@@ -166,7 +168,7 @@ class Room:
             self._more_before = False
             self.note("that is the beginning of the chat")
             return
-        self.note(f"older messages, #{page.first_seq} to #{page.last_seq}:")
+        self.note(f"{'older' if self._oldest_seq else 'newest'} messages, #{page.first_seq} to #{page.last_seq}:")
         await self._show_page(page)
 
     async def _show_page(self, page: HistoryPage) -> None:
@@ -178,6 +180,9 @@ class Room:
         for event in page.events:
             if event.sender_user_id == self.client.user_id and event.content.HasField("text"):
                 self._ticks.own(event.seq)
+        if page.last_seq > self._shown_seq:
+            self._shown_seq = page.last_seq
+            await self._mark_read(self._shown_seq)
 
     # --- what happens
 
