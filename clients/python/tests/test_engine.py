@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import sqlite3
 import sys
 import threading
@@ -859,15 +860,19 @@ async def mute(stream: Stream) -> None:
     await stream.stay()
 
 
-@pytest.mark.parametrize("disk_is_full", [False, True])
+FULL = sqlite3.OperationalError("database or disk is full")
+DAMAGED = sqlite3.DatabaseError("database disk image is malformed")
+
+
+@pytest.mark.parametrize("failure", [None, FULL, DAMAGED])
 async def test_lines_that_are_not_kept_are_named_and_not_said_to_wait(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], disk_is_full: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], failure: sqlite3.Error | None
 ) -> None:
     queue = Store.queue
 
     def fails_at_the_third(store: Store, message: QueuedMessage) -> OutboxEntry:
-        if message.content.text.text == "three":
-            raise sqlite3.OperationalError("database or disk is full")
+        if failure is not None and message.content.text.text == "three":
+            raise failure
         return queue(store, message)
 
     async def lines() -> AsyncIterator[str]:
@@ -875,13 +880,15 @@ async def test_lines_that_are_not_kept_are_named_and_not_said_to_wait(
             yield line
 
     monkeypatch.setattr(sys.modules[_Sender.__module__], "stdin_lines", lines)
-    if disk_is_full:
-        monkeypatch.setattr(Store, "queue", fails_at_the_third)
-    async with client_of(tmp_path, mute, outbox_messages_max=10 if disk_is_full else 2) as (client, _):
-        sender = _Sender(client, "bob", "", 0.2, as_json=False)
+    monkeypatch.setattr(Store, "queue", fails_at_the_third)
+    async with client_of(tmp_path, mute, outbox_messages_max=10 if failure else 2) as (client, _):
+        sender = _Sender(client, "bob", "", 0.2, as_json=True)
         sender._open = lambda: asyncio.sleep(0)  # type: ignore[method-assign]
         assert await sender.run("-") == NOT_SENT
-    err = capsys.readouterr().err
+    out, err = capsys.readouterr()
+    not_kept, *waiting = [json.loads(line) for line in out.splitlines()]
+    assert (not_kept["chat_id"], not_kept["line"], not_kept["status"]) == (CHAT, 4, "not kept")
+    assert [line["status"] for line in waiting] == ["queued", "queued"]
     assert "line 4 of standard input and those behind it are not sent, and not kept: " in err
     assert "2 messages kept on disk" in err
     assert "do not send these again" in err
@@ -947,6 +954,32 @@ async def test_a_line_that_is_being_kept_as_it_is_interrupted_is_not_said_to_be_
     assert "1 message kept on disk" in err
 
 
+@pytest.mark.parametrize("failure", [FULL, DAMAGED])
+@pytest.mark.parametrize("script", [mute, revoked])
+async def test_a_text_that_the_store_does_not_take_is_not_said_to_be_kept(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    failure: sqlite3.Error,
+    script: Script,
+) -> None:
+    def fails(store: Store, message: QueuedMessage) -> OutboxEntry:
+        raise failure
+
+    monkeypatch.setattr(Store, "queue", fails)
+    async with client_of(tmp_path, script) as (client, _):
+        sender = _Sender(client, "bob", "", TIMEOUT_S, as_json=True)
+        sender._open = lambda: asyncio.sleep(0)  # type: ignore[method-assign]
+        assert await sender.run("hello") == NOT_SENT
+    out, err = capsys.readouterr()
+    (said,) = [json.loads(line) for line in out.splitlines()]
+    assert (said["chat_id"], said["status"], "line" in said) == (CHAT, "not kept", False)
+    assert str(failure) in said["error"]
+    assert f"not sent, and not kept: {said['error']}" in err
+    assert "kept on disk" not in err
+    assert "again" not in err
+
+
 async def test_a_text_that_the_full_outbox_does_not_take_is_said_not_to_be_kept_and_what_waits_goes_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -981,16 +1014,21 @@ async def test_a_text_that_the_full_outbox_does_not_take_is_said_not_to_be_kept_
     assert "1 message that waited from earlier: sent too" in out
 
 
+@pytest.mark.parametrize("as_json", [False, True])
 async def test_a_text_that_no_message_can_hold_is_refused_and_not_said_to_wait(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], as_json: bool
 ) -> None:
     async with client_of(tmp_path, committing) as (client, _):
-        sender = _Sender(client, "bob", "", TIMEOUT_S, as_json=False)
+        sender = _Sender(client, "bob", "", TIMEOUT_S, as_json=as_json)
         sender._open = lambda: asyncio.sleep(0)  # type: ignore[method-assign]
         assert await sender.run("x" * (CONTENT_BYTES_MAX + 1)) == REFUSED
-    err = capsys.readouterr().err
-    assert "refused: the message is larger" in err
+    out, err = capsys.readouterr()
     assert "kept on disk" not in err
+    if as_json:
+        said = json.loads(out)
+        assert (said["chat_id"], said["status"]) == (CHAT, "refused")
+    else:
+        assert "refused: the message is larger" in err
 
 
 async def test_a_chat_whose_history_cannot_be_had_counts_as_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from ..client import Client, Outgoing
 from ..events import ConnectionState
 from ..exceptions import (
     ChatError,
+    DataDirError,
     DataDirLockedError,
     DeviceRevokedError,
     DiskError,
@@ -50,7 +51,8 @@ def send(
     """Send a message and wait until it is committed.
 
     What cannot be sent in time stays on disk and goes out, once and in order, with the next `chatgrpc send` of this user. Exit
-    code: 0 all committed, 1 something still waits, 3 something was refused.
+    code: 0 all committed, 1 something still waits, or was not kept (standard error, and --json, say which), 3 something was
+    refused.
     """
     if bool(to) == bool(chat):
         raise typer.BadParameter("give either --to USER or --chat CHAT")
@@ -146,6 +148,10 @@ class _Sender:
                     raise
                 await asyncio.sleep(LOCK_POLL_S)
 
+    @property
+    def _chat_id(self) -> str:
+        return self._chat or self._client.direct_chat_id(self._to)
+
     async def _send(self, text: str) -> None:
         outgoing = await self._keep(text)
         if outgoing is not None:
@@ -157,8 +163,8 @@ class _Sender:
             return await self._client.send(text, chat_id=self._chat, user_id=self._to)
         except RequestError as error:  # it can never be sent; others may
             self._refused = True
-            self._say_refused({"chat_id": self._chat}, error, "refused")
-        except (DiskError, OutboxFullError) as error:
+            self._say_refused({"chat_id": self._chat_id}, error, "refused")
+        except (DataDirError, OutboxFullError) as error:
             self._leave_out(advice(error))
         return None
 
@@ -172,6 +178,9 @@ class _Sender:
     def _leave_out(self, reason: str) -> None:
         """Says that the text, or this line and what is behind it, is not kept."""
         self._left_out = True
+        if self._as_json:
+            line = {"line": self._next_line} if self._next_line else {}
+            self._say(dump({"chat_id": self._chat_id, **line, "status": "not kept", "error": reason}))
         what = f"line {self._next_line} of standard input and those behind it are " if self._next_line else ""
         complain(f"{what}not sent, and not kept: {reason}")
 
@@ -269,6 +278,9 @@ class _Sender:
             f" {'these' if self._left_out else 'the text'} again (`chatgrpc queue` lists and drops what waits)"
         )
         waiting = await self._client.waiting_messages()
+        if not waiting:
+            complain(f"not sent: {reason}")
+            return NOT_SENT
         if self._as_json:
             for message in waiting:
                 facts = {"chat_id": message.chat_id, "client_message_id": message.client_message_id.hex()}
