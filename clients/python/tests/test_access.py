@@ -414,6 +414,28 @@ def test_send_needs_no_device_where_the_user_has_as_many_as_allowed(shell: Shell
     assert [event["text"] for event in parsed(lines)[1:]] == [f"build {number} is green" for number in range(13)]
 
 
+async def test_what_waited_from_earlier_and_goes_out_without_a_device_is_told_apart(
+    shell: Shell, home: Home, names: Names
+) -> None:
+    alice, bob, carol = names
+    nowhere = f"d.{'x' * 22}"
+    for to in (("--to", carol), ("--chat", nowhere)):
+        without_token = ("--token-command", "exit 3", "--timeout", "0.5")
+        assert (await shell.run("send", "--as", alice, *to, "earlier", *without_token))[0] == 1
+    for number in range(Limits().devices_per_user_max):
+        async with home.device(alice, f"device{number}") as device:
+            await device.wait_until_live(TIMEOUT_S)
+    code, lines = await shell.run("send", "--as", alice, "--to", bob, "now")
+    assert (code, sorted(line.split(" (")[0].split(", or ")[0] for line in lines)) == (
+        3,
+        [
+            "chatgrpc: a message that waited from earlier was refused: there is no such chat",
+            f"✓ a message that waited from earlier was sent to {carol} as #2",
+            f"✓ sent to {bob} as #2",
+        ],
+    )
+
+
 async def test_nothing_is_sent_with_somebody_elses_token_also_without_a_session(shell: Shell, home: Home, names: Names) -> None:
     alice, bob, carol = names
     for number in range(Limits().devices_per_user_max):

@@ -34,6 +34,7 @@ from .rendering import dump, explained, safe
 LOCK_POLL_S = 0.1
 NOT_SENT = 1
 REFUSED = 3
+EARLIER = "a message that waited from earlier"
 
 
 @takes_access(folder=True)
@@ -104,7 +105,7 @@ class _Sender:
             complain(f"not sent: {advice(error)}")
             return NOT_SENT
         except TooManyDevicesError:
-            return await self._send_without_device()
+            return await self._send_without_device(earlier)
         except DeviceRevokedError as error:
             return await self._waits(advice(error), "and never sent from this device: send it again with --device NAME")
         except ChatError as error:
@@ -123,16 +124,19 @@ class _Sender:
             return NOT_SENT
         return REFUSED if self._refused else 0
 
-    async def _send_without_device(self) -> int:
+    async def _send_without_device(self, earlier: Sequence[QueuedMessage]) -> int:
         """The user has as many devices as allowed, and a home that is not kept needs none: what waits goes out by itself."""
+        earlier_ids = {message.client_message_id for message in earlier}
         try:
             async for message, outcome in self._client.send_without_session():
+                which = f"{EARLIER} was " if message.client_message_id in earlier_ids else ""
                 if isinstance(outcome, RequestError):
                     facts = {"chat_id": message.chat_id, "client_message_id": message.client_message_id.hex()}
                     self._refused = True
-                    self._say_refused(facts, outcome, "refused")
+                    self._say_refused(facts, outcome, f"{which}refused")
                 else:
-                    self._say_sent(message.chat_id, message.client_message_id, outcome)
+                    to = message.to_user_id or message.chat_id
+                    self._say_sent(to, message.chat_id, message.client_message_id, outcome, f"{which}sent")
         except ChatError as error:
             return await self._waits(advice(error, self._token_hint))
         return self._code
@@ -238,7 +242,7 @@ class _Sender:
             if failed is not None and failed.error is not None:
                 self._refused = True
                 facts = {"chat_id": failed.chat_id, "client_message_id": failed.client_message_id.hex()}
-                self._say_refused(facts, request_error(failed.error), "a message that waited from earlier was refused")
+                self._say_refused(facts, request_error(failed.error), f"{EARLIER} was refused")
         sent = sum(message.client_message_id not in refused for message in earlier)
         if sent and not self._as_json:
             self._say(f"{messages(sent)} that waited from earlier: sent too")
@@ -262,14 +266,16 @@ class _Sender:
         except (ChatError, TimeoutError):
             self._unsettled.append(outgoing)  # it waits on disk; `run` says so for all that do
             return
-        self._say_sent(outgoing.chat_id, outgoing.client_message_id, result)
+        self._say_sent(self._to or self._chat, outgoing.chat_id, outgoing.client_message_id, result)
 
-    def _say_sent(self, chat_id: str, client_message_id: bytes, result: chat_pb2.SendResult) -> None:
+    def _say_sent(
+        self, to: str, chat_id: str, client_message_id: bytes, result: chat_pb2.SendResult, said: str = "sent"
+    ) -> None:
         facts = {"chat_id": chat_id, "client_message_id": client_message_id.hex()}
         if self._as_json:
             self._say(dump(facts | {"status": "sent", "seq": result.seq, "sent_at_ms": result.sent_at_ms}))
         else:
-            self._say(f"✓ sent to {safe(self._to or self._chat)} as #{result.seq} (chat {chat_id})")
+            self._say(f"✓ {said} to {safe(to)} as #{result.seq} (chat {chat_id})")
 
     async def _waits(self, reason: str, fate: str = "") -> int:
         """Says that messages are kept, why, and what becomes of them: by default the next run sends them."""
