@@ -1031,19 +1031,32 @@ async def test_a_text_that_no_message_can_hold_is_refused_and_not_said_to_wait(
         assert "refused: the message is larger" in err
 
 
-async def test_a_chat_whose_history_cannot_be_had_counts_as_refused(tmp_path: Path) -> None:
-    async def refusing(stream: Stream) -> None:
+@pytest.mark.parametrize(
+    ("failure", "is_refused"),
+    [
+        (chat_pb2.Error(code=chat_pb2.ERROR_CODE_FORBIDDEN, message="Not this one."), True),
+        (chat_pb2.Error(code=chat_pb2.ERROR_CODE_RATE_LIMITED, message="Not now.", retry_after_ms=60_000), False),
+        (None, False),
+    ],
+)
+async def test_a_chat_whose_history_is_refused_counts_as_refused_and_one_whose_history_is_late_does_not(
+    tmp_path: Path, failure: chat_pb2.Error | None, is_refused: bool
+) -> None:
+    """What is typed may be committed all the same, and the exit code is about that."""
+
+    async def failing(stream: Stream) -> None:
         await stream.welcome()
-        failure = chat_pb2.Error(code=chat_pb2.ERROR_CODE_FORBIDDEN, message="Not this one.")
-        await stream.write(answer(await stream.read("fetch_history"), failure))
+        fetch = await stream.read("fetch_history")
+        if failure is not None:
+            await stream.write(answer(fetch, failure))
         await stream.stay()
 
     screen = Mock()
-    async with client_of(tmp_path, refusing) as (client, _):
+    async with client_of(tmp_path, failing, request_timeout_s=0.5) as (client, _):
         room = Room(client, screen)
         await room.enter(CHAT, "bob")
-        assert room.refused
-    assert "no history: Not this one." in str(screen.show.call_args)
+        assert room.refused is is_refused
+    assert f"no history: {failure.message if failure else ''}" in str(screen.show.call_args)
 
 
 async def test_a_chat_of_which_the_device_holds_nothing_is_not_said_to_be_empty(

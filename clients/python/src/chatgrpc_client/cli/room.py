@@ -22,7 +22,7 @@ from ..events import (
     ReceiptChanged,
     TypingChanged,
 )
-from ..exceptions import ChatError, DeviceRevokedError, DiskError, NotAMemberError
+from ..exceptions import ChatError, DeviceRevokedError, DiskError, NotAMemberError, RequestError, TemporaryError
 from ..store import HistoryPage
 from .conversation import Conversation
 from .ending import advice
@@ -138,7 +138,7 @@ class Room:
                 return
             page = None
         except ChatError as error:
-            self.refused = True
+            self.refused |= isinstance(error, RequestError) and not isinstance(error, TemporaryError)
             self.note(f"no history: {explained(error)}")
             return
         if page is not None and page.more_before and not page.first_seq:
