@@ -645,6 +645,42 @@ async def test_what_the_disk_did_not_take_is_acknowledged_by_the_next_call_and_l
         assert [e.seq for e in (await client.history(CHAT)).events] == [1, 2, 3]
 
 
+async def test_what_is_acknowledged_while_the_client_reconnects_is_told_to_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the event comes again, counts as a duplicate, and waits for the next one of its chat."""
+    positions, reconnects, read, goes_on = Store.positions, threading.Event(), threading.Event(), threading.Event()
+    told: asyncio.Future[session_pb2.Ack] = asyncio.get_running_loop().create_future()
+
+    def slowly(store: Store) -> dict[str, tuple[int, int]]:
+        found = positions(store)
+        if reconnects.is_set():
+            read.set()
+            goes_on.wait(TIMEOUT_S)
+        return found
+
+    async def one_event(stream: Stream) -> None:
+        await stream.welcome(frame(opened(1, head_seq=1)), frame(event(1)))
+        reconnects.set()
+
+    async def again(stream: Stream) -> None:
+        await stream.welcome(frame(event(1)))
+        assert [(position.chat_id, position.seq) for position in stream.hello.positions] == [(CHAT, 0)]
+        told.set_result((await stream.read("ack")).ack)
+        await stream.stay()
+
+    monkeypatch.setattr(Store, "positions", slowly)
+    async with client_of(tmp_path, one_event, again, manual_ack=True) as (client, _), watching(client) as got:
+        await got.until(lambda: len(got.of(LogEvent)) == 1)
+        await asyncio.to_thread(read.wait, TIMEOUT_S)
+        acknowledging = asyncio.create_task(client.acknowledge(got.of(LogEvent)[0]))
+        await asyncio.sleep(0.05)  # it is in the queue of the disk
+        goes_on.set()
+        await acknowledging
+        async with asyncio.timeout(SOONER_S):
+            assert (await told).seq == 1
+
+
 async def test_a_chat_whose_opening_the_disk_did_not_take_is_held_once_its_events_are_acknowledged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

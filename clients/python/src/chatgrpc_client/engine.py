@@ -233,10 +233,11 @@ class Engine:
             self._asks_for_token = False
         if self._outbox_is_stale:
             await self._read_outbox()
-        positions = await self.store.call(Store.positions)
-        ended = await self.store.call(Store.ended_positions)
-        sync_token = await self.store.call(Store.sync_token)
         number = await self.store.call(Store.next_connection_number, now_ms())
+        # In one go, and last: what a consumer has stored from here on (`manual_ack`), this session is told.
+        positions, ended, sync_token = await self.store.call(
+            lambda store: (store.positions(), store.ended_positions(), store.sync_token())
+        )
         session = self._new_session(positions, ended, sync_token, number)
         link = Connection(session, self, self._node.explain)
         self._session, self._link = session, link
