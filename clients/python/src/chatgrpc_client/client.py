@@ -233,7 +233,11 @@ class Client:
         return await self.send(content_pb2.Content(delete=content_pb2.DeleteContent(target_seq=seq)), chat_id=chat_id)
 
     async def hide(self, chat_id: str, seqs: Sequence[int]) -> Outgoing:
-        """Hides messages from this user only, on all of their devices."""
+        """Hides messages from this user only, on all devices that they have now.
+
+        One that comes later begins at the end of the self chat, where this is said, and shows them, unless it begins with
+        `replay_all`.
+        """
         hide = content_pb2.HideContent(chat_id=chat_id, seqs=seqs)
         return await self.send(content_pb2.Content(hide=hide), user_id=self.user_id)
 

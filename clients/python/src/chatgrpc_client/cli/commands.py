@@ -277,7 +277,7 @@ COMMANDS = (
     Command("/edit N TEXT", "give your message #N another text", Commands.edit),
     Command("/react N EMOJI", "react to #N; without an emoji, take it back", Commands.react),
     Command("/delete N", "delete #N for everyone", Commands.delete),
-    Command("/hide N…", "hide messages from yourself, on all your devices", Commands.hide),
+    Command("/hide N…", "hide messages from yourself, on the devices that you have now", Commands.hide),
     Command("/forward N USER", "pass #N on", Commands.forward),
     Command("/who", "who is in this chat, and how far they have read", Commands.who),
     Command("/chats", "your chats", Commands.chats),
