@@ -194,15 +194,19 @@ class _Sender:
         What does not go out in time is kept, and then the lines behind it are, without a wait for each, until it has gone out.
         """
         self._next_line = 1
-        async with asyncio.TaskGroup() as reports:  # whoever interrupts it waits for none of them
-            try:
-                await self._keep_lines(reports)
-            except asyncio.CancelledError:
-                if not self._left_out:
-                    self._leave_out("interrupted")
-                raise
+        reports: set[asyncio.Task[None]] = set()
+        try:
+            await self._keep_lines(reports)
+        except asyncio.CancelledError:
+            if not self._left_out:
+                self._leave_out("interrupted")
+            for report in reports:  # whoever interrupts it waits for none of them
+                report.cancel()
+            raise
+        finally:
+            await asyncio.gather(*reports)
 
-    async def _keep_lines(self, reports: asyncio.TaskGroup) -> None:
+    async def _keep_lines(self, reports: set[asyncio.Task[None]]) -> None:
         window = asyncio.Semaphore(self._client.config.sends_in_flight_max)
         number = 0
         async for line in stdin_lines():
@@ -218,7 +222,9 @@ class _Sender:
             if outgoing is None:
                 window.release()
                 continue
-            report = reports.create_task(self._report(outgoing))
+            report = asyncio.create_task(self._report(outgoing))
+            reports.add(report)
+            report.add_done_callback(reports.discard)
             report.add_done_callback(lambda _: window.release())
 
     @property
