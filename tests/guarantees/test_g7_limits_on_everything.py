@@ -444,12 +444,16 @@ async def test_chats_per_user_max(past: Cast) -> None:
 
 
 async def test_groups_rate(cast: Cast) -> None:
-    """Whoever makes groups without end is told to wait, and so is who draws others into them; nobody else is concerned."""
-    eve = cast.caller("eve")
+    """Whoever makes groups without end is told to wait, and so is who draws others into them; nobody else is concerned.
+
+    Each node counts what it owns of the new groups, whose ids are random.
+    """
+    eve, nodes = cast.caller("eve"), len(cast.server.addresses)
     request = CreateGroupRequest(title="Spam", member_user_ids=[cast.user("alice")])
-    outcomes = [await eve.chats.CreateGroup(request) for _ in range(LIMITS.groups_rate.burst + 5)]
+    outcomes = [await eve.chats.CreateGroup(request) for _ in range(nodes * LIMITS.groups_rate.burst + 5)]
     refused = [reply for reply in outcomes if reply.HasField("error")]
-    assert 3 <= len(refused) <= 5, "some may have been filled up again meanwhile"
+    assert len(refused) >= 3, "some may have been filled up again meanwhile"
+    assert len(refused) <= 5 or nodes > 1
     assert {code_of(reply) for reply in refused} == {"RATE_LIMITED"}
     assert all(0 < reply.error.retry_after_ms <= LIMITS.groups_rate.interval_ms + 1 for reply in refused)
     assert (await (await cast.online("bob")).send(cast.user("alice"), "hello")).seq == 2

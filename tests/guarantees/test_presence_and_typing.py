@@ -58,8 +58,8 @@ async def test_a_user_is_there_while_any_of_their_devices_is(cast: Cast) -> None
     for chat_id in chats:
         await alice.until_held(chat_id, 2)
     await alice.watch(*chats)
-    await presence_of(alice, carol.user_id, online=True)
-    alice.taken()
+    there = {(await next_frame(alice, "presence")).presence.user_id for _ in chats}
+    assert there == {phone.user_id, carol.user_id}
     await phone.close()
     await laptop.heartbeat()
     await carol.close()
