@@ -160,6 +160,18 @@ def test_events_that_come_again_though_stored_are_acknowledged_again() -> None:
     assert acks(session.take(0.0).frames) == {CHAT: 4}
 
 
+def test_what_is_on_the_screen_is_said_again_when_a_chat_of_it_opens() -> None:
+    """A send is answered before its new chat opens, and the server watches no chat that it does not know the user to be in."""
+    session = live()
+    session.watch(session_pb2.WatchChats(chat_ids=[CHAT, "g.new"]))
+    assert [list(f.watch_chats.chat_ids) for f in session.take(1.0).frames] == [[CHAT, "g.new"]]
+    session.receive([frame(opened(1, chat_id="g.other"))], 1.1)
+    assert not session.take(1.2).frames
+    session.receive([frame(opened(1, chat_id="g.new"))], 1.3)
+    assert [list(f.watch_chats.chat_ids) for f in session.take(1.4).frames] == [[CHAT, "g.new"]]
+    assert not session.take(1.5).frames
+
+
 def test_heartbeats_go_out_when_nothing_else_did_and_silence_is_noticed() -> None:
     session = live()
     session.typing(CHAT, session_pb2.TYPING_KIND_TEXT)

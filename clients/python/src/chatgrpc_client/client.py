@@ -306,8 +306,8 @@ class Client:
         """These chats are on the screen: the presence of their members is told from now on.
 
         With those of `user_ids` a direct chat is on the screen, which nobody may have made yet. Until somebody does, it is told
-        that they are online while they have this user on their screen likewise, and they are shown the same. To be said again
-        once the chat opened.
+        that they are online while they have this user on their screen likewise, and they are shown the same. Give its chat id
+        (`direct_chat_id`) too: it is watched from when somebody makes it.
         """
         self._engine.watch(chat_ids, user_ids)
 

@@ -104,7 +104,9 @@ class Session:
         self._own_acks_due_s = 0.0
         self._read_marks: dict[str, int] = {}
         self._typing: dict[str, session_pb2.TypingKind.ValueType] = {}
+        self._on_screen = session_pb2.WatchChats()
         self._watched: session_pb2.WatchChats | None = None
+        """What is on the screen, as long as it is to be said."""
 
         self._connect_deadline_s = now_s + connect_timeout_s
         self._heartbeat_interval_s = 0.0
@@ -207,6 +209,8 @@ class Session:
         received.records.append(event)
 
     def _chat_opened(self, opened: session_pb2.ChatOpened, received: Received) -> None:
+        if opened.chat.chat_id in self._on_screen.chat_ids:
+            self._watched = self._on_screen
         cursor = self.cursors.get(opened.chat.chat_id)
         if cursor is not None and opened.next_seq <= cursor + 1 and opened.head_seq >= cursor:
             return
@@ -300,8 +304,8 @@ class Session:
         self._typing[chat_id] = kind
 
     def watch(self, watched: session_pb2.WatchChats) -> None:
-        """What is on the screen."""
-        self._watched = watched
+        """What is on the screen. It is said again for each of its chats that opens: until then the server does not know it."""
+        self._on_screen = self._watched = watched
 
     def token_due(self, now_s: float) -> bool:
         """Whether it is time to fetch a newer token and hand it to `refresh_token`, or to report `token_failed`."""

@@ -205,7 +205,6 @@ class Room:
             case ChatOpened() if event.chat.chat_id == self.chat_id:
                 self.chat.CopyFrom(event.chat)
                 self._ticks.members(member.user_id for member in self.chat.members)
-                self._watch()  # the server watches chats that it knows us to be in
             case ReceiptChanged() if event.receipt.user_id == self.client.user_id and event.receipt.chat_id != self.chat_id:
                 self._read_elsewhere(event.receipt)
             case ReceiptChanged() if event.receipt.chat_id == self.chat_id:
