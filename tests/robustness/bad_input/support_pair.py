@@ -104,13 +104,15 @@ class Pair:
 
     async def _read(self) -> None:
         assert self._process.stdout is not None
-        async for line in self._process.stdout:
-            said = json.loads(line)
+        rest = b""
+        while said := await self._process.stdout.read(1 << 16):  # not line by line: a pair whose pipe is full stands still
+            *lines, rest = (rest + said).split(b"\n")
             async with self._changed:
-                if "harm" in said:
-                    self._harm = said["harm"]
-                else:
-                    self.messages.append(Message(**said))
+                for line in map(json.loads, lines):
+                    if "harm" in line:
+                        self._harm = line["harm"]
+                    else:
+                        self.messages.append(Message(**line))
                 self._changed.notify_all()
         async with self._changed:
             self._harm = self._harm or ("" if self._process.stdin is None or self._process.stdin.is_closing() else "it ended")
@@ -169,8 +171,22 @@ class _Direction:
             print(json.dumps(asdict(Message(self._sender.user_id, number, *times))), flush=True)
 
 
-async def _chat(address: str, tokens: list[str]) -> None:
+class _Pauses:
+    """How long this process itself stood still; what the server says of its silence then is not the server's doing."""
+
+    def __init__(self) -> None:
+        self.longest_s = 0.0
+
+    async def watch(self) -> None:
+        while True:
+            before_s = time.monotonic()
+            await asyncio.sleep(INTERVAL_S)
+            self.longest_s = max(self.longest_s, time.monotonic() - before_s - INTERVAL_S)
+
+
+async def _chat(address: str, tokens: list[str], pauses: _Pauses) -> None:
     stop = asyncio.Event()
+    watching = asyncio.create_task(pauses.watch())
     asyncio.get_running_loop().add_reader(sys.stdin, stop.set)
     ann, ben = (Device(address, token, f"healthy-{number}") for number, token in enumerate(tokens))
     async with ann, ben:
@@ -183,6 +199,7 @@ async def _chat(address: str, tokens: list[str]) -> None:
                 await asyncio.wait(speaking, return_when=asyncio.FIRST_EXCEPTION)
             for end in ends:
                 end.cancel()
+    watching.cancel()
 
 
 async def _fail_when_it_ends(device: Device) -> None:
@@ -192,13 +209,12 @@ async def _fail_when_it_ends(device: Device) -> None:
 
 def _main() -> int:
     job = json.loads(sys.stdin.readline())
+    pauses = _Pauses()
     try:
-        asyncio.run(_chat(job["address"], job["tokens"]))
-    except BaseExceptionGroup as group:
-        print(json.dumps({"harm": "; ".join(map(repr, _leaves(group)))}), flush=True)
-        return 1
-    except Exception as error:
-        print(json.dumps({"harm": repr(error)}), flush=True)
+        asyncio.run(_chat(job["address"], job["tokens"], pauses))
+    except (Exception, BaseExceptionGroup) as error:
+        harm = "; ".join(map(repr, _leaves(error)))
+        print(json.dumps({"harm": f"{harm}; its own process stood still for {pauses.longest_s:.1f} s at most"}), flush=True)
         return 1
     return 0
 

@@ -9,6 +9,7 @@ import pytest
 from chatgrpc.core.ids import direct_chat_id, self_chat_id
 from chatgrpc.core.limits import Limits
 from chatgrpc.v1 import chat_pb2, content_pb2, session_pb2
+from tests.robustness.bad_input.support_http2 import RawStream
 from tests.robustness.bad_input.support_scene import Scene
 from tests.robustness.bad_input.support_stream import BareStream, Outcome, batch_of, fetch, heartbeat, hello, send
 
@@ -109,16 +110,17 @@ async def test_frames_right_behind_the_hello_are_answered_once_the_session_is_op
 
 
 async def test_nothing_counts_after_the_frame_that_ends_the_stream(scene: Scene) -> None:
+    """By bytes: grpc.aio drops what a stream has said before its end when a write comes behind that."""
     async with scene.attack("frames after the end"):
-        async with BareStream(scene.address) as stream:
-            await stream.open(scene.token("after-the-end"))
-            await stream.send_frames(hello("again"), send("after-the-end", "too late", request_id=2))
-            await stream.send_frames(send("after-the-end", "much too late", request_id=3))
-            outcome = await stream.outcome()
-        assert outcome.kinds()[-1] == "disconnect"
-        assert outcome.disconnect is not None
-        assert outcome.disconnect.code == session_pb2.DISCONNECT_CODE_PROTOCOL_VIOLATION
-        assert not [frame for frame in outcome.frames if frame.request_id in {2, 3}]
+        async with await RawStream.connect(scene.server.port) as raw:
+            await raw.open(scene.token("after-the-end"))
+            await raw.send_frames(hello("again"), send("after-the-end", "too late", request_id=2))
+            await raw.send_frames(send("after-the-end", "much too late", request_id=3))
+            said = []
+            while (frame := await raw.next_frame()) is not None:
+                said.append(frame)
+        assert said[-1].disconnect.code == session_pb2.DISCONNECT_CODE_PROTOCOL_VIOLATION
+        assert not [frame for frame in said if frame.request_id in {2, 3}]
         async with BareStream(scene.address) as stream:
             await stream.open(scene.token("after-the-end"))
             await stream.send_frames(fetch(self_chat_id("after-the-end"), request_id=2))
