@@ -21,7 +21,8 @@ from tests.support.services.folder import ServiceError
 from tests.support.services.process import ServiceProcess
 from tests.support.services.redis import RedisServer
 
-NODE_START_TIMEOUT_S = 60.0
+NODE_START_TIMEOUT_S = 120.0
+"""The first one makes the schema, table by table, and three Cassandras on a machine that is busy agree on each for seconds."""
 SETTLE_TIMEOUT_S = 60.0
 _STOP_SUSPICIOUS_S = 20.0
 _CHATGRPC = str(Path(sys.executable).parent / "chatgrpc")
