@@ -315,9 +315,7 @@ class Session:
         if self._history_in_flight >= self._limits.history_requests_in_flight_max:
             return self._too_many(request_id, f"{self._limits.history_requests_in_flight_max} requests")
         self._history_in_flight += 1
-        alone = session_pb2.FetchHistory()
-        alone.CopyFrom(request)  # as a part of its batch it keeps all of that in memory until the page is read
-        return [FetchPage(request_id, alone)]
+        return [FetchPage(request_id, copied(request))]
 
     def page_read(
         self, request_id: int, page: session_pb2.HistoryPage | chat_pb2.Error, events: list[StoredEvent] | None = None

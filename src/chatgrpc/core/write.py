@@ -1,8 +1,13 @@
 """What the sequencer is asked to commit."""
 
 from dataclasses import dataclass, field
+from typing import TypeVar
+
+from google.protobuf.message import Message
 
 from chatgrpc.v1 import content_pb2
+
+_Part = TypeVar("_Part", bound=Message)
 
 
 @dataclass(slots=True)
@@ -43,8 +48,8 @@ class Write:
     """Its number among all that the chat's owner got, which gives it; rises with each try."""
 
 
-def copied(content: content_pb2.Content) -> content_pb2.Content:
-    """A content that stands by itself: as a part of a message it keeps all of that in memory for as long as it waits."""
-    copy = content_pb2.Content()
-    copy.CopyFrom(content)
+def copied(part: _Part) -> _Part:
+    """A content, or another part of a message, that stands by itself: else it keeps all of that in memory while it waits."""
+    copy = type(part)()
+    copy.CopyFrom(part)
     return copy

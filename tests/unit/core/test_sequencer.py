@@ -837,7 +837,8 @@ def test_g7_what_waits_behind_an_append_counts_as_waiting_and_keeps_no_content()
     assert [owner.result(f"again {number}").duplicate for number in range(2)] == [True, True]
     assert [owner.error(f"refused {number}") for number in range(2)] == ["TARGET_NOT_FOUND"] * 2
     assert chat.behind == 0
-    assert owner.do("later", into(chat_id, 9, seen_seq=2)) == owner.result("later")
+    owner.do("later", into(chat_id, 9, seen_seq=2))
+    assert owner.result("later").seq == 4
 
 
 def test_g5_names_of_no_chat_take_no_place() -> None:
