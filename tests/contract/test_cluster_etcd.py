@@ -53,6 +53,16 @@ def _node(nodes: AsyncExitStack, settings: EtcdSettings, *endpoints: str) -> Nod
     return Node(cluster)
 
 
+async def _one_on_a_link(settings: EtcdSettings, servers: EtcdServers, nodes: AsyncExitStack) -> tuple[Link, Node, Node]:
+    """Two nodes that have joined, whose leases outlast the test, and the link between the first of them and etcd."""
+    settings = dataclasses.replace(settings, lease_ttl_s=60)
+    link = await nodes.enter_async_context(link_to(servers.members[0].port))
+    one, two = _node(nodes, settings, link.address), _node(nodes, settings)
+    await one.join()
+    await two.join()
+    return link, one, two
+
+
 async def test_a_watch_that_was_cut_goes_on_where_it_was(
     settings: EtcdSettings, shared_etcd: EtcdServers, nodes: AsyncExitStack
 ) -> None:
@@ -276,11 +286,7 @@ async def test_epochs_of_an_etcd_that_is_set_up_anew_are_greater_than_all_before
 async def test_a_take_that_was_given_up_is_found_to_be_ours(
     settings: EtcdSettings, shared_etcd: EtcdServers, nodes: AsyncExitStack
 ) -> None:
-    settings = dataclasses.replace(settings, lease_ttl_s=60)
-    link = await nodes.enter_async_context(link_to(shared_etcd.members[0].port))
-    one, two = _node(nodes, settings, link.address), _node(nodes, settings)
-    await one.join()
-    await two.join()
+    link, one, two = await _one_on_a_link(settings, shared_etcd, nodes)
     link.silence()
     with pytest.raises(ClusterUnavailableError):
         await one.cluster.take(7)
@@ -295,11 +301,7 @@ async def test_a_leave_that_was_cancelled_is_made_up_for_by_the_next(
     settings: EtcdSettings, shared_etcd: EtcdServers, nodes: AsyncExitStack
 ) -> None:
     """A process that ends cancels whoever gives up a lease that was lost, and leaves once more itself."""
-    settings = dataclasses.replace(settings, lease_ttl_s=60)
-    link = await nodes.enter_async_context(link_to(shared_etcd.members[0].port))
-    one, two = _node(nodes, settings, link.address), _node(nodes, settings)
-    await one.join()
-    await two.join()
+    link, one, two = await _one_on_a_link(settings, shared_etcd, nodes)
     await one.cluster.take(7)
     link.silence()
     leaving = asyncio.create_task(one.cluster.leave())

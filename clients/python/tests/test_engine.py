@@ -777,15 +777,21 @@ async def test_a_message_whose_answer_the_disk_did_not_take_waits_and_is_answere
         assert keys[0] == keys[1]
 
 
+def sender_of(client: Client, to: str, chat: str, timeout_s: float, *, as_json: bool) -> _Sender:
+    """`chatgrpc send` with a client that is open already."""
+    sender = _Sender(client, to, chat, timeout_s, as_json=as_json)
+    sender._open = lambda: asyncio.sleep(0)  # type: ignore[method-assign]  # it would open the client once more
+    return sender
+
+
 async def test_send_never_ends_with_0_when_the_client_stopped_before_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with client_of(tmp_path, revoked) as (client, _):
         with pytest.raises(DeviceRevokedError):
             await client.wait_until_live(TIMEOUT_S)
-        sender = _Sender(client, "bob", "", 10.0, as_json=False)
         # The race as it was: the client stops between the opening of the device and the queuing of the message.
-        sender._open = lambda: asyncio.sleep(0)  # type: ignore[method-assign]
+        sender = sender_of(client, "bob", "", 10.0, as_json=False)
         assert await sender.run("hello") == NOT_SENT
     assert "not sent yet: this device was revoked" in capsys.readouterr().err
 
@@ -800,8 +806,7 @@ async def test_send_says_what_became_of_earlier_messages(tmp_path: Path, capsys:
 
     async with client_of(tmp_path, refusing_the_first) as (client, _):
         await client.send("earlier", chat_id=CHAT)
-        sender = _Sender(client, "", CHAT, 10.0, as_json=False)
-        sender._open = lambda: asyncio.sleep(0)  # type: ignore[method-assign]
+        sender = sender_of(client, "", CHAT, 10.0, as_json=False)
         assert await sender.run("hello") == REFUSED
     out, err = capsys.readouterr()
     assert "as #1" in out
@@ -918,8 +923,7 @@ async def test_lines_that_are_not_kept_are_named_and_not_said_to_wait(
     monkeypatch.setattr(sys.modules[_Sender.__module__], "stdin_lines", lines)
     monkeypatch.setattr(Store, "queue", fails_at_the_third)
     async with client_of(tmp_path, mute, outbox_messages_max=10 if failure else 2) as (client, _):
-        sender = _Sender(client, "bob", "", 0.2, as_json=True)
-        sender._open = lambda: asyncio.sleep(0)  # type: ignore[method-assign]
+        sender = sender_of(client, "bob", "", 0.2, as_json=True)
         assert await sender.run("-") == NOT_SENT
     out, err = capsys.readouterr()
     not_kept, *waiting = [json.loads(line) for line in out.splitlines()]
@@ -942,8 +946,7 @@ async def test_who_interrupts_lines_that_wait_is_told_at_once_from_which_one_on_
 
     monkeypatch.setattr(sys.modules[_Sender.__module__], "stdin_lines", lines)
     async with client_of(tmp_path, committing if answers else mute, sends_in_flight_max=2) as (client, _):
-        sender = _Sender(client, "bob", "", 10 * TIMEOUT_S, as_json=False)
-        sender._open = lambda: asyncio.sleep(0)  # type: ignore[method-assign]
+        sender = sender_of(client, "bob", "", 10 * TIMEOUT_S, as_json=False)
         sending = asyncio.create_task(sender.run("-"))
         out = ""
         while out.count("sent to") < 4 if answers else len(await client.waiting_messages()) < 2:
@@ -976,8 +979,7 @@ async def test_a_line_that_is_being_kept_as_it_is_interrupted_is_not_said_to_be_
     monkeypatch.setattr(sys.modules[_Sender.__module__], "stdin_lines", lines)
     monkeypatch.setattr(Store, "queue", slowly)
     async with client_of(tmp_path, mute) as (client, _):
-        sender = _Sender(client, "bob", "", TIMEOUT_S, as_json=False)
-        sender._open = lambda: asyncio.sleep(0)  # type: ignore[method-assign]
+        sender = sender_of(client, "bob", "", TIMEOUT_S, as_json=False)
         sending = asyncio.create_task(sender.run("-"))
         await asyncio.to_thread(at_the_disk.wait, TIMEOUT_S)
         sending.cancel()
@@ -1004,8 +1006,7 @@ async def test_a_text_that_the_store_does_not_take_is_not_said_to_be_kept(
 
     monkeypatch.setattr(Store, "queue", fails)
     async with client_of(tmp_path, script) as (client, _):
-        sender = _Sender(client, "bob", "", TIMEOUT_S, as_json=True)
-        sender._open = lambda: asyncio.sleep(0)  # type: ignore[method-assign]
+        sender = sender_of(client, "bob", "", TIMEOUT_S, as_json=True)
         assert await sender.run("hello") == NOT_SENT
     out, err = capsys.readouterr()
     (said,) = [json.loads(line) for line in out.splitlines()]
@@ -1040,8 +1041,7 @@ async def test_a_text_that_the_full_outbox_does_not_take_is_said_not_to_be_kept_
                 may_answer.set()
 
         monkeypatch.setattr(client, "send", send_and_be_answered)
-        sender = _Sender(client, "bob", "", TIMEOUT_S, as_json=False)
-        sender._open = lambda: asyncio.sleep(0)  # type: ignore[method-assign]
+        sender = sender_of(client, "bob", "", TIMEOUT_S, as_json=False)
         assert await sender.run("hello") == NOT_SENT
         assert earlier.settled
     out, err = capsys.readouterr()
@@ -1055,8 +1055,7 @@ async def test_a_text_that_no_message_can_hold_is_refused_and_not_said_to_wait(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], as_json: bool
 ) -> None:
     async with client_of(tmp_path, committing) as (client, _):
-        sender = _Sender(client, "bob", "", TIMEOUT_S, as_json=as_json)
-        sender._open = lambda: asyncio.sleep(0)  # type: ignore[method-assign]
+        sender = sender_of(client, "bob", "", TIMEOUT_S, as_json=as_json)
         assert await sender.run("x" * (CONTENT_BYTES_MAX + 1)) == REFUSED
     out, err = capsys.readouterr()
     assert "kept on disk" not in err
