@@ -21,7 +21,10 @@ _Columns = Mapping[str, tuple[str, str]]
 """By key of a row: the heading, and how the figure is formatted."""
 
 _FIGURES: _Columns = {
+    "offered_per_s": ("offered per s", ",.0f"),
     "rate_per_s": ("per s", ",.0f"),
+    "rate_per_s_min": ("min", ",.0f"),
+    "rate_per_s_max": ("max", ",.0f"),
     "messages_per_s": ("messages per s", ",.0f"),
     "kb_per_stream": ("KiB / stream", ".1f"),
     "echo_per_s": ("echo per s", ",.0f"),
@@ -31,6 +34,8 @@ _FIGURES: _Columns = {
 _COSTS: _Columns = {
     "p50_ms": ("p50 ms", ".1f"),
     "p99_ms": ("p99 ms", ".1f"),
+    "p99_ms_min": ("min", ".1f"),
+    "p99_ms_max": ("max", ".1f"),
     "answer_p50_ms": ("answer p50", ".1f"),
     "answer_p99_ms": ("answer p99", ".1f"),
     "cpu_s_per_1000": ("CPU s / 1000", ".4f"),
@@ -46,10 +51,19 @@ _SERVICES: _Columns = {
 }
 
 
+_WITH_RANGE = ("rate_per_s", "p99_ms")
+"""Figures of which the least and the largest of the repeats are kept too."""
+
+
 def median_row(repeats: Sequence[Row]) -> Row:
-    """One row from repeats of it: of each figure the median, of everything else the first."""
-    first = repeats[0]
-    return {key: median(_figure(row[key]) for row in repeats) if _is_figure(value) else value for key, value in first.items()}
+    """One row from repeats of it: of each figure the median, of some the extremes, of everything else the first."""
+    row: Row = {}
+    for key, value in repeats[0].items():
+        figures = [figure(each[key]) for each in repeats] if _is_figure(value) else []
+        row[key] = median(figures) if figures else value
+        if key in _WITH_RANGE and len(figures) > 1:
+            row |= {f"{key}_min": min(figures), f"{key}_max": max(figures)}
+    return row
 
 
 def show(rows: Sequence[Row], console: Console) -> None:
@@ -60,14 +74,15 @@ def show(rows: Sequence[Row], console: Console) -> None:
             console.print(_table(having, "", columns, ""))
     for row in rows:
         for warning in _warnings(row):
-            console.print(f"{row['subject']}, {row['row']}: {warning}", style="yellow")
+            name = ", ".join(str(row[key]) for key in ("subject", "row", "shape") if key in row)
+            console.print(f"{name}: {warning}", style="yellow")
 
 
 def _table(rows: Sequence[Row], before: str, columns: _Columns, behind: str) -> Table:
     """A table of the columns that any of the rows has, with one column of text before and one behind them, if named."""
     table = Table(box=None, header_style="bold", padding=(0, 1))
     used = [key for key in columns if any(key in row for row in rows)]
-    texts = [key for key in ("subject", "row", before) if key]
+    texts = [key for key in ("subject", "row", "shape", before) if key]
     for heading in texts:
         table.add_column(heading)
     for key in used:
@@ -76,18 +91,18 @@ def _table(rows: Sequence[Row], before: str, columns: _Columns, behind: str) -> 
         table.add_column(behind)
     for row in rows:
         cells = [str(row.get(key, "")) for key in texts]
-        cells += [format(_figure(row[key]), columns[key][1]) if key in row else "" for key in used]
+        cells += [format(figure(row[key]), columns[key][1]) if key in row else "" for key in used]
         table.add_row(*cells, *([str(row.get(behind, ""))] if behind else []))
     return table
 
 
 def _warnings(row: Row) -> Iterator[str]:
-    services = _figure(row.get("services_cpu", 0))
-    share = _figure(row.get("loadgen_cpu", 0)) + services
+    services = figure(row.get("services_cpu", 0))
+    share = figure(row.get("loadgen_cpu", 0)) + services
     if share > LOADGEN_CPU_MAX:
         who = "the load generator and the services" if services else "the load generator"
         yield f"{who} used {share:.0%} of their core, and may be what limits this figure: compare by CPU seconds"
-    change = _figure(row.get("echo_change", 0))
+    change = figure(row.get("echo_change", 0))
     if abs(change) > ECHO_CHANGE_MAX:
         yield f"the echo changed by {change:+.0%} meanwhile: compare by CPU seconds, or measure again on a quiet machine"
 
@@ -101,7 +116,12 @@ def _is_figure(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _figure(value: object) -> float:
+def figure(value: object) -> float:
+    """A figure of a row as what it is.
+
+    Raises:
+        TypeError: it is none.
+    """
     if not isinstance(value, int | float):
         raise TypeError(f"{value!r} is no figure")
     return value

@@ -7,9 +7,9 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -32,6 +32,8 @@ from benchmarks.processes import (
 )
 from benchmarks.results import Row
 
+EDGE = "grpcio"
+"""What serves the devices' streams."""
 RESULTS_FILE = ROOT / "benchmarks" / "results.json"
 
 PAIRS = 50
@@ -66,11 +68,34 @@ THOROUGH = Pace(warmup_s=2, duration_s=8, echo_warmup_s=1, echo_duration_s=4, re
 QUICK = Pace(warmup_s=1, duration_s=3, echo_warmup_s=0.5, echo_duration_s=1.5, replay_devices=2)
 
 
+ACK_DELAY_MS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """When senders send and receivers acknowledge."""
+
+    name: str
+    flags: tuple[str, ...]
+    """As the load generator has it."""
+
+
+INDEPENDENT = Shape("independent", ("--shape", "independent"))
+DELAYED = Shape("independent, delayed acks", ("--shape", "independent", "--ack-delay", f"{ACK_DELAY_MS}ms"))
+BATCHED = Shape("batched", ("--shape", "batched"))
+SHAPES = {"independent": INDEPENDENT, "delayed": DELAYED, "batched": BATCHED}
+"""By what the command line calls them."""
+
+OPEN_LOOP_SHARES = (0.25, 0.5, 0.75)
+"""Of the highest rate; what is offered in the rows that have a rate."""
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
     """A row that has a rate: what the load generator does, and the echo that stands beside it."""
 
     row: str
+    shape: Shape
     counts: str
     mode: str
     flags: tuple[str, ...]
@@ -79,6 +104,14 @@ class Load:
     echo_window: int
     receivers: int = 1
     """Deliveries that one message makes."""
+    offered_per_s: float | None = None
+    """Messages that are sent whatever is answered; None = as the window has it."""
+
+    @property
+    def all_flags(self) -> tuple[str, ...]:
+        """For the load generator, without how long it is to take."""
+        rate = () if self.offered_per_s is None else ("--rate", f"{self.offered_per_s:.6g}")
+        return (*self.flags, *self.shape.flags, *rate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +151,11 @@ class Bench:
         latencies = ("p50_ms", "p99_ms", "answer_p50_ms", "answer_p99_ms")
         return {
             "subject": subject.name,
+            "edge": EDGE,
             "row": load.row,
+            "shape": load.shape.name,
             "counts": load.counts,
+            **({} if load.offered_per_s is None else {"offered_per_s": load.offered_per_s}),
             "rate_per_s": seen["rate_per_s"],
             **({"messages_per_s": seen["rate_per_s"] / load.receivers} if load.receivers > 1 else {}),
             **{key: seen[key] for key in latencies if key in seen},
@@ -144,6 +180,7 @@ class Bench:
             seen = self._loadgen.run("idle", server, *streams, accounts=IDLE_STREAMS, data_dir=data_dir)
         return {
             "subject": subject.name,
+            "edge": EDGE,
             "row": f"idle {IDLE_STREAMS}",
             "counts": "streams",
             "kb_per_stream": seen["kb_per_stream"],
@@ -153,7 +190,9 @@ class Bench:
         }
 
     def _load(self, server: Loaded, data_dir: Path, load: Load) -> dict[str, float]:
-        return self._loadgen.run(load.mode, server, *load.flags, *self._pace.flags, accounts=load.accounts, data_dir=data_dir)
+        return self._loadgen.run(
+            load.mode, server, *load.all_flags, *self._pace.flags, accounts=load.accounts, data_dir=data_dir
+        )
 
     def _echo(self, load: Load) -> dict[str, float]:
         with echo_server(self._cpus.server) as server:
@@ -161,10 +200,11 @@ class Bench:
             return self._loadgen.run("echo", server, *shape, *self._pace.echo_flags)
 
 
-def pairs(window: int) -> Load:
+def pairs(window: int, shape: Shape = INDEPENDENT) -> Load:
     """1:1, durable, acknowledged and delivered."""
     return Load(
         row=f"pairs {PAIRS} window {window}",
+        shape=shape,
         counts="messages",
         mode="pairs",
         flags=("--streams", str(2 * PAIRS), "--window", str(window)),
@@ -174,11 +214,17 @@ def pairs(window: int) -> Load:
     )
 
 
-def fanout(window: int) -> Load:
+def open_loop(share: float, highest_per_s: float) -> Load:
+    """1:1 at a share of the highest rate, at random times; latencies count from when a message was to be sent."""
+    return replace(pairs(8), row=f"pairs {PAIRS} at {share:.0%}", offered_per_s=share * highest_per_s)
+
+
+def fanout(window: int, shape: Shape = INDEPENDENT) -> Load:
     """Groups with one sender each."""
     members = GROUPS * GROUP_MEMBERS
     return Load(
         row=f"fanout {GROUPS}x{GROUP_MEMBERS} window {window}",
+        shape=shape,
         counts="deliveries",
         mode="fanout",
         flags=("--groups", str(GROUPS), "--streams", str(members), "--window", str(window)),
@@ -193,6 +239,8 @@ def replay(devices: int) -> Load:
     """A device that comes back to a backlog."""
     return Load(
         row=f"replay {BACKLOG}",
+        # How the backlog was written, which is not measured.
+        shape=BATCHED,
         counts="events",
         mode="replay",
         flags=("--messages", str(BACKLOG), "--devices", str(devices)),
@@ -202,21 +250,19 @@ def replay(devices: int) -> Load:
     )
 
 
-LOADED = ("pairs", "fanout", "replay", "idle")
+LOADED = ("pairs", "fanout", "open", "replay", "idle")
 """Kinds of rows of a server, and of every cluster."""
 CASSANDRA_NODES = {"cluster": 1, "cluster-rf3": 3}
 """Kinds of clusters, each with as many copies of its data as it has nodes of Cassandra."""
 KINDS = (*LOADED, "history", *CASSANDRA_NODES)
 
 
-def measurements(bench: Bench, subject: Subject, kinds: Iterable[str], pace: Pace) -> Iterator[tuple[str, Callable[[], Row]]]:
-    """What to measure for these kinds of rows, in order: a name, and the function that measures it once."""
-    loads = {"pairs": [pairs(1), pairs(8)], "fanout": [fanout(2), fanout(16)], "replay": [replay(pace.replay_devices)]}
-    for kind in kinds:
-        for load in loads.get(kind, []):
-            yield f"{subject.name}: {load.row}", partial(bench.load, subject, load)
-        if kind == "idle":
-            yield f"{subject.name}: idle {IDLE_STREAMS}", partial(bench.idle, subject)
+def loads(kind: str, shapes: Iterable[Shape], pace: Pace) -> list[Load]:
+    """The loads of the rows of this kind whose rate is not that of another row."""
+    if kind == "replay":
+        return [replay(pace.replay_devices)]
+    load, windows = {"pairs": (pairs, (1, 8)), "fanout": (fanout, (2, 16))}.get(kind, (pairs, ()))
+    return [load(window, shape) for shape in shapes for window in windows]
 
 
 def history_rows(quick: bool) -> list[Row]:
@@ -228,12 +274,15 @@ def history_rows(quick: bool) -> list[Row]:
 class Run:
     """Measures one kind of rows after the other, and keeps what was seen and whether anything was wrong."""
 
-    def __init__(self, bench: Bench, pace: Pace, repeat: int, cpus: Cpus, data_dir: Path, console: Console) -> None:
+    def __init__(
+        self, bench: Bench, pace: Pace, repeat: int, shapes: Sequence[Shape], cpus: Cpus, data_dir: Path, console: Console
+    ) -> None:
         self.rows: list[Row] = []
         self.failed = False
         self._bench = bench
         self._pace = pace
         self._repeat = repeat
+        self._shapes = shapes
         self._cpus = cpus
         self._data_dir = data_dir
         self._console = console
@@ -259,17 +308,39 @@ class Run:
             subject = Subject(kind, partial(chat_cluster, services, self._data_dir))
             with self._console.status(f"warming {kind} up"):
                 # Cassandra's code is compiled as it is used.
-                self._bench.warm_up(subject, pairs(8))
+                self._bench.warm_up(subject, pairs(8, BATCHED))
             self._measure(subject, LOADED)
 
     def _measure(self, subject: Subject, kinds: Iterable[str]) -> None:
-        for name, measure in measurements(self._bench, subject, kinds, self._pace):
-            try:
-                with self._console.status(f"measuring {name}"):
-                    self.rows.append(results.median_row([measure() for _ in range(self._repeat)]))
-            except BenchError as error:
-                self.failed = True
-                self._console.print(f"{name}: {error}", style="red", markup=False)
+        for kind in kinds:
+            for load in loads(kind, self._shapes, self._pace):
+                self._row(subject, load.row, partial(self._bench.load, subject, load))
+            if kind == "open" and (highest_per_s := self._highest_per_s(subject)) is not None:
+                for share in OPEN_LOOP_SHARES:
+                    load = open_loop(share, highest_per_s)
+                    self._row(subject, load.row, partial(self._bench.load, subject, load))
+            if kind == "idle":
+                self._row(subject, f"idle {IDLE_STREAMS}", partial(self._bench.idle, subject))
+
+    def _highest_per_s(self, subject: Subject) -> float | None:
+        """The rate of 1:1 messages at the larger window, measured now unless it was before; None if that failed."""
+        load = pairs(8)
+        name = (subject.name, load.row, load.shape.name)
+        measured = [row for row in self.rows if (row["subject"], row["row"], row.get("shape")) == name]
+        row = measured[0] if measured else self._row(subject, load.row, partial(self._bench.load, subject, load))
+        return None if row is None else results.figure(row["rate_per_s"])
+
+    def _row(self, subject: Subject, name: str, measure: Callable[[], Row]) -> Row | None:
+        """Measures a row as often as is asked and keeps it; None if something was wrong."""
+        try:
+            with self._console.status(f"measuring {subject.name}: {name}"):
+                row = results.median_row([measure() for _ in range(self._repeat)])
+        except BenchError as error:
+            self.failed = True
+            self._console.print(f"{subject.name}: {name}: {error}", style="red", markup=False)
+            return None
+        self.rows.append(row)
+        return row
 
 
 def main(
@@ -278,6 +349,12 @@ def main(
         typer.Option(help=f"Kinds of rows, with commas between them: {', '.join(KINDS)}.  [default: all]", show_default=False),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Short times: to see that it works, not to compare.")] = False,
+    shapes: Annotated[
+        str | None,
+        typer.Option(
+            help=f"When senders send, with commas between them: {', '.join(SHAPES)}.  [default: all]", show_default=False
+        ),
+    ] = None,
     repeat: Annotated[int, typer.Option(min=1, help="Times that each row is measured; the figures are medians.")] = 1,
     data_dir: Annotated[
         Path, typer.Option(help="Folder for the servers' data, on the disk to measure.  [default: data]", show_default=False)
@@ -285,10 +362,8 @@ def main(
 ) -> None:
     """Measure a chatgrpc server and a cluster on this machine, each figure beside a raw grpc.aio echo of the same minutes."""
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
-    kinds = KINDS if rows is None else rows.split(",")
-    unknown = set(kinds) - set(KINDS)
-    if unknown:
-        raise typer.BadParameter(f"no such rows: {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")
+    kinds = chosen("rows", rows, KINDS)
+    shapes_used = [SHAPES[name] for name in chosen("shapes", shapes, SHAPES)]
     if sys.platform != "linux":
         raise typer.BadParameter("the benchmarks read /proc and pin processes to CPUs; they run on Linux only")
     forget_settings()
@@ -301,7 +376,7 @@ def main(
         raise typer.Exit(1) from None
     describe_machine(cpus, data_dir, console)
 
-    run = Run(bench, pace, repeat, cpus, data_dir, console)
+    run = Run(bench, pace, repeat, shapes_used, cpus, data_dir, console)
     run.server(kinds)
     if "history" in kinds and importlib.util.find_spec("benchmarks.history"):
         run.history(quick)
@@ -318,6 +393,19 @@ def main(
     console.print(f"written to {RESULTS_FILE.relative_to(ROOT)}")
     if run.failed:
         raise typer.Exit(1)
+
+
+def chosen(what: str, names: str | None, known: Collection[str]) -> list[str]:
+    """The names in a text with commas between them; all that are known if there is none.
+
+    Raises:
+        typer.BadParameter: a name is not known.
+    """
+    if names is None:
+        return list(known)
+    if unknown := set(names.split(",")) - set(known):
+        raise typer.BadParameter(f"no such {what}: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    return names.split(",")
 
 
 def describe_machine(cpus: Cpus, data_dir: Path, console: Console) -> None:

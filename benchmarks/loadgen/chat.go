@@ -12,11 +12,15 @@ const textBytes = 100
 
 // chat is what all devices of one chat together know of it. Whatever one of them learns must fit what the others learned.
 type chat struct {
-	index uint32 // names the chat in the texts of its messages
+	index   uint32 // names the chat in the texts of its messages
+	parties uint32 // that learn the place of each message: its members, and the sender once more by the answer
+	// complete, if given, is called as the last of them learns it.
+	complete func()
 
 	mutex sync.Mutex
 	id    string
 	seqs  []uint64 // place in the log of message 0, 1, 2, …; 0 = not known yet
+	knows []uint32 // parties that know it
 }
 
 // identify checks that a device means this chat; the first one to name an id decides what it is.
@@ -34,18 +38,28 @@ func (c *chat) identify(id string) error {
 
 // place records that a device or a sender learned the seq of a message; everyone must learn the same.
 func (c *chat) place(number uint32, seq uint64) error {
+	isComplete, err := c.placed(number, seq)
+	if isComplete && c.complete != nil {
+		c.complete()
+	}
+	return err
+}
+
+func (c *chat) placed(number uint32, seq uint64) (isComplete bool, err error) {
 	c.mutex.Lock()
 	defer c.mutex.Unlock()
 	for uint32(len(c.seqs)) <= number {
 		c.seqs = append(c.seqs, 0)
+		c.knows = append(c.knows, 0)
 	}
 	if c.seqs[number] == 0 {
 		c.seqs[number] = seq
 	}
 	if c.seqs[number] != seq {
-		return fmt.Errorf("two orders: message %d of %s is seq %d here and seq %d elsewhere", number, c.id, seq, c.seqs[number])
+		return false, fmt.Errorf("two orders: message %d of %s is seq %d here and seq %d elsewhere", number, c.id, seq, c.seqs[number])
 	}
-	return nil
+	c.knows[number]++
+	return c.knows[number] == c.parties, nil
 }
 
 var padding = strings.Repeat("x", textBytes-33)

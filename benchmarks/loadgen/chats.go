@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"time"
 
 	pb "github.com/chatgrpc/chatgrpc/benchmarks/loadgen/chatgrpcv1"
 )
@@ -21,7 +20,7 @@ func (r *run) pairs(count int, window uint32) (*report, error) {
 		return nil, err
 	}
 	for i, group := range groups {
-		group.sender().peerUser = r.accounts[2*i+1].user
+		group.sender().sending.peerUser = r.accounts[2*i+1].user
 	}
 	complete := func() (messages uint64) {
 		for _, group := range groups {
@@ -99,25 +98,27 @@ func (r *run) joinGroups(count, size int, window uint32) ([]*group, error) {
 
 // newGroup makes the members of chat number `index`, not connected yet.
 func (r *run) newGroup(index, size int, window uint32) *group {
-	g := &group{chat: &chat{index: uint32(index)}}
+	g := &group{chat: &chat{index: uint32(index), parties: uint32(size) + 1}}
 	for i := range size {
 		g.members = append(g.members, &member{run: r, target: r.target(index, i), chat: g.chat})
 	}
-	g.sender().window, g.sender().limit = window, r.messages
+	g.sender().sending = newSending(window, r.messages)
+	g.chat.complete = g.sender().messageComplete
 	return g
 }
 
 // converse sends one message in each chat, so that every device knows it, then loads the server, and checks at the end that
 // nothing is missing.
 func (r *run) converse(groups []*group, count func() uint64) (*report, error) {
-	if err := startAll(groups, (*member).queueMessage); err != nil {
+	first := func(sender *member) error { return sender.do(sender.queueMessage) }
+	if err := eachSender(groups, first); err != nil {
 		return nil, err
 	}
 	allComplete := func() bool { return every(groups, (*group).isComplete) }
 	if err := r.await("the first message of each chat delivered", allComplete); err != nil {
 		return nil, err
 	}
-	result, err := r.load(func() error { return startAll(groups, (*member).sendMore) }, count, allComplete)
+	result, err := r.load(func() error { return eachSender(groups, (*member).start) }, count, allComplete)
 	r.end()
 	if err != nil {
 		return nil, fmt.Errorf("%w%s", err, missing(groups...))
@@ -125,11 +126,10 @@ func (r *run) converse(groups []*group, count func() uint64) (*report, error) {
 	return r.chatReport(result, groups), nil
 }
 
-// startAll lets every sender queue and send something.
-func startAll(groups []*group, something func(*member, time.Duration)) error {
+// eachSender has every sender begin something.
+func eachSender(groups []*group, something func(*member) error) error {
 	for _, group := range groups {
-		sender := group.sender()
-		if err := sender.do(func(now time.Duration) { something(sender, now) }); err != nil {
+		if err := something(group.sender()); err != nil {
 			return err
 		}
 	}
@@ -140,7 +140,7 @@ func startAll(groups []*group, something func(*member, time.Duration)) error {
 func (r *run) chatReport(result measured, groups []*group) *report {
 	var deliveries, answers []samples
 	for _, group := range groups {
-		answers = append(answers, group.sender().answers)
+		answers = append(answers, group.sender().sending.answers)
 		for _, member := range group.members[1:] {
 			deliveries = append(deliveries, member.deliveries)
 		}
@@ -156,7 +156,7 @@ func (g *group) sender() *member { return g.members[0] }
 
 // complete is the number of messages that are answered and have reached every member, the sender too.
 func (g *group) complete() uint32 {
-	least := g.sender().answered.Load()
+	least := g.sender().sending.answered.Load()
 	for _, member := range g.members {
 		least = min(least, member.received.Load())
 	}
@@ -167,14 +167,14 @@ func (g *group) complete() uint32 {
 func (g *group) isComplete() bool {
 	sender := g.sender()
 	sent := sender.sentCount()
-	reached := !sender.run.sending.Load() || sent >= sender.limit
+	reached := !sender.run.sending.Load() || sent >= sender.sending.limit
 	return reached && g.complete() == sent
 }
 
 // missing says what has not arrived, for a person who looks for the reason.
 func missing(groups ...*group) (text string) {
 	for _, group := range groups {
-		sent, answered, complete := group.sender().sentCount(), group.sender().answered.Load(), group.complete()
+		sent, answered, complete := group.sender().sentCount(), group.sender().sending.answered.Load(), group.complete()
 		if complete < sent {
 			text += fmt.Sprintf("\n  chat %d: %d sent, %d answered, %d have reached every member",
 				group.chat.index, sent, answered, complete)

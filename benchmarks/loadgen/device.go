@@ -49,6 +49,7 @@ type device struct {
 	disconnect context.CancelFunc
 	role       role
 	started    time.Time // all times are counted from here
+	limits     *pb.Limits
 
 	mutex       sync.Mutex // held while frames are made and sent
 	outbox      []*pb.ClientFrame
@@ -154,6 +155,7 @@ func (d *device) checkWelcome(batch *pb.ConnectResponse) error {
 	if welcome := first.GetWelcome(); welcome == nil || first.RequestId != 1 || welcome.UserId != d.account.user {
 		return fmt.Errorf("%s: the first frame is no Welcome to this user's Hello: %v", d.account.user, first)
 	}
+	d.limits = first.GetWelcome().GetLimits()
 	return nil
 }
 

@@ -18,7 +18,7 @@ import (
 )
 
 func someOptions(target string, accounts int) options {
-	o := options{targets: []string{target}, messages: 40, duration: time.Second, patience: 30 * time.Second}
+	o := options{targets: []string{target}, messages: 40, duration: time.Second, patience: 30 * time.Second, shape: independent}
 	for i := range accounts {
 		user := fmt.Sprintf("user-%d", i)
 		o.accounts = append(o.accounts, account{user: user, token: user})

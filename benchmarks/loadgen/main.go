@@ -45,7 +45,11 @@ func execute(arguments []string) error {
 		tokens   = flags.String("tokens", "", "file with a user id, a space and their token on each line")
 		streams  = flags.Int("streams", 100, "streams in all")
 		groups   = flags.Int("groups", 4, "groups")
-		window   = flags.Uint("window", 1, "messages of a sender that may be unanswered")
+		window   = flags.Uint("window", 1, "messages of a sender that may be incomplete; in the shape batched, unanswered")
+		form     = flags.String("shape", string(independent), "when senders send: independent, one message as soon as one is complete; "+
+			"or batched, as many as the window takes with each batch of answers")
+		rate     = flags.Float64("rate", 0, "messages a second of all senders together, at random times (Poisson), whatever is complete; 0 = as the window has it")
+		ackDelay = flags.Duration("ack-delay", 0, "longest wait before a device acknowledges what came; 0 = each batch at once")
 		messages = flags.Uint("messages", 0, "messages of each sender, instead of a time; the backlog of replay")
 		devices  = flags.Int("devices", 5, "devices that read the backlog")
 		warmup   = flags.Duration("warmup", 2*time.Second, "time before measuring")
@@ -64,6 +68,16 @@ func execute(arguments []string) error {
 	options := options{
 		targets: strings.Split(*targets, ","), serverPIDs: pids, services: services,
 		warmup: *warmup, duration: *duration, messages: uint32(*messages), patience: 60 * time.Second,
+		shape: shape(*form), ackDelay: *ackDelay,
+	}
+	if options.shape != independent && options.shape != batched {
+		return fmt.Errorf("there is no shape %q; there are independent and batched", *form)
+	}
+	if *rate != 0 && options.shape != independent {
+		return fmt.Errorf("--rate is for the shape independent")
+	}
+	if senders := map[string]int{"pairs": *streams / 2, "fanout": *groups}[mode]; senders > 0 {
+		options.ratePerS = *rate / float64(senders)
 	}
 	if *tokens != "" {
 		var err error

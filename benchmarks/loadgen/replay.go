@@ -30,7 +30,7 @@ func (r *run) replay(backlog uint32, devices int) (*report, error) {
 func (r *run) writeBacklog(backlog uint32) (*group, error) {
 	group := r.newGroup(0, 1, backlogWindow)
 	writer := group.sender()
-	writer.limit, writer.peerUser = backlog, r.accounts[1].user
+	writer.sending.limit, writer.sending.peerUser = backlog, r.accounts[1].user
 	if err := writer.join(r.accounts[0], "writer"); err != nil {
 		return group, err
 	}
@@ -42,7 +42,7 @@ func (r *run) writeBacklog(backlog uint32) (*group, error) {
 		return group, err
 	}
 	r.sending.Store(true)
-	if err := writer.do(writer.sendMore); err != nil {
+	if err := writer.start(); err != nil {
 		return group, err
 	}
 	err := r.awaitLong("the backlog committed", r.patience+time.Duration(backlog)*time.Millisecond, group.isComplete)

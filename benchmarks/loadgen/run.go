@@ -36,6 +36,9 @@ type options struct {
 	duration   time.Duration
 	messages   uint32        // per sender, instead of a time; 0 = by time
 	patience   time.Duration // longest wait for anything that is due
+	shape      shape
+	ratePerS   float64       // of each sender, at random times; 0 = as messages are complete
+	ackDelay   time.Duration // longest wait before what came is acknowledged; 0 = each batch at once
 }
 
 func newRun(options options) *run {

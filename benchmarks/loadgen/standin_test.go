@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
@@ -27,6 +28,10 @@ type standIn struct {
 	chats map[string]*standInChat
 	lines map[string][]*line  // open streams by user
 	calls map[string][]string // by user, the address that each of their calls went to
+
+	hold      func(seq uint64) time.Duration // if given, for how long the stand-in stands still before it takes in the message that gets this seq
+	mostSends int                            // that came in one batch
+	acks      map[string]int                 // by user
 }
 
 type standInChat struct {
@@ -60,7 +65,10 @@ const (
 	welcomeStranger fault = "the Welcome is for another user"
 )
 
-const faultySeq = 7
+const (
+	faultySeq                = 7
+	standInUnacknowledgedMax = 40
+)
 
 func startStandIn(t *testing.T, fault fault) (target string) {
 	t.Helper()
@@ -72,7 +80,7 @@ func startStandIn(t *testing.T, fault fault) (target string) {
 func startStandInOn(t *testing.T, fault fault, addresses int) (s *standIn, targets []string) {
 	t.Helper()
 	server := grpc.NewServer()
-	s = &standIn{fault: fault, chats: map[string]*standInChat{}, lines: map[string][]*line{}, calls: map[string][]string{}}
+	s = &standIn{fault: fault, chats: map[string]*standInChat{}, lines: map[string][]*line{}, calls: map[string][]string{}, acks: map[string]int{}}
 	pb.RegisterSessionServiceServer(server, s)
 	pb.RegisterChatServiceServer(server, s)
 	for range addresses {
@@ -115,7 +123,14 @@ func (s *standIn) Connect(stream grpc.BidiStreamingServer[pb.ConnectRequest, pb.
 			return nil
 		}
 		s.mutex.Lock()
+		sends := 0
 		for _, frame := range batch.Frames {
+			if frame.GetSend() != nil {
+				sends++
+			}
+			if frame.GetAck() != nil {
+				s.acks[user]++
+			}
 			if !greeted {
 				s.greet(user, line, frame.RequestId)
 				greeted = true
@@ -126,6 +141,7 @@ func (s *standIn) Connect(stream grpc.BidiStreamingServer[pb.ConnectRequest, pb.
 				}
 			}
 		}
+		s.mostSends = max(s.mostSends, sends)
 		s.mutex.Unlock()
 	}
 }
@@ -135,7 +151,8 @@ func (s *standIn) greet(user string, line *line, requestID uint64) {
 	if s.fault == welcomeStranger {
 		named = "someone"
 	}
-	line.push(&pb.ServerFrame{RequestId: requestID, Body: &pb.ServerFrame_Welcome{Welcome: &pb.Welcome{UserId: named}}})
+	welcome := &pb.Welcome{UserId: named, Limits: &pb.Limits{UnacknowledgedEventsMax: standInUnacknowledgedMax}}
+	line.push(&pb.ServerFrame{RequestId: requestID, Body: &pb.ServerFrame_Welcome{Welcome: welcome}})
 	done := &pb.ServerFrame{Body: &pb.ServerFrame_SyncComplete{SyncComplete: &pb.SyncComplete{}}}
 	if s.fault == syncTooSoon {
 		line.push(done)
@@ -159,6 +176,9 @@ func (s *standIn) send(user string, line *line, requestID uint64, send *pb.SendM
 		members := []string{user, send.GetUserId()}
 		slices.Sort(members)
 		chat = s.create("d."+digest(members...), members)
+	}
+	if s.hold != nil {
+		time.Sleep(s.hold(uint64(len(chat.log) + 1)))
 	}
 	event := &pb.ChatEvent{ChatId: chat.id, Seq: uint64(len(chat.log) + 1), SenderUserId: user, Content: send.Content}
 	chat.log = append(chat.log, event)
