@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run cluster test robustness test-slow check fix generate lock bench sim wheels test-all
+.PHONY: help setup run cluster test robustness test-slow check fix generate lock bench bench-peers sim wheels test-all
 
 BIN := .venv/bin
 
@@ -42,6 +42,9 @@ lock: setup ## pin the newest allowed dependencies in requirements.lock
 
 bench: setup ## measure, beside a raw grpc.aio echo; ARGS="--help" tells more
 	@$(BIN)/python -m benchmarks.run $(ARGS)
+
+bench-peers: setup ## measure beside Centrifugo over Redis, which it builds; ARGS="--help" tells more
+	@$(BIN)/python -m benchmarks.peers $(ARGS)
 
 wheels: setup ## build the three distributions into dist/, to install elsewhere
 	@scripts/wheels

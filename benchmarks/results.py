@@ -51,7 +51,25 @@ _SERVICES: _Columns = {
 }
 
 
-_WITH_RANGE = ("rate_per_s", "p99_ms")
+_PEERS: _Columns = {
+    "rate_per_s": ("per s", ",.0f"),
+    "rate_per_s_min": ("min", ",.0f"),
+    "rate_per_s_max": ("max", ",.0f"),
+    "peer_rate_per_s": ("peer's", ",.0f"),
+    "peer_rate_per_s_min": ("min", ",.0f"),
+    "peer_rate_per_s_max": ("max", ",.0f"),
+    "ratio": ("ratio", ".2f"),
+    "p50_ms": ("p50 ms", ".1f"),
+    "peer_p50_ms": ("peer's", ".1f"),
+    "p99_ms": ("p99 ms", ".1f"),
+    "peer_p99_ms": ("peer's", ".1f"),
+    "cpu_s_per_1000": ("CPU s / 1000", ".4f"),
+    "peer_cpu_s_per_1000": ("peer's", ".4f"),
+    "loadgen_cpu": ("loadgen CPU", ".0%"),
+    "peer_loadgen_cpu": ("peer's", ".0%"),
+}
+
+_WITH_RANGE = ("rate_per_s", "p99_ms", "peer_rate_per_s", "peer_p99_ms")
 """Figures of which the least and the largest of the repeats are kept too."""
 
 
@@ -72,9 +90,19 @@ def show(rows: Sequence[Row], console: Console) -> None:
     for columns in (_COSTS, _SERVICES):
         if having := [row for row in rows if columns.keys() & row.keys()]:
             console.print(_table(having, "", columns, ""))
+    _show_warnings(rows, console)
+
+
+def show_peers(rows: Sequence[Row], console: Console) -> None:
+    """Prints the table of a server beside a peer, and the warnings."""
+    console.print(_table(rows, "edge", _PEERS, "peer"))
+    _show_warnings(rows, console)
+
+
+def _show_warnings(rows: Sequence[Row], console: Console) -> None:
     for row in rows:
+        name = ", ".join(str(row[key]) for key in ("subject", "row", "shape") if key in row)
         for warning in _warnings(row):
-            name = ", ".join(str(row[key]) for key in ("subject", "row", "shape") if key in row)
             console.print(f"{name}: {warning}", style="yellow")
 
 
@@ -102,6 +130,9 @@ def _warnings(row: Row) -> Iterator[str]:
     if share > LOADGEN_CPU_MAX:
         who = "the load generator and the services" if services else "the load generator"
         yield f"{who} used {share:.0%} of their core, and may be what limits this figure: compare by CPU seconds"
+    peer_share = figure(row.get("peer_loadgen_cpu", 0))
+    if peer_share > LOADGEN_CPU_MAX:
+        yield f"the load generator used {peer_share:.0%} of its core beside the peer, and may be what limits the peer's figure"
     change = figure(row.get("echo_change", 0))
     if abs(change) > ECHO_CHANGE_MAX:
         yield f"the echo changed by {change:+.0%} meanwhile: compare by CPU seconds, or measure again on a quiet machine"

@@ -36,7 +36,8 @@ func (c *chat) identify(id string) error {
 	return nil
 }
 
-// place records that a device or a sender learned the seq of a message; everyone must learn the same.
+// place records that a device or a sender learned the seq of a message; everyone must learn the same. An answer of a peer's server
+// names none: seq 0.
 func (c *chat) place(number uint32, seq uint64) error {
 	isComplete, err := c.placed(number, seq)
 	if isComplete && c.complete != nil {
@@ -55,7 +56,7 @@ func (c *chat) placed(number uint32, seq uint64) (isComplete bool, err error) {
 	if c.seqs[number] == 0 {
 		c.seqs[number] = seq
 	}
-	if c.seqs[number] != seq {
+	if seq != 0 && c.seqs[number] != seq {
 		return false, fmt.Errorf("two orders: message %d of %s is seq %d here and seq %d elsewhere", number, c.id, seq, c.seqs[number])
 	}
 	c.knows[number]++

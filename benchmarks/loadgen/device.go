@@ -43,9 +43,8 @@ type role interface {
 // device is one device of a user: one connection with one stream, as in life.
 type device struct {
 	account    account
-	conn       *grpc.ClientConn
-	stream     pb.SessionService_ConnectClient
-	ctx        context.Context // of the stream
+	wire       wire
+	ctx        context.Context // of the wire
 	disconnect context.CancelFunc
 	role       role
 	started    time.Time // all times are counted from here
@@ -64,21 +63,46 @@ func dial(target string) (*grpc.ClientConn, error) {
 	)
 }
 
-// connect opens a device's stream and says Hello. The device must then be served.
-func connect(ctx context.Context, target string, account account, deviceID string, started time.Time, role role) (*device, error) {
+// wire is one open stream to a server, in the frames of chatgrpc whatever the server's own are.
+type wire interface {
+	Send(*pb.ConnectRequest) error
+	// Recv returns the next batch; in the first one the first frame answers the Hello.
+	Recv() (*pb.ConnectResponse, error)
+	Close() error
+}
+
+// grpcWire is a stream of SessionService.Connect on a connection of its own.
+type grpcWire struct {
+	pb.SessionService_ConnectClient
+	conn *grpc.ClientConn
+}
+
+func (w grpcWire) Close() error { return w.conn.Close() }
+
+// openGRPC opens a wire to a chatgrpc server; it ends with the context.
+func openGRPC(ctx context.Context, target string, account account) (wire, error) {
 	conn, err := dial(target)
 	if err != nil {
 		return nil, err
 	}
-	ctx, disconnect := context.WithCancel(account.authorized(ctx))
-	stream, err := pb.NewSessionServiceClient(conn).Connect(ctx, grpc.WaitForReady(true))
+	stream, err := pb.NewSessionServiceClient(conn).Connect(account.authorized(ctx), grpc.WaitForReady(true))
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return grpcWire{stream, conn}, nil
+}
+
+// connect opens a device's wire and says Hello. The device must then be served.
+func connect(
+	ctx context.Context, open func(context.Context) (wire, error), account account, deviceID string, started time.Time, role role,
+) (*device, error) {
+	ctx, disconnect := context.WithCancel(ctx)
+	wire, err := open(ctx)
 	if err != nil {
 		disconnect()
-		return nil, errors.Join(fmt.Errorf("%s: connecting: %w", account.user, err), conn.Close())
+		return nil, fmt.Errorf("%s: connecting: %w", account.user, err)
 	}
-	d := &device{
-		account: account, conn: conn, stream: stream, ctx: ctx, disconnect: disconnect, role: role, started: started,
-	}
+	d := &device{account: account, wire: wire, ctx: ctx, disconnect: disconnect, role: role, started: started}
 	hello := &pb.Hello{DeviceId: deviceID, DeviceName: "loadgen", StartAt: pb.StartAt_START_AT_ACKNOWLEDGED}
 	err = d.do(func(time.Duration) {
 		d.queue(&pb.ClientFrame{RequestId: d.nextRequest(), Body: &pb.ClientFrame_Hello{Hello: hello}})
@@ -111,7 +135,7 @@ func (d *device) flush() error {
 	if len(d.outbox) == 0 {
 		return nil
 	}
-	err := d.stream.Send(&pb.ConnectRequest{Frames: d.outbox})
+	err := d.wire.Send(&pb.ConnectRequest{Frames: d.outbox})
 	d.outbox = d.outbox[:0]
 	if err != nil {
 		return fmt.Errorf("%s: sending: %w", d.account.user, err)
@@ -122,7 +146,7 @@ func (d *device) flush() error {
 // serve takes in what the server sends, until the device is disconnected (nil) or something is wrong.
 func (d *device) serve() error {
 	for welcomed := false; ; {
-		batch, err := d.stream.Recv()
+		batch, err := d.wire.Recv()
 		if d.ctx.Err() != nil {
 			return nil
 		}
@@ -144,7 +168,7 @@ func (d *device) serve() error {
 
 func (d *device) close() {
 	d.disconnect()
-	_ = d.conn.Close()
+	_ = d.wire.Close()
 }
 
 func (d *device) checkWelcome(batch *pb.ConnectResponse) error {

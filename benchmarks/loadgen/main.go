@@ -48,6 +48,7 @@ func execute(arguments []string) error {
 		window   = flags.Uint("window", 1, "messages of a sender that may be incomplete; in the shape batched, unanswered")
 		form     = flags.String("shape", string(independent), "when senders send: independent, one message as soon as one is complete; "+
 			"or batched, as many as the window takes with each batch of answers")
+		other    = flags.String("peer", "", "load this server instead of chatgrpc: "+string(centrifugo))
 		rate     = flags.Float64("rate", 0, "messages a second of all senders together, at random times (Poisson), whatever is complete; 0 = as the window has it")
 		ackDelay = flags.Duration("ack-delay", 0, "longest wait before a device acknowledges what came; 0 = each batch at once")
 		messages = flags.Uint("messages", 0, "messages of each sender, instead of a time; the backlog of replay")
@@ -68,7 +69,10 @@ func execute(arguments []string) error {
 	options := options{
 		targets: strings.Split(*targets, ","), serverPIDs: pids, services: services,
 		warmup: *warmup, duration: *duration, messages: uint32(*messages), patience: 60 * time.Second,
-		shape: shape(*form), ackDelay: *ackDelay,
+		peer: peer(*other), shape: shape(*form), ackDelay: *ackDelay,
+	}
+	if options.peer != "" && (options.peer != centrifugo || mode != "pairs" && mode != "fanout") {
+		return fmt.Errorf("--peer is %s, with pairs or fanout", centrifugo)
 	}
 	if options.shape != independent && options.shape != batched {
 		return fmt.Errorf("there is no shape %q; there are independent and batched", *form)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -31,7 +32,8 @@ type member struct {
 
 // join connects a member and serves it until the run ends.
 func (m *member) join(account account, deviceID string) error {
-	device, err := connect(m.run.ctx, m.target, account, deviceID, m.run.started, m)
+	open := func(ctx context.Context) (wire, error) { return m.run.open(ctx, m.target, account, m.chat.index) }
+	device, err := connect(m.run.ctx, open, account, deviceID, m.run.started, m)
 	if err != nil {
 		return err
 	}

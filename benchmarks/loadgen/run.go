@@ -36,6 +36,7 @@ type options struct {
 	duration   time.Duration
 	messages   uint32        // per sender, instead of a time; 0 = by time
 	patience   time.Duration // longest wait for anything that is due
+	peer       peer
 	shape      shape
 	ratePerS   float64       // of each sender, at random times; 0 = as messages are complete
 	ackDelay   time.Duration // longest wait before what came is acknowledged; 0 = each batch at once
@@ -44,6 +45,14 @@ type options struct {
 func newRun(options options) *run {
 	ctx, fail := context.WithCancelCause(context.Background())
 	return &run{options: options, started: time.Now(), salt: rand.Uint64(), ctx: ctx, fail: fail}
+}
+
+// open opens a wire for a device that is in the chat of this number.
+func (r *run) open(ctx context.Context, target string, account account, chat uint32) (wire, error) {
+	if r.peer == centrifugo {
+		return openCentrifugo(ctx, target, account, fmt.Sprintf("chat-%016x-%d", r.salt, chat))
+	}
+	return openGRPC(ctx, target, account)
 }
 
 // target is the server of a member of a group: the members are at one after the other, and the groups do not all begin at the same.

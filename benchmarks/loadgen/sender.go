@@ -58,6 +58,9 @@ func (m *member) sent(requestID uint64, result *pb.SendResult, now time.Duration
 	if result.Duplicate {
 		return fmt.Errorf("message %d of %s was sent once and is called a duplicate", number, result.ChatId)
 	}
+	if result.Seq == 0 && m.run.peer == "" {
+		return fmt.Errorf("message %d of %s was answered without its seq", number, result.ChatId)
+	}
 	m.sending.answered.Add(1)
 	if m.run.measuring.Load() {
 		m.sending.answers.add(now - m.sending.sentAt[number])

@@ -18,16 +18,18 @@ def fetch() -> None:
 
 
 class RedisServer:
-    """One Redis; its address stays the same across restarts. Its data does not last: so a restart is a loss of data too."""
+    """One Redis; its address stays the same across restarts. Unless it is durable a restart is a loss of data too."""
 
-    def __init__(self, name: str = "redis") -> None:
+    def __init__(self, name: str = "redis", *, durable: bool = False) -> None:
+        """`durable`: each write is on the disk before it is answered."""
+        append_only = ("--appendonly", "yes", "--appendfsync", "always") if durable else ("--appendonly", "no")
         program = find_program("redis-server", _PACKAGES)
         self.port = free_port()
         self.process = ServiceProcess(
             name,
             lambda data: (
                 *(program.path, "--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(data)),
-                *("--save", "", "--appendonly", "no", "--daemonize", "no"),
+                *("--save", "", *append_only, "--daemonize", "no"),
             ),
             program.environment,
         )

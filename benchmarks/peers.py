@@ -1,0 +1,245 @@
+"""`make bench-peers`: a server beside Centrifugo over Redis, under the same load in the same run, for anybody to repeat.
+
+Centrifugo is what people pick for fast delivery. It runs as it would for a chat: over a Redis that has each message on the disk
+before it answers (append-only file, fsync always), with a bounded history and positions that clients can check. It has no
+membership, no receipts and no acknowledgements. On either side server and store share a CPU; the load generator has the other.
+docs/benchmarks.md explains rows and shapes.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from benchmarks import results
+from benchmarks.processes import ROOT, BenchError, Cpus, Loadgen, Server, chat_server, forget_settings, pinned
+from benchmarks.results import Row
+from benchmarks.run import (
+    DELAYED,
+    INDEPENDENT,
+    QUICK,
+    SHAPES,
+    THOROUGH,
+    Bench,
+    Load,
+    Pace,
+    Subject,
+    chosen,
+    describe_machine,
+    loads,
+)
+from tests.support.ports import free_port
+from tests.support.services import RedisServer, ServiceError
+
+CENTRIFUGO = "github.com/centrifugal/centrifugo/v6@v6.9.1"
+RESULTS_FILE = ROOT / "benchmarks" / "peers.json"
+_BUILD_DIR = ROOT / ".tools" / "peers"
+_BUILD_TIMEOUT_S = 1_800
+_HISTORY = {"history_size": 1_000, "history_ttl": "600s"}
+
+
+def install_centrifugo(console: Console) -> Path:
+    """Builds the pinned Centrifugo into the checkout's tools, unless it is there; returns the program.
+
+    Raises:
+        BenchError: there is no Go, or it cannot be had; the message says why.
+    """
+    folder = _BUILD_DIR / CENTRIFUGO.rpartition("@")[2]
+    program = folder / "centrifugo"
+    if program.exists():
+        return program
+    go = shutil.which("go")
+    if go is None:
+        raise BenchError("Centrifugo is built with Go, and there is no `go` here: install Go 1.26 or newer")
+    console.print(f"building {CENTRIFUGO}, once; it takes some minutes")
+    with tempfile.TemporaryDirectory(dir=_made(_BUILD_DIR)) as building:
+        command = ("env", f"GOBIN={building}", go, "install", CENTRIFUGO)
+        try:
+            subprocess.run(command, capture_output=True, text=True, check=True, timeout=_BUILD_TIMEOUT_S)
+        except subprocess.CalledProcessError as error:
+            raise BenchError(f"Centrifugo does not build:\n{error.stderr[-2000:]}") from None
+        except subprocess.TimeoutExpired:
+            raise BenchError(f"Centrifugo was not built in {_BUILD_TIMEOUT_S} s") from None
+        _made(folder)
+        Path(building, "centrifugo").rename(program)
+    return program
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A Centrifugo that runs over a Redis of its own; see `benchmarks.processes.Loaded`."""
+
+    server: Server
+    redis: RedisServer
+
+    @property
+    def targets(self) -> Sequence[str]:
+        """What devices dial."""
+        return self.server.targets
+
+    @property
+    def pids(self) -> Sequence[int]:
+        """The server's process and that of its store: on our side the store is part of the server."""
+        return [*self.server.pids, self.redis.process.pid]
+
+    @property
+    def service_pids(self) -> Mapping[str, Sequence[int]]:
+        """None besides."""
+        return {}
+
+    def log_tail(self) -> str:
+        """The last lines that it wrote."""
+        return self.server.log_tail()
+
+    def check_alive(self) -> None:
+        """Raises:
+        BenchError: it has ended by itself.
+        """
+        self.server.check_alive()
+
+
+@contextmanager
+def peer_server(program: Path, cpu: int | None) -> Iterator[Peer]:
+    """Centrifugo over an empty Redis that appends durably, both on the CPU."""
+    redis = RedisServer("peer-redis", durable=True)
+    port = free_port()
+    channel = {"allow_subscribe_for_client": True, "allow_publish_for_subscriber": True, "force_positioning": True, **_HISTORY}
+    config = {
+        "client": {"insecure": True},
+        "channel": {"without_namespace": channel},
+        "engine": {"type": "redis", "redis": {"address": redis.url}},
+        "http_server": {"address": "127.0.0.1", "port": str(port)},
+        "log": {"level": "warn"},
+    }
+    with tempfile.TemporaryDirectory(prefix="chatgrpc-peer-") as folder:
+        path = Path(folder, "config.json")
+        path.write_text(json.dumps(config))
+        try:
+            with pinned(cpu):
+                redis.start()
+            with Server.start(
+                "centrifugo", [str(program), "-c", str(path)], port, Path(folder, "log"), dict(os.environ), cpu
+            ) as server:
+                yield Peer(server, redis)
+        except ServiceError as error:
+            raise BenchError(str(error)) from None
+        finally:
+            redis.close()
+
+
+class PeerBench:
+    """Measures both under the same loads, by turns."""
+
+    def __init__(self, pace: Pace, cpus: Cpus, data_dir: Path, centrifugo: Path | None) -> None:
+        """With no program only ours is measured.
+
+        Raises:
+            BenchError: the load generator cannot be built.
+        """
+        self._pace = pace
+        self._cpus = cpus
+        self._centrifugo = centrifugo
+        self._bench = Bench(pace, cpus)
+        self._ours = Subject("server", partial(chat_server, data_dir, cpus.server))
+        self._loadgen = Loadgen(cpus.loadgen)
+
+    def row(self, load: Load, repeat: int) -> Row:
+        """Measures one row of both as often as is asked.
+
+        Raises:
+            BenchError: something that the load generator checks is wrong.
+        """
+        row = results.median_row([self._once(load) for _ in range(repeat)])
+        if "peer_rate_per_s" in row:
+            row["ratio"] = results.figure(row["rate_per_s"]) / results.figure(row["peer_rate_per_s"])
+        return row
+
+    def _once(self, load: Load) -> Row:
+        ours = self._bench.load(self._ours, load)
+        ours["echo_ratio"] = ours.pop("ratio")
+        if self._centrifugo is None:
+            return ours | {"peer": "not to be had"}
+        return ours | {"peer": "Centrifugo over Redis"} | self._peer(load, self._centrifugo)
+
+    def _peer(self, load: Load, program: Path) -> Row:
+        # It has no acknowledgements that could wait.
+        shape = INDEPENDENT if load.shape is DELAYED else load.shape
+        flags = ("--peer", "centrifugo", *replace(load, shape=shape).all_flags, *self._pace.flags)
+        with peer_server(program, self._cpus.server) as server, tempfile.TemporaryDirectory(prefix="chatgrpc-peer-") as folder:
+            seen = self._loadgen.run(load.mode, server, *flags, accounts=load.accounts, data_dir=Path(folder))
+        return {
+            "peer_rate_per_s": seen["rate_per_s"],
+            "peer_p50_ms": seen["p50_ms"],
+            "peer_p99_ms": seen["p99_ms"],
+            "peer_cpu_s_per_1000": seen["server_cpu_s"] / seen["count"] * 1000,
+            "peer_server_cpu": seen["server_cpu_s"] / seen["seconds"],
+            "peer_loadgen_cpu": seen["loadgen_cpu_s"] / seen["seconds"],
+        }
+
+
+def main(
+    rows: Annotated[
+        str | None,
+        typer.Option(help="Kinds of rows, with commas between them: pairs, fanout.  [default: all]", show_default=False),
+    ] = None,
+    shapes: Annotated[
+        str | None,
+        typer.Option(
+            help=f"When senders send, with commas between them: {', '.join(SHAPES)}.  [default: all]", show_default=False
+        ),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Short times: to see that it works, not to compare.")] = False,
+    repeat: Annotated[int, typer.Option(min=1, help="Times that each row is measured; the figures are medians.")] = 5,
+    data_dir: Annotated[
+        Path, typer.Option(help="Folder for the server's data, on the disk to measure.  [default: data]", show_default=False)
+    ] = ROOT / "data",
+) -> None:
+    """Measure the server beside Centrifugo over Redis, under the same load in the same run."""
+    console = Console(width=None if sys.stdout.isatty() else 170, highlight=False)
+    kinds = chosen("rows", rows, ("pairs", "fanout"))
+    shapes_used = [SHAPES[name] for name in chosen("shapes", shapes, SHAPES)]
+    forget_settings()
+    pace = QUICK if quick else THOROUGH
+    cpus = Cpus.choose()
+    centrifugo = None
+    try:
+        centrifugo = install_centrifugo(console)
+    except BenchError as error:
+        console.print(f"the rows have no peer: {error}", style="red", markup=False)
+    bench = PeerBench(pace, cpus, data_dir, centrifugo)
+    describe_machine(cpus, data_dir, console)
+    measured: list[Row] = []
+    failed = centrifugo is None
+    for load in (load for kind in kinds for load in loads(kind, shapes_used, pace)):
+        name = f"{load.row}, {load.shape.name}"
+        try:
+            with console.status(f"measuring {name}"):
+                measured.append(bench.row(load, repeat))
+        except BenchError as error:
+            failed = True
+            console.print(f"{name}: {error}", style="red", markup=False)
+    results.show_peers(measured, console)
+    results.write(measured, RESULTS_FILE)
+    console.print(f"written to {RESULTS_FILE.relative_to(ROOT)}")
+    if failed:
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)
