@@ -82,6 +82,10 @@ class ServerSettings(SettingsGroup):
 
     host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.")
     port: Port = Field(default=15_551, description="Port to listen on; 0 takes any free one.")
+    edge: Literal["grpcio", "native"] = Field(
+        default="grpcio",
+        description="What serves the devices' streams; the native edge (package chatgrpc-edge) is being built.",
+    )
     tls_cert_file: Path | None = Field(default=None, description="Certificate chain (PEM) for TLS.")
     tls_key_file: Path | None = Field(default=None, description="Private key (PEM) of the certificate.")
     allow_dev_auth: bool = Field(default=False, description="Accept development tokens on an address others can reach.")

@@ -12,6 +12,9 @@ from chatgrpc.start_error import StartError
 _CANCEL_TIMEOUT_S = 1.0
 """How long calls that were cancelled may take to end."""
 
+_BACKLOG = 4_096
+"""Connections that the kernel keeps for us until we take them; it allows no more itself."""
+
 _ROUTINE = (
     "ExecuteBatchError raised in core by servicer method",
     "Aborting method [%s] due to server stop.",
@@ -27,18 +30,38 @@ def check_address(host: str, port: int, *, reuse_port: bool = False) -> None:
     Raises:
         StartError: it cannot be listened on.
     """
+    _bound(host, port, reuse_port=reuse_port).close()  # and no more: who waits for the server would take a socket that listens
+
+
+def listen(host: str, port: int, *, reuse_port: bool = False) -> socket.socket:
+    """A socket that listens on the address.
+
+    Raises:
+        StartError: it cannot be listened on.
+    """
+    listener = _bound(host, port, reuse_port=reuse_port)
+    listener.listen(_BACKLOG)
+    return listener
+
+
+def _bound(host: str, port: int, *, reuse_port: bool) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound = socket.socket(family, kind, protocol)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if reuse_port:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            probe.bind(address)  # and no more: who waits for the server would take a socket that listens for it
+                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            bound.bind(address)
+        except OSError:
+            bound.close()
+            raise
     except OSError as error:
         where = f"{host} port {port}"
         if error.errno == errno.EADDRINUSE:
             raise StartError(f"{where} is in use. Stop the program that listens there, or choose another port.") from error
         raise StartError(f"Cannot listen on {where}: {error.strerror}.") from error
+    return bound
 
 
 async def stop_server(server: grpc.aio.Server, grace_s: float | None) -> None:

@@ -49,6 +49,8 @@ class Caller:
         else:
             target = "ipv4:" + ",".join(addresses)
             options.append(("grpc.service_config", _ONE_AFTER_THE_OTHER))
+            # gRPC's own is a list of addresses, which is no authority as HTTP/2 has them; the native edge refuses such.
+            options.append(("grpc.default_authority", addresses[0]))
         self._channel = grpc.aio.insecure_channel(
             target,
             options=options,

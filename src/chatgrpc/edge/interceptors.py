@@ -42,6 +42,8 @@ TOKENLESS_METHODS = frozenset({"/chatgrpc.v1.NodeService/ListNodes"})
 
 _NODE = "all"
 _SESSION = "/chatgrpc.v1.SessionService/"
+PASSED_ON_FOR = "x-chatgrpc-peer"
+"""Metadata of calls that the native edge has passed on: whose they are."""
 _REFLECTION = "/grpc.reflection."
 
 _TOO_LONG = StatusError(grpc.StatusCode.DEADLINE_EXCEEDED, "TOO_SLOW", "The call was open for too long. Call again.")
@@ -193,7 +195,7 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
 
     def _open(self, context: _Context) -> asyncio.Task[Any]:
         """Notes that a call is open; gives the task of grpc.aio that is done once the call is over."""
-        peer, call = context.peer(), asyncio.current_task()
+        peer, call = peer_of(context), asyncio.current_task()
         assert call is not None
         self._delivered.opened(peer)
         call.add_done_callback(lambda _: self._delivered.closed(peer))
@@ -203,14 +205,14 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
     def _holder(context: _Context) -> str:
         """Whose a reply is: the user's, or, of a call without a token, the address's that it came from."""
         claims = _claims.get(None)
-        return f"user {claims.user_id}" if claims is not None else address_of(context.peer())
+        return f"user {claims.user_id}" if claims is not None else address_of(peer_of(context))
 
     async def _answer(self, method: str, handler: _Handler, context: _Context, call: asyncio.Task[Any]) -> bytes:
         # A place that others may want is taken only once the caller is known, and what it takes from all once its request is
         # there: whoever opens calls and sends nothing takes from nobody but themself.
         is_tokenless = method in TOKENLESS_METHODS or method.startswith(PUBLIC_METHODS)
         limit_s = self._limits.tokenless_deadline_s if is_tokenless else self._limits.deadline_s
-        address = address_of(context.peer())
+        address = address_of(peer_of(context))
         try:
             async with asyncio.timeout(limit_s) as deadline:
                 if is_tokenless:
@@ -240,7 +242,7 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
             code, reason = grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_MISSING"
             raise StatusError(code, reason, "The call ended before there was a whole request.")
         request: bytes = message
-        self._delivered.message(context.peer(), len(request))
+        self._delivered.message(peer_of(context), len(request))
         return request
 
     async def _run(self, handler: _Handler, message: bytes, context: _Context) -> bytes:
@@ -265,7 +267,7 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
         async def each_parsed(requests: AsyncIterable[bytes], context: _Context) -> AsyncIterator[Any]:
             count = 0
             async for request in requests:
-                self._delivered.message(context.peer(), len(request))
+                self._delivered.message(peer_of(context), len(request))
                 count += 1
                 if count > self._limits.reflection_requests_max:
                     raise StatusError(
@@ -284,7 +286,7 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
         answer: Any = many_to_many if to_one is None else one_to_many
 
         async def in_place(requests: AsyncIterable[bytes], context: _Context) -> None:
-            call, address = self._open(context), address_of(context.peer())
+            call, address = self._open(context), address_of(peer_of(context))
             try:
                 self._public.hold(address, call)
                 async with asyncio.timeout(seconds_max):
@@ -314,7 +316,7 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
         # 10 ms a call. No client does that, and more of the same is on its way.
         code, message = grpc.StatusCode.RESOURCE_EXHAUSTED, "The call has too many header fields."
         self._observe("unknown", code.name, 0.0)
-        self._cut(context.peer())
+        self._cut(peer_of(context))
         await _abort(context, StatusError(code, "TOO_MANY_FIELDS", message, {"max": str(self._limits.fields_max)}))
 
     async def _refuse_unknown_method(self, _: object, context: _Context) -> None:
@@ -322,6 +324,18 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
         code, message = grpc.StatusCode.UNIMPLEMENTED, "There is no such method. Reflection lists those there are."
         self._observe("unknown", code.name, 0.0)
         await _abort(context, StatusError(code, "METHOD_UNKNOWN", message))
+
+
+def peer_of(context: _Context) -> str:
+    """Network address of a call's peer, as gRPC writes it (`ipv4:127.0.0.1:50000`).
+
+    Calls that the native edge has passed on come over a Unix socket, and say for whom; what a peer says of itself under that
+    name the edge drops.
+    """
+    peer: str = context.peer()
+    if peer.startswith("unix:"):
+        return next((str(value) for key, value in context.invocation_metadata() or () if key == PASSED_ON_FOR), peer)
+    return peer
 
 
 def bearer_token(metadata: Any) -> str | None:

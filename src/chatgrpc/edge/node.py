@@ -30,6 +30,7 @@ from chatgrpc.edge.flood_watch import Delivered, FloodLimits, FloodWatch
 from chatgrpc.edge.grpc_transport import GrpcTransport
 from chatgrpc.edge.interceptors import UnaryInterceptor, UnaryLimits
 from chatgrpc.edge.loop import Edge, Pace
+from chatgrpc.edge.native_transport import NativeTransport, is_installed
 from chatgrpc.edge.ordering import Ordering
 from chatgrpc.edge.revocations import Revocations, UnrevokedTokens
 from chatgrpc.edge.server import GrpcServer, ServerOptions
@@ -49,6 +50,7 @@ from chatgrpc.ports.lease_clock import now, wall_clock_ms
 from chatgrpc.ports.node_directory import NodeDirectory
 from chatgrpc.ports.receipts import ReceiptStore
 from chatgrpc.ports.tokens import Claims, TokenVerifier
+from chatgrpc.start_error import StartError
 from chatgrpc.trouble import Trouble
 from chatgrpc.v1 import (
     chat_pb2,
@@ -113,18 +115,13 @@ class Node:
         self._watermarks = Watermarks(stores.receipts, stores.cursors, limits, self._marks_saved)
         self._delivered = Delivered()
         self._cutter = CallCutter()
-        self._transport = GrpcTransport(
-            inbox_bytes_max=limits.backlog_bytes_max,
-            close_timeout_s=CLOSE_TIMEOUT_S,
-            delivered=self._delivered,
-            silent_per_address_max=settings.limits.silent_streams_per_address,
-            cutter=self._cutter,
-        )
+        self._native, self._grpc = self._transports()
+        transport = self._native or self._grpc
         admissions = Admissions(
             verifier, stores.devices, self._revocations, stores.log, stores.cursors, self._watermarks, limits
         )
         self.edge = Edge(
-            self._transport,
+            transport,
             ordering,
             connections,
             audience,
@@ -139,6 +136,29 @@ class Node:
             now,
             crash,
         )
+
+    def _transports(self) -> tuple[NativeTransport | None, GrpcTransport]:
+        limits, shares = self._limits, self._settings.limits
+        over_grpcio = GrpcTransport(
+            inbox_bytes_max=limits.backlog_bytes_max,
+            close_timeout_s=CLOSE_TIMEOUT_S,
+            delivered=self._delivered,
+            silent_per_address_max=shares.silent_streams_per_address,
+            cutter=self._cutter,
+        )
+        if self._settings.server.edge != "native":
+            return None, over_grpcio
+        if not is_installed():
+            raise StartError('The native edge is not installed. Install chatgrpc-edge, or set server.edge = "grpcio".')
+        if self._settings.server.tls_cert_file is not None:
+            raise StartError('The native edge has no TLS yet. Set server.edge = "grpcio", or let a proxy in front end TLS.')
+        native = NativeTransport(
+            inbox_bytes_max=limits.backlog_bytes_max,
+            message_bytes_max=limits.batch_bytes_max,
+            close_timeout_s=CLOSE_TIMEOUT_S,
+            silent_per_address_max=shares.silent_streams_per_address,
+        )
+        return native, over_grpcio
 
     def server(self, directory: NodeDirectory, *, reuse_port: bool = False) -> GrpcServer:
         """Makes the server of the public port, with all services."""
@@ -172,8 +192,9 @@ class Node:
             sizes=Sizes(self._limits),
             cutter=self._cutter,
         )
-        server = GrpcServer(options, [calls], watch)
-        server.register("chatgrpc.v1.SessionService", self._transport.register)
+        server = GrpcServer(options, [calls], watch, self._native)
+        # With the native edge no stream gets there; reflection and health know the service all the same.
+        server.register("chatgrpc.v1.SessionService", self._grpc.register)
         server.register(
             "chatgrpc.v1.UserService", lambda on: user_service_pb2_grpc.add_UserServiceServicer_to_server(UserService(self), on)
         )

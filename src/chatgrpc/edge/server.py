@@ -1,9 +1,12 @@
 """The gRPC server of a node: its port, TLS, limits, health and reflection. What it serves is registered by the caller."""
 
 import logging
+import socket
+import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
@@ -13,7 +16,7 @@ from chatgrpc.edge.certificate_files import CertificateFiles
 from chatgrpc.edge.flood_watch import FloodWatch
 from chatgrpc.edge.services.health import SERVICE as HEALTH
 from chatgrpc.edge.services.health import HealthService
-from chatgrpc.grpc_ports import check_address, is_worth_a_line, stop_server
+from chatgrpc.grpc_ports import check_address, is_worth_a_line, listen, stop_server
 from chatgrpc.start_error import StartError
 
 _MS = 1000
@@ -54,6 +57,21 @@ class ServerOptions:
     """How long the calls of an old connection may go on."""
 
 
+class Front(Protocol):
+    """Has the public port in place of grpc.aio, answers some calls itself, and passes all others on."""
+
+    def serve(self, listener: socket.socket, passage: Path) -> None:
+        """Begins to serve a listening TCP socket, which is the front's from now on.
+
+        Args:
+            listener: of the public port.
+            passage: the Unix socket on which other calls are answered.
+        """
+
+    def stop(self) -> None:
+        """Cuts what it still serves, and frees the port."""
+
+
 class GrpcServer:
     """A grpc.aio server with health and reflection. Register services, then `start()`, then `stop()`."""
 
@@ -62,14 +80,18 @@ class GrpcServer:
         options: ServerOptions,
         interceptors: Iterable[grpc.aio.ServerInterceptor] = (),
         flood_watch: FloodWatch | None = None,
+        front: Front | None = None,
     ) -> None:
         """Belongs to the event loop that is running.
 
         Args:
             options: where and how to listen.
             interceptors: stand around every call, the first one outermost.
-            flood_watch: watches the connections from the start to the stop.
+            flood_watch: watches the connections from the start to the stop; not with a front, whose connections are its own.
+            front: takes the port.
         """
+        self._front = front
+        self._passage: tempfile.TemporaryDirectory[str] | None = None
         logging.getLogger("grpc._cython.cygrpc").addFilter(is_worth_a_line)
         self._options = options
         self._flood_watch = flood_watch
@@ -96,10 +118,24 @@ class GrpcServer:
         self.set_serving(False)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(self._services, self._server)
+        if self._front is not None:
+            return await self._start_behind(self._front)
         port = self._listen()
         await self._server.start()
         if self._flood_watch is not None:
             self._flood_watch.start(port)
+        return port
+
+    async def _start_behind(self, front: Front) -> int:
+        options = self._options
+        listener = listen(options.host, options.port, reuse_port=options.reuse_port)
+        port: int = listener.getsockname()[1]
+        # Only we may enter the folder, and so dial the socket in it.
+        self._passage = tempfile.TemporaryDirectory(prefix="chatgrpc-")
+        passage = Path(self._passage.name, "calls")
+        self._server.add_insecure_port(f"unix:{passage}")
+        await self._server.start()
+        front.serve(listener, passage)
         return port
 
     def set_serving(self, serving: bool) -> None:
@@ -110,8 +146,12 @@ class GrpcServer:
         """Refuses new calls, lets those under way end, cancels what is left after `grace_s` seconds, and frees the port."""
         self.set_serving(False)
         await stop_server(self._server, grace_s)
-        if self._flood_watch is not None:
+        if self._front is not None:
+            self._front.stop()
+        elif self._flood_watch is not None:
             self._flood_watch.stop()
+        if self._passage is not None:
+            self._passage.cleanup()
 
     async def wait(self) -> None:
         """Returns when the server has stopped."""

@@ -1,0 +1,131 @@
+//! Messages in the bytes of a gRPC stream: each has a flag (compressed or not), its length in four bytes, and itself.
+//!
+//! Source: "gRPC over HTTP2" in the gRPC documentation, Length-Prefixed-Message.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+const PREFIX_BYTES: usize = 5;
+
+/// Why the bytes of a stream are no messages of ours.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub enum Malformed {
+    /// Longer than is allowed.
+    TooLong,
+    /// Compressed, on a stream that named no compression.
+    Compressed,
+    /// A flag that gRPC does not have.
+    Flag,
+    /// The stream ended within a message.
+    Cut,
+}
+
+/// Puts messages together again, from chunks of any size.
+pub struct FrameReader {
+    message_bytes_max: usize,
+    buffer: BytesMut,
+}
+
+impl FrameReader {
+    pub fn new(message_bytes_max: usize) -> Self {
+        Self { message_bytes_max, buffer: BytesMut::new() }
+    }
+
+    /// Takes in what came.
+    pub fn push(&mut self, chunk: Bytes) {
+        if self.buffer.is_empty() {
+            // A chunk that nobody else refers to becomes the buffer as it is.
+            self.buffer = chunk.into();
+        } else {
+            self.buffer.extend_from_slice(&chunk);
+        }
+    }
+
+    /// The next message, if all of it is there.
+    pub fn take(&mut self) -> Result<Option<Bytes>, Malformed> {
+        let Some(prefix) = self.buffer.first_chunk::<PREFIX_BYTES>() else {
+            return Ok(None);
+        };
+        match prefix[0] {
+            0 => {}
+            1 => return Err(Malformed::Compressed),
+            _ => return Err(Malformed::Flag),
+        }
+        let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
+        if length > self.message_bytes_max {
+            return Err(Malformed::TooLong);
+        }
+        if self.buffer.len() < PREFIX_BYTES + length {
+            return Ok(None);
+        }
+        self.buffer.advance(PREFIX_BYTES);
+        let message = self.buffer.split_to(length).freeze();
+        if self.buffer.is_empty() {
+            // Lest an idle stream holds on to what a long message needed.
+            self.buffer = BytesMut::new();
+        }
+        Ok(Some(message))
+    }
+
+    /// Says whether a stream may end here.
+    pub fn at_end(&self) -> Result<(), Malformed> {
+        if self.buffer.is_empty() { Ok(()) } else { Err(Malformed::Cut) }
+    }
+}
+
+/// A message as it goes on the wire.
+pub fn framed(message: &[u8]) -> Bytes {
+    let mut frame = BytesMut::with_capacity(PREFIX_BYTES + message.len());
+    frame.put_u8(0);
+    frame.put_u32(u32::try_from(message.len()).expect("a message of the edge is shorter than 4 GiB"));
+    frame.put_slice(message);
+    frame.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(reader: &mut FrameReader) -> Vec<Bytes> {
+        std::iter::from_fn(|| reader.take().unwrap()).collect()
+    }
+
+    #[test]
+    fn messages_are_put_together_from_chunks_of_any_size() {
+        let messages: Vec<Vec<u8>> = vec![vec![], b"a".to_vec(), vec![b'x'; 70_000], vec![], b"end".to_vec()];
+        let wire: Vec<u8> = messages.iter().flat_map(|message| framed(message)).collect();
+        for size in [1, 2, 3, 5, 6, 7, 4096, wire.len()] {
+            let mut reader = FrameReader::new(100_000);
+            let mut seen = Vec::new();
+            for chunk in wire.chunks(size) {
+                reader.push(Bytes::copy_from_slice(chunk));
+                seen.extend(all(&mut reader));
+            }
+            assert_eq!(seen, messages, "in chunks of {size}");
+            assert_eq!(reader.at_end(), Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_message_beyond_the_limit_is_refused_before_it_has_come() {
+        let mut reader = FrameReader::new(10);
+        reader.push(Bytes::from_static(&[0, 0, 0, 0, 11]));
+        assert_eq!(reader.take(), Err(Malformed::TooLong));
+    }
+
+    #[test]
+    fn flags_that_mean_nothing_are_refused() {
+        for (flag, why) in [(1, Malformed::Compressed), (2, Malformed::Flag), (255, Malformed::Flag)] {
+            let mut reader = FrameReader::new(10);
+            reader.push(Bytes::copy_from_slice(&[flag, 0, 0, 0, 0]));
+            assert_eq!(reader.take(), Err(why));
+        }
+    }
+
+    #[test]
+    fn a_stream_does_not_end_within_a_message() {
+        let mut reader = FrameReader::new(10);
+        reader.push(Bytes::from_static(&[0, 0, 0, 0, 2, b'a']));
+        assert_eq!(reader.take(), Ok(None));
+        assert_eq!(reader.at_end(), Err(Malformed::Cut));
+    }
+}

@@ -1,0 +1,161 @@
+//! What Python sees of it: the class `chatgrpc_edge.Streams`.
+
+use std::collections::HashSet;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use pyo3::exceptions::{PyOSError, PyRuntimeError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList, PyTuple};
+
+use crate::frames::framed;
+use crate::handover::{Handover, Order, Status, StreamId};
+use crate::server::{self, Options};
+
+type Drained<'py> = (Bound<'py, PyList>, Bound<'py, PyList>, Vec<StreamId>, Vec<StreamId>, Vec<StreamId>);
+
+/// Devices' streams. Every method but `stop` returns at once.
+#[pyclass]
+struct Streams {
+    options: Options,
+    handover: Arc<Handover>,
+    /// Those of which the opening was drained and the end was not.
+    live: HashSet<StreamId>,
+    thread: Option<JoinHandle<std::io::Result<()>>>,
+}
+
+#[pymethods]
+impl Streams {
+    #[new]
+    #[pyo3(signature = (
+        *, path, inbox_bytes_max, message_bytes_max, close_timeout_s, streams_per_connection_max,
+        strangers_per_address_max, handshake_timeout_s, keepalive_interval_s, keepalive_timeout_s,
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "they are named in Python")]
+    fn new(
+        path: String,
+        inbox_bytes_max: usize,
+        message_bytes_max: usize,
+        close_timeout_s: f64,
+        streams_per_connection_max: u32,
+        strangers_per_address_max: usize,
+        handshake_timeout_s: f64,
+        keepalive_interval_s: f64,
+        keepalive_timeout_s: f64,
+    ) -> PyResult<Self> {
+        let options = Options {
+            path,
+            passage: None,
+            inbox_bytes_max,
+            message_bytes_max,
+            close_timeout: Duration::from_secs_f64(close_timeout_s),
+            streams_per_connection_max,
+            strangers_per_address_max,
+            handshake_timeout: Duration::from_secs_f64(handshake_timeout_s),
+            keepalive_interval: Duration::from_secs_f64(keepalive_interval_s),
+            keepalive_timeout: Duration::from_secs_f64(keepalive_timeout_s),
+        };
+        Ok(Self { options, handover: Arc::new(Handover::new()?), live: HashSet::new(), thread: None })
+    }
+
+    /// Serves a listening TCP socket, whose descriptor is ours from now on, and passes other calls on to the Unix socket `passage`.
+    fn serve(&mut self, listener: RawFd, passage: Option<String>) -> PyResult<()> {
+        use std::os::fd::FromRawFd;
+        if self.thread.is_some() {
+            return Err(PyRuntimeError::new_err("it serves already"));
+        }
+        // SAFETY: the caller has given the descriptor up, as the docstring asks; Python's socket.detach() does.
+        let listener = unsafe { std::net::TcpListener::from_raw_fd(listener) };
+        listener.set_nonblocking(true)?;
+        let options = Options { passage, ..self.options.clone() };
+        let handover = self.handover.clone();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+        let thread = std::thread::Builder::new()
+            .name("chatgrpc-edge".to_owned())
+            .spawn(move || runtime.block_on(server::serve(listener, options, handover)))?;
+        self.thread = Some(thread);
+        Ok(())
+    }
+
+    /// Cuts all streams and ends the thread; what was reported before can still be drained.
+    fn stop(&mut self, py: Python<'_>) -> PyResult<()> {
+        if let Some(thread) = self.thread.take() {
+            self.handover.order([Order::Stop]);
+            match py.detach(|| thread.join()) {
+                Ok(ended) => ended.map_err(PyOSError::new_err)?,
+                Err(_) => return Err(PyRuntimeError::new_err("the thread of the streams has panicked")),
+            }
+        }
+        Ok(())
+    }
+
+    /// The descriptor that is readable when there is something to drain.
+    fn wake_fd(&self) -> RawFd {
+        self.handover.wake_fd()
+    }
+
+    /// Makes the descriptor unreadable until the next report after the next drain.
+    fn quiet(&self) {
+        self.handover.quiet();
+    }
+
+    /// What happened since the last call: opened (stream, peer, token), received (stream, messages), writable, finished, closed.
+    fn drain<'py>(&mut self, py: Python<'py>) -> PyResult<Drained<'py>> {
+        let inbound = self.handover.drain();
+        let opened = PyList::empty(py);
+        for one in inbound.opened {
+            self.live.insert(one.stream);
+            opened.append((one.stream, one.peer, one.token))?;
+        }
+        let received = PyList::empty(py);
+        for one in inbound.received {
+            let messages = PyList::new(py, one.messages.iter().map(|message| PyBytes::new(py, message)))?;
+            received.append(PyTuple::new(py, [one.stream.into_pyobject(py)?.into_any(), messages.into_any()])?)?;
+        }
+        for stream in &inbound.closed {
+            self.live.remove(stream);
+        }
+        Ok((opened, received, inbound.writable, inbound.finished, inbound.closed))
+    }
+
+    /// Sends one message on each of the streams.
+    fn write(&self, messages: &Bound<'_, PyAny>) -> PyResult<()> {
+        let mut orders = Vec::new();
+        for one in messages.try_iter()? {
+            let (stream, message): (StreamId, Bound<'_, PyBytes>) = one?.extract()?;
+            orders.push(Order::Write(stream, framed(message.as_bytes())));
+        }
+        self.handover.order(orders);
+        Ok(())
+    }
+
+    fn let_in(&self, stream: StreamId) {
+        self.handover.order([Order::LetIn(stream)]);
+    }
+
+    fn hold(&self, stream: StreamId) {
+        self.handover.order([Order::Hold(stream)]);
+    }
+
+    fn release(&self, stream: StreamId) {
+        self.handover.order([Order::Release(stream)]);
+    }
+
+    /// Ends a stream: the message under way, then `last` (if not empty), then the status.
+    fn close(&self, stream: StreamId, code: u8, message: String, details: Vec<u8>, last: &[u8]) {
+        if self.live.contains(&stream) {
+            self.handover.closes(stream);
+            let last = if last.is_empty() { Bytes::new() } else { framed(last) };
+            self.handover.order([Order::Close(stream, Status { code, message, details }, last)]);
+        }
+    }
+}
+
+/// The native edge of chatgrpc.
+#[pymodule]
+fn chatgrpc_edge(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Streams>()
+}

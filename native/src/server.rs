@@ -1,0 +1,274 @@
+//! The thread of the streams: takes connections, speaks HTTP/2 on them, and does what the event loop orders.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::{Method, Request};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{LocalSet, spawn_local};
+
+use crate::grpc;
+use crate::handover::{Handover, Opened, Order, Status, StreamId};
+use crate::passage::Passage;
+use crate::stream::{Stream, StreamLimits, turn_away};
+
+/// How a server listens, and what its peers may take.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Path of the method whose calls are streams of devices: `/package.Service/Method`.
+    pub path: String,
+    /// Unix socket of the server that answers all other calls; none = they are UNIMPLEMENTED.
+    pub passage: Option<String>,
+    pub inbox_bytes_max: usize,
+    pub message_bytes_max: usize,
+    pub close_timeout: Duration,
+    pub streams_per_connection_max: u32,
+    /// Streams of one address whose devices are not let in yet.
+    pub strangers_per_address_max: usize,
+    pub handshake_timeout: Duration,
+    pub keepalive_interval: Duration,
+    pub keepalive_timeout: Duration,
+}
+
+/// A stream's flow-control window: what a fast sender can put into our memory unread.
+const STREAM_WINDOW_BYTES: u32 = 64 * 1024 - 1;
+const CONNECTION_WINDOW_BYTES: u32 = 256 * 1024;
+const HEADERS_BYTES_MAX: u32 = 16 * 1024;
+/// What HTTP/2 may hold of one stream's output, beside the message under way.
+const SEND_BUFFER_BYTES_MAX: usize = 64 * 1024;
+
+/// Serves until it is ordered to stop.
+pub async fn serve(listener: std::net::TcpListener, options: Options, handover: Arc<Handover>) -> std::io::Result<()> {
+    let listener = TcpListener::from_std(listener)?;
+    let server = Rc::new(Server::new(options, handover));
+    LocalSet::new()
+        .run_until(async move {
+            let obeying = server.obey();
+            tokio::pin!(obeying);
+            loop {
+                tokio::select! {
+                    () = &mut obeying => return Ok(()),
+                    accepted = listener.accept() => match accepted {
+                        Ok((socket, address)) => {
+                            spawn_local(server.clone().connection(socket, address));
+                        }
+                        // Out of descriptors, say: those that are there go on, and closing one frees a place.
+                        Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+                    },
+                }
+            }
+        })
+        .await
+}
+
+struct Server {
+    options: Options,
+    limits: Rc<StreamLimits>,
+    handover: Arc<Handover>,
+    streams: RefCell<HashMap<StreamId, Entry>>,
+    strangers: RefCell<HashMap<String, usize>>,
+    next_id: std::cell::Cell<StreamId>,
+}
+
+struct Entry {
+    stream: Rc<RefCell<Stream>>,
+    /// The address that gave it a place for strangers; none once its device is let in.
+    stranger_of: Option<String>,
+}
+
+impl Server {
+    fn new(options: Options, handover: Arc<Handover>) -> Self {
+        let limits = Rc::new(StreamLimits {
+            inbox_bytes_max: options.inbox_bytes_max,
+            message_bytes_max: options.message_bytes_max,
+            close_timeout: options.close_timeout,
+        });
+        Self {
+            options,
+            limits,
+            handover,
+            streams: RefCell::default(),
+            strangers: RefCell::default(),
+            next_id: std::cell::Cell::new(1),
+        }
+    }
+
+    // Orders.
+
+    async fn obey(&self) {
+        loop {
+            for order in self.handover.orders().await {
+                match order {
+                    Order::Write(id, message) => self.with(id, |stream| stream.write(message)),
+                    Order::LetIn(id) => self.let_in(id),
+                    Order::Hold(id) => self.with(id, Stream::hold),
+                    Order::Release(id) => self.with(id, Stream::release),
+                    Order::Emptied(id) => self.with(id, Stream::emptied),
+                    Order::Close(id, status, last) => self.with(id, |stream| stream.close(status, last)),
+                    Order::Stop => return,
+                }
+            }
+        }
+    }
+
+    /// Does something with a stream; nothing if it is gone.
+    fn with(&self, id: StreamId, f: impl FnOnce(&mut Stream)) {
+        if let Some(entry) = self.streams.borrow().get(&id) {
+            f(&mut entry.stream.borrow_mut());
+        }
+    }
+
+    fn let_in(&self, id: StreamId) {
+        if let Some(address) = self.streams.borrow_mut().get_mut(&id).and_then(|entry| entry.stranger_of.take()) {
+            self.give_place_back(address);
+        }
+    }
+
+    // Connections.
+
+    async fn connection(self: Rc<Self>, socket: TcpStream, address: SocketAddr) {
+        let _ = socket.set_nodelay(true);
+        let handshake = h2::server::Builder::new()
+            .initial_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_concurrent_streams(self.options.streams_per_connection_max)
+            // A proxy may give up all of its streams at once; more is an attack (CVE-2023-44487).
+            .max_pending_accept_reset_streams(self.options.streams_per_connection_max as usize)
+            .max_header_list_size(HEADERS_BYTES_MAX)
+            .max_send_buffer_size(SEND_BUFFER_BYTES_MAX)
+            .handshake(socket);
+        let Ok(Ok(mut connection)) = tokio::time::timeout(self.options.handshake_timeout, handshake).await else {
+            return;
+        };
+        let peer = grpc::peer_name(address);
+        let passage = self.options.passage.as_ref().map(|path| Passage::new(path.clone(), &peer));
+        let alive = keep_alive(connection.ping_pong(), self.options.keepalive_interval, self.options.keepalive_timeout);
+        tokio::pin!(alive);
+        loop {
+            tokio::select! {
+                accepted = connection.accept() => match accepted {
+                    Some(Ok((request, respond))) => self.call(request, respond, &peer, address, passage.as_ref()),
+                    // Dropping the connection breaks the streams that it still has, and each reports that itself.
+                    Some(Err(_)) | None => return,
+                },
+                () = &mut alive => return,
+            }
+        }
+    }
+
+    fn call(
+        self: &Rc<Self>,
+        request: Request<RecvStream>,
+        respond: SendResponse<Bytes>,
+        peer: &str,
+        address: SocketAddr,
+        passage: Option<&Passage>,
+    ) {
+        if !is_grpc(&request) {
+            let mut response = http::Response::new(());
+            *response.status_mut() = http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            let mut respond = respond;
+            let _ = respond.send_response(response, true);
+        } else if request.uri().path() == self.options.path {
+            if let Some((id, stream)) = self.open(request, respond, peer, address) {
+                let server = self.clone();
+                spawn_local(async move {
+                    Stream::serve(stream).await;
+                    server.forget(id);
+                });
+            }
+        } else if let Some(passage) = passage {
+            spawn_local(passage.pass(request, respond));
+        } else {
+            turn_away(respond, &Status::new(grpc::UNIMPLEMENTED, "There is no such method here."));
+        }
+    }
+
+    fn open(
+        &self,
+        request: Request<RecvStream>,
+        respond: SendResponse<Bytes>,
+        peer: &str,
+        address: SocketAddr,
+    ) -> Option<(StreamId, Rc<RefCell<Stream>>)> {
+        let holder = holder_of(address);
+        if !self.take_place(&holder) {
+            let message = "Too many streams of this address are not let in yet. Try again.";
+            turn_away(respond, &Status::new(grpc::RESOURCE_EXHAUSTED, message));
+            return None;
+        }
+        let id = self.next_id.get();
+        let token = grpc::bearer_token(request.headers());
+        let Some(stream) = Stream::accept(id, self.handover.clone(), self.limits.clone(), request.into_body(), respond) else {
+            self.give_place_back(holder);
+            return None;
+        };
+        self.next_id.set(id + 1);
+        self.streams.borrow_mut().insert(id, Entry { stream: stream.clone(), stranger_of: Some(holder) });
+        self.handover.opened(Opened { stream: id, peer: peer.to_owned(), token });
+        Some((id, stream))
+    }
+
+    fn forget(&self, id: StreamId) {
+        if let Some(address) = self.streams.borrow_mut().remove(&id).and_then(|entry| entry.stranger_of) {
+            self.give_place_back(address);
+        }
+    }
+
+    fn take_place(&self, address: &str) -> bool {
+        let mut strangers = self.strangers.borrow_mut();
+        let held = strangers.entry(address.to_owned()).or_default();
+        let has_place = *held < self.options.strangers_per_address_max;
+        if has_place {
+            *held += 1;
+        }
+        has_place
+    }
+
+    fn give_place_back(&self, address: String) {
+        let mut strangers = self.strangers.borrow_mut();
+        if let std::collections::hash_map::Entry::Occupied(mut held) = strangers.entry(address) {
+            *held.get_mut() -= 1;
+            if *held.get() == 0 {
+                held.remove();
+            }
+        }
+    }
+}
+
+/// Pings the peer; returns when it does not answer.
+async fn keep_alive(pings: Option<h2::PingPong>, interval: Duration, timeout: Duration) {
+    let Some(mut pings) = pings else {
+        return std::future::pending().await;
+    };
+    loop {
+        tokio::time::sleep(interval).await;
+        match tokio::time::timeout(timeout, pings.ping(h2::Ping::opaque())).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) | Err(_) => return,
+        }
+    }
+}
+
+fn is_grpc(request: &Request<RecvStream>) -> bool {
+    let content_type = request.headers().get(http::header::CONTENT_TYPE).map(http::HeaderValue::as_bytes);
+    request.method() == Method::POST && content_type.is_some_and(|name| name.starts_with(b"application/grpc"))
+}
+
+/// Whom an address counts as: itself, of IPv6 the network of 64 bits, which one subscriber has at least.
+fn holder_of(address: SocketAddr) -> String {
+    match address.ip().to_canonical() {
+        std::net::IpAddr::V4(ip) => ip.to_string(),
+        std::net::IpAddr::V6(ip) => {
+            let [a, b, c, d, ..] = ip.segments();
+            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! One device's stream: what is read of it and not yet handed over, the message under way to it, and how it ends.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream, SendStream};
+use http::{HeaderMap, Response, StatusCode};
+
+use crate::frames::{FrameReader, Malformed};
+use crate::grpc;
+use crate::handover::{Handover, Place, Status, StreamId};
+
+/// What all streams share.
+pub struct StreamLimits {
+    /// A stream with this many bytes unread is not read on.
+    pub inbox_bytes_max: usize,
+    /// Longest message that is received.
+    pub message_bytes_max: usize,
+    /// How long a peer may take to read what closing leaves for it.
+    pub close_timeout: Duration,
+}
+
+pub struct Stream {
+    id: StreamId,
+    handover: std::sync::Arc<Handover>,
+    limits: Rc<StreamLimits>,
+    incoming: RecvStream,
+    outgoing: SendStream<Bytes>,
+    reader: FrameReader,
+    place: Place,
+    is_held: bool,
+    inbox_is_full: bool,
+    /// The peer has closed its half, and that was handed over.
+    has_finished: bool,
+    /// What is left of the message under way; empty = there is none.
+    unsent: Bytes,
+    end: End,
+    waker: Option<Waker>,
+}
+
+enum End {
+    /// It is open.
+    NotYet,
+    /// What is to be sent before it is over, beside the message under way.
+    Wanted { last: Bytes, status: Status },
+    /// Nothing more happens.
+    Over,
+}
+
+impl Stream {
+    /// Answers the call with its headers. None if the peer is gone already.
+    pub fn accept(
+        id: StreamId,
+        handover: std::sync::Arc<Handover>,
+        limits: Rc<StreamLimits>,
+        incoming: RecvStream,
+        mut respond: SendResponse<Bytes>,
+    ) -> Option<Rc<RefCell<Self>>> {
+        let outgoing = respond.send_response(grpc::response_headers(), false).ok()?;
+        let reader = FrameReader::new(limits.message_bytes_max);
+        Some(Rc::new(RefCell::new(Self {
+            id,
+            handover,
+            limits,
+            incoming,
+            outgoing,
+            reader,
+            place: Place::default(),
+            is_held: false,
+            inbox_is_full: false,
+            has_finished: false,
+            unsent: Bytes::new(),
+            end: End::NotYet,
+            waker: None,
+        })))
+    }
+
+    /// Serves the stream until it is over, and reports that.
+    pub async fn serve(stream: Rc<RefCell<Self>>) {
+        let close_timeout = stream.borrow().limits.close_timeout;
+        poll_fn(|cx| stream.borrow_mut().poll_until(cx, |end| !matches!(end, End::NotYet))).await;
+        // If it is being closed, the peer may not have taken all of it yet.
+        let over = poll_fn(|cx| stream.borrow_mut().poll_until(cx, |end| matches!(end, End::Over)));
+        if tokio::time::timeout(close_timeout, over).await.is_err() {
+            stream.borrow_mut().outgoing.send_reset(Reason::CANCEL);
+        }
+        let stream = stream.borrow();
+        stream.handover.closed(stream.id);
+    }
+
+    // What the event loop wants.
+
+    /// Begins to send a message.
+    pub fn write(&mut self, message: Bytes) {
+        if matches!(self.end, End::NotYet) {
+            self.unsent = message;
+            if self.send_some().is_err() || !self.unsent.is_empty() {
+                self.wake();
+            }
+        }
+    }
+
+    pub fn hold(&mut self) {
+        self.is_held = true;
+    }
+
+    pub fn release(&mut self) {
+        self.is_held = false;
+        self.wake();
+    }
+
+    pub fn emptied(&mut self) {
+        self.inbox_is_full = false;
+        self.wake();
+    }
+
+    /// Ends the stream after the message under way, `last` and the status. The first ending counts.
+    pub fn close(&mut self, status: Status, last: Bytes) {
+        if matches!(self.end, End::NotYet) {
+            self.end = End::Wanted { last, status };
+            self.wake();
+        }
+    }
+
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Goes on as far as it can; ready when it has come to an end of that kind.
+    fn poll_until(&mut self, cx: &mut Context<'_>, is_end: impl Fn(&End) -> bool) -> Poll<()> {
+        match &mut self.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => self.waker = Some(cx.waker().clone()),
+        }
+        if !matches!(self.end, End::Over) && self.go_on(cx).is_err() {
+            self.end = End::Over;
+        }
+        if is_end(&self.end) { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Err = the call is broken.
+    fn go_on(&mut self, cx: &mut Context<'_>) -> Result<(), h2::Error> {
+        if let Poll::Ready(reset) = self.outgoing.poll_reset(cx) {
+            return Err(reset.map_or_else(|error| error, h2::Error::from));
+        }
+        self.read_on(cx)?;
+        self.write_on(cx)
+    }
+
+    fn may_read(&self) -> bool {
+        !self.is_held && !self.inbox_is_full && !self.has_finished && matches!(self.end, End::NotYet)
+    }
+
+    fn read_on(&mut self, cx: &mut Context<'_>) -> Result<(), h2::Error> {
+        while self.may_read() {
+            match self.reader.take() {
+                Ok(Some(message)) => {
+                    self.inbox_is_full = self.handover.received(self.id, &mut self.place, message, self.limits.inbox_bytes_max);
+                    continue;
+                }
+                Ok(None) => {}
+                Err(malformed) => {
+                    self.refuse(malformed);
+                    return Ok(());
+                }
+            }
+            match self.incoming.poll_data(cx) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Some(Ok(chunk))) => {
+                    self.incoming.flow_control().release_capacity(chunk.len())?;
+                    self.reader.push(chunk);
+                }
+                Poll::Ready(Some(Err(error))) => return Err(error),
+                Poll::Ready(None) => match self.reader.at_end() {
+                    Ok(()) => {
+                        self.has_finished = true;
+                        self.handover.finished(self.id);
+                    }
+                    Err(malformed) => self.refuse(malformed),
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// The peer sends what is no gRPC, or too much: its stream ends with a status that says so.
+    fn refuse(&mut self, malformed: Malformed) {
+        self.end = End::Wanted { last: Bytes::new(), status: grpc::refusal_of(malformed) };
+    }
+
+    fn write_on(&mut self, cx: &mut Context<'_>) -> Result<(), h2::Error> {
+        loop {
+            while !self.unsent.is_empty() {
+                self.send_some()?;
+                if !self.unsent.is_empty() {
+                    match self.outgoing.poll_capacity(cx) {
+                        Poll::Pending => return Ok(()),
+                        Poll::Ready(None) => return Err(Reason::CANCEL.into()),
+                        Poll::Ready(Some(capacity)) => capacity?,
+                    };
+                }
+            }
+            let End::Wanted { last, status } = &mut self.end else {
+                return Ok(());
+            };
+            if last.is_empty() {
+                let trailers = grpc::trailers_of(status);
+                self.outgoing.send_trailers(trailers)?;
+                self.end = End::Over;
+                return Ok(());
+            }
+            self.unsent = std::mem::take(last);
+        }
+    }
+
+    /// Hands HTTP/2 as much of the message under way as flow control lets through now.
+    fn send_some(&mut self) -> Result<(), h2::Error> {
+        self.outgoing.reserve_capacity(self.unsent.len());
+        let capacity = self.outgoing.capacity().min(self.unsent.len());
+        if capacity > 0 {
+            self.outgoing.send_data(self.unsent.split_to(capacity), false)?;
+            if self.unsent.is_empty() && matches!(self.end, End::NotYet) {
+                self.handover.writable(self.id);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Ends a call that has not become a stream, with headers alone.
+pub fn turn_away(mut respond: SendResponse<Bytes>, status: &Status) {
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::OK;
+    let mut headers: HeaderMap = grpc::trailers_of(status);
+    headers.insert(http::header::CONTENT_TYPE, grpc::CONTENT_TYPE);
+    *response.headers_mut() = headers;
+    let _ = respond.send_response(response, true);
+}
