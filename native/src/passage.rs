@@ -63,7 +63,10 @@ async fn connected(path: &str, connection: &Mutex<Option<SendRequest<Bytes>>>) -
             return Ok(ready);
         }
     }
-    let (sender, driver) = h2::client::handshake(UnixStream::connect(path).await?).await?;
+    let (sender, driver) = h2::client::Builder::new()
+        .data_frame_budget(usize::MAX) // the server behind is ourselves
+        .handshake(UnixStream::connect(path).await?)
+        .await?;
     tokio::task::spawn_local(async move {
         let _ = driver.await;
     });

@@ -40,6 +40,8 @@ pub struct Options {
 /// A stream's flow-control window: what a fast sender can put into our memory unread.
 const STREAM_WINDOW_BYTES: u32 = 64 * 1024 - 1;
 const CONNECTION_WINDOW_BYTES: u32 = 256 * 1024;
+/// What frames of a few bytes may take beside what is in them, until a stream is read on: some 4,000 of them. Devices send small ones.
+const SMALL_FRAMES_BUDGET_BYTES: usize = 1024 * 1024;
 const HEADERS_BYTES_MAX: u32 = 16 * 1024;
 /// What HTTP/2 may hold of one stream's output, beside the message under way.
 const SEND_BUFFER_BYTES_MAX: usize = 64 * 1024;
@@ -143,6 +145,7 @@ impl Server {
             .max_pending_accept_reset_streams(self.options.streams_per_connection_max as usize)
             .max_header_list_size(HEADERS_BYTES_MAX)
             .max_send_buffer_size(SEND_BUFFER_BYTES_MAX)
+            .data_frame_budget(SMALL_FRAMES_BUDGET_BYTES)
             .handshake(socket);
         let Ok(Ok(mut connection)) = tokio::time::timeout(self.options.handshake_timeout, handshake).await else {
             return;

@@ -4,7 +4,7 @@ import logging
 import socket
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +20,8 @@ from chatgrpc.grpc_ports import check_address, is_worth_a_line, listen, stop_ser
 from chatgrpc.start_error import StartError
 
 _MS = 1000
+_NEVER_S = 20 * 86_400.0
+"""In milliseconds no longer than gRPC can count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,8 @@ class GrpcServer:
             flood_watch: watches the connections from the start to the stop; not with a front, whose connections are its own.
             front: takes the port.
         """
+        if front is not None:
+            options = _behind(options)
         self._front = front
         self._passage: tempfile.TemporaryDirectory[str] | None = None
         logging.getLogger("grpc._cython.cygrpc").addFilter(is_worth_a_line)
@@ -192,6 +196,17 @@ def _channel_arguments(options: ServerOptions) -> list[tuple[str, int]]:
         # Without probing, a stream's flow-control window stays at 64 KiB: what a fast sender can put into our memory unread.
         ("grpc.http2.bdp_probe", 0),
     ]
+
+
+def _behind(options: ServerOptions) -> ServerOptions:
+    """Behind a front a connection is as old and as idle as the client's that it belongs to, whose calls the front limits. A call
+    that has ended there may not have ended here yet."""
+    return replace(
+        options,
+        streams_per_connection_max=100 * options.streams_per_connection_max,
+        connection_idle_max_s=_NEVER_S,
+        connection_age_max_s=_NEVER_S,
+    )
 
 
 def _credentials(options: ServerOptions) -> grpc.ServerCredentials | None:
