@@ -41,6 +41,8 @@ pub enum Order {
     Emptied(StreamId),
     /// Send `last` (a message with its prefix, or nothing), then the status.
     Close(StreamId, Status, Bytes),
+    /// In TLS handshakes that begin from now on.
+    UseCertificate(std::sync::Arc<rustls::ServerConfig>),
     Stop,
 }
 

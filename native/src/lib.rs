@@ -10,3 +10,4 @@ mod passage;
 mod python;
 pub mod server;
 mod stream;
+mod tls;

@@ -7,13 +7,14 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pyo3::exceptions::{PyOSError, PyRuntimeError};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyTuple};
 
 use crate::frames::framed;
 use crate::handover::{Handover, Order, Status, StreamId};
 use crate::server::{self, Options};
+use crate::tls;
 
 type Drained<'py> = (Bound<'py, PyList>, Bound<'py, PyList>, Vec<StreamId>, Vec<StreamId>, Vec<StreamId>);
 
@@ -59,6 +60,13 @@ impl Streams {
             keepalive_timeout: Duration::from_secs_f64(keepalive_timeout_s),
         };
         Ok(Self { options, handover: Arc::new(Handover::new()?), live: HashSet::new(), thread: None })
+    }
+
+    /// Shows this certificate, a chain as PEM, in every TLS handshake that begins from now on. Before `serve`, or there is no TLS.
+    fn use_certificate(&self, certificate: &[u8], key: &[u8]) -> PyResult<()> {
+        let config = tls::configuration(certificate, key).map_err(PyValueError::new_err)?;
+        self.handover.order([Order::UseCertificate(config)]);
+        Ok(())
     }
 
     /// Serves a listening TCP socket, whose descriptor is ours from now on, and passes other calls on to the Unix socket `passage`.

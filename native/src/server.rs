@@ -11,8 +11,10 @@ use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
 use http::{Method, Request};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{LocalSet, spawn_local};
+use tokio_rustls::TlsAcceptor;
 
 use crate::grpc;
 use crate::handover::{Handover, Opened, Order, Status, StreamId};
@@ -52,10 +54,11 @@ pub async fn serve(listener: std::net::TcpListener, options: Options, handover: 
     let server = Rc::new(Server::new(options, handover));
     LocalSet::new()
         .run_until(async move {
-            let obeying = server.obey();
+            let obeying = server.obey(); // first of all the certificate, if there is one
             tokio::pin!(obeying);
             loop {
                 tokio::select! {
+                    biased;
                     () = &mut obeying => return Ok(()),
                     accepted = listener.accept() => match accepted {
                         Ok((socket, address)) => {
@@ -77,6 +80,8 @@ struct Server {
     streams: RefCell<HashMap<StreamId, Entry>>,
     strangers: RefCell<HashMap<String, usize>>,
     next_id: std::cell::Cell<StreamId>,
+    /// None = no TLS.
+    tls: RefCell<Option<TlsAcceptor>>,
 }
 
 struct Entry {
@@ -99,6 +104,7 @@ impl Server {
             streams: RefCell::default(),
             strangers: RefCell::default(),
             next_id: std::cell::Cell::new(1),
+            tls: RefCell::default(),
         }
     }
 
@@ -114,6 +120,7 @@ impl Server {
                     Order::Release(id) => self.with(id, Stream::release),
                     Order::Emptied(id) => self.with(id, Stream::emptied),
                     Order::Close(id, status, last) => self.with(id, |stream| stream.close(status, last)),
+                    Order::UseCertificate(config) => *self.tls.borrow_mut() = Some(config.into()),
                     Order::Stop => return,
                 }
             }
@@ -137,6 +144,16 @@ impl Server {
 
     async fn connection(self: Rc<Self>, socket: TcpStream, address: SocketAddr) {
         let _ = socket.set_nodelay(true);
+        let tls = self.tls.borrow().clone();
+        let Some(tls) = tls else {
+            return self.http2(socket, address).await;
+        };
+        if let Ok(Ok(encrypted)) = tokio::time::timeout(self.options.handshake_timeout, tls.accept(socket)).await {
+            self.http2(encrypted, address).await;
+        }
+    }
+
+    async fn http2<S: AsyncRead + AsyncWrite + Unpin>(self: Rc<Self>, socket: S, address: SocketAddr) {
         let handshake = h2::server::Builder::new()
             .initial_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)

@@ -28,23 +28,36 @@ class CertificateFiles:
         self._version: _Version | None = None
 
     def credentials(self) -> grpc.ServerCredentials:
-        """What a gRPC server needs of them.
+        """What a gRPC server needs of them; it asks again before each handshake, on threads of its own.
 
         Raises:
             StartError: they cannot be read, or are no certificate and its key.
         """
+
+        def renewed() -> grpc.ServerCertificateConfiguration | None:
+            pair = self.renewed()
+            return None if pair is None else grpc.ssl_server_certificate_configuration([pair])
+
+        first = grpc.ssl_server_certificate_configuration([self.first()])
+        return grpc.dynamic_ssl_server_credentials(first, renewed)  # type: ignore[arg-type]  # its stub knows no None
+
+    def first(self) -> tuple[bytes, bytes]:
+        """The key and the certificate chain, as PEM.
+
+        Raises:
+            StartError: as above.
+        """
         self._version = self._look()
         try:
-            first = self._read()
+            return self._read()
         except OSError as error:
             raise StartError(f"Cannot read the TLS file {error.filename}: {error.strerror}.") from error
         except ValueError as error:
             cert_file, key_file = self._files
             raise StartError(f"Are {cert_file} and {key_file} a TLS certificate and its key, as PEM? {error}") from error
-        return grpc.dynamic_ssl_server_credentials(first, self._renewed)  # type: ignore[arg-type]  # its stub knows no None
 
-    def _renewed(self) -> grpc.ServerCertificateConfiguration | None:
-        """What gRPC asks for before each handshake, on threads of its own; None = what was given last."""
+    def renewed(self) -> tuple[bytes, bytes] | None:
+        """The same if the files have changed since they were last read, and can be used; else None. Any thread may call it."""
         with self._looking:
             version = self._look()
             if version == self._version:
@@ -66,7 +79,7 @@ class CertificateFiles:
             return ()
         return tuple((stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino) for stat in stats)
 
-    def _read(self) -> grpc.ServerCertificateConfiguration:
+    def _read(self) -> tuple[bytes, bytes]:
         certificate, key = (file.read_bytes() for file in self._files)
         try:
             ours = load_pem_private_key(key, None).public_key()
@@ -76,4 +89,4 @@ class CertificateFiles:
         shown, held = (each.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) for each in (theirs, ours))
         if shown != held:
             raise ValueError("The key is another certificate's.")
-        return grpc.ssl_server_certificate_configuration([(key, certificate)])
+        return key, certificate

@@ -12,10 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import structlog
 
+from chatgrpc.edge.certificate_files import CertificateFiles
 from chatgrpc.edge.errors import trailers_of
 from chatgrpc.edge.transport import Inbound, StreamId, StreamOpened, StreamStatus
+from chatgrpc.start_error import StartError
 
+_log = structlog.get_logger(__name__)
+
+_RENEWAL_INTERVAL_S = 1.0
+"""How often the certificate's files are looked at."""
 PATH = "/chatgrpc.v1.SessionService/Connect"
 
 
@@ -67,9 +74,15 @@ class NativeTransport:
         self._loop = asyncio.get_running_loop()
         self._wake_up: Callable[[], None] = _nobody
         self._woken = False
+        self._renewal: asyncio.TimerHandle | None = None
 
     def register(self, server: object) -> None:
         """Has nothing to add to the server behind: the streams never get there."""
+
+    def show(self, certificate: CertificateFiles) -> None:
+        """See `edge.server.Front.show`."""
+        self._show(*certificate.first())
+        self._look_for_renewal(certificate)
 
     def serve(self, listener: socket.socket, passage: Path | None = None) -> None:
         """See `edge.server.Front.serve`. Without a passage other calls are UNIMPLEMENTED."""
@@ -78,8 +91,24 @@ class NativeTransport:
 
     def stop(self) -> None:
         """See `edge.server.Front.stop`."""
+        if self._renewal is not None:
+            self._renewal.cancel()
         self._loop.remove_reader(self._streams.wake_fd())
         self._streams.stop()
+
+    def _show(self, key: bytes, certificate: bytes) -> None:
+        try:
+            self._streams.use_certificate(certificate, key)
+        except ValueError as error:
+            raise StartError(f"The TLS certificate cannot be used: {error}") from error
+
+    def _look_for_renewal(self, certificate: CertificateFiles) -> None:
+        if renewed := certificate.renewed():
+            try:
+                self._show(*renewed)
+            except StartError as error:
+                _log.warning("certificate_not_renewed", error=str(error))
+        self._renewal = self._loop.call_later(_RENEWAL_INTERVAL_S, self._look_for_renewal, certificate)
 
     def on_input(self, wake_up: Callable[[], None]) -> None:
         """See `Transport.on_input`."""

@@ -62,6 +62,13 @@ class ServerOptions:
 class Front(Protocol):
     """Has the public port in place of grpc.aio, answers some calls itself, and passes all others on."""
 
+    def show(self, certificate: CertificateFiles) -> None:
+        """Speaks TLS, with this certificate. Without it, the front serves in clear.
+
+        Raises:
+            StartError: it cannot be used.
+        """
+
     def serve(self, listener: socket.socket, passage: Path) -> None:
         """Begins to serve a listening TCP socket, which is the front's from now on.
 
@@ -132,6 +139,8 @@ class GrpcServer:
 
     async def _start_behind(self, front: Front) -> int:
         options = self._options
+        if certificate := _certificate(options):
+            front.show(certificate)
         listener = listen(options.host, options.port, reuse_port=options.reuse_port)
         port: int = listener.getsockname()[1]
         # Only we may enter the folder, and so dial the socket in it.
@@ -163,7 +172,8 @@ class GrpcServer:
 
     def _listen(self) -> int:
         options = self._options
-        credentials = _credentials(options)
+        certificate = _certificate(options)
+        credentials = None if certificate is None else certificate.credentials()
         check_address(options.host, options.port, reuse_port=options.reuse_port)
         address = f"[{options.host}]:{options.port}" if ":" in options.host else f"{options.host}:{options.port}"
         try:
@@ -199,8 +209,10 @@ def _channel_arguments(options: ServerOptions) -> list[tuple[str, int]]:
 
 
 def _behind(options: ServerOptions) -> ServerOptions:
-    """Behind a front a connection is as old and as idle as the client's that it belongs to, whose calls the front limits. A call
-    that has ended there may not have ended here yet."""
+    """Behind a front a connection is as old and as idle as the client's that it belongs to, whose calls the front limits.
+
+    One that has ended there may not have ended here yet.
+    """
     return replace(
         options,
         streams_per_connection_max=100 * options.streams_per_connection_max,
@@ -209,7 +221,7 @@ def _behind(options: ServerOptions) -> ServerOptions:
     )
 
 
-def _credentials(options: ServerOptions) -> grpc.ServerCredentials | None:
+def _certificate(options: ServerOptions) -> CertificateFiles | None:
     if options.tls_cert_file is None or options.tls_key_file is None:
         return None
-    return CertificateFiles(options.tls_cert_file, options.tls_key_file).credentials()
+    return CertificateFiles(options.tls_cert_file, options.tls_key_file)
