@@ -23,13 +23,14 @@ def check(cluster: "Cluster") -> None:
         BrokenError: naming what does not hold.
     """
     logs = {chat_id: _log(cluster, chat_id, cluster.store.replicas) for chat_id in cluster.chat_ids}
+    heads = {chat_id: cluster.head_seq(chat_id) for chat_id in cluster.chat_ids}
     for chat_id, log in logs.items():
-        head_seq = max(node.edge.desk.stated_seq(chat_id) for node in cluster.nodes)
+        head_seq = heads[chat_id]
         for pair in combinations(cluster.store.replicas, 2):
             found = _log(cluster, chat_id, pair)
             if len(found) < head_seq:
                 raise BrokenError(f"G1: {chat_id} was stated up to {head_seq}; a QUORUM read finds {len(found)} of {len(log)}")
-            _check_erasures(chat_id, found)
+            _check_erasures(chat_id, found, head_seq)
     for chat_id, log in logs.items():
         keys = [(event.sender_user_id, event.client_message_id) for event in log]
         for key in keys:
@@ -37,17 +38,20 @@ def check(cluster: "Cluster") -> None:
                 raise BrokenError(f"G3: {chat_id} holds {key} {keys.count(key)} times")
     _check_acknowledged(cluster, logs)
     for chat_id, log in logs.items():
-        _check_streams(cluster, chat_id, log)
         _check_sender_order(cluster, chat_id, log)
-    _check_pages(cluster, logs)
+    shown = {chat_id: log[: heads[chat_id]] for chat_id, log in logs.items()}  # what is above may become an event, or not
+    for chat_id, log in shown.items():
+        _check_streams(cluster, chat_id, log)
+    _check_pages(cluster, shown)
     for node in cluster.nodes:
         if node.edge.desk.questions_waiting:
             raise BrokenError(f"{node.node_id} still waits for answers of owners")
 
 
 def last_visible_to(cluster: "Cluster", chat_id: str) -> list[tuple["Device", int]]:
-    """Up to where each device must come to hold the chat, by what the log says, whoever knows of it now."""
-    log = [chat_pb2.ChatEvent.FromString(row.event) for row in _rows(chat_id, cluster.store.replicas)]
+    """Up to where each device must come to hold the chat, whoever knows of it now."""
+    rows = _rows(chat_id, cluster.store.replicas)[: cluster.head_seq(chat_id)]
+    log = [chat_pb2.ChatEvent.FromString(row.event) for row in rows]
     return [(device, max(_visible_seqs(log, device.user_id), default=0)) for device in cluster.devices]
 
 
@@ -70,9 +74,11 @@ def _log(cluster: "Cluster", chat_id: str, replicas: Sequence[Replica]) -> Log:
     return log
 
 
-def _check_erasures(chat_id: str, log: Log) -> None:
-    """What was deleted says nothing any more, nor do its edits; everything else does."""
-    targets = {event.content.delete.target_seq: event.seq for event in log if event.content.HasField("delete")}
+def _check_erasures(chat_id: str, log: Log, head_seq: int) -> None:
+    """What was deleted says nothing any more, nor do its edits; everything else does. A deletion above the head, which does not
+    count, may have erased already."""
+    deletions = [event for event in log if event.content.HasField("delete")]
+    targets = {event.content.delete.target_seq: event.seq for event in deletions if event.seq <= head_seq}
     for event in log:
         is_gone = event.content.HasField("erased")
         if event.seq in targets and not is_gone:
@@ -80,7 +86,7 @@ def _check_erasures(chat_id: str, log: Log) -> None:
         amended_seq = event.content.edit.target_seq
         if amended_seq in targets and event.seq < targets[amended_seq]:
             raise BrokenError(f"erasure: {chat_id} {event.seq} edits {amended_seq}, which was deleted, and still says so")
-    if sum(event.content.HasField("erased") for event in log) and not targets:
+    if sum(event.content.HasField("erased") for event in log) and not deletions:
         raise BrokenError(f"erasure: {chat_id} has erased events, and none that deletes")
 
 

@@ -49,6 +49,7 @@ class Cluster:
         self._numbers = 0
         self._starts = 0
         self._edits: dict[tuple[str, int], list[int]] = {}
+        self._stated: dict[str, int] = {}
         for _ in range(NODES):
             self.start_node()
         self.devices = [Device(self, device_id) for device_id in DEVICES]
@@ -73,6 +74,7 @@ class Cluster:
 
     def committed(self, node_id: str, delivery: Delivery) -> None:
         """An owner has counted an event."""
+        self.stated(delivery.chat_id, delivery.seq)
         event = session_pb2.ConnectResponse.FromString(delivery.chunk).frames[0].event
         self.world.witness(node_id, delivery.chat_id, delivery.seq, event.SerializeToString(deterministic=True))
         match event.content.WhichOneof("body"):
@@ -82,6 +84,25 @@ class Cluster:
                 target_seq = event.content.delete.target_seq
                 for seq in (target_seq, *self._edits.get((event.chat_id, target_seq), ())):
                     self.world.witness_erasure(event.chat_id, seq)
+
+    def stated(self, chat_id: str, seq: int) -> None:
+        """An owner has said that the chat is committed up to there."""
+        self._stated[chat_id] = max(seq, self._stated.get(chat_id, 0))
+
+    def head_seq(self, chat_id: str) -> int:
+        """The last event of a chat that counts: what any owner ever stated, or a view says, which is stored just before that.
+
+        A row above it is no event (visibility rule), though the next owner might take it over. It may have come after the owner
+        of now had looked, or to a replica that was not asked; nobody has been promised it, and nobody can know of it.
+        """
+        of_views = [
+            seq
+            for replica in self.store.replicas
+            for intervals in replica.members.values()
+            for interval in intervals.get(chat_id, {}).items()
+            for seq in interval
+        ]
+        return max(self._stated.get(chat_id, 0), *of_views, *(node.edge.desk.stated_seq(chat_id) for node in self.nodes))
 
     def run(self) -> None:
         """The whole run.
@@ -113,8 +134,8 @@ class Cluster:
             self.misfortunes.strike(act.kind, rng)
 
     def _is_settled(self) -> bool:
-        """Nobody waits for anything, and every device has what the log holds; what the nodes of now have stated may be little,
-        if those who stated it are gone."""
+        """Nobody waits for anything, and every device has what counts; of that the nodes of now may know little, if those who
+        stated it are gone."""
         if any(not device.open or any(device.outbox.values()) for device in self.devices):
             return False
         if any(node.edge.desk.questions_waiting for node in self.nodes):

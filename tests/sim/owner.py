@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from chatgrpc.core.active_chat import event_meta
 from chatgrpc.core.clock import Now
 from chatgrpc.core.door import ReadIntervals
+from chatgrpc.core.links import HeadIs
 from chatgrpc.core.owner_desk import ForOwner, Notice, Tenure
 from chatgrpc.core.row_store import ReadBucket, ReadHead
 from chatgrpc.core.rules import EventMeta
@@ -47,6 +48,8 @@ class Owner:
         if output.damage or output.failed:  # the lease holds, and the store loses nothing: there can be none
             raise BrokenError(f"{self.node.node_id} gives up {output.damage} and {output.failed}")
         for node_id, message in output.messages:
+            if isinstance(message, HeadIs):
+                self.node.cluster.stated(message.chat_id, message.seq)
             self.node.send(node_id, message)
         for delivery in output.deliveries:
             self.node.cluster.committed(self.node.node_id, delivery)

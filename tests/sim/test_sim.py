@@ -8,13 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from chatgrpc.core.epochs import Row
+from chatgrpc.core.row_store import WriteRow
+from chatgrpc.v1 import chat_pb2, content_pb2
 from scripts.compile_sim import what_is_lacking
+from tests.sim.check import check
 from tests.sim.cluster import Cluster
 from tests.sim.drills import DRILLS
 from tests.sim.mistakes import MISTAKES
 from tests.sim.plan import MISFORTUNES, plan_of
 from tests.sim.shrink import Shrinker, broken_by
 from tests.sim.store import Bucket
+from tests.sim.users import CIRCLE_ID
 from tests.sim.world import BrokenError
 
 
@@ -38,6 +43,7 @@ ONCE_FAILED = {
     103000704: "what an owner pushed before it saw a node that had just come was noted for nobody",
     110017357: "a late answer to a release, asked for twice, was taken for that of the next one, by the simulator's keeper",
     778334: "the run ended while a device caught up, since the nodes that had stated the head were gone",
+    120036076: "a row that a dead owner's write left on one replica, and that no owner found, was taken for an event",
 }
 """Seeds that found something, and what. A seed is another run after each change of the simulator: what they found is held by
 unit tests too (`tests/unit/core/test_door.py`, and below)."""
@@ -54,6 +60,32 @@ def test_a_slice_carries_no_shadow_of_what_lies_before_it() -> None:
     for seq in (1, 2):
         bucket.shadow(seq, 7)
     assert bucket.since(2).shadows == {2: 7}
+
+
+@pytest.mark.parametrize(("copies", "broken"), [(1, "G1"), (3, "G4")])
+def test_a_row_that_no_owner_counted_is_no_event(copies: int, broken: str) -> None:
+    """Nobody lacks it, and if it is a deletion, nothing need be erased: the owner of now may have looked before it came. Once
+    an owner has stated it, it must be on two replicas, and with every member."""
+    cluster = Cluster(0)
+    cluster.run()
+    head_seq = cluster.head_seq(CIRCLE_ID)
+    _leave_behind(cluster, copies, head_seq + 1, content_pb2.Content(text=content_pb2.TextContent(text="never answered")))
+    check(cluster)
+    _leave_behind(cluster, copies, head_seq + 2, content_pb2.Content(delete=content_pb2.DeleteContent(target_seq=1)))
+    check(cluster)
+    cluster.stated(CIRCLE_ID, head_seq + 1)
+    with pytest.raises(BrokenError, match=broken):
+        check(cluster)
+
+
+def _leave_behind(cluster: Cluster, copies: int, seq: int, content: content_pb2.Content) -> None:
+    """Rows of an owner that dies while it writes to the circle, on so many replicas."""
+    replicas = cluster.store.replicas
+    epoch = max(epoch for bucket in replicas[0].buckets.values() for _, epoch in bucket.cells)
+    event = chat_pb2.ChatEvent(chat_id=CIRCLE_ID, seq=seq, content=content, client_message_id=seq.to_bytes(16))
+    row = Row(seq, epoch, event.SerializeToString(deterministic=True))
+    for replica in replicas[:copies]:
+        replica.put_row(WriteRow(CIRCLE_ID, cluster.store.bucket_of(seq), row))
 
 
 def test_a_seed_replays_bit_for_bit_whatever_the_hashes_of_strings() -> None:
