@@ -104,7 +104,7 @@ pub struct Handover {
 }
 
 /// Nothing that is done under these locks panics, and a poisoned one would end the process anyway.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 

@@ -5,6 +5,7 @@
 pub mod frames;
 mod grpc;
 pub mod handover;
+pub mod idle;
 mod passage;
 #[cfg(feature = "python")]
 mod python;

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::os::fd::RawFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyTuple};
 
 use crate::frames::framed;
-use crate::handover::{Handover, Order, Status, StreamId};
+use crate::handover::{Handover, Order, Status, StreamId, lock};
+use crate::idle::IdleLimits;
 use crate::server::{self, Options};
 use crate::tls;
 
@@ -24,8 +25,8 @@ struct Streams {
     options: Options,
     handover: Arc<Handover>,
     /// Those of which the opening was drained and the end was not.
-    live: HashSet<StreamId>,
-    thread: Option<JoinHandle<std::io::Result<()>>>,
+    live: Mutex<HashSet<StreamId>>,
+    thread: Mutex<Option<JoinHandle<std::io::Result<()>>>>,
 }
 
 #[pymethods]
@@ -33,7 +34,8 @@ impl Streams {
     #[new]
     #[pyo3(signature = (
         *, path, inbox_bytes_max, message_bytes_max, close_timeout_s, streams_per_connection_max,
-        strangers_per_address_max, handshake_timeout_s, keepalive_interval_s, keepalive_timeout_s,
+        strangers_per_address_max, strangers_refusal, handshake_timeout_s, keepalive_interval_s, keepalive_timeout_s, idle_max_s,
+        idle_per_address_max, idle_grace_s, connection_age_max_s, connection_age_grace_s, stop_grace_s,
     ))]
     #[expect(clippy::too_many_arguments, reason = "they are named in Python")]
     fn new(
@@ -43,9 +45,16 @@ impl Streams {
         close_timeout_s: f64,
         streams_per_connection_max: u32,
         strangers_per_address_max: usize,
+        strangers_refusal: WireStatus,
         handshake_timeout_s: f64,
         keepalive_interval_s: f64,
         keepalive_timeout_s: f64,
+        idle_max_s: f64,
+        idle_per_address_max: usize,
+        idle_grace_s: f64,
+        connection_age_max_s: f64,
+        connection_age_grace_s: f64,
+        stop_grace_s: f64,
     ) -> PyResult<Self> {
         let options = Options {
             path,
@@ -55,11 +64,20 @@ impl Streams {
             close_timeout: Duration::from_secs_f64(close_timeout_s),
             streams_per_connection_max,
             strangers_per_address_max,
+            strangers_refusal: strangers_refusal.into(),
             handshake_timeout: Duration::from_secs_f64(handshake_timeout_s),
             keepalive_interval: Duration::from_secs_f64(keepalive_interval_s),
             keepalive_timeout: Duration::from_secs_f64(keepalive_timeout_s),
+            idle: IdleLimits {
+                idle_max: Duration::from_secs_f64(idle_max_s),
+                per_address_max: idle_per_address_max,
+                grace: Duration::from_secs_f64(idle_grace_s),
+            },
+            connection_age_max: Duration::from_secs_f64(connection_age_max_s),
+            connection_age_grace: Duration::from_secs_f64(connection_age_grace_s),
+            stop_grace: Duration::from_secs_f64(stop_grace_s),
         };
-        Ok(Self { options, handover: Arc::new(Handover::new()?), live: HashSet::new(), thread: None })
+        Ok(Self { options, handover: Arc::new(Handover::new()?), live: Mutex::default(), thread: Mutex::default() })
     }
 
     /// Shows this certificate, a chain as PEM, in every TLS handshake that begins from now on. Before `serve`, or there is no TLS.
@@ -70,9 +88,10 @@ impl Streams {
     }
 
     /// Serves a listening TCP socket, whose descriptor is ours from now on, and passes other calls on to the Unix socket `passage`.
-    fn serve(&mut self, listener: RawFd, passage: Option<String>) -> PyResult<()> {
+    fn serve(&self, listener: RawFd, passage: Option<String>) -> PyResult<()> {
         use std::os::fd::FromRawFd;
-        if self.thread.is_some() {
+        let mut thread = lock(&self.thread);
+        if thread.is_some() {
             return Err(PyRuntimeError::new_err("it serves already"));
         }
         // SAFETY: the caller has given the descriptor up, as the docstring asks; Python's socket.detach() does.
@@ -81,16 +100,18 @@ impl Streams {
         let options = Options { passage, ..self.options.clone() };
         let handover = self.handover.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-        let thread = std::thread::Builder::new()
+        let serving = std::thread::Builder::new()
             .name("chatgrpc-edge".to_owned())
             .spawn(move || runtime.block_on(server::serve(listener, options, handover)))?;
-        self.thread = Some(thread);
+        *thread = Some(serving);
         Ok(())
     }
 
-    /// Cuts all streams and ends the thread; what was reported before can still be drained.
-    fn stop(&mut self, py: Python<'_>) -> PyResult<()> {
-        if let Some(thread) = self.thread.take() {
+    /// Takes no more connections, gives peers some time to take what was written, cuts what is left, and ends the thread. What was
+    /// reported before can still be drained. May be called on any thread.
+    fn stop(&self, py: Python<'_>) -> PyResult<()> {
+        let thread = lock(&self.thread).take();
+        if let Some(thread) = thread {
             self.handover.order([Order::Stop]);
             match py.detach(|| thread.join()) {
                 Ok(ended) => ended.map_err(PyOSError::new_err)?,
@@ -111,11 +132,12 @@ impl Streams {
     }
 
     /// What happened since the last call: opened (stream, peer, token), received (stream, messages), writable, finished, closed.
-    fn drain<'py>(&mut self, py: Python<'py>) -> PyResult<Drained<'py>> {
+    fn drain<'py>(&self, py: Python<'py>) -> PyResult<Drained<'py>> {
         let inbound = self.handover.drain();
+        let mut live = lock(&self.live);
         let opened = PyList::empty(py);
         for one in inbound.opened {
-            self.live.insert(one.stream);
+            live.insert(one.stream);
             opened.append((one.stream, one.peer, one.token))?;
         }
         let received = PyList::empty(py);
@@ -124,7 +146,7 @@ impl Streams {
             received.append(PyTuple::new(py, [one.stream.into_pyobject(py)?.into_any(), messages.into_any()])?)?;
         }
         for stream in &inbound.closed {
-            self.live.remove(stream);
+            live.remove(stream);
         }
         Ok((opened, received, inbound.writable, inbound.finished, inbound.closed))
     }
@@ -153,12 +175,21 @@ impl Streams {
     }
 
     /// Ends a stream: the message under way, then `last` (if not empty), then the status.
-    fn close(&self, stream: StreamId, code: u8, message: String, details: Vec<u8>, last: &[u8]) {
-        if self.live.contains(&stream) {
+    fn close(&self, stream: StreamId, status: WireStatus, last: &[u8]) {
+        if lock(&self.live).contains(&stream) {
             self.handover.closes(stream);
             let last = if last.is_empty() { Bytes::new() } else { framed(last) };
-            self.handover.order([Order::Close(stream, Status { code, message, details }, last)]);
+            self.handover.order([Order::Close(stream, status.into(), last)]);
         }
+    }
+}
+
+/// Number, message, and a serialized `google.rpc.Status`.
+type WireStatus = (u8, String, Vec<u8>);
+
+impl From<WireStatus> for Status {
+    fn from((code, message, details): WireStatus) -> Self {
+        Self { code, message, details }
     }
 }
 

@@ -13,11 +13,14 @@ use h2::server::SendResponse;
 use http::{Method, Request};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::sync::watch;
+use tokio::task::{JoinSet, LocalSet, spawn_local};
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 use crate::grpc;
 use crate::handover::{Handover, Opened, Order, Status, StreamId};
+use crate::idle::{Calls, IdleConnections, IdleLimits, OpenCall};
 use crate::passage::Passage;
 use crate::stream::{Stream, StreamLimits, turn_away};
 
@@ -34,9 +37,18 @@ pub struct Options {
     pub streams_per_connection_max: u32,
     /// Streams of one address whose devices are not let in yet.
     pub strangers_per_address_max: usize,
+    /// How more are refused.
+    pub strangers_refusal: Status,
     pub handshake_timeout: Duration,
     pub keepalive_interval: Duration,
     pub keepalive_timeout: Duration,
+    pub idle: IdleLimits,
+    /// An older connection takes no new calls, so that load spreads over new nodes; it varies by a tenth.
+    pub connection_age_max: Duration,
+    /// How long the calls of an old connection may go on.
+    pub connection_age_grace: Duration,
+    /// How long connections may take, once the server stops, to take what was written.
+    pub stop_grace: Duration,
 }
 
 /// A stream's flow-control window: what a fast sender can put into our memory unread.
@@ -52,23 +64,31 @@ const SEND_BUFFER_BYTES_MAX: usize = 64 * 1024;
 pub async fn serve(listener: std::net::TcpListener, options: Options, handover: Arc<Handover>) -> std::io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
     let server = Rc::new(Server::new(options, handover));
+    let stop_grace = server.options.stop_grace;
     LocalSet::new()
         .run_until(async move {
-            let obeying = server.obey(); // first of all the certificate, if there is one
+            let mut connections = JoinSet::new();
+            // First of all the certificate, if there is one.
+            let obeying = server.obey();
             tokio::pin!(obeying);
             loop {
                 tokio::select! {
                     biased;
-                    () = &mut obeying => return Ok(()),
+                    () = &mut obeying => break,
+                    Some(_) = connections.join_next() => {}
                     accepted = listener.accept() => match accepted {
                         Ok((socket, address)) => {
-                            spawn_local(server.clone().connection(socket, address));
+                            connections.spawn_local(server.clone().connection(socket, address));
                         }
                         // Out of descriptors, say: those that are there go on, and closing one frees a place.
                         Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
                     },
                 }
             }
+            drop(listener);
+            server.stopping.send_replace(true);
+            let _ = tokio::time::timeout(stop_grace, connections.join_all()).await;
+            Ok(())
         })
         .await
 }
@@ -82,6 +102,8 @@ struct Server {
     next_id: std::cell::Cell<StreamId>,
     /// None = no TLS.
     tls: RefCell<Option<TlsAcceptor>>,
+    idle: IdleConnections,
+    stopping: watch::Sender<bool>,
 }
 
 struct Entry {
@@ -98,6 +120,8 @@ impl Server {
             close_timeout: options.close_timeout,
         });
         Self {
+            idle: IdleConnections::new(options.idle),
+            stopping: watch::Sender::new(false),
             options,
             limits,
             handover,
@@ -136,7 +160,7 @@ impl Server {
 
     fn let_in(&self, id: StreamId) {
         if let Some(address) = self.streams.borrow_mut().get_mut(&id).and_then(|entry| entry.stranger_of.take()) {
-            self.give_place_back(address);
+            self.give_place_back(&address);
         }
     }
 
@@ -167,19 +191,52 @@ impl Server {
         let Ok(Ok(mut connection)) = tokio::time::timeout(self.options.handshake_timeout, handshake).await else {
             return;
         };
-        let peer = grpc::peer_name(address);
+        let (peer, holder) = (grpc::peer_name(address), holder_of(address));
         let passage = self.options.passage.as_ref().map(|path| Passage::new(path.clone(), &peer));
-        let alive = keep_alive(connection.ping_pong(), self.options.keepalive_interval, self.options.keepalive_timeout);
-        tokio::pin!(alive);
+        let calls = Rc::<Calls>::default();
+        let gone = self.is_gone(connection.ping_pong());
+        let idle = self.idle.outlasted(&holder, &calls);
+        let old = tokio::time::sleep(varied(self.options.connection_age_max));
+        let mut stopping = self.stopping.subscribe();
+        let too_old = tokio::time::sleep(Duration::MAX);
+        tokio::pin!(gone, idle, old, too_old);
+        let mut is_closing = false;
         loop {
             tokio::select! {
                 accepted = connection.accept() => match accepted {
-                    Some(Ok((request, respond))) => self.call(request, respond, &peer, address, passage.as_ref()),
+                    Some(Ok((request, respond))) => {
+                        self.call(request, respond, &peer, &holder, passage.as_ref(), calls.open());
+                        continue;
+                    }
                     // Dropping the connection breaks the streams that it still has, and each reports that itself.
                     Some(Err(_)) | None => return,
                 },
-                () = &mut alive => return,
+                () = &mut gone => return,
+                () = &mut too_old => return,
+                () = &mut idle, if !is_closing => {}
+                () = &mut old, if !is_closing => too_old.as_mut().reset(Instant::now() + self.options.connection_age_grace),
+                _ = stopping.wait_for(|is_stopping| *is_stopping), if !is_closing => {}
             }
+            // Calls that are open go on; whoever wants to make new ones connects anew.
+            is_closing = true;
+            connection.graceful_shutdown();
+        }
+    }
+
+    /// Returns when the peer does not answer a ping. The first one goes out at once: a peer that does not speak HTTP/2 behind its
+    /// preface does not answer it.
+    async fn is_gone(&self, pings: Option<h2::PingPong>) {
+        let Some(mut pings) = pings else {
+            return std::future::pending().await;
+        };
+        let mut timeout = self.options.handshake_timeout;
+        loop {
+            match tokio::time::timeout(timeout, pings.ping(h2::Ping::opaque())).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(_)) | Err(_) => return,
+            }
+            tokio::time::sleep(self.options.keepalive_interval).await;
+            timeout = self.options.keepalive_timeout;
         }
     }
 
@@ -188,8 +245,9 @@ impl Server {
         request: Request<RecvStream>,
         respond: SendResponse<Bytes>,
         peer: &str,
-        address: SocketAddr,
+        holder: &str,
         passage: Option<&Passage>,
+        open_call: OpenCall,
     ) {
         if !is_grpc(&request) {
             let mut response = http::Response::new(());
@@ -197,15 +255,20 @@ impl Server {
             let mut respond = respond;
             let _ = respond.send_response(response, true);
         } else if request.uri().path() == self.options.path {
-            if let Some((id, stream)) = self.open(request, respond, peer, address) {
+            if let Some((id, stream)) = self.open(request, respond, peer, holder) {
                 let server = self.clone();
                 spawn_local(async move {
                     Stream::serve(stream).await;
                     server.forget(id);
+                    drop(open_call);
                 });
             }
         } else if let Some(passage) = passage {
-            spawn_local(passage.pass(request, respond));
+            let passing = passage.pass(request, respond);
+            spawn_local(async move {
+                passing.await;
+                drop(open_call);
+            });
         } else {
             turn_away(respond, &Status::new(grpc::UNIMPLEMENTED, "There is no such method here."));
         }
@@ -216,12 +279,10 @@ impl Server {
         request: Request<RecvStream>,
         respond: SendResponse<Bytes>,
         peer: &str,
-        address: SocketAddr,
+        holder: &str,
     ) -> Option<(StreamId, Rc<RefCell<Stream>>)> {
-        let holder = holder_of(address);
-        if !self.take_place(&holder) {
-            let message = "Too many streams of this address are not let in yet. Try again.";
-            turn_away(respond, &Status::new(grpc::RESOURCE_EXHAUSTED, message));
+        if !self.take_place(holder) {
+            turn_away(respond, &self.options.strangers_refusal);
             return None;
         }
         let id = self.next_id.get();
@@ -231,14 +292,14 @@ impl Server {
             return None;
         };
         self.next_id.set(id + 1);
-        self.streams.borrow_mut().insert(id, Entry { stream: stream.clone(), stranger_of: Some(holder) });
+        self.streams.borrow_mut().insert(id, Entry { stream: stream.clone(), stranger_of: Some(holder.to_owned()) });
         self.handover.opened(Opened { stream: id, peer: peer.to_owned(), token });
         Some((id, stream))
     }
 
     fn forget(&self, id: StreamId) {
         if let Some(address) = self.streams.borrow_mut().remove(&id).and_then(|entry| entry.stranger_of) {
-            self.give_place_back(address);
+            self.give_place_back(&address);
         }
     }
 
@@ -252,9 +313,9 @@ impl Server {
         has_place
     }
 
-    fn give_place_back(&self, address: String) {
+    fn give_place_back(&self, address: &str) {
         let mut strangers = self.strangers.borrow_mut();
-        if let std::collections::hash_map::Entry::Occupied(mut held) = strangers.entry(address) {
+        if let std::collections::hash_map::Entry::Occupied(mut held) = strangers.entry(address.to_owned()) {
             *held.get_mut() -= 1;
             if *held.get() == 0 {
                 held.remove();
@@ -263,18 +324,12 @@ impl Server {
     }
 }
 
-/// Pings the peer; returns when it does not answer.
-async fn keep_alive(pings: Option<h2::PingPong>, interval: Duration, timeout: Duration) {
-    let Some(mut pings) = pings else {
-        return std::future::pending().await;
-    };
-    loop {
-        tokio::time::sleep(interval).await;
-        match tokio::time::timeout(timeout, pings.ping(h2::Ping::opaque())).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(_)) | Err(_) => return,
-        }
-    }
+/// The duration, more or less by up to a tenth, so that what began together does not end together.
+fn varied(duration: Duration) -> Duration {
+    let mut random = [0; 8];
+    // Without it all have the same age, and that is all.
+    let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
+    duration.mul_f64(0.9 + 0.2 * f64::from(u16::from_ne_bytes([random[0], random[1]])) / f64::from(u16::MAX))
 }
 
 fn is_grpc(request: &Request<RecvStream>) -> bool {

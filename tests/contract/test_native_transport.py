@@ -14,7 +14,18 @@ from chatgrpc.edge.errors import error_info_of, trailers_of
 from chatgrpc.edge.interceptors import PASSED_ON_FOR, peer_of
 from chatgrpc.edge.native_transport import NativeTransport
 from chatgrpc.edge.server import GrpcServer, ServerOptions
-from tests.contract.transport_ends import CLOSE_TIMEOUT_S, INBOX_BYTES_MAX, MESSAGE_BYTES_MAX, WAIT_S, Edge, Peer, Served
+from tests.contract.transport_ends import (
+    CLOSE_TIMEOUT_S,
+    INBOX_BYTES_MAX,
+    MESSAGE_BYTES_MAX,
+    REFUSED,
+    WAIT_S,
+    Edge,
+    Peer,
+    Served,
+    code_of,
+    read_to_end,
+)
 from tests.contract.transport_suite import TransportSuite
 
 pytestmark = pytest.mark.skipif(not native_transport.is_installed(), reason="NOT TESTED: there was no Rust to build it with")
@@ -39,7 +50,7 @@ class TestNativeTransport(TransportSuite):
         port = listener.getsockname()[1]
         transport.serve(listener)
         yield Served(transport, port)
-        transport.stop()
+        await transport.stop()
 
     async def test_streams_whose_devices_are_not_let_in_have_places_by_address(self) -> None:
         transport = _transport(silent_per_address_max=1)
@@ -61,7 +72,24 @@ class TestNativeTransport(TransportSuite):
             peer.connect()
             await edge.opens()
             assert not stranger.done()
-        transport.stop()
+        await transport.stop()
+
+    async def test_what_was_written_arrives_though_the_server_stops_at_once(self) -> None:
+        transport = _transport()
+        listener = socket.create_server(("127.0.0.1", 0))
+        target = f"127.0.0.1:{listener.getsockname()[1]}"
+        transport.serve(listener)
+        edge = Edge(transport)
+        async with grpc.aio.insecure_channel(target) as channel:
+            calls = [Peer(channel).connect() for _ in range(50)]
+            await edge.until(lambda: len(edge.opened) == len(calls))
+            transport.write((stream, b"one") for stream in edge.opened)
+            for stream in edge.opened:
+                transport.close(stream, REFUSED, b"last")
+            await transport.stop()
+            for call in calls:
+                assert await read_to_end(call) == [b"one", b"last"]
+                assert await code_of(call) is grpc.StatusCode.UNAUTHENTICATED
 
     async def test_without_a_server_behind_it_other_calls_are_unimplemented(self, served: Served) -> None:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{served.port}") as channel:

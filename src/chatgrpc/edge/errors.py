@@ -38,6 +38,12 @@ class StatusError(Exception):
         self.metadata = metadata
 
 
+TOO_MANY_STRANGERS = StatusError(
+    grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_STREAMS", "Too many streams of this address are not let in yet. Try again."
+)
+"""How a stream is refused whose address has no place left for devices that are not let in."""
+
+
 def trailers_of(
     code: grpc.StatusCode, reason: str, message: str, metadata: Mapping[str, str] = _NO_METADATA
 ) -> tuple[tuple[str, bytes], ...]:

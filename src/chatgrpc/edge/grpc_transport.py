@@ -16,7 +16,7 @@ from typing import TypeAlias
 import grpc
 
 from chatgrpc.edge.call_cutter import CallCutter
-from chatgrpc.edge.errors import StatusError, trailers_of
+from chatgrpc.edge.errors import TOO_MANY_STRANGERS, trailers_of
 from chatgrpc.edge.flood_watch import Delivered
 from chatgrpc.edge.interceptors import bearer_token
 from chatgrpc.edge.shares import Shares, address_of
@@ -26,9 +26,6 @@ SERVICE = "chatgrpc.v1.SessionService"
 METHOD = "Connect"
 
 _OK = StreamStatus("OK", "", "")
-_TOO_MANY_STRANGERS = StatusError(
-    grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_STREAMS", "Too many streams of this address are not let in yet. Try again."
-)
 
 _Context: TypeAlias = grpc.aio.ServicerContext[bytes, bytes]
 _Advancing: TypeAlias = Coroutine[asyncio.Future[None], None, bytes | None]
@@ -133,8 +130,8 @@ class GrpcTransport:
 
     async def _serve(self, _: object, context: _Context) -> None:
         if not self._strangers.take(address_of(context.peer())):
-            code, message = _TOO_MANY_STRANGERS.code, _TOO_MANY_STRANGERS.message
-            await context.abort(code, message, trailers_of(code, _TOO_MANY_STRANGERS.reason, message))
+            code, message = TOO_MANY_STRANGERS.code, TOO_MANY_STRANGERS.message
+            await context.abort(code, message, trailers_of(code, TOO_MANY_STRANGERS.reason, message))
         stream = self._open(context)
         try:
             await stream.ended

@@ -15,7 +15,7 @@ import grpc
 import structlog
 
 from chatgrpc.edge.certificate_files import CertificateFiles
-from chatgrpc.edge.errors import trailers_of
+from chatgrpc.edge.errors import TOO_MANY_STRANGERS, trailers_of
 from chatgrpc.edge.transport import Inbound, StreamId, StreamOpened, StreamStatus
 from chatgrpc.start_error import StartError
 
@@ -45,6 +45,12 @@ class NativeTransport:
         handshake_timeout_s: float = 10.0,
         keepalive_interval_s: float = 60.0,
         keepalive_timeout_s: float = 20.0,
+        idle_max_s: float = 120.0,
+        idle_per_address_max: int = 1_000,
+        idle_grace_s: float = 5.0,
+        connection_age_max_s: float = 25 * 3600.0,
+        connection_age_grace_s: float = 600.0,
+        stop_grace_s: float = 1.0,
     ) -> None:
         """Belongs to the event loop that is running.
 
@@ -58,6 +64,12 @@ class NativeTransport:
             handshake_timeout_s: a connection that has not become HTTP/2 by then is closed.
             keepalive_interval_s: a connection is pinged this often.
             keepalive_timeout_s: a connection whose ping is not answered by then is closed.
+            idle_max_s: a connection without a call is closed after this time.
+            idle_per_address_max: such connections of one address; of more, those are closed that have been idle the longest.
+            idle_grace_s: but none that has been idle for less.
+            connection_age_max_s: an older connection takes no new calls; it varies by a tenth.
+            connection_age_grace_s: how long the calls of an old connection may go on.
+            stop_grace_s: how long peers may take, once it stops, to take what was written to them.
         """
         edge: Any = importlib.import_module("chatgrpc_edge")
         self._streams = edge.Streams(
@@ -67,9 +79,16 @@ class NativeTransport:
             close_timeout_s=close_timeout_s,
             streams_per_connection_max=streams_per_connection_max,
             strangers_per_address_max=silent_per_address_max,
+            strangers_refusal=_on_the_wire(TOO_MANY_STRANGERS.code, TOO_MANY_STRANGERS.reason, TOO_MANY_STRANGERS.message),
             handshake_timeout_s=handshake_timeout_s,
             keepalive_interval_s=keepalive_interval_s,
             keepalive_timeout_s=keepalive_timeout_s,
+            idle_max_s=idle_max_s,
+            idle_per_address_max=idle_per_address_max,
+            idle_grace_s=idle_grace_s,
+            connection_age_max_s=connection_age_max_s,
+            connection_age_grace_s=connection_age_grace_s,
+            stop_grace_s=stop_grace_s,
         )
         self._loop = asyncio.get_running_loop()
         self._wake_up: Callable[[], None] = _nobody
@@ -89,12 +108,12 @@ class NativeTransport:
         self._loop.add_reader(self._streams.wake_fd(), self._has_input)
         self._streams.serve(listener.detach(), None if passage is None else str(passage))
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """See `edge.server.Front.stop`."""
         if self._renewal is not None:
             self._renewal.cancel()
         self._loop.remove_reader(self._streams.wake_fd())
-        self._streams.stop()
+        await asyncio.to_thread(self._streams.stop)
 
     def _show(self, key: bytes, certificate: bytes) -> None:
         try:
@@ -140,16 +159,21 @@ class NativeTransport:
 
     def close(self, stream: StreamId, status: StreamStatus, last: bytes = b"") -> None:
         """See `Transport.close`."""
-        code, details = grpc.StatusCode[status.code], b""
-        if code is not grpc.StatusCode.OK:
-            ((_, details),) = trailers_of(code, status.reason, status.message)
-        self._streams.close(stream, code.value[0], status.message, details, last)
+        self._streams.close(stream, _on_the_wire(grpc.StatusCode[status.code], status.reason, status.message), last)
 
     def _has_input(self) -> None:
         self._streams.quiet()
         if not self._woken:
             self._woken = True
             self._wake_up()
+
+
+def _on_the_wire(code: grpc.StatusCode, reason: str, message: str) -> tuple[int, str, bytes]:
+    """Number, message and details of a status."""
+    details = b""
+    if code is not grpc.StatusCode.OK:
+        ((_, details),) = trailers_of(code, reason, message)
+    return code.value[0], message, details
 
 
 def _nobody() -> None:

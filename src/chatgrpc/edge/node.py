@@ -150,13 +150,13 @@ class Node:
             return None, over_grpcio
         if not is_installed():
             raise StartError('The native edge is not installed. Install chatgrpc-edge, or set server.edge = "grpcio".')
-        if self._settings.server.tls_cert_file is not None:
-            raise StartError('The native edge has no TLS yet. Set server.edge = "grpcio", or let a proxy in front end TLS.')
         native = NativeTransport(
             inbox_bytes_max=limits.backlog_bytes_max,
             message_bytes_max=limits.batch_bytes_max,
             close_timeout_s=CLOSE_TIMEOUT_S,
             silent_per_address_max=shares.silent_streams_per_address,
+            idle_max_s=shares.connection_idle_s,
+            idle_per_address_max=shares.idle_connections_per_address,
         )
         return native, over_grpcio
 

@@ -77,8 +77,8 @@ class Front(Protocol):
             passage: the Unix socket on which other calls are answered.
         """
 
-    def stop(self) -> None:
-        """Cuts what it still serves, and frees the port."""
+    async def stop(self) -> None:
+        """Frees the port, gives peers a moment to take what was written to them, and cuts what it still serves."""
 
 
 class GrpcServer:
@@ -160,7 +160,7 @@ class GrpcServer:
         self.set_serving(False)
         await stop_server(self._server, grace_s)
         if self._front is not None:
-            self._front.stop()
+            await self._front.stop()
         elif self._flood_watch is not None:
             self._flood_watch.stop()
         if self._passage is not None:
