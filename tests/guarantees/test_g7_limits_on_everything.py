@@ -233,6 +233,7 @@ async def test_backlog_bytes_max(cast: Cast) -> None:
     for _ in range(8):
         await alice.send(chat_id, "x" * 60_000)
     alice.stop_reading()
+    await (await cast.online("bob")).send(chat_id, "to be acknowledged, which waits behind what alice writes below")
     page = session_pb2.ClientFrame(fetch_history=session_pb2.FetchHistory(chat_id=chat_id, limit=8))
     answers: list[asyncio.Future[session_pb2.ServerFrame]] = []
     for _ in range(500):  # 50 MB are far more than lies on the way

@@ -20,6 +20,7 @@ from chatgrpc.v1 import chat_pb2, content_pb2, session_pb2
 from tests.support.server import channel
 
 TIMEOUT_S = 20.0
+_ACK_WAIT_S = 1.0
 _NOT_ANSWERED = frozenset({"ack", "mark_read", "typing", "watch_chats"})
 
 
@@ -88,6 +89,7 @@ class Device:
         self._answers: dict[int, asyncio.Future[session_pb2.ServerFrame]] = {}
         self._changed = asyncio.Condition()
         self._writing = asyncio.Lock()  # grpc.aio takes one write at a time
+        self._acknowledging: set[asyncio.Task[None]] = set()
         self._channel: grpc.aio.Channel | None = None
         self._call: Any = None
         self._reader: asyncio.Task[None] | None = None
@@ -321,7 +323,11 @@ class Device:
                         raise ProtocolError("a frame after the Disconnect")
                     last = self._take(frame, acks)
                 if acks and self.auto_ack:
-                    await self._acknowledge(acks)
+                    # Not for ever: what is being written may wait until the server reads on, and that until what comes is read.
+                    acknowledging = asyncio.create_task(self._acknowledge(acks))
+                    self._acknowledging.add(acknowledging)
+                    acknowledging.add_done_callback(self._acknowledging.discard)
+                    await asyncio.wait({acknowledging}, timeout=_ACK_WAIT_S)
                 await self._notify()
                 await self._may_read.wait()
             ended = DisconnectedError(last, await self._call.code())
