@@ -255,10 +255,11 @@ impl Server {
             let mut respond = respond;
             let _ = respond.send_response(response, true);
         } else if request.uri().path() == self.options.path {
+            let timeout = grpc::timeout_of(request.headers());
             if let Some((id, stream)) = self.open(request, respond, peer, holder) {
                 let server = self.clone();
                 spawn_local(async move {
-                    Stream::serve(stream).await;
+                    Stream::serve(stream, timeout).await;
                     server.forget(id);
                     drop(open_call);
                 });
@@ -281,13 +282,22 @@ impl Server {
         peer: &str,
         holder: &str,
     ) -> Option<(StreamId, Rc<RefCell<Stream>>)> {
+        let compression = match grpc::compression_of(request.headers()) {
+            Ok(compression) => compression,
+            Err(refusal) => {
+                turn_away(respond, &refusal);
+                return None;
+            }
+        };
         if !self.take_place(holder) {
             turn_away(respond, &self.options.strangers_refusal);
             return None;
         }
         let id = self.next_id.get();
         let token = grpc::bearer_token(request.headers());
-        let Some(stream) = Stream::accept(id, self.handover.clone(), self.limits.clone(), request.into_body(), respond) else {
+        let Some(stream) =
+            Stream::accept(id, self.handover.clone(), self.limits.clone(), compression, request.into_body(), respond)
+        else {
             self.give_place_back(holder);
             return None;
         };

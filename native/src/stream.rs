@@ -11,7 +11,7 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, Response, StatusCode};
 
-use crate::frames::{FrameReader, Malformed};
+use crate::frames::{Compression, FrameReader, Malformed};
 use crate::grpc;
 use crate::handover::{Handover, Place, Status, StreamId};
 
@@ -58,11 +58,12 @@ impl Stream {
         id: StreamId,
         handover: std::sync::Arc<Handover>,
         limits: Rc<StreamLimits>,
+        compression: Compression,
         incoming: RecvStream,
         mut respond: SendResponse<Bytes>,
     ) -> Option<Rc<RefCell<Self>>> {
         let outgoing = respond.send_response(grpc::response_headers(), false).ok()?;
-        let reader = FrameReader::new(limits.message_bytes_max);
+        let reader = FrameReader::new(limits.message_bytes_max, compression);
         Some(Rc::new(RefCell::new(Self {
             id,
             handover,
@@ -81,9 +82,15 @@ impl Stream {
     }
 
     /// Serves the stream until it is over, and reports that.
-    pub async fn serve(stream: Rc<RefCell<Self>>) {
+    ///
+    /// `timeout`: how long it may last, if its client says so.
+    pub async fn serve(stream: Rc<RefCell<Self>>, timeout: Option<Duration>) {
         let close_timeout = stream.borrow().limits.close_timeout;
-        poll_fn(|cx| stream.borrow_mut().poll_until(cx, |end| !matches!(end, End::NotYet))).await;
+        let to_its_end = poll_fn(|cx| stream.borrow_mut().poll_until(cx, |end| !matches!(end, End::NotYet)));
+        if tokio::time::timeout(timeout.unwrap_or(Duration::MAX), to_its_end).await.is_err() {
+            let status = Status::new(grpc::DEADLINE_EXCEEDED, "The stream has lasted for as long as its client had said.");
+            stream.borrow_mut().close(status, Bytes::new());
+        }
         // If it is being closed, the peer may not have taken all of it yet.
         let over = poll_fn(|cx| stream.borrow_mut().poll_until(cx, |end| matches!(end, End::Over)));
         if tokio::time::timeout(close_timeout, over).await.is_err() {
@@ -239,7 +246,7 @@ pub fn turn_away(mut respond: SendResponse<Bytes>, status: &Status) {
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::OK;
     let mut headers: HeaderMap = grpc::trailers_of(status);
-    headers.insert(http::header::CONTENT_TYPE, grpc::CONTENT_TYPE);
+    headers.extend(grpc::response_headers().headers().clone());
     *response.headers_mut() = headers;
     let _ = respond.send_response(response, true);
 }

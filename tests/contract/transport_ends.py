@@ -135,9 +135,12 @@ class Peer:
             "/chatgrpc.v1.SessionService/Connect"
         )
 
-    def connect(self, token: str | None = None) -> Call:
-        """Opens a stream."""
-        return self._connect(metadata=() if token is None else (("authorization", f"Bearer {token}"),))
+    def connect(
+        self, token: str | None = None, *, compression: grpc.Compression | None = None, timeout_s: float | None = None
+    ) -> Call:
+        """Opens a stream, whose messages may be compressed, and which may last for so long."""
+        metadata = () if token is None else (("authorization", f"Bearer {token}"),)
+        return self._connect(metadata=metadata, compression=compression, timeout=timeout_s)
 
 
 async def read(call: Call) -> bytes:

@@ -147,6 +147,33 @@ class TransportSuite(ABC):
         await other.write(b"still here")
         assert await edge.receives(await edge.opens(), 1) == [b"still here"]
 
+    @pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate], ids=["gzip", "deflate"])
+    async def test_compressed_messages_arrive_as_they_were(self, edge: Edge, peer: Peer, compression: grpc.Compression) -> None:
+        messages = [b"", b"a", b"b" * 100_000, b"x" * MESSAGE_BYTES_MAX]
+        call = peer.connect(compression=compression)
+        for message in messages:
+            await call.write(message)
+        stream = await edge.opens()
+        assert await edge.receives(stream, len(messages)) == messages
+        await edge.writes(stream, b"not compressed")
+        assert await read(call) == b"not compressed"
+
+    async def test_what_is_unpacked_beyond_the_longest_message_ends_its_stream(self, edge: Edge, peer: Peer) -> None:
+        call = peer.connect(compression=grpc.Compression.Gzip)
+        await call.write(b"x" * (MESSAGE_BYTES_MAX + 1))
+        stream = await edge.opens()
+        assert await code_of(call) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        await edge.closes(stream)
+        assert edge.received[stream] == []
+
+    async def test_a_stream_lasts_no_longer_than_its_peer_says(self, edge: Edge, peer: Peer) -> None:
+        call = peer.connect(timeout_s=0.5)
+        stream = await edge.opens()
+        await call.write(b"in time")
+        assert await edge.receives(stream, 1) == [b"in time"]
+        assert await code_of(call) is grpc.StatusCode.DEADLINE_EXCEEDED
+        await edge.closes(stream)
+
     async def test_nothing_is_lost_when_nobody_drains_for_long(self, edge: Edge, peer: Peer) -> None:
         call = peer.connect()
         stream = await edge.opens()
