@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::RecvStream;
-use h2::server::SendResponse;
+use h2::server::{Connection, SendResponse};
 use http::{Method, Request};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinSet, LocalSet, spawn_local};
@@ -56,6 +56,7 @@ const STREAM_WINDOW_BYTES: u32 = 64 * 1024 - 1;
 const CONNECTION_WINDOW_BYTES: u32 = 256 * 1024;
 /// What frames of a few bytes may take beside what is in them, until a stream is read on: some 4,000 of them. Devices send small ones.
 const SMALL_FRAMES_BUDGET_BYTES: usize = 1024 * 1024;
+const HANG_UP_TIMEOUT: Duration = Duration::from_millis(100);
 const HEADERS_BYTES_MAX: u32 = 16 * 1024;
 /// What HTTP/2 may hold of one stream's output, beside the message under way.
 const SEND_BUFFER_BYTES_MAX: usize = 64 * 1024;
@@ -177,7 +178,7 @@ impl Server {
         }
     }
 
-    async fn http2<S: AsyncRead + AsyncWrite + Unpin>(self: Rc<Self>, socket: S, address: SocketAddr) {
+    async fn http2<S: AsyncRead + AsyncWrite + Unpin>(self: Rc<Self>, mut socket: S, address: SocketAddr) {
         let handshake = h2::server::Builder::new()
             .initial_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -187,10 +188,20 @@ impl Server {
             .max_header_list_size(HEADERS_BYTES_MAX)
             .max_send_buffer_size(SEND_BUFFER_BYTES_MAX)
             .data_frame_budget(SMALL_FRAMES_BUDGET_BYTES)
-            .handshake(socket);
-        let Ok(Ok(mut connection)) = tokio::time::timeout(self.options.handshake_timeout, handshake).await else {
-            return;
-        };
+            .handshake(&mut socket);
+        match tokio::time::timeout(self.options.handshake_timeout, handshake).await {
+            Ok(Ok(connection)) => return self.speak(connection, address).await,
+            Ok(Err(_)) => {}
+            Err(_) => return,
+        }
+        hang_up(&mut socket).await;
+    }
+
+    async fn speak<S: AsyncRead + AsyncWrite + Unpin>(
+        self: Rc<Self>,
+        mut connection: Connection<S, Bytes>,
+        address: SocketAddr,
+    ) {
         let (peer, holder) = (grpc::peer_name(address), holder_of(address));
         let passage = self.options.passage.as_ref().map(|path| Passage::new(path.clone(), &peer));
         let calls = Rc::<Calls>::default();
@@ -223,20 +234,20 @@ impl Server {
         }
     }
 
-    /// Returns when the peer does not answer a ping. The first one goes out at once: a peer that does not speak HTTP/2 behind its
-    /// preface does not answer it.
+    /// Returns when the peer does not answer a ping. The first one goes out while it could still shake hands: a peer that does not
+    /// speak HTTP/2 behind its preface does not answer it.
     async fn is_gone(&self, pings: Option<h2::PingPong>) {
         let Some(mut pings) = pings else {
             return std::future::pending().await;
         };
-        let mut timeout = self.options.handshake_timeout;
+        let (mut rest, mut timeout) = (self.options.handshake_timeout / 2, self.options.handshake_timeout / 2);
         loop {
+            tokio::time::sleep(rest).await;
             match tokio::time::timeout(timeout, pings.ping(h2::Ping::opaque())).await {
                 Ok(Ok(_)) => {}
                 Ok(Err(_)) | Err(_) => return,
             }
-            tokio::time::sleep(self.options.keepalive_interval).await;
-            timeout = self.options.keepalive_timeout;
+            (rest, timeout) = (self.options.keepalive_interval, self.options.keepalive_timeout);
         }
     }
 
@@ -250,10 +261,7 @@ impl Server {
         open_call: OpenCall,
     ) {
         if !is_grpc(&request) {
-            let mut response = http::Response::new(());
-            *response.status_mut() = http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
-            let mut respond = respond;
-            let _ = respond.send_response(response, true);
+            say_what_this_is(respond);
         } else if request.uri().path() == self.options.path {
             let timeout = grpc::timeout_of(request.headers());
             if let Some((id, stream)) = self.open(request, respond, peer, holder) {
@@ -334,12 +342,31 @@ impl Server {
     }
 }
 
+/// Closes a connection so that its peer sees an end and not a reset, which comes where something was left unread.
+async fn hang_up<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut S) {
+    let reading = async {
+        let mut unread = [0; 4096];
+        let _ = socket.shutdown().await;
+        while matches!(socket.read(&mut unread).await, Ok(1..)) {}
+    };
+    let _ = tokio::time::timeout(HANG_UP_TIMEOUT, reading).await;
+}
+
 /// The duration, more or less by up to a tenth, so that what began together does not end together.
 fn varied(duration: Duration) -> Duration {
     let mut random = [0; 8];
     // Without it all have the same age, and that is all.
     let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
     duration.mul_f64(0.9 + 0.2 * f64::from(u16::from_ne_bytes([random[0], random[1]])) / f64::from(u16::MAX))
+}
+
+/// Answers what a browser sends, say.
+fn say_what_this_is(mut respond: SendResponse<Bytes>) {
+    let mut response = http::Response::new(());
+    *response.status_mut() = http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    if let Ok(mut body) = respond.send_response(response, false) {
+        let _ = body.send_data(Bytes::from_static(b"This port speaks gRPC.\n"), true);
+    }
 }
 
 fn is_grpc(request: &Request<RecvStream>) -> bool {
