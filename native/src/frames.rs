@@ -202,4 +202,50 @@ mod tests {
             assert_eq!(reader.take(), Ok(Some(Bytes::from_static(b"plain"))));
         }
     }
+
+    /// What is read of the bytes, in chunks that end at these places, and how it ended.
+    fn read(bytes: &[u8], ends: &[usize], compression: Compression) -> (Vec<Bytes>, Option<Malformed>) {
+        let mut reader = FrameReader::new(1000, compression);
+        let mut seen = Vec::new();
+        let mut from = 0;
+        for end in ends.iter().map(|end| end % (bytes.len() + 1)).chain([bytes.len()]) {
+            if end > from {
+                reader.push(Bytes::copy_from_slice(&bytes[from..end]));
+                from = end;
+            }
+            loop {
+                match reader.take() {
+                    Ok(Some(message)) => seen.push(message),
+                    Ok(None) => break,
+                    Err(malformed) => return (seen, Some(malformed)),
+                }
+            }
+        }
+        (seen, reader.at_end().err())
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(20_000))]
+
+        #[test]
+        fn bytes_of_any_kind_are_read_alike_in_chunks_of_any_kind(
+            // Mostly what begins like a message, so that more than the first flag is looked at.
+            parts in proptest::collection::vec(
+                (0..3u8, proptest::collection::vec(proptest::num::u8::ANY, 0..40), 0..50u32), 0..6
+            ),
+            ends in proptest::collection::vec(0..400usize, 0..20),
+            gzip in proptest::bool::ANY,
+        ) {
+            let mut bytes = Vec::new();
+            for (flag, body, length) in parts {
+                bytes.push(flag);
+                bytes.extend(length.to_be_bytes());
+                bytes.extend(body);
+            }
+            let compression = if gzip { Compression::Gzip } else { Compression::Identity };
+            let whole = read(&bytes, &[], compression);
+            proptest::prop_assert_eq!(read(&bytes, &ends, compression), whole.clone());
+            proptest::prop_assert!(whole.0.iter().all(|message| message.len() <= 1000));
+        }
+    }
 }

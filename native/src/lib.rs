@@ -11,4 +11,4 @@ mod passage;
 mod python;
 pub mod server;
 mod stream;
-mod tls;
+pub mod tls;
