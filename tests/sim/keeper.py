@@ -141,7 +141,7 @@ class Keeper:
                 return
             parts = self.node.parts
             taken = parts.shard(epoch, lease, parts.limits, self.world.rng, BUCKET_SEQS)
-            self.node.owner.desk.take(Tenure(shard, taken, parts.owner_lanes(_LANES_PER_SHARD_MAX)))
+            self.node.owner.desk.take(Tenure(shard, taken, parts.owner_lanes(epoch, _LANES_PER_SHARD_MAX)))
             self.node.note(f"owns shard {shard} for epoch {epoch}")
             self.node.cluster.misfortunes.took(self.node)
 

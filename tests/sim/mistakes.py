@@ -228,6 +228,20 @@ class KeylessSentAtOnce(EdgeDesk):
         self._submit(session_id, ticket, write, now_ms)
 
 
+class RefusedByAnyOwner(EdgeDesk):
+    """Takes a refusal for the last word though the write was sent to another owner since."""
+
+    def _is_refused_by_another(self, forwarded: Forwarded) -> bool:
+        return False
+
+
+class TakenForAnotherOwner(OwnerLanes):
+    """Takes what was sent to an earlier owner on the same node."""
+
+    def receive(self, forward: Forward) -> bool | Forwarded:
+        return super().receive(replace(forward, epoch=0))
+
+
 class StatedTakenForPushed(EdgeDesk):
     """Takes an event for pushed if anybody has stated a head above it."""
 
@@ -466,6 +480,7 @@ MISTAKES: dict[str, Parts] = {
     "a write taken before its sender's admission counts": _parts(shard=WritesOfTheAdmittedNotHeld),
     "go-back-N without order": _parts(owner_lanes=AnyOrder),
     "re-sent newest first": _parts(edge_lanes=OneLaneAtATime),
+    "a refusal of an earlier owner taken for the last word": _parts(edge_desk=RefusedByAnyOwner),
     "replay handing over to live with a gap": _parts(feed=GapAtTheSeam),
     "gap of a lost push not repaired": _parts(feed=GapNotRepaired),
     "lost last push not missed": _parts(feed=LostPushNotMissed),
@@ -496,6 +511,7 @@ MISTAKES: dict[str, Parts] = {
 TOO_RARE: dict[str, Parts] = {
     "nothing doubted after a lost lease": _parts(doubts=LostLeaseTrusted),
     "a lost push before another one not missed": _parts(edge_desk=EarlierPushNotMissed),
+    "a write taken that was sent to an earlier owner": _parts(owner_lanes=TakenForAnotherOwner),
     "views of adopted events in any order": _parts(shard=_shard_using(ViewsAllAtOnce)),
     "only rows that are there erased": _parts(erase=rows_that_are_there_erased),
     "erased under the epoch of the row": _parts(erase=erased_under_the_epoch_of_the_row),

@@ -44,9 +44,10 @@ ONCE_FAILED = {
     110017357: "a late answer to a release, asked for twice, was taken for that of the next one, by the simulator's keeper",
     778334: "the run ended while a device caught up, since the nodes that had stated the head were gone",
     120036076: "a row that a dead owner's write left on one replica, and that no owner found, was taken for an event",
+    120054752: "a refusal counted that came late, from an owner before the one that the write had been sent to since",
 }
 """Seeds that found something, and what. A seed is another run after each change of the simulator: what they found is held by
-unit tests too (`tests/unit/core/test_door.py`, and below)."""
+unit tests too (`tests/unit/core/test_door.py`, `test_edge_desk.py`, and below)."""
 
 
 @pytest.mark.parametrize("seed", ONCE_FAILED)
@@ -163,6 +164,7 @@ FOUND_BY = {
     "dedupe window too small": 0,
     "go-back-N without order": 1,
     "re-sent newest first": 0,
+    "a refusal of an earlier owner taken for the last word": 120054752,
     "replay handing over to live with a gap": 0,
     "gap of a lost push not repaired": 0,
     "lost last push not missed": 7,

@@ -292,7 +292,8 @@ class ShardKeeper:
         if owner.node_id != self.info.node_id or lease is None or not self._holds(lease):
             return
         if self._tending.took(shard, owner.epoch):
-            self._desk.take(Tenure(shard, self._new_shard(owner.epoch, lease), OwnerLanes(_LANES_PER_SHARD_MAX)))
+            lanes = OwnerLanes(owner.epoch, _LANES_PER_SHARD_MAX)
+            self._desk.take(Tenure(shard, self._new_shard(owner.epoch, lease), lanes))
 
     async def _give_away(self, tenure: Tenure, lease: Lease | None) -> None:
         try:

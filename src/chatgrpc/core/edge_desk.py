@@ -26,10 +26,11 @@ from chatgrpc.core.links import (
     ShowTyping,
 )
 from chatgrpc.core.questions import Questions
-from chatgrpc.core.refusal import RefusedError
+from chatgrpc.core.refusal import RefusedError, is_retryable
 from chatgrpc.core.shape import check_unknown_fields
 from chatgrpc.core.tending import ShardOwner
 from chatgrpc.core.write import Write
+from chatgrpc.v1 import chat_pb2
 
 ForEdge: TypeAlias = Forwarded | Deliver | Heads | HeadIs | MembersAre | ShowReceipt | ShowTyping
 """Messages that an edge takes."""
@@ -88,6 +89,7 @@ class EdgeDesk:
         self._shard_of = shard_of
         self._stated_max = stated_max
         self._owners: Mapping[int, ShardOwner] = {}
+        self._epochs: dict[int, int] = {}  # by shard: of its latest owner, to which all that waits was sent
         self._now_ms = 0  # when the latest head was stated
         self._keyless = KeylessWrites(lanes.give_up_after_ms, self._submit_keyless)
         self._stated: OrderedDict[str, int] = OrderedDict()
@@ -107,6 +109,7 @@ class EdgeDesk:
         before, self._owners = self._owners, owners
         changed = {shard for shard, owner in owners.items() if before.get(shard) != owner}
         if changed:
+            self._epochs |= {shard: owners[shard].epoch for shard in changed}
             self._say_again(changed, now_ms)
         return changed
 
@@ -188,7 +191,8 @@ class EdgeDesk:
         """Takes a message of an owner."""
         match message:
             case Forwarded():
-                self._answers += self._lanes.answered(message, now_ms)
+                if not self._is_refused_by_another(message):
+                    self._answers += self._lanes.answered(message, now_ms)
             case Deliver(chat_id=chat_id, seq=seq):
                 self._hear_of(sender_id, chat_id, message.after_seq)
                 self._note_pushed(sender_id, chat_id, seq)
@@ -223,7 +227,10 @@ class EdgeDesk:
     def step(self, now_ms: int) -> EdgeOutput:
         """What follows from all that was put in since the last step; all of it is handed out once."""
         for forward in self._lanes.take_forwards(now_ms):
-            self._send(forward.lane.chat_id, forward)
+            owner = self._owners.get(self._shard_of(forward.lane.chat_id))
+            if owner is not None:
+                forward.epoch = owner.epoch
+                self._messages.append((owner.node_id, forward))
         output = EdgeOutput(self._messages, self._answers, self._deliveries, self._missed, self._notices)
         self._messages, self._answers, self._deliveries, self._missed, self._notices = [], [], [], {}, []
         return output
@@ -237,6 +244,16 @@ class EdgeDesk:
     def questions_waiting(self) -> int:
         """How many questions are not answered yet."""
         return len(self._heads_asked) + len(self._members_asked)
+
+    def _is_refused_by_another(self, forwarded: Forwarded) -> bool:
+        """Whether an owner of before refuses for good what was sent to the next one since. That one judges it anew, by what has
+        happened meanwhile, and may commit it; so its outcome counts. A result counts whoever says it: the log has the event."""
+        outcome = forwarded.outcome
+        return (
+            isinstance(outcome, chat_pb2.Error)
+            and not is_retryable(outcome)
+            and 0 < forwarded.epoch < self._epochs.get(self._shard_of(forwarded.lane.chat_id), 0)
+        )
 
     def _hear_of(self, sender_id: str, chat_id: str, seq: int) -> None:
         """The sender has pushed this event to us."""

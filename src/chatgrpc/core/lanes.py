@@ -5,6 +5,10 @@ nothing is heard, the owner's node is linked anew, or the shard has a new owner,
 (go-back-N). The owner takes a lane's
 writes in order of number only, so a write never overtakes an earlier one of the same device. What it takes twice, since an
 earlier owner or an earlier stream had taken it too, the sequencer finds in the log (G3).
+
+A refusal is not in the log: each owner judges anew what it is sent. So that no write is refused for good and then committed
+by a copy that was on its way to the next owner, the last owner that it was sent to has the last word. For this an owner takes
+only what is for its epoch, and says that with the outcome; `EdgeDesk` compares.
 """
 
 from collections import OrderedDict
@@ -30,9 +34,9 @@ class Lane(NamedTuple):
     chat_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Forward:
-    """A write on its way to the owner."""
+    """A write on its way to the owner. Not to be changed, but for its epoch, which is set as it is sent; see `Write`."""
 
     lane: Lane
     number: int
@@ -40,6 +44,8 @@ class Forward:
     base: int
     """The lowest number that had no outcome when this was sent: where an owner begins that does not know the lane."""
     write: Write
+    epoch: int = 0
+    """Of the owner that it is for; 0 = the edge, of an earlier version, does not say it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,8 @@ class Forwarded:
     lane: Lane
     number: int
     outcome: Outcome
+    epoch: int = 0
+    """Of the owner whose word it is; 0 = the owner, of an earlier version, does not say it."""
 
 
 @dataclass(slots=True)
@@ -183,13 +191,16 @@ class _Incoming:
 class OwnerLanes:
     """The lanes into one shard, for one epoch."""
 
-    def __init__(self, lanes_max: int) -> None:
+    def __init__(self, epoch: int, lanes_max: int) -> None:
         """The longest silent lanes beyond `lanes_max` are forgotten, which costs their next write a look into the log."""
+        self._epoch = epoch
         self._lanes_max = lanes_max
         self._lanes: OrderedDict[Lane, _Incoming] = OrderedDict()
 
     def receive(self, forward: Forward) -> bool | Forwarded:
         """Takes a forward: True = submit its write, then call `accepted`; False = drop it; or it was answered, thus."""
+        if forward.epoch not in (0, self._epoch):
+            return False  # for an earlier owner on this node, which may have refused it, or a later one
         incoming = self._lanes.get(forward.lane)
         if incoming is None:
             incoming = self._lanes[forward.lane] = _Incoming(forward.base, forward.base)
@@ -200,7 +211,7 @@ class OwnerLanes:
         if forward.number == incoming.expected:
             return True
         outcome = incoming.outcomes.get(forward.number)
-        return Forwarded(forward.lane, forward.number, outcome) if outcome is not None else False
+        return Forwarded(forward.lane, forward.number, outcome, self._epoch) if outcome is not None else False
 
     def accepted(self, forward: Forward) -> None:
         """The write of a forward was submitted."""
@@ -213,7 +224,7 @@ class OwnerLanes:
         incoming = self._lanes.get(lane)
         if incoming is not None and number >= incoming.base:
             incoming.outcomes[number] = outcome
-        return Forwarded(lane, number, outcome)
+        return Forwarded(lane, number, outcome, self._epoch)
 
     def _settle(self, incoming: _Incoming, base: int) -> None:
         """Below the base the edge has all outcomes, or wants none."""

@@ -204,12 +204,14 @@ def _put_forward(frame: relay_pb2.LinkFrame, message: Forward) -> None:
         forward.join_token = write.join_token
     if write.answers_request:
         forward.answers_request = True
+    forward.epoch = message.epoch
 
 
 def _put_forwarded(frame: relay_pb2.LinkFrame, message: Forwarded) -> None:
     forwarded = frame.forwarded
     forwarded.edge_id, forwarded.session_id, forwarded.chat_id = message.lane
     forwarded.number = message.number
+    forwarded.epoch = message.epoch
     if isinstance(message.outcome, chat_pb2.SendResult):
         forwarded.sent = message.outcome.SerializeToString()
     else:
@@ -340,16 +342,16 @@ def _take_forward(body: relay_pb2.Forward) -> Forward:
         body.answers_request,
         body.session_id if body.sender_device_id else "",
     )
-    return Forward(Lane(body.edge_id, body.session_id, chat_id), body.number, body.base, write)
+    return Forward(Lane(body.edge_id, body.session_id, chat_id), body.number, body.base, write, body.epoch)
 
 
 def _take_forwarded(body: relay_pb2.Forwarded) -> Forwarded:
     lane = Lane(body.edge_id, body.session_id, body.chat_id)
     match body.WhichOneof("outcome"):
         case "sent":
-            return Forwarded(lane, body.number, chat_pb2.SendResult.FromString(body.sent))
+            return Forwarded(lane, body.number, chat_pb2.SendResult.FromString(body.sent), body.epoch)
         case "error":
-            return Forwarded(lane, body.number, chat_pb2.Error.FromString(body.error))
+            return Forwarded(lane, body.number, chat_pb2.Error.FromString(body.error), body.epoch)
         case _:
             raise MalformedBatchError("forwarded: without an outcome")
 

@@ -75,7 +75,7 @@ def forwards(draw: st.DrawFn) -> Forward:
         draw(SESSIONS),
         answers_request=draw(st.booleans()),
     )
-    return Forward(lane, draw(NUMBERS), draw(NUMBERS), write)
+    return Forward(lane, draw(NUMBERS), draw(NUMBERS), write, draw(NUMBERS))
 
 
 def outcomes() -> st.SearchStrategy[chat_pb2.SendResult | chat_pb2.Error]:
@@ -85,7 +85,7 @@ def outcomes() -> st.SearchStrategy[chat_pb2.SendResult | chat_pb2.Error]:
 
 MESSAGES: st.SearchStrategy[Message] = st.one_of(
     forwards(),
-    st.builds(Forwarded, st.builds(Lane, NODES, SESSIONS, CHATS), NUMBERS, outcomes()),
+    st.builds(Forwarded, st.builds(Lane, NODES, SESSIONS, CHATS), NUMBERS, outcomes(), NUMBERS),
     st.builds(Deliver, CHATS, NUMBERS, st.binary(max_size=9), MANY_USERS, USERS, st.booleans(), NUMBERS),
     st.builds(Heads, HEADS),
     st.builds(HeadsHeard, HEADS),

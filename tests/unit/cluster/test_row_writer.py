@@ -57,7 +57,7 @@ class World:
         self.writer = RowWriter(self.rows, self.desk.holds, self._stored, self._cannot_be_stored, self.trouble)
 
     def take(self, number: int, epoch: int = 1) -> Tenure:
-        tenure = Tenure(number, Shard(epoch, Lease(), Limits(), random.Random(1)), OwnerLanes(10))
+        tenure = Tenure(number, Shard(epoch, Lease(), Limits(), random.Random(1)), OwnerLanes(epoch, 10))
         self.desk.take(tenure)
         return tenure
 

@@ -74,7 +74,7 @@ class World:
         return bool(self.runner._tasks)
 
     def take(self, epoch: int) -> Tenure:
-        tenure = Tenure(1, Shard(epoch, Lease(), LIMITS, self._random), OwnerLanes(10))
+        tenure = Tenure(1, Shard(epoch, Lease(), LIMITS, self._random), OwnerLanes(epoch, 10))
         self.desk.take(tenure)
         return tenure
 

@@ -37,7 +37,7 @@ class Cluster:
         self.now_ms = 0
         self.shard = Shard(1, Lease(), limits or Limits(), random.Random(1))
         self.owner = OwnerDesk(limits or Limits(), lambda chat_id: 1)
-        self.owner.take(Tenure(1, self.shard, OwnerLanes(1_000)))
+        self.owner.take(Tenure(1, self.shard, OwnerLanes(1, 1_000)))
         self.edges = {f"edge{number}": self.edge(f"edge{number}") for number in range(edges)}
         self.rows = ModelRows()
         self.messages = 0
@@ -196,7 +196,7 @@ def test_a_lane_is_kept_only_while_something_waits_in_it() -> None:
 
 
 def test_a_lane_that_was_forgotten_goes_on_where_its_owner_is() -> None:
-    owner, edge = OwnerLanes(10), EdgeLanes(250, 10_000)
+    owner, edge = OwnerLanes(1, 10), EdgeLanes(250, 10_000)
     taken: list[int] = []
     for chat_id in ("a", "b", "a", "a", "b", "a"):
         lane = Lane("edge", "session", chat_id)

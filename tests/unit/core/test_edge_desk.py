@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import pytest
+
 from chatgrpc.core.edge_desk import EdgeDesk, EdgeOutput, Missed
 from chatgrpc.core.lanes import EdgeLanes, Forward, Forwarded, Lane
 from chatgrpc.core.links import (
@@ -56,7 +58,7 @@ def test_a_write_goes_to_the_owner_and_its_outcome_comes_back_with_its_ticket() 
     ((node_id, sent),) = edge.step(0).messages
     assert node_id == "owner"
     assert isinstance(sent, Forward)
-    assert sent.lane == Lane("edge", "session", "c")
+    assert (sent.lane, sent.epoch) == (Lane("edge", "session", "c"), 5)
     edge.receive("owner", Forwarded(sent.lane, 1, chat_pb2.SendResult(seq=5)), 10)
     assert not edge.is_idle, "an answer waits to be taken"
     ((ticket, of_write, got),) = edge.step(0).answers
@@ -85,6 +87,67 @@ def test_what_one_owner_has_not_answered_goes_to_the_next_one_and_to_it_alone() 
     edge.step(0)
     assert edge.see(OTHER | {2: ShardOwner("far owner", 6)}, 10) == {1}
     assert {(node_id, type(message)) for node_id, message in edge.step(10).messages} == {("heir", AskHead), ("heir", Forward)}
+
+
+def refused(code: chat_pb2.ErrorCode.ValueType, epoch: int) -> Forwarded:
+    return Forwarded(Lane("edge", "session", "c"), 1, chat_pb2.Error(code=code), epoch)
+
+
+def test_what_was_sent_to_the_next_owner_is_not_refused_by_the_one_before() -> None:
+    """Seed 120054752: its sender was let in meanwhile, and the next owner committed what they had been told was refused."""
+    edge = desk()
+    edge.submit("session", "a", write("a"), 0)
+    edge.step(0)
+    edge.see(OTHER, 10)
+    ((_, again),) = edge.step(10).messages
+    assert isinstance(again, Forward)
+    assert again.epoch == 9
+    edge.see({}, 15)
+    edge.receive("owner", refused(chat_pb2.ERROR_CODE_NOT_A_MEMBER, 5), 20)
+    assert edge.step(20).answers == [], "the other one may commit it, though nobody owns the shard any more"
+    edge.receive("heir", Forwarded(again.lane, 1, chat_pb2.SendResult(seq=5), 9), 30)
+    assert [got for _, _, got in edge.step(30).answers] == [chat_pb2.SendResult(seq=5)]
+
+
+def test_nor_by_the_same_node_under_an_earlier_epoch() -> None:
+    edge = desk()
+    edge.submit("session", "a", write("a"), 0)
+    edge.step(0)
+    edge.see({1: ShardOwner("owner", 9)}, 10)
+    edge.receive("owner", refused(chat_pb2.ERROR_CODE_MUTED, 5), 20)
+    assert edge.step(20).answers == [], "neither before it was sent"
+    edge.receive("owner", refused(chat_pb2.ERROR_CODE_MUTED, 5), 30)
+    assert edge.step(30).answers == [], "nor after that"
+    edge.receive("owner", refused(chat_pb2.ERROR_CODE_MUTED, 9), 40)
+    assert len(edge.step(40).answers) == 1
+
+
+@pytest.mark.parametrize(
+    "forwarded",
+    [
+        Forwarded(Lane("edge", "session", "c"), 1, chat_pb2.SendResult(seq=5), 5),
+        refused(chat_pb2.ERROR_CODE_UNAVAILABLE, 5),
+        refused(chat_pb2.ERROR_CODE_NOT_A_MEMBER, 0),
+        refused(chat_pb2.ERROR_CODE_NOT_A_MEMBER, 12),
+    ],
+    ids=["it is committed", "it is to come again", "nobody says which owner's word it is", "an owner later than is known here"],
+)
+def test_else_an_outcome_counts_whoever_says_it(forwarded: Forwarded) -> None:
+    edge = desk()
+    edge.submit("session", "a", write("a"), 0)
+    edge.step(0)
+    edge.see(OTHER, 10)
+    edge.receive("owner", forwarded, 20)
+    assert [got for _, _, got in edge.step(20).answers] == [forwarded.outcome]
+
+
+def test_an_owner_that_is_gone_refuses_what_no_other_was_sent() -> None:
+    edge = desk()
+    edge.submit("session", "a", write("a"), 0)
+    edge.step(0)
+    edge.see({}, 10)
+    edge.receive("owner", refused(chat_pb2.ERROR_CODE_NOT_A_MEMBER, 5), 20)
+    assert len(edge.step(20).answers) == 1
 
 
 def test_the_same_node_under_another_epoch_is_another_owner() -> None:

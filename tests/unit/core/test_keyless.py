@@ -44,7 +44,7 @@ class Cluster:
         """The next one takes over; the edge sees it."""
         self.epoch += 1
         self.owner = OwnerDesk(Limits(), lambda chat_id: 1)
-        self.owner.take(Tenure(1, Shard(self.epoch, Lease(), Limits(), random.Random(self.epoch)), OwnerLanes(10)))
+        self.owner.take(Tenure(1, Shard(self.epoch, Lease(), Limits(), random.Random(self.epoch)), OwnerLanes(self.epoch, 10)))
         self.edge.see({1: ShardOwner(f"owner {self.epoch}", self.epoch)}, NOW.monotonic_ms)
 
     def run(self, *, tells: Callable[[ForEdge], bool] = lambda message: True) -> None:

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -170,7 +171,7 @@ def forward(number: int, base: int = 1, lane: Lane = LANE) -> Forward:
 
 
 def test_the_owner_takes_a_lane_in_order_and_each_write_once() -> None:
-    lanes = OwnerLanes(10)
+    lanes = OwnerLanes(1, 10)
     assert lanes.receive(forward(2)) is False, "1 is missing"
     assert lanes.receive(forward(1)) is True
     lanes.accepted(forward(1))
@@ -179,18 +180,30 @@ def test_the_owner_takes_a_lane_in_order_and_each_write_once() -> None:
 
 
 def test_what_was_not_accepted_may_come_again() -> None:
-    lanes = OwnerLanes(10)
+    lanes = OwnerLanes(1, 10)
     assert lanes.receive(forward(1)) is True
     assert lanes.receive(forward(1)) is True, "the shard did not take it the first time"
 
 
+def test_an_owner_takes_what_is_for_it_and_nothing_that_was_sent_to_one_before() -> None:
+    """That one, on the same node, may have refused it, and its edge may believe it."""
+    lanes = OwnerLanes(7, 10)
+    for epoch in (6, 8):
+        assert lanes.receive(replace(forward(1), epoch=epoch)) is False
+    assert lanes.receive(replace(forward(1), epoch=7)) is True
+    assert lanes.receive(forward(1)) is True, "of an edge that does not say for whom it is"
+    lanes.accepted(forward(1))
+    assert lanes.answered(LANE, 1, outcome(5)).epoch == 7
+    assert lanes.receive(forward(1)) == Forwarded(LANE, 1, outcome(5), 7)
+
+
 def test_an_outcome_is_kept_until_the_edge_is_known_to_have_it() -> None:
-    lanes = OwnerLanes(10)
+    lanes = OwnerLanes(1, 10)
     for number in (1, 2):
         assert lanes.receive(forward(number)) is True
         lanes.accepted(forward(number))
-    assert lanes.answered(LANE, 1, outcome(5)) == Forwarded(LANE, 1, outcome(5))
-    assert lanes.receive(forward(1)) == Forwarded(LANE, 1, outcome(5))
+    assert lanes.answered(LANE, 1, outcome(5)) == Forwarded(LANE, 1, outcome(5), 1)
+    assert lanes.receive(forward(1)) == Forwarded(LANE, 1, outcome(5), 1)
     assert lanes.receive(forward(2, base=2)) is False
     assert lanes.receive(forward(1)) is False, "base 2 said that nobody waits for 1"
     lanes.answered(LANE, 1, outcome(5))
@@ -198,13 +211,13 @@ def test_an_outcome_is_kept_until_the_edge_is_known_to_have_it() -> None:
 
 
 def test_an_owner_that_does_not_know_the_lane_begins_at_its_base() -> None:
-    lanes = OwnerLanes(10)
+    lanes = OwnerLanes(1, 10)
     assert lanes.receive(forward(6, base=5)) is False
     assert lanes.receive(forward(5, base=5)) is True
 
 
 def test_numbers_that_the_edge_gave_up_are_passed_over() -> None:
-    lanes = OwnerLanes(10)
+    lanes = OwnerLanes(1, 10)
     assert lanes.receive(forward(1)) is True
     lanes.accepted(forward(1))
     assert lanes.receive(forward(4, base=4)) is True, "2 and 3 never came, and never will"
@@ -213,7 +226,7 @@ def test_numbers_that_the_edge_gave_up_are_passed_over() -> None:
 
 
 def test_the_longest_silent_lanes_are_forgotten() -> None:
-    lanes = OwnerLanes(2)
+    lanes = OwnerLanes(1, 2)
     for session_id in ("a", "b", "a", "c"):
         of_session = Lane("edge", session_id, "chat")
         lanes.receive(forward(1, lane=of_session))
@@ -234,7 +247,7 @@ class Sloppy:
         self.loss = loss
         self.now_ms = 0
         self.edge = EdgeLanes(resend_after_ms=20, give_up_after_ms=10_000)
-        self.owner = OwnerLanes(self.rng.choice((1, 10)))
+        self.owner = OwnerLanes(1, self.rng.choice((1, 10)))
         self.lanes = [LANE, OTHER, Lane("edge", "another", "chat")]
         self.submitted: dict[Lane, list[str]] = {lane: [] for lane in self.lanes}
         self.accepted: dict[Lane, list[int]] = {lane: [] for lane in self.lanes}
@@ -285,7 +298,7 @@ class Sloppy:
 
     def replace_owner(self) -> None:
         self.check_order()
-        self.owner = OwnerLanes(10)
+        self.owner = OwnerLanes(1, 10)
         self.unanswered.clear()
         for of_lane in self.accepted.values():
             of_lane.clear()

@@ -57,7 +57,7 @@ class Owner:
         self.tenure = self.take(epoch=1)
 
     def take(self, epoch: int) -> Tenure:
-        tenure = Tenure(1, Shard(epoch, Lease(), LIMITS, random.Random(epoch)), OwnerLanes(10))
+        tenure = Tenure(1, Shard(epoch, Lease(), LIMITS, random.Random(epoch)), OwnerLanes(epoch, 10))
         self.desk.take(tenure)
         return tenure
 

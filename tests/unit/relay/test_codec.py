@@ -71,12 +71,12 @@ def forwards(draw: st.DrawFn) -> Forward:
         draw(WORDS),
         draw(WORDS),
     )
-    return Forward(lane, draw(SEQS), draw(SEQS), write)
+    return Forward(lane, draw(SEQS), draw(SEQS), write, draw(SEQS))
 
 
 BY_KIND: dict[type[Message], st.SearchStrategy[Message]] = {
     Forward: forwards(),
-    Forwarded: st.builds(Forwarded, st.builds(Lane, WORDS, WORDS, WORDS), SEQS, outcomes()),
+    Forwarded: st.builds(Forwarded, st.builds(Lane, WORDS, WORDS, WORDS), SEQS, outcomes(), SEQS),
     Deliver: st.builds(Deliver, CHATS, SEQS, st.binary(max_size=40), USERS, WORDS, st.booleans(), SEQS),
     Heads: st.builds(Heads, HEADS),
     HeadsHeard: st.builds(HeadsHeard, HEADS),

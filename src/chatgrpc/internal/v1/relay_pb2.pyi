@@ -347,6 +347,7 @@ class Forward(_message.Message):
     PEER_USER_ID_FIELD_NUMBER: _builtins.int
     JOIN_TOKEN_FIELD_NUMBER: _builtins.int
     ANSWERS_REQUEST_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
     edge_id: _builtins.str
     """The incarnation of the node at which the device is."""
     session_id: _builtins.str
@@ -373,6 +374,8 @@ class Forward(_message.Message):
     """With content `join_requested`: by which link; else empty."""
     answers_request: _builtins.bool
     """With content `members_added`: only if the user waits to be let in."""
+    epoch: _builtins.int
+    """Of the owner that it is for: another one, be it on the same node, takes it not. 0 = of a node that does not say it."""
     def __init__(
         self,
         *,
@@ -389,10 +392,11 @@ class Forward(_message.Message):
         peer_user_id: _builtins.str = ...,
         join_token: _builtins.str = ...,
         answers_request: _builtins.bool = ...,
+        epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_seen_seq", b"_seen_seq", "seen_seq", b"seen_seq"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seen_seq", b"_seen_seq", "answers_request", b"answers_request", "base", b"base", "chat_id", b"chat_id", "client_message_id", b"client_message_id", "content", b"content", "edge_id", b"edge_id", "join_token", b"join_token", "number", b"number", "peer_user_id", b"peer_user_id", "seen_seq", b"seen_seq", "sender_device_id", b"sender_device_id", "sender_user_id", b"sender_user_id", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seen_seq", b"_seen_seq", "answers_request", b"answers_request", "base", b"base", "chat_id", b"chat_id", "client_message_id", b"client_message_id", "content", b"content", "edge_id", b"edge_id", "epoch", b"epoch", "join_token", b"join_token", "number", b"number", "peer_user_id", b"peer_user_id", "seen_seq", b"seen_seq", "sender_device_id", b"sender_device_id", "sender_user_id", b"sender_user_id", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seen_seq: _TypeAlias = _typing.Literal["seen_seq"]  # noqa: Y015
     _WhichOneofArgType__seen_seq: _TypeAlias = _typing.Literal["_seen_seq", b"_seen_seq"]  # noqa: Y015
@@ -412,6 +416,7 @@ class Forwarded(_message.Message):
     NUMBER_FIELD_NUMBER: _builtins.int
     SENT_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
     edge_id: _builtins.str
     """See Forward."""
     session_id: _builtins.str
@@ -424,6 +429,8 @@ class Forwarded(_message.Message):
     """A serialized chatgrpc.v1.SendResult."""
     error: _builtins.bytes
     """A serialized chatgrpc.v1.Error."""
+    epoch: _builtins.int
+    """Of the owner whose word it is; 0 = of a node that does not say it."""
     def __init__(
         self,
         *,
@@ -433,10 +440,11 @@ class Forwarded(_message.Message):
         number: _builtins.int = ...,
         sent: _builtins.bytes = ...,
         error: _builtins.bytes = ...,
+        epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "outcome", b"outcome", "sent", b"sent"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat_id", b"chat_id", "edge_id", b"edge_id", "error", b"error", "number", b"number", "outcome", b"outcome", "sent", b"sent", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat_id", b"chat_id", "edge_id", b"edge_id", "epoch", b"epoch", "error", b"error", "number", b"number", "outcome", b"outcome", "sent", b"sent", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["sent", "error"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
