@@ -114,6 +114,7 @@ class ActiveChat:
         "recent",
         "recipients",
         "sent_at_ms",
+        "unsealed",
         "waiting",
         "was_written_to",
     )
@@ -135,7 +136,8 @@ class ActiveChat:
         self.in_flight: dict[int, Pending] = {}
         self.waiting: deque[tuple[Ticket, Write, int, int]] = deque()  # with its bytes, and where a sender left who did
         self.awaited_seq = 0  # the first write that waits does so until this is committed; 0 = it does not
-        self.behind = 0  # who waits for those in flight besides who sent them first: see `Pending.behind`
+        self.unsealed: list[tuple[Ticket, Write, chat_pb2.Error]] = []  # refusals that are not said yet: see `Sequencer.sealed`
+        self.behind = 0  # who waits for those in flight besides who sent them first: see `Pending.behind`; and the unsealed
         self.held_bytes = 0  # of the writes that wait and of those in flight
         self.looked_up: LookedUp | None = None
         self._by_key: dict[tuple[str, bytes], EventMeta] = {}
@@ -156,7 +158,7 @@ class ActiveChat:
     @property
     def is_idle(self) -> bool:
         """Nothing is lost by forgetting the chat: it loads again from the log."""
-        return not self.waiting and not self.in_flight
+        return not self.waiting and not self.in_flight and not self.unsealed
 
     def may_type(self, user_id: str, wall_ms: int) -> bool:
         """Whether it is shown to the others when the user types: they are a member, and not muted."""

@@ -51,6 +51,17 @@ class AppendPipeline:
         """Nothing waits and nothing is under way."""
         return not self._waiting and not self._under_way
 
+    @property
+    def is_sealed(self) -> bool:
+        """Whether the epoch's boundary stands where every later owner reads it: no row of an earlier epoch above the head that
+        was found can count any more, whenever it lands."""
+        return bool(self._buckets_with_boundary)
+
+    def seal(self) -> None:
+        """Has the boundary written, if it does not stand yet, though no row may follow."""
+        if not self.is_sealed:
+            self._write_boundary(bucket_of(self._next_seq, self._bucket_seqs))
+
     def append(self, entry: Entry) -> None:
         """Takes the next event."""
         assert entry.seq == self._next_seq, "appends come in order of seq"
@@ -100,10 +111,13 @@ class AppendPipeline:
         while self._waiting and len(self._under_way) < self._window:
             bucket = bucket_of(self._waiting[0].seq, self._bucket_seqs)
             if bucket not in self._buckets_with_boundary:
-                if not self._boundary_under_way:
-                    self._boundary_under_way = True
-                    self._writes.append(WriteBoundary(self.chat_id, bucket, self._epoch, self._first_seq))
+                self._write_boundary(bucket)
                 return
             entry = self._waiting.popleft()
             self._under_way[entry.seq] = entry
             self._writes.append(WriteRow(self.chat_id, bucket, Row(entry.seq, entry.epoch, entry.event)))
+
+    def _write_boundary(self, bucket: int) -> None:
+        if not self._boundary_under_way:
+            self._boundary_under_way = True
+            self._writes.append(WriteBoundary(self.chat_id, bucket, self._epoch, self._first_seq))

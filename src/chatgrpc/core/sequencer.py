@@ -112,8 +112,12 @@ class Sequencer:
         budget: Budget | None = None,
         dropped: Callable[[str], None] = lambda chat_id: None,
         rates: Rates | None = None,
+        *,
+        seals: bool = False,
     ) -> None:
         """`budget` and `rates` are shared with the node's other sequencers; none = this is the only one.
+
+        `seals`: what an earlier owner wrote may still come to count; see `take_seals`.
 
         `dropped` is called with the id of each chat that was idle and is forgotten.
         """
@@ -123,6 +127,8 @@ class Sequencer:
         self._budget = budget or Budget(limits)
         self._door = Door()
         self._failed_sends = FailedSends()
+        self._seals = seals
+        self._unsealed: list[str] = []
         self._arrivals = 0
         self._limits = limits
         self._random_bits = random_bits
@@ -342,6 +348,15 @@ class Sequencer:
         if self._chats.get(chat.chat_id) is chat:
             self._advance(chat, now)
 
+    def sealed(self, chat_id: str) -> None:
+        """Nothing that an earlier owner wrote, and that this one has not found, can come to count any more."""
+        chat = self._chats.get(chat_id)
+        if chat is not None:
+            unsealed, chat.unsealed = chat.unsealed, []
+            chat.behind -= len(unsealed)
+            for ticket, write, error in unsealed:
+                self._fail(ticket, write, error)
+
     def failed(self, group: Group) -> None:
         """The group's append raised: its chats are forgotten, and everything that waited in them fails, retryably."""
         for chat in dict.fromkeys(chat for chat, _ in group.pending):
@@ -363,6 +378,15 @@ class Sequencer:
         """Chats whose state is wanted."""
         loads, self._loads = self._loads, []
         return loads
+
+    def take_seals(self) -> list[str]:
+        """Chats in which somebody is to be refused for good, once `sealed` is called.
+
+        An earlier owner may have taken the same write and died. Its row may lie where this one has not found it, and where the
+        next one would, and take it for an event.
+        """
+        unsealed, self._unsealed = self._unsealed, []
+        return list(dict.fromkeys(unsealed))
 
     def take_admitted(self) -> list[ActiveChat]:
         """Chats where a write has waited until its sender's admission was committed, which it is."""
@@ -482,15 +506,30 @@ class Sequencer:
         self._answers.append(Answer(ticket, error))
 
     def _refuse(self, chat: ActiveChat, ticket: Ticket, write: Write, error: chat_pb2.Error) -> None:
-        """Answers at once, or once the events on their way are committed: the refusal may rest on them."""
+        """Answers at once, or once the events on their way are committed: the refusal may rest on them; or once it is sure."""
         if not chat.in_flight:
-            self._fail(ticket, write, error)
+            if self._seals and not is_retryable(error) and self._might_count(chat, write):
+                chat.unsealed.append((ticket, _without_content(write), error))
+                chat.behind += 1
+                self._unsealed.append(chat.chat_id)
+            else:
+                self._fail(ticket, write, error)
             return
         if is_retryable(error):
             self._failed_sends.refused(write, error)  # from here on, though the answer comes later
         last = next(reversed(chat.in_flight.values()))
         last.refusals.append((ticket, _without_content(write), error))
         chat.behind += 1
+
+    def _might_count(self, chat: ActiveChat, write: Write) -> bool:
+        """Whether an earlier owner may have taken it, by another clock, or by what died with it.
+
+        None has from one who is no member: they would have been one then, and whoever was taken out since was so above that
+        write, which the log would hold too. So what strangers send makes no owner write anything.
+        """
+        if write.join_token and chat.chat is not None:
+            return chat.chat.join_link.token == write.join_token
+        return write.sender_user_id in chat.members
 
     def _needs(self, chat: ActiveChat, write: Write, arm: str, left_seq: int, now: Now) -> Lookup | None:
         """What must be read before the write can be decided, if anything.
@@ -733,9 +772,12 @@ class Sequencer:
         for pending in chat.in_flight.values():
             for ticket, write, _ in (*pending.tickets, *pending.refusals):
                 self._fail(ticket, write, error)
+        for ticket, write, _ in chat.unsealed:
+            self._fail(ticket, write, error)
         for ticket, write, *_ in chat.waiting:
             self._fail(ticket, write, error)
         chat.in_flight.clear()
+        chat.unsealed.clear()
         chat.waiting.clear()
 
 

@@ -26,7 +26,7 @@ from chatgrpc.core.ids import RandomBits
 from chatgrpc.core.lease import Holds
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.rates import Rates
-from chatgrpc.core.row_store import ReadBucket, ReadHead, StoredBucket, StoredHead, WriteMark
+from chatgrpc.core.row_store import ReadBucket, ReadHead, StoredBucket, StoredHead, WriteBoundary, WriteMark
 from chatgrpc.core.rules import EventMeta
 from chatgrpc.core.sequencer import Answer, Delivery, Group, Lookup, Sequencer
 from chatgrpc.core.visibility import Interval
@@ -87,7 +87,7 @@ class Shard:
         self._bucket_seqs = bucket_seqs
         self._budget = budget or Budget(limits)
         self._tenure = object()  # whose heads the budget remembers
-        self._sequencer = Sequencer(epoch, limits, random_bits, self._budget, self._dropped, rates)
+        self._sequencer = Sequencer(epoch, limits, random_bits, self._budget, self._dropped, rates, seals=True)
         self._loading: dict[str, ActiveChat] = {}
         self._activations: dict[str, Activation] = {}
         self._pipelines: dict[str, AppendPipeline] = {}
@@ -99,6 +99,7 @@ class Shard:
         self._unmarked: dict[str, int] = {}
         self._kept: set[str] = set()  # chats that are wanted themselves, by questions that wait
         self._lookups_under_way = 0
+        self._sealing: set[str] = set()  # chats whose boundary is written so that somebody can be refused
         self._accepting = True
 
     # What comes in.
@@ -254,6 +255,9 @@ class Shard:
             self._unmarked[chat_id] = seq
         for chat in self._sequencer.take_admitted():
             self._sequencer.go_on(chat, now)
+        if isinstance(write, WriteBoundary):
+            self._sealing.discard(chat_id)
+            self._sequencer.sealed(chat_id)
         self._requests += pipeline.take_writes()
         self._work()
 
@@ -274,7 +278,7 @@ class Shard:
     @property
     def is_idle(self) -> bool:
         """Nothing is on its way to the store, and nothing waits: the shard may be given away."""
-        return not (self._uncommitted or self._activations or self._lookups_under_way or self._sequencer.asks)
+        return not (self._uncommitted or self._activations or self._lookups_under_way or self._sealing or self._sequencer.asks)
 
     def holds(self, now: Now) -> bool:
         """Whether the lease holds; once it does not, the shard is to be dropped."""
@@ -341,6 +345,19 @@ class Shard:
                 pipeline = self._pipelines[entry.chat_id]
                 pipeline.append(entry)
                 self._requests += pipeline.take_writes()
+        for chat_id in self._sequencer.take_seals():
+            self._seal(chat_id)
+
+    def _seal(self, chat_id: str) -> None:
+        pipeline = self._pipelines.get(chat_id)
+        if pipeline is None:
+            return  # given up meanwhile, and all who waited have their answers
+        if pipeline.is_sealed:
+            self._sequencer.sealed(chat_id)
+            return
+        self._sealing.add(chat_id)
+        pipeline.seal()
+        self._requests += pipeline.take_writes()
 
     def _activate(self, chat: ActiveChat) -> None:
         """Takes a chat over: also one that the sequencer had forgotten, being idle, within the same epoch."""
@@ -401,6 +418,7 @@ class Shard:
         self._loading.pop(chat_id, None)
         self._pipelines.pop(chat_id, None)
         self._unmarked.pop(chat_id, None)
+        self._sealing.discard(chat_id)
         for key in [key for key in self._uncommitted if key[0] == chat_id]:
             del self._uncommitted[key]
         self._heads += [Head(ticket, chat_id, None, None) for ticket in self._head_tickets.pop(chat_id, {}).values()]

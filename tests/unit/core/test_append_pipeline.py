@@ -58,6 +58,21 @@ def test_no_row_before_the_boundary_in_its_bucket() -> None:
     assert row_seqs(appends.take_writes()) == [10, 11]
 
 
+def test_a_chat_is_sealed_by_its_boundary_without_a_row() -> None:
+    appends = pipeline(head_seq=9, bucket_seqs=10, bounded=())
+    assert not appends.is_sealed
+    appends.seal()
+    appends.seal()
+    assert appends.take_writes() == [WriteBoundary("c", 1, 7, 10)], "where the next row would stand, once"
+    appends.append(entry(10))
+    assert appends.take_writes() == [], "nor does the row need another one"
+    appends.stored(WriteBoundary("c", 1, 7, 10))
+    assert appends.is_sealed
+    assert row_seqs(appends.take_writes()) == [10]
+    appends.seal()
+    assert appends.take_writes() == []
+
+
 def test_an_event_that_changes_the_chat_counts_when_its_views_are_stored() -> None:
     appends = pipeline()
     for seq in (1, 2, 3):

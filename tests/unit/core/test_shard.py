@@ -1,7 +1,7 @@
 """A shard in the hands of one owner: what is taken, what counts when, and what is left to the next owner."""
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -334,6 +334,111 @@ def test_rows_of_the_dead_owner_are_adopted_under_the_own_epoch_before_anything_
     heir.run()
     assert heir.heads == {"head": 2}
     assert heir.shard.take_marks() == [WriteMark(CHAT, 2)]
+
+
+def test_what_was_refused_for_good_is_no_event_whatever_a_dead_owner_left() -> None:
+    """Owner 1 takes an edit and dies. Its row lands after owner 2 has looked, which refuses the edit, now too late."""
+    rows, first = _one_message()
+    first.now = Now(1_000 + Limits().edit_window_ms, 2_000)
+    first.submit("in time", edit(2, "mended", seen_seq=2))
+    stuck = first.run_until(WriteRow)
+    second = Owner(rows, epoch=2)
+    second.now = Now(first.now.wall_ms + 1, 3_000)
+    second.submit("again", edit(2, "mended", seen_seq=2))
+    (boundary,) = second.run_until(WriteBoundary)
+    assert second.outcomes == {}, "the row may be found by the next owner yet"
+    assert not second.shard.is_idle, "it is waited for when the shard is given away"
+    chat = second.shard.chat(CHAT)
+    assert chat is not None
+    assert not chat.is_idle, "nor is the chat forgotten"
+    second.answer(boundary)
+    assert _code(second.outcomes["again"]) == chat_pb2.ERROR_CODE_WINDOW_PASSED
+    assert second.shard.is_idle
+    for row in stuck:
+        assert isinstance(row, WriteRow)
+        rows.put(row)
+    third = Owner(rows, epoch=3)
+    third.ask_head("head")
+    third.run()
+    assert third.heads == {"head": 2}
+
+
+def test_a_refusal_waits_for_a_boundary_once_and_not_where_one_stands() -> None:
+    rows, first = _one_message()
+    first.submit("of one who has written", edit(9, "?"))
+    assert first.requests() == []
+    second = Owner(rows, epoch=2)
+    for ticket in ("a", "b"):
+        second.submit(ticket, edit(9, ticket, seen_seq=2))
+    assert len(second.run_until(WriteBoundary)) == 1
+    second.answer(WriteBoundary(CHAT, 0, 2, 3))
+    assert {_code(second.outcomes[ticket]) for ticket in "ab"} == {chat_pb2.ERROR_CODE_TARGET_NOT_FOUND}
+    second.submit("c", edit(9, "c", seen_seq=2))
+    assert second.requests() == []
+    assert _code(second.outcomes["c"]) == chat_pb2.ERROR_CODE_TARGET_NOT_FOUND
+
+
+def test_a_chat_that_is_given_up_answers_refusals_that_wait_for_its_boundary() -> None:
+    rows, _ = _one_message()
+    second = Owner(rows, epoch=2)
+    second.submit("a", edit(9, "?", seen_seq=2))
+    (boundary,) = second.run_until(WriteBoundary)
+    assert isinstance(boundary, WriteBoundary)
+    second.shard.write_failed(boundary, ValueError())
+    second.take()
+    assert _code(second.outcomes["a"]) == chat_pb2.ERROR_CODE_CHAT_DAMAGED
+    assert second.shard.is_idle
+    second.answer(boundary)
+    assert second.requests() == []
+
+
+def test_strangers_and_those_who_left_make_an_owner_write_nothing() -> None:
+    rows = ModelRows(BUCKET_SEQS)
+    first = Owner(rows)
+    first.submit("creation", create_group())
+    first.run()
+    first.submit("removal", change_members("bob", comes=False, key=1))
+    first.run()
+    for mark in first.shard.take_marks():
+        rows.put(mark)
+    second = Owner(rows, epoch=2)
+    second.ask_head("keep it", GROUP)
+    words = content_pb2.Content(text=content_pb2.TextContent(text="?"))
+    joining = content_pb2.Content(join_requested=content_pb2.JoinRequestedContent())
+    writes = {
+        "who left": Write(GROUP, "bob", words, b"1".ljust(16), 0),
+        "stranger": Write(GROUP, "eve", words, b"2".ljust(16), 0),
+        "wrong link": Write(GROUP, "eve", joining, b"3".ljust(16), 0, join_token="guessed"),
+        "no such chat": replace(edit(1, "?"), chat_id=direct_chat_id("alice", "zoe"), peer_user_id="zoe"),
+    }
+    for ticket, write in writes.items():
+        second.submit(ticket, write)
+    asked: list[Request] = []
+    while requests := second.requests():
+        asked += requests
+        second.answer(*requests)
+    assert {_code(second.outcomes[ticket]) for ticket in writes} == {
+        chat_pb2.ERROR_CODE_NOT_A_MEMBER,
+        chat_pb2.ERROR_CODE_LINK_INVALID,
+        chat_pb2.ERROR_CODE_TARGET_NOT_FOUND,
+    }
+    assert not [request for request in asked if isinstance(request, WriteBoundary | WriteRow)]
+
+
+def _one_message() -> tuple[ModelRows, Owner]:
+    """A chat with one message, at 2, of which its owner has stored the mark."""
+    rows = ModelRows(BUCKET_SEQS)
+    owner = Owner(rows)
+    owner.submit("message", text("hello"))
+    owner.run()
+    for mark in owner.shard.take_marks():
+        rows.put(mark)
+    return rows, owner
+
+
+def _code(outcome: chat_pb2.SendResult | chat_pb2.Error) -> int:
+    assert isinstance(outcome, chat_pb2.Error), outcome
+    return outcome.code
 
 
 def test_users_whom_an_adopted_event_lets_in_or_out_are_told_of_it() -> None:
