@@ -88,6 +88,7 @@ struct Reports {
     is_woken: bool,
     /// Streams that the event loop has closed and whose end is not reported: nothing else is reported of them.
     closing: HashSet<StreamId>,
+    has_ended: bool,
 }
 
 #[derive(Default)]
@@ -146,6 +147,11 @@ impl Handover {
         drop(reports);
         self.order(inbound.received.iter().filter(|received| received.is_full).map(|received| Order::Emptied(received.stream)));
         inbound
+    }
+
+    /// Whether the streams' thread is over.
+    pub fn has_ended(&self) -> bool {
+        lock(&self.reports).has_ended
     }
 
     pub fn order(&self, more: impl IntoIterator<Item = Order>) {
@@ -218,6 +224,10 @@ impl Handover {
 
     pub fn finished(&self, stream: StreamId) {
         self.report(|reports| reports.inbound.finished.push(stream));
+    }
+
+    pub fn ended(&self) {
+        self.report(|reports| reports.has_ended = true);
     }
 
     pub fn closed(&self, stream: StreamId) {

@@ -1,13 +1,13 @@
 //! What Python sees of it: the class `chatgrpc_edge.Streams`.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyAssertionError, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyTuple};
 
@@ -24,8 +24,8 @@ type Drained<'py> = (Bound<'py, PyList>, Bound<'py, PyList>, Vec<StreamId>, Vec<
 struct Streams {
     options: Options,
     handover: Arc<Handover>,
-    /// Those of which the opening was drained and the end was not.
-    live: Mutex<HashSet<StreamId>>,
+    /// Those of which the opening was drained and the end was not, and whether each is writable.
+    live: Mutex<HashMap<StreamId, bool>>,
     thread: Mutex<Option<JoinHandle<std::io::Result<()>>>>,
 }
 
@@ -100,9 +100,10 @@ impl Streams {
         let options = Options { passage, ..self.options.clone() };
         let handover = self.handover.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-        let serving = std::thread::Builder::new()
-            .name("chatgrpc-edge".to_owned())
-            .spawn(move || runtime.block_on(server::serve(listener, options, handover)))?;
+        let serving = std::thread::Builder::new().name("chatgrpc-edge".to_owned()).spawn(move || {
+            let _ended = Ended(handover.clone());
+            runtime.block_on(server::serve(listener, options, handover))
+        })?;
         *thread = Some(serving);
         Ok(())
     }
@@ -132,18 +133,26 @@ impl Streams {
     }
 
     /// What happened since the last call: opened (stream, peer, token), received (stream, messages), writable, finished, closed.
+    ///
+    /// Raises `RuntimeError` if the thread of the streams has ended, which it does by a defect only, unless it is stopped.
     fn drain<'py>(&self, py: Python<'py>) -> PyResult<Drained<'py>> {
+        if self.handover.has_ended() && lock(&self.thread).is_some() {
+            return Err(PyRuntimeError::new_err("the thread of the streams has ended by itself"));
+        }
         let inbound = self.handover.drain();
         let mut live = lock(&self.live);
         let opened = PyList::empty(py);
         for one in inbound.opened {
-            live.insert(one.stream);
+            live.insert(one.stream, true);
             opened.append((one.stream, one.peer, one.token))?;
         }
         let received = PyList::empty(py);
         for one in inbound.received {
             let messages = PyList::new(py, one.messages.iter().map(|message| PyBytes::new(py, message)))?;
             received.append(PyTuple::new(py, [one.stream.into_pyobject(py)?.into_any(), messages.into_any()])?)?;
+        }
+        for stream in &inbound.writable {
+            live.insert(*stream, true);
         }
         for stream in &inbound.closed {
             live.remove(stream);
@@ -153,10 +162,19 @@ impl Streams {
 
     /// Sends one message on each of the streams.
     fn write(&self, messages: &Bound<'_, PyAny>) -> PyResult<()> {
-        let mut orders = Vec::new();
-        for one in messages.try_iter()? {
-            let (stream, message): (StreamId, Bound<'_, PyBytes>) = one?.extract()?;
-            orders.push(Order::Write(stream, framed(message.as_bytes())));
+        let messages: Vec<(StreamId, Bound<'_, PyBytes>)> =
+            messages.try_iter()?.map(|one| one?.extract()).collect::<PyResult<_>>()?;
+        let mut orders = Vec::with_capacity(messages.len());
+        let mut live = lock(&self.live);
+        for (stream, message) in messages {
+            match live.get_mut(&stream) {
+                None => {} // it is gone
+                Some(is_writable) if *is_writable => {
+                    *is_writable = false;
+                    orders.push(Order::Write(stream, framed(message.as_bytes())));
+                }
+                Some(_) => return Err(PyAssertionError::new_err("a message was written to a stream that was not writable")),
+            }
         }
         self.handover.order(orders);
         Ok(())
@@ -176,11 +194,20 @@ impl Streams {
 
     /// Ends a stream: the message under way, then `last` (if not empty), then the status.
     fn close(&self, stream: StreamId, status: WireStatus, last: &[u8]) {
-        if lock(&self.live).contains(&stream) {
+        if lock(&self.live).contains_key(&stream) {
             self.handover.closes(stream);
             let last = if last.is_empty() { Bytes::new() } else { framed(last) };
             self.handover.order([Order::Close(stream, status.into(), last)]);
         }
+    }
+}
+
+/// Tells the event loop when the thread of the streams is over, be it by a panic.
+struct Ended(Arc<Handover>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.ended();
     }
 }
 

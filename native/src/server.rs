@@ -113,6 +113,20 @@ struct Entry {
     stranger_of: Option<String>,
 }
 
+/// A stream that is served; when that is over, however it ends, it is forgotten and its end reported.
+struct Served {
+    server: Rc<Server>,
+    id: StreamId,
+    _open_call: OpenCall,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.server.forget(self.id);
+        self.server.handover.closed(self.id);
+    }
+}
+
 impl Server {
     fn new(options: Options, handover: Arc<Handover>) -> Self {
         let limits = Rc::new(StreamLimits {
@@ -265,11 +279,10 @@ impl Server {
         } else if request.uri().path() == self.options.path {
             let timeout = grpc::timeout_of(request.headers());
             if let Some((id, stream)) = self.open(request, respond, peer, holder) {
-                let server = self.clone();
+                let served = Served { server: self.clone(), id, _open_call: open_call };
                 spawn_local(async move {
                     Stream::serve(stream, timeout).await;
-                    server.forget(id);
-                    drop(open_call);
+                    drop(served);
                 });
             }
         } else if let Some(passage) = passage {

@@ -81,7 +81,7 @@ impl Stream {
         })))
     }
 
-    /// Serves the stream until it is over, and reports that.
+    /// Serves the stream until it is over.
     ///
     /// `timeout`: how long it may last, if its client says so.
     pub async fn serve(stream: Rc<RefCell<Self>>, timeout: Option<Duration>) {
@@ -96,8 +96,6 @@ impl Stream {
         if tokio::time::timeout(close_timeout, over).await.is_err() {
             stream.borrow_mut().outgoing.send_reset(Reason::CANCEL);
         }
-        let stream = stream.borrow();
-        stream.handover.closed(stream.id);
     }
 
     // What the event loop wants.

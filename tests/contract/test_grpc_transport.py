@@ -86,13 +86,6 @@ class TestGrpcTransport(TransportSuite):
             edge.transport.close(stream, StreamStatus("TEAPOT", "TEAPOT", "Short and stout."))
         assert not call.done()
 
-    async def test_writing_to_a_stream_that_is_not_writable_is_refused(self, edge: Edge, peer: Peer) -> None:
-        call = peer.connect()
-        stream = await edge.opens()
-        with pytest.raises(AssertionError, match="not writable"):
-            edge.transport.write([(stream, b"one"), (stream, b"two")])
-        assert not call.done()
-
 
 def _calls() -> int:
     gc.collect()

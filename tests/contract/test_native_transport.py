@@ -1,8 +1,10 @@
 """The native transport: behind the same contract, and in front of the server that answers all other calls."""
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -96,6 +98,20 @@ class TestNativeTransport(TransportSuite):
             with pytest.raises(grpc.aio.AioRpcError) as failed:
                 await _method(channel, "Echo")(b"")
         assert failed.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_a_thread_that_ends_by_itself_is_noticed(tmp_path: Path) -> None:
+    transport = _transport()
+    woken = asyncio.Event()
+    transport.on_input(woken.set)
+    no_socket = os.open(tmp_path / "file", os.O_CREAT | os.O_RDWR)
+    asyncio.get_running_loop().add_reader(transport._streams.wake_fd(), woken.set)
+    transport._streams.serve(no_socket, None)
+    async with asyncio.timeout(WAIT_S):
+        await woken.wait()
+    with pytest.raises(RuntimeError, match="has ended by itself"):
+        transport.drain()
+    asyncio.get_running_loop().remove_reader(transport._streams.wake_fd())
 
 
 class _Behind:

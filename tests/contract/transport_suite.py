@@ -247,6 +247,13 @@ class TransportSuite(ABC):
             assert edge.writable[stream] == number + 1
             assert await reading == message
 
+    async def test_writing_to_a_stream_that_is_not_writable_is_refused(self, edge: Edge, peer: Peer) -> None:
+        call = peer.connect()
+        stream = await edge.opens()
+        with pytest.raises(AssertionError, match="not writable"):
+            edge.transport.write([(stream, b"one"), (stream, b"two")])
+        assert not call.done()
+
     async def test_one_call_writes_to_many_streams(self, edge: Edge, peer: Peer) -> None:
         calls = [peer.connect(f"{i}") for i in range(40)]
         await edge.until(lambda: len(edge.opened) == len(calls))

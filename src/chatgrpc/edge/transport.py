@@ -77,7 +77,11 @@ class Transport(Protocol):
         """Takes all that happened since the last call."""
 
     def write(self, messages: Iterable[tuple[StreamId, bytes]]) -> None:
-        """Sends one message on each of the streams; each must be writable. Messages to streams that are gone are dropped."""
+        """Sends one message on each of the streams; each must be writable. Messages to streams that are gone are dropped.
+
+        Raises:
+            AssertionError: a stream is not writable, by a mistake of the caller's.
+        """
 
     def let_in(self, stream: StreamId) -> None:
         """The device on the stream has shown who it is, and may come in.
