@@ -5,7 +5,7 @@
 use std::io::Read;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use flate2::read::{MultiGzDecoder, ZlibDecoder};
+use flate2::read::{GzDecoder, ZlibDecoder};
 
 const PREFIX_BYTES: usize = 5;
 
@@ -88,7 +88,7 @@ impl FrameReader {
         let mut unpacked = Vec::new();
         match self.compression {
             Compression::Identity => return Err(Malformed::Compressed),
-            Compression::Gzip => MultiGzDecoder::new(message).take(enough).read_to_end(&mut unpacked),
+            Compression::Gzip => GzDecoder::new(message).take(enough).read_to_end(&mut unpacked),
             Compression::Deflate => ZlibDecoder::new(message).take(enough).read_to_end(&mut unpacked),
         }
         .map_err(|_| Malformed::Garbled)?;

@@ -39,6 +39,8 @@ pub enum Order {
     Release(StreamId),
     /// The event loop has taken what the stream's inbox held when it was full.
     Emptied(StreamId),
+    /// The event loop has heard that these are gone.
+    Heard(Vec<StreamId>),
     /// Send `last` (a message with its prefix, or nothing), then the status.
     Close(StreamId, Status, Bytes),
     /// In TLS handshakes that begin from now on.
@@ -71,6 +73,9 @@ pub struct Inbound {
     pub finished: Vec<StreamId>,
     pub closed: Vec<StreamId>,
 }
+
+/// What a message costs beside its bytes, so that a stream cannot pour in empty ones.
+const MESSAGE_OVERHEAD_BYTES: usize = 64;
 
 /// Where a stream's messages stand in `Inbound.received`, as long as nobody has drained it since.
 #[derive(Clone, Copy, Default)]
@@ -145,7 +150,10 @@ impl Handover {
             }
         }
         drop(reports);
-        self.order(inbound.received.iter().filter(|received| received.is_full).map(|received| Order::Emptied(received.stream)));
+        let emptied =
+            inbound.received.iter().filter(|received| received.is_full).map(|received| Order::Emptied(received.stream));
+        let heard = (!inbound.closed.is_empty()).then(|| Order::Heard(inbound.closed.clone()));
+        self.order(emptied.chain(heard));
         inbound
     }
 
@@ -210,7 +218,7 @@ impl Handover {
                 received.push(Received { stream, messages: Vec::with_capacity(1), bytes: 0, is_full: false });
             }
             let inbox = &mut received[place.index];
-            inbox.bytes += message.len();
+            inbox.bytes += message.len() + MESSAGE_OVERHEAD_BYTES;
             inbox.messages.push(message);
             is_full = inbox.bytes >= bytes_max;
             inbox.is_full = is_full;
@@ -262,15 +270,15 @@ mod tests {
     fn messages_of_a_stream_stand_together_and_a_full_inbox_is_told_when_it_is_emptied() {
         let handover = Handover::new().unwrap();
         let (mut one, mut two) = (Place::default(), Place::default());
-        assert!(!handover.received(1, &mut one, Bytes::from_static(b"12"), 4));
-        assert!(!handover.received(2, &mut two, Bytes::from_static(b"xy"), 4));
-        assert!(handover.received(1, &mut one, Bytes::from_static(b"34"), 4));
+        assert!(!handover.received(1, &mut one, Bytes::from_static(b"12"), 130));
+        assert!(!handover.received(2, &mut two, Bytes::from_static(b"xy"), 130));
+        assert!(handover.received(1, &mut one, Bytes::from_static(b"34"), 130));
         let drained: Vec<_> =
             handover.drain().received.into_iter().map(|received| (received.stream, received.messages)).collect();
         assert_eq!(drained[0], (1, vec![Bytes::from_static(b"12"), Bytes::from_static(b"34")]));
         assert_eq!(drained[1], (2, vec![Bytes::from_static(b"xy")]));
         assert!(matches!(lock(&handover.orders).orders[..], [Order::Emptied(1)]));
-        assert!(!handover.received(1, &mut one, Bytes::from_static(b"56"), 4));
+        assert!(!handover.received(1, &mut one, Bytes::from_static(b"56"), 130));
         assert_eq!(handover.drain().received.len(), 1);
     }
 

@@ -47,6 +47,20 @@ impl Calls {
         self.changed.notify_one();
         OpenCall(self.clone())
     }
+
+    /// Returns once there has been no call for so long.
+    pub async fn silent_for(&self, duration: Duration) {
+        loop {
+            if self.open.get() > 0 {
+                self.changed.notified().await;
+                continue;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(duration) => return,
+                () = self.changed.notified() => {}
+            }
+        }
+    }
 }
 
 impl Drop for OpenCall {

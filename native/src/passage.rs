@@ -42,12 +42,7 @@ impl Passage {
                 Ok(sender) => {
                     let _ = pass(sender, peer, request, respond).await;
                 }
-                Err(_) => {
-                    turn_away(
-                        respond,
-                        &Status::new(grpc::UNAVAILABLE, "The server does not answer calls yet, or no more. Try again."),
-                    );
-                }
+                Err(_) => turn_away(respond, &unavailable()),
             }
         }
     }
@@ -87,7 +82,10 @@ async fn pass(
     uri.authority.get_or_insert_with(|| http::uri::Authority::from_static("localhost"));
     head.uri = Uri::from_parts(uri)?;
     let is_empty = body.is_end_stream();
-    let (answer, upward) = sender.send_request(Request::from_parts(head, ()), is_empty)?;
+    let Ok((answer, upward)) = sender.send_request(Request::from_parts(head, ()), is_empty) else {
+        turn_away(respond, &unavailable());
+        return Ok(());
+    };
     let up = async {
         // What goes wrong on the way up shows in the answer, or in its absence; and an answer may be complete before the call is.
         if !is_empty {
@@ -95,7 +93,18 @@ async fn pass(
         }
     };
     let down = async {
-        let answer = poll_reset_or(&mut respond, answer).await?;
+        let answer = match answered(&mut respond, answer).await {
+            Ok(answer) => answer,
+            Err(Unanswered::GivenUp) => return Ok(()),
+            Err(Unanswered::Reset(reason)) => {
+                respond.send_reset(reason);
+                return Ok(());
+            }
+            Err(Unanswered::Lost) => {
+                turn_away(respond, &unavailable());
+                return Ok(());
+            }
+        };
         let (head, body) = answer.into_parts();
         let is_empty = body.is_end_stream();
         let downward = respond.send_response(Response::from_parts(head, ()), is_empty)?;
@@ -114,23 +123,34 @@ async fn pass(
     }
 }
 
-/// Waits for the answer, or until the client gives the call up.
-async fn poll_reset_or(
+fn unavailable() -> Status {
+    Status::new(grpc::UNAVAILABLE, "The server does not answer calls yet, or no more. Try again.")
+}
+
+/// Why there is no answer.
+enum Unanswered {
+    /// The client wants none any more.
+    GivenUp,
+    /// The server behind has ended the call, by a reset.
+    Reset(Reason),
+    /// The connection to it is gone, or about to go.
+    Lost,
+}
+
+async fn answered(
     respond: &mut SendResponse<Bytes>,
     mut answer: h2::client::ResponseFuture,
-) -> Result<Response<RecvStream>, Failure> {
-    let answered = poll_fn(|cx| {
-        if let std::task::Poll::Ready(reset) = respond.poll_reset(cx) {
-            return std::task::Poll::Ready(Err(Failure::from(reset.map_or_else(|error| error, h2::Error::from))));
+) -> Result<Response<RecvStream>, Unanswered> {
+    poll_fn(|cx| {
+        if respond.poll_reset(cx).is_ready() {
+            return std::task::Poll::Ready(Err(Unanswered::GivenUp));
         }
-        Pin::new(&mut answer).poll(cx).map_err(Failure::from)
+        Pin::new(&mut answer).poll(cx).map_err(|error| match error.reason() {
+            Some(reason) if error.is_reset() && error.is_remote() => Unanswered::Reset(reason),
+            _ => Unanswered::Lost,
+        })
     })
-    .await;
-    if let Err(failure) = &answered {
-        let reason = failure.downcast_ref::<h2::Error>().and_then(h2::Error::reason);
-        respond.send_reset(reason.unwrap_or(Reason::INTERNAL_ERROR));
-    }
-    answered
+    .await
 }
 
 /// Copies what one half sends, and its trailers, to the other, at the pace at which that is taken.

@@ -140,22 +140,23 @@ impl Streams {
             return Err(PyRuntimeError::new_err("the thread of the streams has ended by itself"));
         }
         let inbound = self.handover.drain();
-        let mut live = lock(&self.live);
+        {
+            let mut live = lock(&self.live);
+            live.extend(
+                inbound.opened.iter().map(|one| (one.stream, true)).chain(inbound.writable.iter().map(|one| (*one, true))),
+            );
+            for stream in &inbound.closed {
+                live.remove(stream);
+            }
+        }
         let opened = PyList::empty(py);
         for one in inbound.opened {
-            live.insert(one.stream, true);
             opened.append((one.stream, one.peer, one.token))?;
         }
         let received = PyList::empty(py);
         for one in inbound.received {
             let messages = PyList::new(py, one.messages.iter().map(|message| PyBytes::new(py, message)))?;
             received.append(PyTuple::new(py, [one.stream.into_pyobject(py)?.into_any(), messages.into_any()])?)?;
-        }
-        for stream in &inbound.writable {
-            live.insert(*stream, true);
-        }
-        for stream in &inbound.closed {
-            live.remove(stream);
         }
         Ok((opened, received, inbound.writable, inbound.finished, inbound.closed))
     }
@@ -165,6 +166,7 @@ impl Streams {
         let messages: Vec<(StreamId, Bound<'_, PyBytes>)> =
             messages.try_iter()?.map(|one| one?.extract()).collect::<PyResult<_>>()?;
         let mut orders = Vec::with_capacity(messages.len());
+        let mut is_mistaken = false;
         let mut live = lock(&self.live);
         for (stream, message) in messages {
             match live.get_mut(&stream) {
@@ -173,10 +175,14 @@ impl Streams {
                     *is_writable = false;
                     orders.push(Order::Write(stream, framed(message.as_bytes())));
                 }
-                Some(_) => return Err(PyAssertionError::new_err("a message was written to a stream that was not writable")),
+                Some(_) => is_mistaken = true,
             }
         }
+        drop(live);
         self.handover.order(orders);
+        if is_mistaken {
+            return Err(PyAssertionError::new_err("a message was written to a stream that was not writable"));
+        }
         Ok(())
     }
 

@@ -53,9 +53,11 @@ pub struct Options {
 
 /// A stream's flow-control window: what a fast sender can put into our memory unread.
 const STREAM_WINDOW_BYTES: u32 = 64 * 1024 - 1;
-const CONNECTION_WINDOW_BYTES: u32 = 256 * 1024;
-/// What frames of a few bytes may take beside what is in them, until a stream is read on: some 4,000 of them. Devices send small ones.
-const SMALL_FRAMES_BUDGET_BYTES: usize = 1024 * 1024;
+/// What frames of a few bytes may take beside what is in them until they are read, which is soon: some 130,000 of them. `h2` never
+/// takes off those that come for a stream that is closed, and a connection may be old.
+const SMALL_FRAMES_BUDGET_BYTES: usize = 32 * 1024 * 1024;
+/// A connection that is to close, and has no call for as long, is closed though its peer does not agree.
+const CLOSED_AFTER: Duration = Duration::from_secs(10);
 const HANG_UP_TIMEOUT: Duration = Duration::from_millis(100);
 const HEADERS_BYTES_MAX: u32 = 16 * 1024;
 /// What HTTP/2 may hold of one stream's output, beside the message under way.
@@ -77,21 +79,27 @@ pub async fn serve(listener: std::net::TcpListener, options: Options, handover: 
                     biased;
                     () = &mut obeying => break,
                     Some(_) = connections.join_next() => {}
-                    accepted = listener.accept() => match accepted {
-                        Ok((socket, address)) => {
-                            connections.spawn_local(server.clone().connection(socket, address));
-                        }
-                        // Out of descriptors, say: those that are there go on, and closing one frees a place.
-                        Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-                    },
+                    (socket, address) = accept(&listener) => {
+                        connections.spawn_local(server.clone().connection(socket, address));
+                    }
                 }
             }
             drop(listener);
             server.stopping.send_replace(true);
-            let _ = tokio::time::timeout(stop_grace, connections.join_all()).await;
+            let _ = tokio::time::timeout(stop_grace, async { while connections.join_next().await.is_some() {} }).await;
             Ok(())
         })
         .await
+}
+
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => return accepted,
+            // Out of descriptors, say: those that are there go on, and closing one frees a place.
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
 }
 
 struct Server {
@@ -108,7 +116,8 @@ struct Server {
 }
 
 struct Entry {
-    stream: Rc<RefCell<Stream>>,
+    /// None once it is gone, and the event loop has not heard that.
+    stream: Option<Rc<RefCell<Stream>>>,
     /// The address that gave it a place for strangers; none once its device is let in.
     stranger_of: Option<String>,
 }
@@ -159,6 +168,7 @@ impl Server {
                     Order::Release(id) => self.with(id, Stream::release),
                     Order::Emptied(id) => self.with(id, Stream::emptied),
                     Order::Close(id, status, last) => self.with(id, |stream| stream.close(status, last)),
+                    Order::Heard(gone) => gone.into_iter().for_each(|id| self.heard(id)),
                     Order::UseCertificate(config) => *self.tls.borrow_mut() = Some(config.into()),
                     Order::Stop => return,
                 }
@@ -168,8 +178,8 @@ impl Server {
 
     /// Does something with a stream; nothing if it is gone.
     fn with(&self, id: StreamId, f: impl FnOnce(&mut Stream)) {
-        if let Some(entry) = self.streams.borrow().get(&id) {
-            f(&mut entry.stream.borrow_mut());
+        if let Some(stream) = self.streams.borrow().get(&id).and_then(|entry| entry.stream.as_ref()) {
+            f(&mut stream.borrow_mut());
         }
     }
 
@@ -195,7 +205,8 @@ impl Server {
     async fn http2<S: AsyncRead + AsyncWrite + Unpin>(self: Rc<Self>, mut socket: S, address: SocketAddr) {
         let handshake = h2::server::Builder::new()
             .initial_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            // Streams that must wait keep their windows, and must not keep that of the others on their connection.
+            .initial_connection_window_size(self.options.streams_per_connection_max.saturating_mul(STREAM_WINDOW_BYTES))
             .max_concurrent_streams(self.options.streams_per_connection_max)
             // A proxy may give up all of its streams at once; more is an attack (CVE-2023-44487).
             .max_pending_accept_reset_streams(self.options.streams_per_connection_max as usize)
@@ -224,7 +235,8 @@ impl Server {
         let old = tokio::time::sleep(varied(self.options.connection_age_max));
         let mut stopping = self.stopping.subscribe();
         let too_old = tokio::time::sleep(Duration::MAX);
-        tokio::pin!(gone, idle, old, too_old);
+        let silent = calls.silent_for(CLOSED_AFTER);
+        tokio::pin!(gone, idle, old, too_old, silent);
         let mut is_closing = false;
         loop {
             tokio::select! {
@@ -238,12 +250,14 @@ impl Server {
                 },
                 () = &mut gone => return,
                 () = &mut too_old => return,
+                () = &mut silent, if is_closing => return,
                 () = &mut idle, if !is_closing => {}
-                () = &mut old, if !is_closing => too_old.as_mut().reset(Instant::now() + self.options.connection_age_grace),
+                () = &mut old, if !is_closing => {}
                 _ = stopping.wait_for(|is_stopping| *is_stopping), if !is_closing => {}
             }
             // Calls that are open go on; whoever wants to make new ones connects anew.
             is_closing = true;
+            too_old.as_mut().reset(Instant::now() + self.options.connection_age_grace);
             connection.graceful_shutdown();
         }
     }
@@ -323,12 +337,20 @@ impl Server {
             return None;
         };
         self.next_id.set(id + 1);
-        self.streams.borrow_mut().insert(id, Entry { stream: stream.clone(), stranger_of: Some(holder.to_owned()) });
+        self.streams.borrow_mut().insert(id, Entry { stream: Some(stream.clone()), stranger_of: Some(holder.to_owned()) });
         self.handover.opened(Opened { stream: id, peer: peer.to_owned(), token });
         Some((id, stream))
     }
 
+    /// The stream is gone. Its place goes back once the event loop has heard that: so nobody can open and break streams faster
+    /// than it hears of them.
     fn forget(&self, id: StreamId) {
+        if let Some(entry) = self.streams.borrow_mut().get_mut(&id) {
+            entry.stream = None;
+        }
+    }
+
+    fn heard(&self, id: StreamId) {
         if let Some(address) = self.streams.borrow_mut().remove(&id).and_then(|entry| entry.stranger_of) {
             self.give_place_back(&address);
         }

@@ -35,12 +35,21 @@ pub struct Stream {
     place: Place,
     is_held: bool,
     inbox_is_full: bool,
-    /// The peer has closed its half, and that was handed over.
-    has_finished: bool,
+    incoming_end: IncomingEnd,
+    /// Bytes that were read and for which the peer has no window yet: it gets it back once they may be handed over.
+    unreleased: usize,
     /// What is left of the message under way; empty = there is none.
     unsent: Bytes,
     end: End,
     waker: Option<Waker>,
+}
+
+/// Whether the peer has closed its half.
+#[derive(PartialEq, Eq)]
+enum IncomingEnd {
+    NotYet,
+    Seen,
+    HandedOver,
 }
 
 enum End {
@@ -74,7 +83,8 @@ impl Stream {
             place: Place::default(),
             is_held: false,
             inbox_is_full: false,
-            has_finished: false,
+            incoming_end: IncomingEnd::NotYet,
+            unreleased: 0,
             unsent: Bytes::new(),
             end: End::NotYet,
             waker: None,
@@ -150,46 +160,51 @@ impl Stream {
         if is_end(&self.end) { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// Err = the call is broken.
+    /// Err = the call is broken. What came before it broke is handed over.
     fn go_on(&mut self, cx: &mut Context<'_>) -> Result<(), h2::Error> {
+        self.read_on(cx)?;
         if let Poll::Ready(reset) = self.outgoing.poll_reset(cx) {
             return Err(reset.map_or_else(|error| error, h2::Error::from));
         }
-        self.read_on(cx)?;
         self.write_on(cx)
     }
 
-    fn may_read(&self) -> bool {
-        !self.is_held && !self.inbox_is_full && !self.has_finished && matches!(self.end, End::NotYet)
-    }
-
+    /// Takes in all that has come, and hands over what may be. What may not stays here, and its window with us: so a peer that
+    /// must wait sends no more than a window, and the queue of HTTP/2, in which a small frame costs much, stays empty.
     fn read_on(&mut self, cx: &mut Context<'_>) -> Result<(), h2::Error> {
-        while self.may_read() {
-            match self.reader.take() {
-                Ok(Some(message)) => {
-                    self.inbox_is_full = self.handover.received(self.id, &mut self.place, message, self.limits.inbox_bytes_max);
-                    continue;
-                }
-                Ok(None) => {}
-                Err(malformed) => {
-                    self.refuse(malformed);
-                    return Ok(());
-                }
+        loop {
+            self.hand_over()?;
+            if self.incoming_end != IncomingEnd::NotYet || !matches!(self.end, End::NotYet) {
+                return Ok(());
             }
             match self.incoming.poll_data(cx) {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(Some(Ok(chunk))) => {
-                    self.incoming.flow_control().release_capacity(chunk.len())?;
+                    self.unreleased += chunk.len();
                     self.reader.push(chunk);
                 }
                 Poll::Ready(Some(Err(error))) => return Err(error),
-                Poll::Ready(None) => match self.reader.at_end() {
+                Poll::Ready(None) => self.incoming_end = IncomingEnd::Seen,
+            }
+        }
+    }
+
+    fn hand_over(&mut self) -> Result<(), h2::Error> {
+        while !self.is_held && !self.inbox_is_full && matches!(self.end, End::NotYet) {
+            self.incoming.flow_control().release_capacity(std::mem::take(&mut self.unreleased))?;
+            match self.reader.take() {
+                Ok(Some(message)) => {
+                    self.inbox_is_full = self.handover.received(self.id, &mut self.place, message, self.limits.inbox_bytes_max);
+                }
+                Ok(None) if self.incoming_end == IncomingEnd::Seen => match self.reader.at_end() {
                     Ok(()) => {
-                        self.has_finished = true;
+                        self.incoming_end = IncomingEnd::HandedOver;
                         self.handover.finished(self.id);
                     }
                     Err(malformed) => self.refuse(malformed),
                 },
+                Ok(None) => return Ok(()),
+                Err(malformed) => self.refuse(malformed),
             }
         }
         Ok(())

@@ -220,6 +220,34 @@ class TransportSuite(ABC):
         await edge.closes(stream)
         assert edge.received[stream] == [b"before", *[message] * (went + 1)]
 
+    async def test_held_streams_do_not_stop_the_others_of_their_connection(self, edge: Edge, peer: Peer) -> None:
+        waiting = []
+        for _ in range(8):
+            call = peer.connect()
+            stream = await edge.opens()
+            edge.transport.hold(stream)
+            _, writing = await write_until_stalled(call, b"x" * 8_000, PEER_WINDOW_BYTES_MAX)
+            waiting.append((stream, writing))
+        other = peer.connect()
+        await other.write(b"hello")
+        assert await edge.receives(await edge.opens(), 1) == [b"hello"]
+        for stream, writing in waiting:
+            edge.transport.release(stream)
+            await edge.drains_until_done(writing)
+
+    async def test_a_held_stream_whose_peer_sends_little_frames_harms_nobody(self, edge: Edge, connect: Connect) -> None:
+        connection = await connect()
+        await connection.start()
+        await connection.send(open_stream(1))
+        held = await edge.opens()
+        edge.transport.hold(held)
+        for _ in range(50):
+            await connection.send(frame(DATA, 0, 1, grpc_message(b"x")) * 200)  # 60,000 bytes, a window's worth
+        await connection.send(open_stream(3), frame(DATA, 0, 3, grpc_message(b"hello")))
+        assert await edge.receives(await edge.opens(), 1) == [b"hello"]
+        edge.transport.release(held)
+        assert await edge.receives(held, 10_000) == [b"x"] * 10_000
+
     async def test_a_held_stream_reports_that_its_peer_is_gone(self, edge: Edge, peer: Peer) -> None:
         call = peer.connect()
         stream = await edge.opens()

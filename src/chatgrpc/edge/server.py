@@ -159,12 +159,14 @@ class GrpcServer:
         """Refuses new calls, lets those under way end, cancels what is left after `grace_s` seconds, and frees the port."""
         self.set_serving(False)
         await stop_server(self._server, grace_s)
-        if self._front is not None:
-            await self._front.stop()
-        elif self._flood_watch is not None:
-            self._flood_watch.stop()
-        if self._passage is not None:
-            self._passage.cleanup()
+        try:
+            if self._front is not None:
+                await self._front.stop()
+            elif self._flood_watch is not None:
+                self._flood_watch.stop()
+        finally:
+            if self._passage is not None:
+                self._passage.cleanup()
 
     async def wait(self) -> None:
         """Returns when the server has stopped."""
