@@ -8,9 +8,12 @@ import asyncio
 import contextlib
 import json
 import sys
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from queue import SimpleQueue
 
 from chatgrpc.v1 import chat_pb2, session_pb2
 from tests.support.device import Device
@@ -125,11 +128,14 @@ class Pair:
 class _Direction:
     """What one says to the other."""
 
-    def __init__(self, sender: Device, receiver: Device) -> None:
+    def __init__(self, sender: Device, receiver: Device, say: Callable[[object], None]) -> None:
+        self._say = say
         self._sender = sender
         self._receiver = receiver
         self._under_way: dict[int, list[float]] = {}  # number -> sent, committed, received; 0 = not yet
         self._received = 0
+        self._seqs: dict[int, int] = {}  # of answered messages before which one is not looked at yet
+        self._judged = 0
         self._last_seq = 0
 
     async def speak(self, stop: asyncio.Event, committing: asyncio.TaskGroup) -> None:
@@ -158,9 +164,16 @@ class _Direction:
     async def _commit(self, number: int, answer: "asyncio.Future[session_pb2.ServerFrame]") -> None:
         result = await answer
         sent = result.sent
-        if not sent.seq or sent.duplicate or sent.seq <= self._last_seq:
+        if not sent.seq or sent.duplicate:
             raise PairHarmedError(f"number {number} of {self._sender.user_id} was answered by {result}")
-        self._last_seq = sent.seq
+        self._seqs[number] = sent.seq
+        # In the order of the messages, which is not always that in which the tasks come to it that wait for the answers: where
+        # several come at once, a task that has only begun goes before those that were waiting.
+        while seq := self._seqs.pop(self._judged + 1, 0):
+            self._judged += 1
+            if seq <= self._last_seq:
+                raise PairHarmedError(f"number {self._judged} of {self._sender.user_id} is seq {seq}, behind {self._last_seq}")
+            self._last_seq = seq
         self._under_way[number][1] = time.monotonic()
         self._report(number)
 
@@ -168,7 +181,7 @@ class _Direction:
         times = self._under_way[number]
         if all(times):
             del self._under_way[number]
-            print(json.dumps(asdict(Message(self._sender.user_id, number, *times))), flush=True)
+            self._say(asdict(Message(self._sender.user_id, number, *times)))
 
 
 class _Pauses:
@@ -184,13 +197,34 @@ class _Pauses:
             self.longest_s = max(self.longest_s, time.monotonic() - before_s - INTERVAL_S)
 
 
-async def _chat(address: str, tokens: list[str], pauses: _Pauses) -> None:
+class _Reports:
+    """What this process says, a line each, by a thread of its own: the pipe may be full for as long as the test is busy."""
+
+    def __init__(self) -> None:
+        self._lines: SimpleQueue[str] = SimpleQueue()
+        self._thread = threading.Thread(target=self._print)
+        self._thread.start()
+
+    def say(self, what: object) -> None:
+        self._lines.put(json.dumps(what))
+
+    def end(self) -> None:
+        """Returns when all is said."""
+        self._lines.put("")
+        self._thread.join()
+
+    def _print(self) -> None:
+        while line := self._lines.get():
+            print(line, flush=True)
+
+
+async def _chat(address: str, tokens: list[str], pauses: _Pauses, say: Callable[[object], None]) -> None:
     stop = asyncio.Event()
     watching = asyncio.create_task(pauses.watch())
     asyncio.get_running_loop().add_reader(sys.stdin, stop.set)
     ann, ben = (Device(address, token, f"healthy-{number}") for number, token in enumerate(tokens))
     async with ann, ben:
-        there, back = _Direction(ann, ben), _Direction(ben, ann)
+        there, back = _Direction(ann, ben, say), _Direction(ben, ann, say)
         ann.on_event, ben.on_event = back.receive, there.receive
         async with asyncio.TaskGroup() as tasks:
             ends = [tasks.create_task(_fail_when_it_ends(device)) for device in (ann, ben)]
@@ -209,13 +243,15 @@ async def _fail_when_it_ends(device: Device) -> None:
 
 def _main() -> int:
     job = json.loads(sys.stdin.readline())
-    pauses = _Pauses()
+    pauses, reports = _Pauses(), _Reports()
     try:
-        asyncio.run(_chat(job["address"], job["tokens"], pauses))
+        asyncio.run(_chat(job["address"], job["tokens"], pauses, reports.say))
     except (Exception, BaseExceptionGroup) as error:
         harm = "; ".join(map(repr, _leaves(error)))
-        print(json.dumps({"harm": f"{harm}; its own process stood still for {pauses.longest_s:.1f} s at most"}), flush=True)
+        reports.say({"harm": f"{harm}; its own process stood still for {pauses.longest_s:.1f} s at most"})
         return 1
+    finally:
+        reports.end()
     return 0
 
 
