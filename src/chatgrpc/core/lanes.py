@@ -187,12 +187,25 @@ class _Incoming:
     expected: int
     outcomes: dict[int, Outcome] = field(default_factory=dict)
 
+    @property
+    def is_decided(self) -> bool:
+        """Whether all that was taken has its outcome."""
+        return len(self.outcomes) == self.expected - self.base
+
+
+_LOOKED_AT_TO_FORGET = 8
+"""Lanes at a time, so that taking a write costs the same however many wait."""
+
 
 class OwnerLanes:
     """The lanes into one shard, for one epoch."""
 
     def __init__(self, epoch: int, lanes_max: int) -> None:
-        """The longest silent lanes beyond `lanes_max` are forgotten, which costs their next write a look into the log."""
+        """The longest silent lanes beyond `lanes_max` are forgotten, which costs their next write a look into the log.
+
+        None is whose writes have not all an outcome, which are bounded elsewhere: a copy of one that is about to be refused
+        would be judged anew, and the log says nothing of refusals.
+        """
         self._epoch = epoch
         self._lanes_max = lanes_max
         self._lanes: OrderedDict[Lane, _Incoming] = OrderedDict()
@@ -203,9 +216,8 @@ class OwnerLanes:
             return False  # for an earlier owner on this node, which may have refused it, or a later one
         incoming = self._lanes.get(forward.lane)
         if incoming is None:
+            self._forget_silent()
             incoming = self._lanes[forward.lane] = _Incoming(forward.base, forward.base)
-            if len(self._lanes) > self._lanes_max:
-                self._lanes.popitem(last=False)
         self._lanes.move_to_end(forward.lane)
         self._settle(incoming, forward.base)
         if forward.number == incoming.expected:
@@ -225,6 +237,17 @@ class OwnerLanes:
         if incoming is not None and number >= incoming.base:
             incoming.outcomes[number] = outcome
         return Forwarded(lane, number, outcome, self._epoch)
+
+    def _forget_silent(self) -> None:
+        """Makes room for one more, as far as that is quickly done."""
+        for _ in range(_LOOKED_AT_TO_FORGET):
+            if len(self._lanes) < self._lanes_max:
+                return
+            lane = next(iter(self._lanes))
+            if self._lanes[lane].is_decided:
+                del self._lanes[lane]
+            else:
+                self._lanes.move_to_end(lane)
 
     def _settle(self, incoming: _Incoming, base: int) -> None:
         """Below the base the edge has all outcomes, or wants none."""

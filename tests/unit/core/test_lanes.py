@@ -229,11 +229,28 @@ def test_the_longest_silent_lanes_are_forgotten() -> None:
     lanes = OwnerLanes(1, 2)
     for session_id in ("a", "b", "a", "c"):
         of_session = Lane("edge", session_id, "chat")
-        lanes.receive(forward(1, lane=of_session))
-        lanes.accepted(forward(1, lane=of_session))
-    assert lanes.receive(forward(1, lane=Lane("edge", "a", "chat"))) is False
+        if lanes.receive(forward(1, lane=of_session)) is True:
+            lanes.accepted(forward(1, lane=of_session))
+            lanes.answered(of_session, 1, outcome(1))
+    assert isinstance(lanes.receive(forward(1, lane=Lane("edge", "a", "chat"))), Forwarded)
     assert lanes.receive(forward(1, lane=Lane("edge", "b", "chat"))) is True, "taken again: the log knows it"
     lanes.answered(Lane("edge", "nobody", "chat"), 1, outcome(1))
+
+
+def test_a_lane_whose_write_is_not_decided_is_not_forgotten() -> None:
+    """Else a copy of a write that is about to be refused, while the store is slow, would be judged anew."""
+    lanes = OwnerLanes(1, 2)
+    undecided = [Lane("edge", f"undecided {number}", "chat") for number in range(20)]
+    for lane in undecided:
+        assert lanes.receive(forward(1, lane=lane)) is True
+        lanes.accepted(forward(1, lane=lane))
+    assert [lanes.receive(forward(1, lane=lane)) for lane in undecided] == [False] * 20
+    for lane in undecided:
+        lanes.answered(lane, 1, outcome(1))
+    for number in range(10):
+        lanes.receive(forward(1, lane=Lane("edge", f"later {number}", "chat")))
+    assert len(lanes._lanes) == 2
+    assert lanes.receive(forward(1, lane=undecided[0])) is True, "decided, and silent for long"
 
 
 # Both, over links that do what they like.
