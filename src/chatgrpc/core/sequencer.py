@@ -356,6 +356,8 @@ class Sequencer:
             chat.behind -= len(unsealed)
             for ticket, write, error in unsealed:
                 self._fail(ticket, write, error)
+            if chat.chat is None and chat.is_idle:
+                self._remove(chat)  # a name that nobody made a chat of, again
 
     def failed(self, group: Group) -> None:
         """The group's append raised: its chats are forgotten, and everything that waited in them fails, retryably."""
@@ -498,7 +500,7 @@ class Sequencer:
             chat.looked_up = None
             if size_bytes:
                 self._release(chat, write.sender_user_id, size_bytes)
-        if chat.chat is None:
+        if chat.chat is None and not chat.unsealed:
             self._remove(chat)  # a name that nobody made a chat of must not take a place
 
     def _fail(self, ticket: Ticket, write: Write, error: chat_pb2.Error) -> None:
@@ -525,9 +527,12 @@ class Sequencer:
         """Whether an earlier owner may have taken it, by another clock, or by what died with it.
 
         None has from one who is no member: they would have been one then, and whoever was taken out since was so above that
-        write, which the log would hold too. So what strangers send makes no owner write anything.
+        write, which the log would hold too. So what strangers send makes no owner write anything. A group that is to be made
+        has no members yet; its name is its maker's.
         """
-        if write.join_token and chat.chat is not None:
+        if chat.chat is None:
+            return write.content.HasField("chat_created")
+        if write.join_token:
             return chat.chat.join_link.token == write.join_token
         return write.sender_user_id in chat.members
 

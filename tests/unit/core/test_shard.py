@@ -363,6 +363,31 @@ def test_what_was_refused_for_good_is_no_event_whatever_a_dead_owner_left() -> N
     assert third.heads == {"head": 2}
 
 
+def test_a_group_whose_making_was_refused_for_good_is_none_whatever_a_dead_owner_left() -> None:
+    rows = ModelRows(BUCKET_SEQS)
+    first = Owner(rows)
+    first.submit("creation", create_group())
+    stuck = first.run_until(WriteRow)
+    rows.group_counts["bob"] = Limits().groups_by_others_max  # others have added him meanwhile
+    second = Owner(rows, epoch=2)
+    second.submit("again", create_group())
+    second.run()
+    assert _code(second.outcomes["again"]) == chat_pb2.ERROR_CODE_LIMIT_EXCEEDED
+    assert second.shard.chat(GROUP) is None, "a name that nobody made a chat of must not take a place"
+    assert second.shard.is_idle
+    for row in stuck:
+        assert isinstance(row, WriteRow)
+        rows.put(row)
+    third = Owner(rows, epoch=3)
+    third.ask_head("head", GROUP)
+    third.run()
+    assert third.heads == {"head": 0}
+    third.submit("once more", create_group())
+    rows.group_counts["bob"] = 0
+    third.run()
+    assert isinstance(third.outcomes["once more"], chat_pb2.SendResult)
+
+
 def test_a_refusal_waits_for_a_boundary_once_and_not_where_one_stands() -> None:
     rows, first = _one_message()
     first.submit("of one who has written", edit(9, "?"))
