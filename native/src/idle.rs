@@ -44,19 +44,24 @@ pub struct OpenCall(Rc<Calls>);
 impl Calls {
     pub fn open(self: &Rc<Self>) -> OpenCall {
         self.open.set(self.open.get() + 1);
-        self.changed.notify_one();
+        self.changed.notify_waiters();
         OpenCall(self.clone())
     }
 
     /// Returns once there has been no call for so long.
     pub async fn silent_for(&self, duration: Duration) {
+        self.outlasted(async || tokio::time::sleep(duration).await).await;
+    }
+
+    /// Returns once `silence` does, which is begun anew whenever the last call has ended, and dropped when one begins.
+    async fn outlasted(&self, silence: impl AsyncFn()) {
         loop {
             if self.open.get() > 0 {
                 self.changed.notified().await;
                 continue;
             }
             tokio::select! {
-                () = tokio::time::sleep(duration) => return,
+                () = silence() => return,
                 () = self.changed.notified() => {}
             }
         }
@@ -66,7 +71,7 @@ impl Calls {
 impl Drop for OpenCall {
     fn drop(&mut self) {
         self.0.open.set(self.0.open.get() - 1);
-        self.0.changed.notify_one();
+        self.0.changed.notify_waiters();
     }
 }
 
@@ -77,17 +82,7 @@ impl IdleConnections {
 
     /// Returns when the connection has been idle for too long, or is one too many.
     pub async fn outlasted(&self, address: &str, calls: &Calls) {
-        loop {
-            if calls.open.get() > 0 {
-                calls.changed.notified().await;
-                continue;
-            }
-            let place = Place::take(self, address);
-            tokio::select! {
-                () = place.outlasted() => return,
-                () = calls.changed.notified() => {}
-            }
-        }
+        calls.outlasted(async || Place::take(self, address).outlasted().await).await;
     }
 }
 
@@ -178,6 +173,28 @@ mod tests {
                 drop(call);
                 assert_eq!(other.await.unwrap(), 1100);
                 assert!(all.by_address.borrow().is_empty());
+            })
+            .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_who_wait_for_silence_hear_of_a_call() {
+        LocalSet::new()
+            .run_until(async {
+                let all = Rc::new(IdleConnections::new(LIMITS));
+                let calls = Rc::<Calls>::default();
+                let first = outlasting(&all, "a", &calls);
+                tokio::task::yield_now().await;
+                let waiting = calls.clone();
+                let second = spawn_local(async move { waiting.silent_for(Duration::from_secs(10)).await });
+                tokio::time::sleep(Duration::from_secs(9)).await;
+                let call = calls.open();
+                tokio::time::sleep(Duration::from_secs(900)).await;
+                assert!(!first.is_finished() && !second.is_finished());
+                drop(call);
+                tokio::time::sleep(Duration::from_secs(11)).await;
+                assert!(second.is_finished());
+                assert_eq!(first.await.unwrap(), 1009);
             })
             .await;
     }
