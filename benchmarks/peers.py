@@ -23,7 +23,7 @@ import typer
 from rich.console import Console
 
 from benchmarks import results
-from benchmarks.processes import ROOT, BenchError, Cpus, Loadgen, Server, chat_server, forget_settings, pinned
+from benchmarks.processes import ROOT, BenchError, Cpus, Server, chat_server, forget_settings, pinned
 from benchmarks.results import Row
 from benchmarks.run import (
     DELAYED,
@@ -34,6 +34,8 @@ from benchmarks.run import (
     Bench,
     Load,
     Pace,
+    QuickOption,
+    ShapesOption,
     Subject,
     chosen,
     describe_machine,
@@ -157,7 +159,6 @@ class PeerBench:
         self._centrifugo = centrifugo
         self._bench = Bench(pace, cpus)
         self._ours = Subject("server", partial(chat_server, data_dir, cpus.server))
-        self._loadgen = Loadgen(cpus.loadgen)
 
     def row(self, load: Load, repeat: int) -> Row:
         """Measures one row of both as often as is asked.
@@ -182,7 +183,7 @@ class PeerBench:
         shape = INDEPENDENT if load.shape is DELAYED else load.shape
         flags = ("--peer", "centrifugo", *replace(load, shape=shape).all_flags, *self._pace.flags)
         with peer_server(program, self._cpus.server) as server, tempfile.TemporaryDirectory(prefix="chatgrpc-peer-") as folder:
-            seen = self._loadgen.run(load.mode, server, *flags, accounts=load.accounts, data_dir=Path(folder))
+            seen = self._bench.loadgen.run(load.mode, server, *flags, accounts=load.accounts, data_dir=Path(folder))
         return {
             "peer_rate_per_s": seen["rate_per_s"],
             "peer_p50_ms": seen["p50_ms"],
@@ -198,13 +199,8 @@ def main(
         str | None,
         typer.Option(help="Kinds of rows, with commas between them: pairs, fanout.  [default: all]", show_default=False),
     ] = None,
-    shapes: Annotated[
-        str | None,
-        typer.Option(
-            help=f"When senders send, with commas between them: {', '.join(SHAPES)}.  [default: all]", show_default=False
-        ),
-    ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Short times: to see that it works, not to compare.")] = False,
+    shapes: ShapesOption = None,
+    quick: QuickOption = False,
     repeat: Annotated[int, typer.Option(min=1, help="Times that each row is measured; the figures are medians.")] = 5,
     data_dir: Annotated[
         Path, typer.Option(help="Folder for the server's data, on the disk to measure.  [default: data]", show_default=False)

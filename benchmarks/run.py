@@ -67,7 +67,6 @@ class Pace:
 THOROUGH = Pace(warmup_s=2, duration_s=8, echo_warmup_s=1, echo_duration_s=4, replay_devices=5)
 QUICK = Pace(warmup_s=1, duration_s=3, echo_warmup_s=0.5, echo_duration_s=1.5, replay_devices=2)
 
-
 ACK_DELAY_MS = 100
 
 
@@ -85,6 +84,12 @@ DELAYED = Shape("independent, delayed acks", ("--shape", "independent", "--ack-d
 BATCHED = Shape("batched", ("--shape", "batched"))
 SHAPES = {"independent": INDEPENDENT, "delayed": DELAYED, "batched": BATCHED}
 """By what the command line calls them."""
+
+QuickOption = Annotated[bool, typer.Option("--quick", help="Short times: to see that it works, not to compare.")]
+ShapesOption = Annotated[
+    str | None,
+    typer.Option(help=f"When senders send, with commas between them: {', '.join(SHAPES)}.  [default: all]", show_default=False),
+]
 
 OPEN_LOOP_SHARES = (0.25, 0.5, 0.75)
 """Of the highest rate; what is offered in the rows that have a rate."""
@@ -129,7 +134,7 @@ class Bench:
     def __init__(self, pace: Pace, cpus: Cpus) -> None:
         self._pace = pace
         self._cpus = cpus
-        self._loadgen = Loadgen(cpus.loadgen)
+        self.loadgen = Loadgen(cpus.loadgen)
 
     def warm_up(self, subject: Subject, load: Load) -> None:
         """Puts a load on it that is not measured."""
@@ -175,9 +180,9 @@ class Bench:
         """Measures what a silent stream costs a new server in memory, and a new echo server."""
         streams = ("--streams", str(IDLE_STREAMS))
         with echo_server(self._cpus.server) as server:
-            echo = self._loadgen.run("echo-idle", server, *streams)
+            echo = self.loadgen.run("echo-idle", server, *streams)
         with subject.start() as (server, data_dir):
-            seen = self._loadgen.run("idle", server, *streams, accounts=IDLE_STREAMS, data_dir=data_dir)
+            seen = self.loadgen.run("idle", server, *streams, accounts=IDLE_STREAMS, data_dir=data_dir)
         return {
             "subject": subject.name,
             "edge": EDGE,
@@ -190,14 +195,14 @@ class Bench:
         }
 
     def _load(self, server: Loaded, data_dir: Path, load: Load) -> dict[str, float]:
-        return self._loadgen.run(
+        return self.loadgen.run(
             load.mode, server, *load.all_flags, *self._pace.flags, accounts=load.accounts, data_dir=data_dir
         )
 
     def _echo(self, load: Load) -> dict[str, float]:
         with echo_server(self._cpus.server) as server:
             shape = ("--streams", str(load.echo_streams), "--window", str(load.echo_window))
-            return self._loadgen.run("echo", server, *shape, *self._pace.echo_flags)
+            return self.loadgen.run("echo", server, *shape, *self._pace.echo_flags)
 
 
 def pairs(window: int, shape: Shape = INDEPENDENT) -> Load:
@@ -348,13 +353,8 @@ def main(
         str | None,
         typer.Option(help=f"Kinds of rows, with commas between them: {', '.join(KINDS)}.  [default: all]", show_default=False),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Short times: to see that it works, not to compare.")] = False,
-    shapes: Annotated[
-        str | None,
-        typer.Option(
-            help=f"When senders send, with commas between them: {', '.join(SHAPES)}.  [default: all]", show_default=False
-        ),
-    ] = None,
+    quick: QuickOption = False,
+    shapes: ShapesOption = None,
     repeat: Annotated[int, typer.Option(min=1, help="Times that each row is measured; the figures are medians.")] = 1,
     data_dir: Annotated[
         Path, typer.Option(help="Folder for the servers' data, on the disk to measure.  [default: data]", show_default=False)
