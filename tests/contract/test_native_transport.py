@@ -44,21 +44,24 @@ def _transport(silent_per_address_max: int = 2_000) -> NativeTransport:
     )
 
 
+def _serve(transport: NativeTransport) -> int:
+    """Serves on a port of the loopback address; returns it."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    port: int = listener.getsockname()[1]
+    transport.serve(listener)
+    return port
+
+
 class TestNativeTransport(TransportSuite):
     @pytest.fixture
     async def served(self) -> AsyncIterator[Served]:
         transport = _transport()
-        listener = socket.create_server(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-        transport.serve(listener)
-        yield Served(transport, port)
+        yield Served(transport, _serve(transport))
         await transport.stop()
 
     async def test_streams_whose_devices_are_not_let_in_have_places_by_address(self) -> None:
         transport = _transport(silent_per_address_max=1)
-        listener = socket.create_server(("127.0.0.1", 0))
-        target = f"127.0.0.1:{listener.getsockname()[1]}"
-        transport.serve(listener)
+        target = f"127.0.0.1:{_serve(transport)}"
         edge = Edge(transport)
         async with grpc.aio.insecure_channel(target) as channel:
             peer = Peer(channel)
@@ -78,9 +81,7 @@ class TestNativeTransport(TransportSuite):
 
     async def test_what_was_written_arrives_though_the_server_stops_at_once(self) -> None:
         transport = _transport()
-        listener = socket.create_server(("127.0.0.1", 0))
-        target = f"127.0.0.1:{listener.getsockname()[1]}"
-        transport.serve(listener)
+        target = f"127.0.0.1:{_serve(transport)}"
         edge = Edge(transport)
         async with grpc.aio.insecure_channel(target) as channel:
             calls = [Peer(channel).connect() for _ in range(50)]
