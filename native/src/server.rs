@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -289,7 +290,11 @@ impl Server {
         open_call: OpenCall,
     ) {
         if !is_grpc(&request) {
-            say_what_this_is(respond);
+            let (body, ends_within) = (request.into_body(), self.options.handshake_timeout);
+            spawn_local(async move {
+                say_what_this_is(body, respond, ends_within).await;
+                drop(open_call);
+            });
         } else if request.uri().path() == self.options.path {
             let timeout = grpc::timeout_of(request.headers());
             if let Some((id, stream)) = self.open(request, respond, peer, holder) {
@@ -395,8 +400,17 @@ fn varied(duration: Duration) -> Duration {
     duration.mul_f64(0.9 + 0.2 * f64::from(u16::from_ne_bytes([random[0], random[1]])) / f64::from(u16::MAX))
 }
 
-/// Answers what a browser sends, say.
-fn say_what_this_is(mut respond: SendResponse<Bytes>) {
+/// Answers what a browser sends, say, once it has sent it. An answer before the end would leave what is wrong with the rest unsaid.
+async fn say_what_this_is(mut body: RecvStream, mut respond: SendResponse<Bytes>, ends_within: Duration) {
+    let reading = async {
+        while let Some(chunk) = poll_fn(|cx| body.poll_data(cx)).await {
+            body.flow_control().release_capacity(chunk?.len())?;
+        }
+        poll_fn(|cx| body.poll_trailers(cx)).await
+    };
+    if !matches!(tokio::time::timeout(ends_within, reading).await, Ok(Ok(_))) {
+        return; // which resets the stream
+    }
     let mut response = http::Response::new(());
     *response.status_mut() = http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
     if let Ok(mut body) = respond.send_response(response, false) {
