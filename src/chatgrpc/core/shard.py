@@ -409,7 +409,11 @@ class Shard:
     def _give_up(self, chat_id: str, error: Exception) -> None:
         """Something is wrong with the chat: what it has in memory is dropped, half changed as it may be."""
         activation = self._activations.get(chat_id)
-        may_land = any(of_chat == chat_id for of_chat, _ in self._uncommitted) or (activation is not None and activation.writes)
+        may_land = (
+            chat_id in self._sealing
+            or any(of_chat == chat_id for of_chat, _ in self._uncommitted)
+            or (activation is not None and activation.writes)
+        )
         self._refuse(damage_of(chat_id, error, for_good=may_land))
 
     def _refuse(self, damage: Damage) -> None:
