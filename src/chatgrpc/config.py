@@ -114,6 +114,9 @@ class SessionSettings(SettingsGroup):
     slow_reader_timeout_s: float = Field(
         default=30.0, gt=0, description="A stream whose device reads nothing for as long is ended; it resumes from the log."
     )
+    ack_delay_ms: int = Field(
+        default=100, ge=0, le=5_000, description="Devices may gather acknowledgements so long; ticks come as much later."
+    )
     flush_interval_ms: float = Field(default=5.0, ge=0, description="Time for which writes to a busy stream are gathered.")
     max_connection_age_s: float = Field(default=86_400.0, gt=0, description="A stream older than this is asked to reconnect.")
 

@@ -107,3 +107,12 @@ async def test_idle_connections_are_counted_by_address(tmp_path: Path) -> None:
 async def _until_reset(reader: asyncio.StreamReader) -> None:
     with pytest.raises(ConnectionResetError):
         await reader.readexactly(1_000_000)
+
+
+async def test_devices_are_told_what_the_operator_has_set(tmp_path: Path) -> None:
+    environment = {"CHATGRPC_SESSION__ACK_DELAY_MS": "250", "CHATGRPC_SESSION__HEARTBEAT_INTERVAL_S": "7"}
+    async with asyncio.timeout(60), running_server(tmp_path / "data", environment) as server:
+        device = Device(server.address, server.token("alice"), "phone")
+        welcome = await device.connect()
+        assert (welcome.ack_delay_ms, welcome.heartbeat_interval_ms) == (250, 7_000)
+        await device.close()

@@ -29,11 +29,20 @@ def session_of(
 
 
 def live(
-    positions: dict[str, tuple[int, int]] | None = None, *, outbox: Outbox | None = None, token_lifetime_ms: int = 3_600_000
+    positions: dict[str, tuple[int, int]] | None = None,
+    *,
+    outbox: Outbox | None = None,
+    token_lifetime_ms: int = 3_600_000,
+    ack_delay_ms: int = 0,
+    limits: session_pb2.Limits | None = None,
 ) -> Session:
     session = session_of(positions, outbox=outbox)
     session.take(0.0)
-    session.receive([welcome(token_lifetime_ms=token_lifetime_ms), frame(session_pb2.SyncComplete(sync_token="t"))], 0.0)
+    first = welcome(token_lifetime_ms=token_lifetime_ms)
+    first.welcome.ack_delay_ms = ack_delay_ms
+    if limits is not None:
+        first.welcome.limits.CopyFrom(limits)
+    session.receive([first, frame(session_pb2.SyncComplete(sync_token="t"))], 0.0)
     assert session.state is SessionState.LIVE
     return session
 
@@ -126,7 +135,8 @@ def test_a_chat_may_be_opened_anew_further_on_or_with_a_shorter_log() -> None:
     assert len(received.records) == 2, "a shorter log replaces the longer one"
 
 
-def test_others_events_are_acknowledged_at_once_and_once_per_batch_and_only_when_stored() -> None:
+def test_events_are_acknowledged_once_per_batch_and_only_when_stored() -> None:
+    """At once, by a server that says nothing of a delay."""
     session = live({CHAT: (0, 0), OTHER_CHAT: (5, 0)})
     received = session.receive([frame(event(n)) for n in (1, 2, 3)] + [frame(event(6, chat_id=OTHER_CHAT))], 1.0)
     assert not session.take(1.0).frames
@@ -134,6 +144,56 @@ def test_others_events_are_acknowledged_at_once_and_once_per_batch_and_only_when
     frames = session.take(1.0).frames
     assert acks(frames) == {CHAT: 3, OTHER_CHAT: 6}
     assert len(frames) == 2
+
+
+def receive_and_store(session: Session, *seqs: int, now_s: float) -> None:
+    session.stored(events_of(session.receive([frame(event(seq)) for seq in seqs], now_s)), now_s)
+
+
+def test_acknowledgements_wait_for_one_another_as_long_as_the_server_allows() -> None:
+    session = live({CHAT: (0, 0)}, ack_delay_ms=100)
+    receive_and_store(session, 1, now_s=1.0)
+    assert not session.take(1.0).frames
+    assert session.take_at_s(1.0) == pytest.approx(1.1)
+    receive_and_store(session, 2, now_s=1.09)
+    assert not session.take(1.09).frames
+    assert session.take_at_s(1.09) == pytest.approx(1.1), "the first one does not wait longer for the second"
+    assert acks(session.take(1.1).frames) == {CHAT: 2}
+    assert session.take_at_s(1.1) > 2
+
+    receive_and_store(session, 3, now_s=5.0)
+    assert not session.take(5.0).frames
+    assert acks(session.take_acks()) == {CHAT: 3}, "at the end of a session nothing waits"
+
+
+def test_acknowledgements_go_with_what_goes_anyway() -> None:
+    session = live({CHAT: (0, 0)}, ack_delay_ms=100)
+    receive_and_store(session, 1, now_s=1.0)
+    session.typing(CHAT, session_pb2.TYPING_KIND_TEXT)
+    assert acks(session.take(1.01).frames) == {CHAT: 1}
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        session_pb2.Limits(unacknowledged_events_max=8),
+        session_pb2.Limits(unacknowledged_bytes_max=2 * 4 * len(event(1).SerializeToString())),
+    ],
+)
+@pytest.mark.parametrize("sender", ["alice", "bob"])
+def test_acknowledgements_wait_no_longer_than_half_a_window(limits: session_pb2.Limits, sender: str) -> None:
+    """Else the server would wait for them with what it has to send."""
+    session = live({CHAT: (0, 0)}, ack_delay_ms=100, limits=limits)
+    for first_seq in (1, 5):  # what was acknowledged counts no more
+        events = [event(seq, sender=sender) for seq in range(first_seq, first_seq + 4)]
+        for one in events[:3]:
+            session.receive([frame(one)], 1.0)
+            session.stored([one], 1.0)
+        assert not session.take(1.0).frames
+        session.receive([frame(events[3])], 1.0)
+        session.stored(events[3:], 1.0)
+        assert session.take_at_s(1.0) <= 1.0
+        assert acks(session.take(1.0).frames) == {CHAT: first_seq + 3}
 
 
 def test_own_events_are_acknowledged_with_other_traffic_or_after_a_second() -> None:

@@ -171,6 +171,7 @@ class Limits:
             sends_in_flight_bytes_max=self.sends_in_flight_bytes_max,
             text_bytes_max=self.text_bytes_max,
             unacknowledged_events_max=self.unacknowledged_events_max,
+            unacknowledged_bytes_max=self.unacknowledged_bytes_max,
             history_page_max=self.history_page_max,
             group_members_max=self.group_members_max,
             chats_per_user_max=self.chats_per_user_max,

@@ -47,6 +47,8 @@ class Timings:
 
     hello_timeout_ms: int = 10_000
     heartbeat_interval_ms: int = 30_000
+    ack_delay_ms: int = 100
+    """So long a device may let acknowledgements wait for company."""
     max_age_ms: int = 0
     """After this the stream is drained and ended, so that load spreads over new nodes; 0 = never."""
     token_leeway_ms: int = 0
@@ -369,6 +371,7 @@ class Session:
             limits=self._limits.frame(),
             token_expires_at_ms=admission.token_expires_at_ms,
             server_time_ms=now.wall_ms,
+            ack_delay_ms=self._timings.ack_delay_ms,
         )
         welcome_frame = session_pb2.ServerFrame(request_id=self._hello_request_id, welcome=welcome)
         self.events.append(frame_chunk(welcome_frame))

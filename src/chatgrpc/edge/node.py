@@ -366,6 +366,7 @@ def _timings(settings: Settings) -> Timings:
     return Timings(
         hello_timeout_ms=int(settings.session.hello_timeout_s * 1000),
         heartbeat_interval_ms=int(settings.session.heartbeat_interval_s * 1000),
+        ack_delay_ms=settings.session.ack_delay_ms,
         max_age_ms=int(settings.session.max_connection_age_s * 1000),
         token_leeway_ms=int(settings.auth.token_leeway_s * 1000),
     )

@@ -26,7 +26,7 @@ from chatgrpc.v1 import chat_pb2 as chatgrpc_dot_v1_dot_chat__pb2
 from chatgrpc.v1 import content_pb2 as chatgrpc_dot_v1_dot_content__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63hatgrpc/v1/session.proto\x12\x0b\x63hatgrpc.v1\x1a\x16\x63hatgrpc/v1/chat.proto\x1a\x19\x63hatgrpc/v1/content.proto\":\n\x0e\x43onnectRequest\x12(\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x18.chatgrpc.v1.ClientFrame\";\n\x0f\x43onnectResponse\x12(\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x18.chatgrpc.v1.ServerFrame\"\xb1\x03\n\x0b\x43lientFrame\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12#\n\x05hello\x18\x02 \x01(\x0b\x32\x12.chatgrpc.v1.HelloH\x00\x12(\n\x04send\x18\x03 \x01(\x0b\x32\x18.chatgrpc.v1.SendMessageH\x00\x12\x1f\n\x03\x61\x63k\x18\x04 \x01(\x0b\x32\x10.chatgrpc.v1.AckH\x00\x12*\n\tmark_read\x18\x05 \x01(\x0b\x32\x15.chatgrpc.v1.MarkReadH\x00\x12%\n\x06typing\x18\x06 \x01(\x0b\x32\x13.chatgrpc.v1.TypingH\x00\x12+\n\theartbeat\x18\x07 \x01(\x0b\x32\x16.chatgrpc.v1.HeartbeatH\x00\x12\x32\n\rfetch_history\x18\x08 \x01(\x0b\x32\x19.chatgrpc.v1.FetchHistoryH\x00\x12\x32\n\rrefresh_token\x18\t \x01(\x0b\x32\x19.chatgrpc.v1.RefreshTokenH\x00\x12.\n\x0bwatch_chats\x18\n \x01(\x0b\x32\x17.chatgrpc.v1.WatchChatsH\x00\x42\x06\n\x04\x62ody\"\x93\x05\n\x0bServerFrame\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\'\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x16.chatgrpc.v1.ChatEventH\x00\x12\'\n\x04sent\x18\x03 \x01(\x0b\x32\x17.chatgrpc.v1.SendResultH\x00\x12#\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.chatgrpc.v1.ErrorH\x00\x12\'\n\x07receipt\x18\x05 \x01(\x0b\x32\x14.chatgrpc.v1.ReceiptH\x00\x12)\n\x08presence\x18\x06 \x01(\x0b\x32\x15.chatgrpc.v1.PresenceH\x00\x12%\n\x06typing\x18\x07 \x01(\x0b\x32\x13.chatgrpc.v1.TypingH\x00\x12+\n\theartbeat\x18\x08 \x01(\x0b\x32\x16.chatgrpc.v1.HeartbeatH\x00\x12\x30\n\x0chistory_page\x18\t \x01(\x0b\x32\x18.chatgrpc.v1.HistoryPageH\x00\x12\'\n\x07welcome\x18\n \x01(\x0b\x32\x14.chatgrpc.v1.WelcomeH\x00\x12.\n\x0b\x63hat_opened\x18\x0b \x01(\x0b\x32\x17.chatgrpc.v1.ChatOpenedH\x00\x12\x32\n\rsync_complete\x18\x0c \x01(\x0b\x32\x19.chatgrpc.v1.SyncCompleteH\x00\x12#\n\x05\x64rain\x18\r \x01(\x0b\x32\x12.chatgrpc.v1.DrainH\x00\x12-\n\ndisconnect\x18\x0e \x01(\x0b\x32\x17.chatgrpc.v1.DisconnectH\x00\x12\x36\n\x0ftoken_refreshed\x18\x0f \x01(\x0b\x32\x1b.chatgrpc.v1.TokenRefreshedH\x00\x42\x06\n\x04\x62ody\"\xe8\x01\n\x05Hello\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65vice_name\x18\x02 \x01(\t\x12\r\n\x05token\x18\x03 \x01(\t\x12,\n\tpositions\x18\x04 \x03(\x0b\x32\x19.chatgrpc.v1.ChatPosition\x12&\n\x08start_at\x18\x05 \x01(\x0e\x32\x14.chatgrpc.v1.StartAt\x12\x10\n\x08\x66\x65\x61tures\x18\x06 \x03(\t\x12\x12\n\nsync_token\x18\x07 \x01(\t\x12\x19\n\x11\x63onnection_number\x18\x08 \x01(\x04\x12\x11\n\tephemeral\x18\t \x01(\x08\">\n\x0c\x43hatPosition\x12\x0f\n\x07\x63hat_id\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12\x10\n\x08read_seq\x18\x03 \x01(\x04\"\xb9\x01\n\x07Welcome\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x1d\n\x15heartbeat_interval_ms\x18\x03 \x01(\r\x12#\n\x06limits\x18\x04 \x01(\x0b\x32\x13.chatgrpc.v1.Limits\x12\x10\n\x08\x66\x65\x61tures\x18\x05 \x03(\t\x12\x1b\n\x13token_expires_at_ms\x18\x06 \x01(\x03\x12\x16\n\x0eserver_time_ms\x18\x07 \x01(\x03\"\xf9\x02\n\x06Limits\x12\x17\n\x0f\x62\x61tch_bytes_max\x18\x01 \x01(\r\x12\x1c\n\x14\x66rames_per_batch_max\x18\x02 \x01(\r\x12\x1e\n\x16requests_in_flight_max\x18\x03 \x01(\r\x12\x16\n\x0etext_bytes_max\x18\x04 \x01(\r\x12!\n\x19unacknowledged_events_max\x18\x05 \x01(\r\x12\x18\n\x10history_page_max\x18\x06 \x01(\r\x12\x19\n\x11group_members_max\x18\x07 \x01(\r\x12\x1a\n\x12\x63hats_per_user_max\x18\x08 \x01(\r\x12\x1c\n\x14\x64\x65vices_per_user_max\x18\t \x01(\r\x12\x19\n\x11watched_chats_max\x18\n \x01(\r\x12\x16\n\x0e\x65\x64it_window_ms\x18\x0b \x01(\x03\x12\x18\n\x10\x64\x65lete_window_ms\x18\x0c \x01(\x03\x12!\n\x19sends_in_flight_bytes_max\x18\r \x01(\r\"l\n\nChatOpened\x12\x1f\n\x04\x63hat\x18\x01 \x01(\x0b\x32\x11.chatgrpc.v1.Chat\x12\x10\n\x08next_seq\x18\x02 \x01(\x04\x12\x10\n\x08head_seq\x18\x03 \x01(\x04\x12\x19\n\x11\x66irst_visible_seq\x18\x04 \x01(\x04\";\n\x0cSyncComplete\x12\x12\n\nsync_token\x18\x01 \x01(\t\x12\x17\n\x0funread_chat_ids\x18\x02 \x03(\t\"\x84\x01\n\x0bSendMessage\x12\x11\n\x07\x63hat_id\x18\x01 \x01(\tH\x00\x12\x11\n\x07user_id\x18\x02 \x01(\tH\x00\x12\"\n\x03key\x18\x03 \x01(\x0b\x32\x15.chatgrpc.v1.WriteKey\x12%\n\x07\x63ontent\x18\x04 \x01(\x0b\x32\x14.chatgrpc.v1.ContentB\x04\n\x02to\"#\n\x03\x41\x63k\x12\x0f\n\x07\x63hat_id\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x04\"(\n\x08MarkRead\x12\x0f\n\x07\x63hat_id\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x04\"Q\n\x06Typing\x12\x0f\n\x07\x63hat_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12%\n\x04kind\x18\x03 \x01(\x0e\x32\x17.chatgrpc.v1.TypingKind\"A\n\x08Presence\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0e\n\x06online\x18\x02 \x01(\x08\x12\x14\n\x0clast_seen_ms\x18\x03 \x01(\x03\"1\n\tHeartbeat\x12$\n\x05heads\x18\x01 \x03(\x0b\x32\x15.chatgrpc.v1.ChatHead\"(\n\x08\x43hatHead\x12\x0f\n\x07\x63hat_id\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x04\"w\n\x0c\x46\x65tchHistory\x12\x0f\n\x07\x63hat_id\x18\x01 \x01(\t\x12\x14\n\nbefore_seq\x18\x02 \x01(\x04H\x00\x12\x13\n\tafter_seq\x18\x03 \x01(\x04H\x00\x12\x14\n\naround_seq\x18\x04 \x01(\x04H\x00\x12\r\n\x05limit\x18\x05 \x01(\rB\x06\n\x04\x66rom\"o\n\x0bHistoryPage\x12\x0f\n\x07\x63hat_id\x18\x01 \x01(\t\x12&\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x16.chatgrpc.v1.ChatEvent\x12\x13\n\x0bmore_before\x18\x03 \x01(\x08\x12\x12\n\nmore_after\x18\x04 \x01(\x08\"\x1d\n\x0cRefreshToken\x12\r\n\x05token\x18\x01 \x01(\t\"-\n\x0eTokenRefreshed\x12\x1b\n\x13token_expires_at_ms\x18\x01 \x01(\x03\"0\n\nWatchChats\x12\x10\n\x08\x63hat_ids\x18\x01 \x03(\t\x12\x10\n\x08user_ids\x18\x02 \x03(\t\"#\n\x05\x44rain\x12\x1a\n\x12reconnect_after_ms\x18\x01 \x01(\r\"t\n\nDisconnect\x12)\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x1b.chatgrpc.v1.DisconnectCode\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x1a\n\x12reconnect_after_ms\x18\x03 \x01(\r\x12\x0e\n\x06reason\x18\x04 \x01(\t*Q\n\x07StartAt\x12\x18\n\x14START_AT_UNSPECIFIED\x10\x00\x12\x19\n\x15START_AT_ACKNOWLEDGED\x10\x01\x12\x11\n\rSTART_AT_HEAD\x10\x02*s\n\nTypingKind\x12\x1b\n\x17TYPING_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10TYPING_KIND_TEXT\x10\x01\x12\x19\n\x15TYPING_KIND_RECORDING\x10\x02\x12\x17\n\x13TYPING_KIND_STOPPED\x10\x03*\xba\x04\n\x0e\x44isconnectCode\x12\x1f\n\x1b\x44ISCONNECT_CODE_UNSPECIFIED\x10\x00\x12!\n\x1d\x44ISCONNECT_CODE_SHUTTING_DOWN\x10\x64\x12\x1b\n\x17\x44ISCONNECT_CODE_MAX_AGE\x10\x65\x12$\n DISCONNECT_CODE_HEARTBEAT_MISSED\x10\x66\x12\x1f\n\x1b\x44ISCONNECT_CODE_INPUT_ENDED\x10g\x12\x1f\n\x1a\x44ISCONNECT_CODE_OVERLOADED\x10\xc8\x01\x12 \n\x1b\x44ISCONNECT_CODE_SLOW_READER\x10\xc9\x01\x12 \n\x1b\x44ISCONNECT_CODE_UNAVAILABLE\x10\xca\x01\x12\"\n\x1d\x44ISCONNECT_CODE_HELLO_TIMEOUT\x10\xcb\x01\x12\x1d\n\x18\x44ISCONNECT_CODE_INTERNAL\x10\xcc\x01\x12$\n\x1f\x44ISCONNECT_CODE_UNAUTHENTICATED\x10\xac\x02\x12#\n\x1e\x44ISCONNECT_CODE_DEVICE_REVOKED\x10\xad\x02\x12\x1d\n\x18\x44ISCONNECT_CODE_REPLACED\x10\xae\x02\x12%\n DISCONNECT_CODE_TOO_MANY_DEVICES\x10\xaf\x02\x12\x1e\n\x19\x44ISCONNECT_CODE_MALFORMED\x10\xb0\x02\x12\'\n\"DISCONNECT_CODE_PROTOCOL_VIOLATION\x10\xb1\x02\x32Z\n\x0eSessionService\x12H\n\x07\x43onnect\x12\x1b.chatgrpc.v1.ConnectRequest\x1a\x1c.chatgrpc.v1.ConnectResponse(\x01\x30\x01\x42O\n\x0f\x64\x65v.chatgrpc.v1P\x01Z:github.com/chatgrpc/chatgrpc/gen/go/chatgrpc/v1;chatgrpcv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63hatgrpc/v1/session.proto\x12\x0b\x63hatgrpc.v1\x1a\x16\x63hatgrpc/v1/chat.proto\x1a\x19\x63hatgrpc/v1/content.proto\":\n\x0e\x43onnectRequest\x12(\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x18.chatgrpc.v1.ClientFrame\";\n\x0f\x43onnectResponse\x12(\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x18.chatgrpc.v1.ServerFrame\"\xb1\x03\n\x0b\x43lientFrame\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12#\n\x05hello\x18\x02 \x01(\x0b\x32\x12.chatgrpc.v1.HelloH\x00\x12(\n\x04send\x18\x03 \x01(\x0b\x32\x18.chatgrpc.v1.SendMessageH\x00\x12\x1f\n\x03\x61\x63k\x18\x04 \x01(\x0b\x32\x10.chatgrpc.v1.AckH\x00\x12*\n\tmark_read\x18\x05 \x01(\x0b\x32\x15.chatgrpc.v1.MarkReadH\x00\x12%\n\x06typing\x18\x06 \x01(\x0b\x32\x13.chatgrpc.v1.TypingH\x00\x12+\n\theartbeat\x18\x07 \x01(\x0b\x32\x16.chatgrpc.v1.HeartbeatH\x00\x12\x32\n\rfetch_history\x18\x08 \x01(\x0b\x32\x19.chatgrpc.v1.FetchHistoryH\x00\x12\x32\n\rrefresh_token\x18\t \x01(\x0b\x32\x19.chatgrpc.v1.RefreshTokenH\x00\x12.\n\x0bwatch_chats\x18\n \x01(\x0b\x32\x17.chatgrpc.v1.WatchChatsH\x00\x42\x06\n\x04\x62ody\"\x93\x05\n\x0bServerFrame\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\'\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x16.chatgrpc.v1.ChatEventH\x00\x12\'\n\x04sent\x18\x03 \x01(\x0b\x32\x17.chatgrpc.v1.SendResultH\x00\x12#\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.chatgrpc.v1.ErrorH\x00\x12\'\n\x07receipt\x18\x05 \x01(\x0b\x32\x14.chatgrpc.v1.ReceiptH\x00\x12)\n\x08presence\x18\x06 \x01(\x0b\x32\x15.chatgrpc.v1.PresenceH\x00\x12%\n\x06typing\x18\x07 \x01(\x0b\x32\x13.chatgrpc.v1.TypingH\x00\x12+\n\theartbeat\x18\x08 \x01(\x0b\x32\x16.chatgrpc.v1.HeartbeatH\x00\x12\x30\n\x0chistory_page\x18\t \x01(\x0b\x32\x18.chatgrpc.v1.HistoryPageH\x00\x12\'\n\x07welcome\x18\n \x01(\x0b\x32\x14.chatgrpc.v1.WelcomeH\x00\x12.\n\x0b\x63hat_opened\x18\x0b \x01(\x0b\x32\x17.chatgrpc.v1.ChatOpenedH\x00\x12\x32\n\rsync_complete\x18\x0c \x01(\x0b\x32\x19.chatgrpc.v1.SyncCompleteH\x00\x12#\n\x05\x64rain\x18\r \x01(\x0b\x32\x12.chatgrpc.v1.DrainH\x00\x12-\n\ndisconnect\x18\x0e \x01(\x0b\x32\x17.chatgrpc.v1.DisconnectH\x00\x12\x36\n\x0ftoken_refreshed\x18\x0f \x01(\x0b\x32\x1b.chatgrpc.v1.TokenRefreshedH\x00\x42\x06\n\x04\x62ody\"\xe8\x01\n\x05Hello\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65vice_name\x18\x02 \x01(\t\x12\r\n\x05token\x18\x03 \x01(\t\x12,\n\tpositions\x18\x04 \x03(\x0b\x32\x19.chatgrpc.v1.ChatPosition\x12&\n\x08start_at\x18\x05 \x01(\x0e\x32\x14.chatgrpc.v1.StartAt\x12\x10\n\x08\x66\x65\x61tures\x18\x06 \x03(\t\x12\x12\n\nsync_token\x18\x07 \x01(\t\x12\x19\n\x11\x63onnection_number\x18\x08 \x01(\x04\x12\x11\n\tephemeral\x18\t \x01(\x08\">\n\x0c\x43hatPosition\x12\x0f\n\x07\x63hat_id\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12\x10\n\x08read_seq\x18\x03 \x01(\x04\"\xcf\x01\n\x07Welcome\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x1d\n\x15heartbeat_interval_ms\x18\x03 \x01(\r\x12#\n\x06limits\x18\x04 \x01(\x0b\x32\x13.chatgrpc.v1.Limits\x12\x10\n\x08\x66\x65\x61tures\x18\x05 \x03(\t\x12\x1b\n\x13token_expires_at_ms\x18\x06 \x01(\x03\x12\x16\n\x0eserver_time_ms\x18\x07 \x01(\x03\x12\x14\n\x0c\x61\x63k_delay_ms\x18\x08 \x01(\r\"\x9b\x03\n\x06Limits\x12\x17\n\x0f\x62\x61tch_bytes_max\x18\x01 \x01(\r\x12\x1c\n\x14\x66rames_per_batch_max\x18\x02 \x01(\r\x12\x1e\n\x16requests_in_flight_max\x18\x03 \x01(\r\x12\x16\n\x0etext_bytes_max\x18\x04 \x01(\r\x12!\n\x19unacknowledged_events_max\x18\x05 \x01(\r\x12\x18\n\x10history_page_max\x18\x06 \x01(\r\x12\x19\n\x11group_members_max\x18\x07 \x01(\r\x12\x1a\n\x12\x63hats_per_user_max\x18\x08 \x01(\r\x12\x1c\n\x14\x64\x65vices_per_user_max\x18\t \x01(\r\x12\x19\n\x11watched_chats_max\x18\n \x01(\r\x12\x16\n\x0e\x65\x64it_window_ms\x18\x0b \x01(\x03\x12\x18\n\x10\x64\x65lete_window_ms\x18\x0c \x01(\x03\x12!\n\x19sends_in_flight_bytes_max\x18\r \x01(\r\x12 \n\x18unacknowledged_bytes_max\x18\x0e \x01(\r\"l\n\nChatOpened\x12\x1f\n\x04\x63hat\x18\x01 \x01(\x0b\x32\x11.chatgrpc.v1.Chat\x12\x10\n\x08next_seq\x18\x02 \x01(\x04\x12\x10\n\x08head_seq\x18\x03 \x01(\x04\x12\x19\n\x11\x66irst_visible_seq\x18\x04 \x01(\x04\";\n\x0cSyncComplete\x12\x12\n\nsync_token\x18\x01 \x01(\t\x12\x17\n\x0funread_chat_ids\x18\x02 \x03(\t\"\x84\x01\n\x0bSendMessage\x12\x11\n\x07\x63hat_id\x18\x01 \x01(\tH\x00\x12\x11\n\x07user_id\x18\x02 \x01(\tH\x00\x12\"\n\x03key\x18\x03 \x01(\x0b\x32\x15.chatgrpc.v1.WriteKey\x12%\n\x07\x63ontent\x18\x04 \x01(\x0b\x32\x14.chatgrpc.v1.ContentB\x04\n\x02to\"#\n\x03\x41\x63k\x12\x0f\n\x07\x63hat_id\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x04\"(\n\x08MarkRead\x12\x0f\n\x07\x63hat_id\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x04\"Q\n\x06Typing\x12\x0f\n\x07\x63hat_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12%\n\x04kind\x18\x03 \x01(\x0e\x32\x17.chatgrpc.v1.TypingKind\"A\n\x08Presence\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0e\n\x06online\x18\x02 \x01(\x08\x12\x14\n\x0clast_seen_ms\x18\x03 \x01(\x03\"1\n\tHeartbeat\x12$\n\x05heads\x18\x01 \x03(\x0b\x32\x15.chatgrpc.v1.ChatHead\"(\n\x08\x43hatHead\x12\x0f\n\x07\x63hat_id\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x04\"w\n\x0c\x46\x65tchHistory\x12\x0f\n\x07\x63hat_id\x18\x01 \x01(\t\x12\x14\n\nbefore_seq\x18\x02 \x01(\x04H\x00\x12\x13\n\tafter_seq\x18\x03 \x01(\x04H\x00\x12\x14\n\naround_seq\x18\x04 \x01(\x04H\x00\x12\r\n\x05limit\x18\x05 \x01(\rB\x06\n\x04\x66rom\"o\n\x0bHistoryPage\x12\x0f\n\x07\x63hat_id\x18\x01 \x01(\t\x12&\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x16.chatgrpc.v1.ChatEvent\x12\x13\n\x0bmore_before\x18\x03 \x01(\x08\x12\x12\n\nmore_after\x18\x04 \x01(\x08\"\x1d\n\x0cRefreshToken\x12\r\n\x05token\x18\x01 \x01(\t\"-\n\x0eTokenRefreshed\x12\x1b\n\x13token_expires_at_ms\x18\x01 \x01(\x03\"0\n\nWatchChats\x12\x10\n\x08\x63hat_ids\x18\x01 \x03(\t\x12\x10\n\x08user_ids\x18\x02 \x03(\t\"#\n\x05\x44rain\x12\x1a\n\x12reconnect_after_ms\x18\x01 \x01(\r\"t\n\nDisconnect\x12)\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x1b.chatgrpc.v1.DisconnectCode\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x1a\n\x12reconnect_after_ms\x18\x03 \x01(\r\x12\x0e\n\x06reason\x18\x04 \x01(\t*Q\n\x07StartAt\x12\x18\n\x14START_AT_UNSPECIFIED\x10\x00\x12\x19\n\x15START_AT_ACKNOWLEDGED\x10\x01\x12\x11\n\rSTART_AT_HEAD\x10\x02*s\n\nTypingKind\x12\x1b\n\x17TYPING_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10TYPING_KIND_TEXT\x10\x01\x12\x19\n\x15TYPING_KIND_RECORDING\x10\x02\x12\x17\n\x13TYPING_KIND_STOPPED\x10\x03*\xba\x04\n\x0e\x44isconnectCode\x12\x1f\n\x1b\x44ISCONNECT_CODE_UNSPECIFIED\x10\x00\x12!\n\x1d\x44ISCONNECT_CODE_SHUTTING_DOWN\x10\x64\x12\x1b\n\x17\x44ISCONNECT_CODE_MAX_AGE\x10\x65\x12$\n DISCONNECT_CODE_HEARTBEAT_MISSED\x10\x66\x12\x1f\n\x1b\x44ISCONNECT_CODE_INPUT_ENDED\x10g\x12\x1f\n\x1a\x44ISCONNECT_CODE_OVERLOADED\x10\xc8\x01\x12 \n\x1b\x44ISCONNECT_CODE_SLOW_READER\x10\xc9\x01\x12 \n\x1b\x44ISCONNECT_CODE_UNAVAILABLE\x10\xca\x01\x12\"\n\x1d\x44ISCONNECT_CODE_HELLO_TIMEOUT\x10\xcb\x01\x12\x1d\n\x18\x44ISCONNECT_CODE_INTERNAL\x10\xcc\x01\x12$\n\x1f\x44ISCONNECT_CODE_UNAUTHENTICATED\x10\xac\x02\x12#\n\x1e\x44ISCONNECT_CODE_DEVICE_REVOKED\x10\xad\x02\x12\x1d\n\x18\x44ISCONNECT_CODE_REPLACED\x10\xae\x02\x12%\n DISCONNECT_CODE_TOO_MANY_DEVICES\x10\xaf\x02\x12\x1e\n\x19\x44ISCONNECT_CODE_MALFORMED\x10\xb0\x02\x12\'\n\"DISCONNECT_CODE_PROTOCOL_VIOLATION\x10\xb1\x02\x32Z\n\x0eSessionService\x12H\n\x07\x43onnect\x12\x1b.chatgrpc.v1.ConnectRequest\x1a\x1c.chatgrpc.v1.ConnectResponse(\x01\x30\x01\x42O\n\x0f\x64\x65v.chatgrpc.v1P\x01Z:github.com/chatgrpc/chatgrpc/gen/go/chatgrpc/v1;chatgrpcv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,12 +34,12 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'chatgrpc.v1.session_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.chatgrpc.v1P\001Z:github.com/chatgrpc/chatgrpc/gen/go/chatgrpc/v1;chatgrpcv1'
-  _globals['_STARTAT']._serialized_start=3324
-  _globals['_STARTAT']._serialized_end=3405
-  _globals['_TYPINGKIND']._serialized_start=3407
-  _globals['_TYPINGKIND']._serialized_end=3522
-  _globals['_DISCONNECTCODE']._serialized_start=3525
-  _globals['_DISCONNECTCODE']._serialized_end=4095
+  _globals['_STARTAT']._serialized_start=3380
+  _globals['_STARTAT']._serialized_end=3461
+  _globals['_TYPINGKIND']._serialized_start=3463
+  _globals['_TYPINGKIND']._serialized_end=3578
+  _globals['_DISCONNECTCODE']._serialized_start=3581
+  _globals['_DISCONNECTCODE']._serialized_end=4151
   _globals['_CONNECTREQUEST']._serialized_start=93
   _globals['_CONNECTREQUEST']._serialized_end=151
   _globals['_CONNECTRESPONSE']._serialized_start=153
@@ -53,41 +53,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHATPOSITION']._serialized_start=1547
   _globals['_CHATPOSITION']._serialized_end=1609
   _globals['_WELCOME']._serialized_start=1612
-  _globals['_WELCOME']._serialized_end=1797
-  _globals['_LIMITS']._serialized_start=1800
-  _globals['_LIMITS']._serialized_end=2177
-  _globals['_CHATOPENED']._serialized_start=2179
-  _globals['_CHATOPENED']._serialized_end=2287
-  _globals['_SYNCCOMPLETE']._serialized_start=2289
-  _globals['_SYNCCOMPLETE']._serialized_end=2348
-  _globals['_SENDMESSAGE']._serialized_start=2351
-  _globals['_SENDMESSAGE']._serialized_end=2483
-  _globals['_ACK']._serialized_start=2485
-  _globals['_ACK']._serialized_end=2520
-  _globals['_MARKREAD']._serialized_start=2522
-  _globals['_MARKREAD']._serialized_end=2562
-  _globals['_TYPING']._serialized_start=2564
-  _globals['_TYPING']._serialized_end=2645
-  _globals['_PRESENCE']._serialized_start=2647
-  _globals['_PRESENCE']._serialized_end=2712
-  _globals['_HEARTBEAT']._serialized_start=2714
-  _globals['_HEARTBEAT']._serialized_end=2763
-  _globals['_CHATHEAD']._serialized_start=2765
-  _globals['_CHATHEAD']._serialized_end=2805
-  _globals['_FETCHHISTORY']._serialized_start=2807
-  _globals['_FETCHHISTORY']._serialized_end=2926
-  _globals['_HISTORYPAGE']._serialized_start=2928
-  _globals['_HISTORYPAGE']._serialized_end=3039
-  _globals['_REFRESHTOKEN']._serialized_start=3041
-  _globals['_REFRESHTOKEN']._serialized_end=3070
-  _globals['_TOKENREFRESHED']._serialized_start=3072
-  _globals['_TOKENREFRESHED']._serialized_end=3117
-  _globals['_WATCHCHATS']._serialized_start=3119
-  _globals['_WATCHCHATS']._serialized_end=3167
-  _globals['_DRAIN']._serialized_start=3169
-  _globals['_DRAIN']._serialized_end=3204
-  _globals['_DISCONNECT']._serialized_start=3206
-  _globals['_DISCONNECT']._serialized_end=3322
-  _globals['_SESSIONSERVICE']._serialized_start=4097
-  _globals['_SESSIONSERVICE']._serialized_end=4187
+  _globals['_WELCOME']._serialized_end=1819
+  _globals['_LIMITS']._serialized_start=1822
+  _globals['_LIMITS']._serialized_end=2233
+  _globals['_CHATOPENED']._serialized_start=2235
+  _globals['_CHATOPENED']._serialized_end=2343
+  _globals['_SYNCCOMPLETE']._serialized_start=2345
+  _globals['_SYNCCOMPLETE']._serialized_end=2404
+  _globals['_SENDMESSAGE']._serialized_start=2407
+  _globals['_SENDMESSAGE']._serialized_end=2539
+  _globals['_ACK']._serialized_start=2541
+  _globals['_ACK']._serialized_end=2576
+  _globals['_MARKREAD']._serialized_start=2578
+  _globals['_MARKREAD']._serialized_end=2618
+  _globals['_TYPING']._serialized_start=2620
+  _globals['_TYPING']._serialized_end=2701
+  _globals['_PRESENCE']._serialized_start=2703
+  _globals['_PRESENCE']._serialized_end=2768
+  _globals['_HEARTBEAT']._serialized_start=2770
+  _globals['_HEARTBEAT']._serialized_end=2819
+  _globals['_CHATHEAD']._serialized_start=2821
+  _globals['_CHATHEAD']._serialized_end=2861
+  _globals['_FETCHHISTORY']._serialized_start=2863
+  _globals['_FETCHHISTORY']._serialized_end=2982
+  _globals['_HISTORYPAGE']._serialized_start=2984
+  _globals['_HISTORYPAGE']._serialized_end=3095
+  _globals['_REFRESHTOKEN']._serialized_start=3097
+  _globals['_REFRESHTOKEN']._serialized_end=3126
+  _globals['_TOKENREFRESHED']._serialized_start=3128
+  _globals['_TOKENREFRESHED']._serialized_end=3173
+  _globals['_WATCHCHATS']._serialized_start=3175
+  _globals['_WATCHCHATS']._serialized_end=3223
+  _globals['_DRAIN']._serialized_start=3225
+  _globals['_DRAIN']._serialized_end=3260
+  _globals['_DISCONNECT']._serialized_start=3262
+  _globals['_DISCONNECT']._serialized_end=3378
+  _globals['_SESSIONSERVICE']._serialized_start=4153
+  _globals['_SESSIONSERVICE']._serialized_end=4243
 # @@protoc_insertion_point(module_scope)

@@ -499,6 +499,7 @@ class Welcome(_message.Message):
     FEATURES_FIELD_NUMBER: _builtins.int
     TOKEN_EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
     SERVER_TIME_MS_FIELD_NUMBER: _builtins.int
+    ACK_DELAY_MS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Names the session in logs."""
     user_id: _builtins.str
@@ -511,6 +512,10 @@ class Welcome(_message.Message):
     """
     server_time_ms: _builtins.int
     """The server's clock, milliseconds since the Unix epoch."""
+    ack_delay_ms: _builtins.int
+    """So long acknowledgements may wait, in milliseconds, so that one says what many would: for another frame that goes out anyway, or
+    until half of `Limits.unacknowledged_events_max` or `unacknowledged_bytes_max` has come. 0 = they go out at once.
+    """
     @_builtins.property
     def limits(self) -> Global___Limits:
         """The limits in force."""
@@ -529,10 +534,11 @@ class Welcome(_message.Message):
         features: _abc.Iterable[_builtins.str] | None = ...,
         token_expires_at_ms: _builtins.int = ...,
         server_time_ms: _builtins.int = ...,
+        ack_delay_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "heartbeat_interval_ms", b"heartbeat_interval_ms", "limits", b"limits", "server_time_ms", b"server_time_ms", "session_id", b"session_id", "token_expires_at_ms", b"token_expires_at_ms", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack_delay_ms", b"ack_delay_ms", "features", b"features", "heartbeat_interval_ms", b"heartbeat_interval_ms", "limits", b"limits", "server_time_ms", b"server_time_ms", "session_id", b"session_id", "token_expires_at_ms", b"token_expires_at_ms", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -557,6 +563,7 @@ class Limits(_message.Message):
     EDIT_WINDOW_MS_FIELD_NUMBER: _builtins.int
     DELETE_WINDOW_MS_FIELD_NUMBER: _builtins.int
     SENDS_IN_FLIGHT_BYTES_MAX_FIELD_NUMBER: _builtins.int
+    UNACKNOWLEDGED_BYTES_MAX_FIELD_NUMBER: _builtins.int
     batch_bytes_max: _builtins.int
     """Size of a message on the stream (a batch), in bytes."""
     frames_per_batch_max: _builtins.int
@@ -583,6 +590,8 @@ class Limits(_message.Message):
     """How long after sending it a message may be deleted by its sender, in milliseconds."""
     sends_in_flight_bytes_max: _builtins.int
     """Contents of a session's sends that may wait for an answer, in bytes."""
+    unacknowledged_bytes_max: _builtins.int
+    """Bytes of events that the server pushes beyond the last acknowledged one before it waits."""
     def __init__(
         self,
         *,
@@ -599,10 +608,11 @@ class Limits(_message.Message):
         edit_window_ms: _builtins.int = ...,
         delete_window_ms: _builtins.int = ...,
         sends_in_flight_bytes_max: _builtins.int = ...,
+        unacknowledged_bytes_max: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_bytes_max", b"batch_bytes_max", "chats_per_user_max", b"chats_per_user_max", "delete_window_ms", b"delete_window_ms", "devices_per_user_max", b"devices_per_user_max", "edit_window_ms", b"edit_window_ms", "frames_per_batch_max", b"frames_per_batch_max", "group_members_max", b"group_members_max", "history_page_max", b"history_page_max", "requests_in_flight_max", b"requests_in_flight_max", "sends_in_flight_bytes_max", b"sends_in_flight_bytes_max", "text_bytes_max", b"text_bytes_max", "unacknowledged_events_max", b"unacknowledged_events_max", "watched_chats_max", b"watched_chats_max"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_bytes_max", b"batch_bytes_max", "chats_per_user_max", b"chats_per_user_max", "delete_window_ms", b"delete_window_ms", "devices_per_user_max", b"devices_per_user_max", "edit_window_ms", b"edit_window_ms", "frames_per_batch_max", b"frames_per_batch_max", "group_members_max", b"group_members_max", "history_page_max", b"history_page_max", "requests_in_flight_max", b"requests_in_flight_max", "sends_in_flight_bytes_max", b"sends_in_flight_bytes_max", "text_bytes_max", b"text_bytes_max", "unacknowledged_bytes_max", b"unacknowledged_bytes_max", "unacknowledged_events_max", b"unacknowledged_events_max", "watched_chats_max", b"watched_chats_max"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -281,6 +281,7 @@ def test_the_welcome_answers_the_hello() -> None:
     assert welcome.welcome.session_id == "session"
     assert welcome.welcome.user_id == "alice"
     assert welcome.welcome.heartbeat_interval_ms == 30_000
+    assert welcome.welcome.ack_delay_ms == 100
     assert welcome.welcome.limits == Limits().frame()
     assert welcome.welcome.token_expires_at_ms == TOKEN_EXPIRES_AT_MS
     assert welcome.welcome.server_time_ms == NOW_MS

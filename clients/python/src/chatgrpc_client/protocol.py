@@ -14,6 +14,7 @@ Guarantees:
 Times are seconds of one monotonic clock.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -100,8 +101,12 @@ class Session:
         """Messages that were refused as unavailable, by client message id, and when each was first sent on this stream."""
         self._last_ticket = 0
         self._acks: dict[str, int] = {}
+        self._acks_due_s = 0.0
         self._own_acks: dict[str, int] = {}
         self._own_acks_due_s = 0.0
+        self._ack_delay_s = 0.0
+        self._unacknowledged_events = self._unacknowledged_bytes = 0
+        """What was stored since the last acknowledgement."""
         self._read_marks: dict[str, int] = {}
         self._typing: dict[str, session_pb2.TypingKind.ValueType] = {}
         self._on_screen = session_pb2.WatchChats()
@@ -174,6 +179,7 @@ class Session:
             return
         self.state = SessionState.SYNCING
         self.limits = welcome.limits
+        self._ack_delay_s = welcome.ack_delay_ms / 1000
         self._heartbeat_interval_s = (welcome.heartbeat_interval_ms or DEFAULT_HEARTBEAT_MS) / 1000
         self._welcomed_s = now_s
         self._server_time_ms = welcome.server_time_ms
@@ -193,7 +199,7 @@ class Session:
         if event.seq <= cursor:
             stored_seq = self._stored.get(event.chat_id, 0)
             if event.seq <= stored_seq:
-                self._acks[event.chat_id] = stored_seq  # the server did not know it
+                self._acknowledge(event.chat_id, stored_seq, now_s)  # the server did not know it
             return
         if event.seq != cursor + 1:
             message = f"the server sent event {event.seq} of chat {event.chat_id} after event {cursor}"
@@ -274,13 +280,13 @@ class Session:
     def stored(self, events: Sequence[chat_pb2.ChatEvent], now_s: float) -> None:
         """These events are safe on disk, and each chat's earlier ones: they are acknowledged.
 
-        The user's own events wait a little for company; others' are acknowledged with the next `take`.
+        That waits for company: as long as the server allows, for the user's own events longer, but never beyond half a window.
         """
         self._unstored -= len(events)
         for event in events:
             self._stored[event.chat_id] = event.seq
             if event.sender_user_id != self._user_id:
-                self._acks[event.chat_id] = event.seq
+                self._acknowledge(event.chat_id, event.seq, now_s)
                 self._own_acks.pop(event.chat_id, None)
             elif event.chat_id in self._acks:
                 self._acks[event.chat_id] = event.seq
@@ -288,6 +294,23 @@ class Session:
                 if not self._own_acks:
                     self._own_acks_due_s = now_s + self._own_ack_delay_s
                 self._own_acks[event.chat_id] = event.seq
+        self._unacknowledged_events += len(events)
+        self._unacknowledged_bytes += sum(event.ByteSize() for event in events)
+        if self._is_window_half_full:
+            self._acks_due_s = self._own_acks_due_s = now_s
+
+    def _acknowledge(self, chat_id: str, seq: int, now_s: float) -> None:
+        if not self._acks:
+            self._acks_due_s = now_s + self._ack_delay_s
+        self._acks[chat_id] = seq
+
+    @property
+    def _is_window_half_full(self) -> bool:
+        events_max, bytes_max = self.limits.unacknowledged_events_max, self.limits.unacknowledged_bytes_max
+        return bool(
+            (events_max and self._unacknowledged_events >= events_max / 2)
+            or (bytes_max and self._unacknowledged_bytes >= bytes_max / 2)
+        )
 
     def request(self, frame: session_pb2.ClientFrame) -> int:
         """Queues a request other than a send; returns the ticket that its answer will carry."""
@@ -377,22 +400,25 @@ class Session:
         self._typing.clear()
 
     def _take_acks(self, taken: Taken, now_s: float) -> None:
-        if not self._acks and not self._own_acks:
-            return
-        others_write = bool(self._acks or taken.frames or taken.sends)
-        if others_write or now_s >= self._own_acks_due_s:
-            acks = {**self._own_acks, **self._acks}
-            taken.frames[:0] = [ack_frame(chat_id, seq) for chat_id, seq in acks.items()]
-            self._acks.clear()
-            self._own_acks.clear()
+        others_write = bool(taken.frames or taken.sends)
+        if others_write or now_s >= self._acks_at_s():
+            taken.frames[:0] = self._pop_acks()
+
+    def _pop_acks(self) -> list[session_pb2.ClientFrame]:
+        acks = {**self._own_acks, **self._acks}
+        self._acks.clear()
+        self._own_acks.clear()
+        self._unacknowledged_events = self._unacknowledged_bytes = 0
+        return [ack_frame(chat_id, seq) for chat_id, seq in acks.items()]
+
+    def _acks_at_s(self) -> float:
+        """When acknowledgements go out though nothing else does."""
+        due_s = self._acks_due_s if self._acks else math.inf
+        return min(due_s, self._own_acks_due_s) if self._own_acks else due_s
 
     def take_acks(self) -> list[session_pb2.ClientFrame]:
         """The acknowledgements that wait, for the end of a session; none before Welcome."""
-        taken = Taken()
-        if self.state in {SessionState.SYNCING, SessionState.LIVE}:
-            self._own_acks_due_s = 0.0
-            self._take_acks(taken, 0.0)
-        return taken.frames
+        return self._pop_acks() if self.state in {SessionState.SYNCING, SessionState.LIVE} else []
 
     # --- the passing of time
 
@@ -428,11 +454,9 @@ class Session:
         """When `take` or `token_due` may have something that they have not now."""
         if self.state is SessionState.OPENING:
             return self._connect_deadline_s
-        deadlines = [self._said_s + self._heartbeat_interval_s]
+        deadlines = [self._said_s + self._heartbeat_interval_s, self._acks_at_s()]
         if self._refresh_at_s is not None:
             deadlines.append(self._refresh_at_s)
-        if self._own_acks:
-            deadlines.append(self._own_acks_due_s)
         outbox_deadline_s = self._outbox.next_deadline_s(now_s)
         if outbox_deadline_s is not None:
             deadlines.append(outbox_deadline_s)
@@ -444,7 +468,7 @@ class Session:
 
     def _answer_due_s(self) -> float:
         oldest = next(iter(self._unanswered.values()), None)
-        return float("inf") if oldest is None else oldest + self._answer_timeout_s
+        return math.inf if oldest is None else oldest + self._answer_timeout_s
 
     def _late_heads(self) -> Iterable[_Head]:
         """Heads whose events are the server's to send; it rightly waits while the device has not stored what it got."""
