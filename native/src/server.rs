@@ -198,8 +198,17 @@ impl Server {
         let Some(tls) = tls else {
             return self.http2(socket, address).await;
         };
-        if let Ok(Ok(encrypted)) = tokio::time::timeout(self.options.handshake_timeout, tls.accept(socket)).await {
+        if let Some(Ok(encrypted)) = self.shaken(address, tls.accept(socket)).await {
             self.http2(encrypted, address).await;
+        }
+    }
+
+    /// What comes of a handshake; None if it takes too long. Until then the connection counts as an idle one of its address.
+    async fn shaken<T>(&self, address: SocketAddr, handshake: impl Future<Output = T>) -> Option<T> {
+        let (holder, no_calls) = (holder_of(address), Calls::default());
+        tokio::select! {
+            shaken = tokio::time::timeout(self.options.handshake_timeout, handshake) => shaken.ok(),
+            () = self.idle.outlasted(&holder, &no_calls) => None,
         }
     }
 
@@ -215,10 +224,10 @@ impl Server {
             .max_send_buffer_size(SEND_BUFFER_BYTES_MAX)
             .data_frame_budget(SMALL_FRAMES_BUDGET_BYTES)
             .handshake(&mut socket);
-        match tokio::time::timeout(self.options.handshake_timeout, handshake).await {
-            Ok(Ok(connection)) => return self.speak(connection, address).await,
-            Ok(Err(_)) => {}
-            Err(_) => return,
+        match self.shaken(address, handshake).await {
+            Some(Ok(connection)) => return self.speak(connection, address).await,
+            Some(Err(_)) => {}
+            None => return,
         }
         hang_up(&mut socket).await;
     }

@@ -1,6 +1,7 @@
 """The native transport: behind the same contract, and in front of the server that answers all other calls."""
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from chatgrpc.edge import native_transport
+from chatgrpc.edge.certificate_files import CertificateFiles
 from chatgrpc.edge.errors import error_info_of, trailers_of
 from chatgrpc.edge.interceptors import PASSED_ON_FOR, peer_of
 from chatgrpc.edge.native_transport import NativeTransport
@@ -29,6 +31,7 @@ from tests.contract.transport_ends import (
     read_to_end,
 )
 from tests.contract.transport_suite import TransportSuite
+from tests.support.certificate import write_certificate
 
 pytestmark = pytest.mark.skipif(not native_transport.is_installed(), reason="NOT TESTED: there was no Rust to build it with")
 
@@ -79,6 +82,40 @@ class TestNativeTransport(TransportSuite):
             assert not stranger.done()
         await transport.stop()
 
+    @pytest.mark.parametrize(
+        ("with_tls", "said"),
+        [(False, b""), (False, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), (True, b""), (True, b"\x16\x03\x01")],
+        ids=["nothing", "no settings", "nothing of TLS", "not all of a ClientHello"],
+    )
+    async def test_of_an_address_few_connections_stay_that_have_not_shaken_hands(
+        self, with_tls: bool, said: bytes, tmp_path: Path
+    ) -> None:
+        transport = NativeTransport(
+            inbox_bytes_max=INBOX_BYTES_MAX,
+            message_bytes_max=MESSAGE_BYTES_MAX,
+            close_timeout_s=CLOSE_TIMEOUT_S,
+            handshake_timeout_s=10 * WAIT_S,
+            idle_per_address_max=2,
+            idle_grace_s=0.2,
+        )
+        if with_tls:
+            transport.show(CertificateFiles(*write_certificate(tmp_path)))
+        port = _serve(transport)
+        peers = []
+        for _ in range(5):
+            peers.append(await asyncio.open_connection("127.0.0.1", port))
+            peers[-1][1].write(said)
+            await asyncio.sleep(0.01)  # they are accepted in this order
+        reading = [asyncio.ensure_future(_read_until_closed(reader)) for reader, _ in peers]
+        async with asyncio.timeout(WAIT_S):
+            await asyncio.gather(*reading[:3])
+        await asyncio.sleep(0.5)
+        assert [read.done() for read in reading] == [True, True, True, False, False]
+        await transport.stop()
+        await asyncio.gather(*reading)
+        for _, writer in peers:
+            writer.close()
+
     async def test_what_was_written_arrives_though_the_server_stops_at_once(self) -> None:
         transport = _transport()
         target = f"127.0.0.1:{_serve(transport)}"
@@ -99,6 +136,12 @@ class TestNativeTransport(TransportSuite):
             with pytest.raises(grpc.aio.AioRpcError) as failed:
                 await _method(channel, "Echo")(b"")
         assert failed.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def _read_until_closed(reader: asyncio.StreamReader) -> None:
+    with contextlib.suppress(ConnectionError):
+        while await reader.read(4096):
+            pass
 
 
 async def test_a_thread_that_ends_by_itself_is_noticed(tmp_path: Path) -> None:
