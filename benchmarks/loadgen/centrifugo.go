@@ -3,12 +3,11 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 
 	"github.com/centrifugal/protocol"
 	"github.com/gorilla/websocket"
+	"google.golang.org/protobuf/encoding/protowire"
 
 	pb "github.com/chatgrpc/chatgrpc/benchmarks/loadgen/chatgrpcv1"
 )
@@ -34,9 +33,10 @@ type centrifugoWire struct {
 	channel string
 	pongs   bool // whether the server wants its pings answered
 
-	command protocol.CommandEncoder
-	sending bytes.Buffer // guarded by whoever sends, as with a gRPC stream
-	reading bytes.Buffer
+	command  protocol.CommandEncoder
+	sending  bytes.Buffer // guarded by whoever sends, as with a gRPC stream
+	reading  bytes.Buffer
+	received []received
 }
 
 // openCentrifugo opens a wire; it ends with the context.
@@ -91,9 +91,8 @@ func (w *centrifugoWire) commands(frame *pb.ClientFrame) []*protocol.Command {
 	return nil
 }
 
-func (w *centrifugoWire) Recv() (*pb.ConnectResponse, error) {
-	batch := &pb.ConnectResponse{}
-	for len(batch.Frames) == 0 {
+func (w *centrifugoWire) Recv() ([]received, error) {
+	for w.received = w.received[:0]; len(w.received) == 0; {
 		_, message, err := w.conn.NextReader()
 		if err != nil {
 			return nil, err
@@ -102,24 +101,76 @@ func (w *centrifugoWire) Recv() (*pb.ConnectResponse, error) {
 		if _, err := w.reading.ReadFrom(message); err != nil {
 			return nil, err
 		}
-		for decoder := protocol.NewProtobufReplyDecoder(w.reading.Bytes()); ; {
-			reply, err := decoder.Decode()
-			if reply != nil {
-				frames, err := w.frames(reply)
-				if err != nil {
-					return nil, err
-				}
-				batch.Frames = append(batch.Frames, frames...)
+		for unread := w.reading.Bytes(); len(unread) > 0; {
+			reply, length := protowire.ConsumeBytes(unread)
+			if length < 0 {
+				return nil, fmt.Errorf("replies that cannot be decoded: %w", protowire.ParseError(length))
 			}
-			if errors.Is(err, io.EOF) {
-				break
-			}
-			if err != nil {
+			if err := w.takeReply(reply); err != nil {
 				return nil, err
 			}
+			unread = unread[length:]
 		}
 	}
-	return batch, nil
+	return w.received, nil
+}
+
+// Fields of a Reply, as in received.go.
+const (
+	replyPush         = 4<<3 | uint64(protowire.BytesType)
+	pushChannel       = 2<<3 | uint64(protowire.BytesType)
+	pushPub           = 4<<3 | uint64(protowire.BytesType)
+	publicationData   = 4<<3 | uint64(protowire.BytesType)
+	publicationOffset = 6<<3 | uint64(protowire.VarintType)
+)
+
+// takeReply adds what a Reply says to the batch; most are publications, of which only what is checked is read.
+func (w *centrifugoWire) takeReply(encoded []byte) error {
+	if publication, isOne := readPublication(encoded); isOne {
+		w.received = append(w.received, received{event: publication})
+		return nil
+	}
+	reply := &protocol.Reply{}
+	if err := reply.UnmarshalVT(encoded); err != nil {
+		return fmt.Errorf("a reply that cannot be decoded: %w", err)
+	}
+	frames, err := w.frames(reply)
+	for _, frame := range frames {
+		w.received = append(w.received, ofFrame(frame))
+	}
+	return err
+}
+
+// readPublication reads a Reply that is a publication with data, and nothing else; false = it is another, or unusual in any way.
+func readPublication(encoded []byte) (read event, isOne bool) {
+	wellFormed := eachField(encoded, func(tag uint64, _ uint64, push []byte) bool {
+		return tag == replyPush && read.chatID == nil && readPush(push, &read)
+	})
+	return read, wellFormed && read.text != nil
+}
+
+func readPush(encoded []byte, read *event) bool {
+	return eachField(encoded, func(tag uint64, _ uint64, value []byte) bool {
+		switch tag {
+		case pushChannel:
+			read.chatID = value
+		case pushPub:
+			return read.text == nil && readPublicationFields(value, read)
+		}
+		return true
+	}) && read.chatID != nil
+}
+
+func readPublicationFields(encoded []byte, read *event) bool {
+	return eachField(encoded, func(tag uint64, varint uint64, value []byte) bool {
+		switch tag {
+		case publicationData:
+			read.text = value
+		case publicationOffset:
+			read.seq = varint
+		}
+		return true
+	})
 }
 
 func (w *centrifugoWire) frames(reply *protocol.Reply) ([]*pb.ServerFrame, error) {

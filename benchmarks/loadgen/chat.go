@@ -63,22 +63,23 @@ func (c *chat) placed(number uint32, seq uint64) (isComplete bool, err error) {
 	return c.knows[number] == c.parties, nil
 }
 
-var padding = strings.Repeat("x", textBytes-33)
+// ending follows what a text says.
+var ending = " " + strings.Repeat("x", textBytes-33)
 
 // text makes the content of a message: which one it is, and when it was sent, in nanoseconds since the generator started.
 func (c *chat) text(number uint32, sentAt time.Duration) string {
-	return fmt.Sprintf("%08x%08x%016x %s", c.index, number, uint64(sentAt), padding)
+	return fmt.Sprintf("%08x%08x%016x%s", c.index, number, uint64(sentAt), ending)
 }
 
 // parse reads what text wrote.
-func (c *chat) parse(text string) (number uint32, sentAt time.Duration, err error) {
+func (c *chat) parse(text []byte) (number uint32, sentAt time.Duration, err error) {
 	if len(text) != textBytes {
 		return 0, 0, fmt.Errorf("a text of %d bytes in %s; all that were sent have %d", len(text), c.id, textBytes)
 	}
-	index, errIndex := strconv.ParseUint(text[:8], 16, 32)
-	parsed, errNumber := strconv.ParseUint(text[8:16], 16, 32)
-	nanoseconds, errTime := strconv.ParseInt(text[16:32], 16, 64)
-	if errIndex != nil || errNumber != nil || errTime != nil || text[32:] != " "+padding {
+	index, errIndex := strconv.ParseUint(string(text[:8]), 16, 32)
+	parsed, errNumber := strconv.ParseUint(string(text[8:16]), 16, 32)
+	nanoseconds, errTime := strconv.ParseInt(string(text[16:32]), 16, 64)
+	if errIndex != nil || errNumber != nil || errTime != nil || string(text[32:]) != ending {
 		return 0, 0, fmt.Errorf("a text that nobody sent in %s: %q", c.id, text)
 	}
 	if uint32(index) != c.index {

@@ -9,6 +9,8 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
 
 	pb "github.com/chatgrpc/chatgrpc/benchmarks/loadgen/chatgrpcv1"
@@ -31,7 +33,7 @@ type role interface {
 	// opened: the device holds the chat from now on; its next event is nextSeq.
 	opened(chatID string, nextSeq uint64) error
 	// event: the next event of a chat.
-	event(event *pb.ChatEvent, now time.Duration) error
+	event(event event, now time.Duration) error
 	// sent: the answer to a message that was queued with this request id.
 	sent(requestID uint64, result *pb.SendResult, now time.Duration) error
 	// synced: everything up to the Hello has come.
@@ -66,18 +68,41 @@ func dial(target string) (*grpc.ClientConn, error) {
 // wire is one open stream to a server, in the frames of chatgrpc whatever the server's own are.
 type wire interface {
 	Send(*pb.ConnectRequest) error
-	// Recv returns the next batch; in the first one the first frame answers the Hello.
-	Recv() (*pb.ConnectResponse, error)
+	// Recv returns the next batch, which holds until the one after it; in the first one the first frame answers the Hello.
+	Recv() ([]received, error)
 	Close() error
 }
 
 // grpcWire is a stream of SessionService.Connect on a connection of its own.
 type grpcWire struct {
 	pb.SessionService_ConnectClient
-	conn *grpc.ClientConn
+	conn    *grpc.ClientConn
+	reading []byte
+	reader  batchReader
 }
 
-func (w grpcWire) Close() error { return w.conn.Close() }
+func (w *grpcWire) Close() error { return w.conn.Close() }
+
+func (w *grpcWire) Recv() ([]received, error) {
+	if err := w.RecvMsg(&w.reading); err != nil {
+		return nil, err
+	}
+	return w.reader.read(w.reading)
+}
+
+// encodedCodec is that of gRPC, but leaves what is received encoded, in a buffer that is used again.
+type encodedCodec struct{ encoding.CodecV2 }
+
+func (encodedCodec) Unmarshal(data mem.BufferSlice, message any) error {
+	into := message.(*[]byte)
+	*into = (*into)[:0]
+	for _, part := range data {
+		*into = append(*into, part.ReadOnlyData()...)
+	}
+	return nil
+}
+
+var receivedEncoded = grpc.ForceCodecV2(encodedCodec{encoding.GetCodecV2("proto")})
 
 // openGRPC opens a wire to a chatgrpc server; it ends with the context.
 func openGRPC(ctx context.Context, target string, account account) (wire, error) {
@@ -85,11 +110,11 @@ func openGRPC(ctx context.Context, target string, account account) (wire, error)
 	if err != nil {
 		return nil, err
 	}
-	stream, err := pb.NewSessionServiceClient(conn).Connect(account.authorized(ctx), grpc.WaitForReady(true))
+	stream, err := pb.NewSessionServiceClient(conn).Connect(account.authorized(ctx), grpc.WaitForReady(true), receivedEncoded)
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	return grpcWire{stream, conn}, nil
+	return &grpcWire{SessionService_ConnectClient: stream, conn: conn}, nil
 }
 
 // connect opens a device's wire and says Hello. The device must then be served.
@@ -157,7 +182,7 @@ func (d *device) serve() error {
 			if err := d.checkWelcome(batch); err != nil {
 				return err
 			}
-			batch.Frames = batch.Frames[1:]
+			batch = batch[1:]
 			welcomed = true
 		}
 		if err := d.takeIn(batch); err != nil && d.ctx.Err() == nil {
@@ -171,11 +196,11 @@ func (d *device) close() {
 	_ = d.wire.Close()
 }
 
-func (d *device) checkWelcome(batch *pb.ConnectResponse) error {
-	if len(batch.Frames) == 0 {
+func (d *device) checkWelcome(batch []received) error {
+	if len(batch) == 0 {
 		return fmt.Errorf("%s: an empty batch", d.account.user)
 	}
-	first := batch.Frames[0]
+	first := batch[0].other
 	if welcome := first.GetWelcome(); welcome == nil || first.RequestId != 1 || welcome.UserId != d.account.user {
 		return fmt.Errorf("%s: the first frame is no Welcome to this user's Hello: %v", d.account.user, first)
 	}
@@ -183,12 +208,18 @@ func (d *device) checkWelcome(batch *pb.ConnectResponse) error {
 	return nil
 }
 
-func (d *device) takeIn(batch *pb.ConnectResponse) error {
+func (d *device) takeIn(batch []received) error {
 	d.mutex.Lock()
 	defer d.mutex.Unlock()
 	now := time.Since(d.started)
-	for _, frame := range batch.Frames {
-		if err := d.takeInFrame(frame, now); err != nil {
+	for _, frame := range batch {
+		var err error
+		if frame.other == nil {
+			err = d.role.event(frame.event, now)
+		} else {
+			err = d.takeInFrame(frame.other, now)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -196,10 +227,9 @@ func (d *device) takeIn(batch *pb.ConnectResponse) error {
 	return d.flush()
 }
 
+// takeInFrame takes in a frame that is no event.
 func (d *device) takeInFrame(frame *pb.ServerFrame, now time.Duration) error {
 	switch body := frame.Body.(type) {
-	case *pb.ServerFrame_Event:
-		return d.role.event(body.Event, now)
 	case *pb.ServerFrame_Sent:
 		return d.role.sent(frame.RequestId, body.Sent, now)
 	case *pb.ServerFrame_ChatOpened:

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"sync/atomic"
 	"time"
-
-	pb "github.com/chatgrpc/chatgrpc/benchmarks/loadgen/chatgrpcv1"
 )
 
 // member is a device in the one chat that it is in. It checks what it receives: every event of the chat, in order, once, at the
@@ -62,30 +60,31 @@ func (m *member) opened(chatID string, nextSeq uint64) error {
 	return nil
 }
 
-func (m *member) event(event *pb.ChatEvent, now time.Duration) error {
-	if err := m.identify(event.ChatId); err != nil {
-		return err
+func (m *member) event(event event, now time.Duration) error {
+	if m.chatID != string(event.chatID) {
+		if err := m.identify(string(event.chatID)); err != nil {
+			return err
+		}
 	}
-	if event.Seq != m.heldSeq+1 {
-		return fmt.Errorf("a hole or a repetition: %s seq %d came after seq %d", event.ChatId, event.Seq, m.heldSeq)
+	if event.seq != m.heldSeq+1 {
+		return fmt.Errorf("a hole or a repetition: %s seq %d came after seq %d", event.chatID, event.seq, m.heldSeq)
 	}
-	m.heldSeq = event.Seq
-	text, isText := event.Content.GetBody().(*pb.Content_Text)
-	if !isText {
+	m.heldSeq = event.seq
+	if event.text == nil {
 		return nil
 	}
-	number, sentAt, err := m.chat.parse(text.Text.Text)
+	number, sentAt, err := m.chat.parse(event.text)
 	if err != nil {
 		return err
 	}
 	if number != m.received.Load() {
-		return fmt.Errorf("message %d of %s came when message %d was next", number, event.ChatId, m.received.Load())
+		return fmt.Errorf("message %d of %s came when message %d was next", number, event.chatID, m.received.Load())
 	}
 	m.received.Add(1)
 	if m.run.measuring.Load() {
 		m.deliveries.add(now - sentAt)
 	}
-	return m.chat.place(number, event.Seq)
+	return m.chat.place(number, event.seq)
 }
 
 func (m *member) synced(now time.Duration) error {
@@ -132,10 +131,12 @@ func (m *member) acknowledgeLater() {
 	})
 }
 
-// acknowledge says that every event held is safe; one frame, however many events came.
+// acknowledge says that every event held is safe; one frame, however many events came. A peer is told nothing.
 func (m *member) acknowledge(now time.Duration) {
 	if m.heldSeq > m.ackedSeq {
-		m.queueAck(m.chatID, m.heldSeq)
+		if m.run.peer == "" {
+			m.queueAck(m.chatID, m.heldSeq)
+		}
 		m.ackedSeq, m.ackedAt = m.heldSeq, now
 	}
 }
