@@ -190,7 +190,7 @@ class PeerBench:
             "peer_p99_ms": seen["p99_ms"],
             "peer_cpu_s_per_1000": seen["server_cpu_s"] / seen["count"] * 1000,
             "peer_server_cpu": seen["server_cpu_s"] / seen["seconds"],
-            "peer_loadgen_cpu": seen["loadgen_cpu_s"] / seen["seconds"],
+            "peer_generator_cpu_share": seen["loadgen_cpu_s"] / seen["seconds"],
         }
 
 

@@ -11,20 +11,18 @@ from rich.table import Table
 Row = dict[str, object]
 """`subject` and `row` name it; the other keys are figures, as far as they apply. docs/benchmarks.md explains each."""
 
-LOADGEN_CPU_MAX = 0.85
+GENERATOR_CPU_SHARE_MAX = 0.8
 """Beyond this share of their core the load generator, and the services of a cluster, may be what was measured."""
 
 ECHO_CHANGE_MAX = 0.25
 """If the echo after a row is so much faster or slower than the one before it, something else used the machine meanwhile."""
 
 _Columns = Mapping[str, tuple[str, str]]
-"""By key of a row: the heading, and how the figure is formatted."""
+"""By key of a row: the heading, and how the figure, and the least and the largest of its repeats, are formatted."""
 
 _FIGURES: _Columns = {
     "offered_per_s": ("offered per s", ",.0f"),
     "rate_per_s": ("per s", ",.0f"),
-    "rate_per_s_min": ("min", ",.0f"),
-    "rate_per_s_max": ("max", ",.0f"),
     "messages_per_s": ("messages per s", ",.0f"),
     "kb_per_stream": ("KiB / stream", ".1f"),
     "echo_per_s": ("echo per s", ",.0f"),
@@ -34,52 +32,56 @@ _FIGURES: _Columns = {
 _COSTS: _Columns = {
     "p50_ms": ("p50 ms", ".1f"),
     "p99_ms": ("p99 ms", ".1f"),
-    "p99_ms_min": ("min", ".1f"),
-    "p99_ms_max": ("max", ".1f"),
     "answer_p50_ms": ("answer p50", ".1f"),
     "answer_p99_ms": ("answer p99", ".1f"),
     "cpu_s_per_1000": ("CPU s / 1000", ".4f"),
     "echo_cpu_s_per_1000": ("echo's", ".4f"),
     "server_cpu": ("server CPU", ".0%"),
     "services_cpu": ("services CPU", ".0%"),
-    "loadgen_cpu": ("loadgen CPU", ".0%"),
+    "generator_cpu_share": ("generator CPU", ".0%"),
 }
 _SERVICES: _Columns = {
     "cassandra_cpu_s_per_1000": ("Cassandra's CPU s / 1000", ".4f"),
     "redis_cpu_s_per_1000": ("Redis'", ".4f"),
     "etcd_cpu_s_per_1000": ("etcd's", ".4f"),
 }
-
-
 _PEERS: _Columns = {
     "rate_per_s": ("per s", ",.0f"),
-    "rate_per_s_min": ("min", ",.0f"),
-    "rate_per_s_max": ("max", ",.0f"),
     "peer_rate_per_s": ("peer's", ",.0f"),
-    "peer_rate_per_s_min": ("min", ",.0f"),
-    "peer_rate_per_s_max": ("max", ",.0f"),
     "ratio": ("ratio", ".2f"),
+    "echo_per_s": ("echo per s", ",.0f"),
+    "echo_ratio": ("of echo", ".2f"),
+}
+_PEERS_COSTS: _Columns = {
     "p50_ms": ("p50 ms", ".1f"),
     "peer_p50_ms": ("peer's", ".1f"),
     "p99_ms": ("p99 ms", ".1f"),
     "peer_p99_ms": ("peer's", ".1f"),
     "cpu_s_per_1000": ("CPU s / 1000", ".4f"),
     "peer_cpu_s_per_1000": ("peer's", ".4f"),
-    "loadgen_cpu": ("loadgen CPU", ".0%"),
-    "peer_loadgen_cpu": ("peer's", ".0%"),
+    "generator_cpu_share": ("generator CPU", ".0%"),
+    "peer_generator_cpu_share": ("peer's", ".0%"),
 }
 
-_WITH_RANGE = ("rate_per_s", "p99_ms", "peer_rate_per_s", "peer_p99_ms")
-"""Figures of which the least and the largest of the repeats are kept too."""
+_WITHOUT_RANGE = (
+    "offered_per_s",
+    "echo_change",
+    "server_cpu",
+    "services_cpu",
+    "generator_cpu_share",
+    "peer_server_cpu",
+    "peer_generator_cpu_share",
+)
+"""Figures of which the least and the largest of the repeats say nothing."""
 
 
 def median_row(repeats: Sequence[Row]) -> Row:
-    """One row from repeats of it: of each figure the median, of some the extremes, of everything else the first."""
+    """One row from repeats of it: of each figure the median and, as `_min` and `_max`, the extremes; of all else the first."""
     row: Row = {}
     for key, value in repeats[0].items():
         figures = [figure(each[key]) for each in repeats] if _is_figure(value) else []
         row[key] = median(figures) if figures else value
-        if key in _WITH_RANGE and len(figures) > 1:
+        if len(figures) > 1 and key not in _WITHOUT_RANGE:
             row |= {f"{key}_min": min(figures), f"{key}_max": max(figures)}
     return row
 
@@ -95,22 +97,27 @@ def show(rows: Sequence[Row], console: Console) -> None:
 
 def show_peers(rows: Sequence[Row], console: Console) -> None:
     """Prints the table of a server beside a peer, and the warnings."""
-    console.print(_table(rows, "edge", _PEERS, "peer"))
+    console.print(_table(rows, "", _PEERS, "peer"))
+    console.print(_table(rows, "", _PEERS_COSTS, ""))
     _show_warnings(rows, console)
 
 
 def _show_warnings(rows: Sequence[Row], console: Console) -> None:
     for row in rows:
-        name = ", ".join(str(row[key]) for key in ("subject", "row", "shape") if key in row)
+        name = ", ".join(str(row[key]) for key in _NAMES if key in row)
         for warning in _warnings(row):
             console.print(f"{name}: {warning}", style="yellow")
+
+
+_NAMES = ("subject", "row", "shape", "edge")
+"""What tells rows apart."""
 
 
 def _table(rows: Sequence[Row], before: str, columns: _Columns, behind: str) -> Table:
     """A table of the columns that any of the rows has, with one column of text before and one behind them, if named."""
     table = Table(box=None, header_style="bold", padding=(0, 1))
     used = [key for key in columns if any(key in row for row in rows)]
-    texts = [key for key in ("subject", "row", "shape", before) if key]
+    texts = [key for key in (*_NAMES, before) if key]
     for heading in texts:
         table.add_column(heading)
     for key in used:
@@ -119,19 +126,25 @@ def _table(rows: Sequence[Row], before: str, columns: _Columns, behind: str) -> 
         table.add_column(behind)
     for row in rows:
         cells = [str(row.get(key, "")) for key in texts]
-        cells += [format(figure(row[key]), columns[key][1]) if key in row else "" for key in used]
+        cells += [_cell(row, key, columns[key][1]) for key in used]
         table.add_row(*cells, *([str(row.get(behind, ""))] if behind else []))
     return table
 
 
+def _cell(row: Row, key: str, form: str) -> str:
+    """A figure and, if it was measured several times, the least and the largest on a line below."""
+    shown = [format(figure(row[name]), form) for name in (key, f"{key}_min", f"{key}_max") if name in row]
+    return f"{shown[0]}\n{shown[1]}-{shown[2]}" if len(shown) == 3 else "".join(shown)
+
+
 def _warnings(row: Row) -> Iterator[str]:
     services = figure(row.get("services_cpu", 0))
-    share = figure(row.get("loadgen_cpu", 0)) + services
-    if share > LOADGEN_CPU_MAX:
+    share = figure(row.get("generator_cpu_share", 0)) + services
+    if share > GENERATOR_CPU_SHARE_MAX:
         who = "the load generator and the services" if services else "the load generator"
         yield f"{who} used {share:.0%} of their core, and may be what limits this figure: compare by CPU seconds"
-    peer_share = figure(row.get("peer_loadgen_cpu", 0))
-    if peer_share > LOADGEN_CPU_MAX:
+    peer_share = figure(row.get("peer_generator_cpu_share", 0))
+    if peer_share > GENERATOR_CPU_SHARE_MAX:
         yield f"the load generator used {peer_share:.0%} of its core beside the peer, and may be what limits the peer's figure"
     change = figure(row.get("echo_change", 0))
     if abs(change) > ECHO_CHANGE_MAX:

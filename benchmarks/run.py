@@ -173,7 +173,7 @@ class Bench:
             "ratio": seen["rate_per_s"] / echo_per_s,
             "server_cpu": seen["server_cpu_s"] / seen["seconds"],
             **({"services_cpu": sum(seen[f"{name}_cpu_s"] for name in services) / seen["seconds"]} if services else {}),
-            "loadgen_cpu": seen["loadgen_cpu_s"] / seen["seconds"],
+            "generator_cpu_share": seen["loadgen_cpu_s"] / seen["seconds"],
         }
 
     def idle(self, subject: Subject) -> Row:
@@ -355,7 +355,7 @@ def main(
     ] = None,
     quick: QuickOption = False,
     shapes: ShapesOption = None,
-    repeat: Annotated[int, typer.Option(min=1, help="Times that each row is measured; the figures are medians.")] = 1,
+    repeat: Annotated[int, typer.Option(min=1, help="Times that each row is measured; the figures are medians.")] = 5,
     data_dir: Annotated[
         Path, typer.Option(help="Folder for the servers' data, on the disk to measure.  [default: data]", show_default=False)
     ] = ROOT / "data",
