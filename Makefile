@@ -40,10 +40,10 @@ generate: setup ## generate the protobuf and gRPC code anew
 lock: setup ## pin the newest allowed dependencies in requirements.lock
 	@scripts/lock --upgrade && scripts/setup
 
-bench: setup ## measure, beside a raw grpc.aio echo; ARGS="--help" tells more
+bench: setup ## measure each edge, beside a raw echo; ARGS="--help" tells more
 	@$(BIN)/python -m benchmarks.run $(ARGS)
 
-bench-peers: setup ## measure beside Centrifugo over Redis, which it builds; ARGS="--help" tells more
+bench-peers: setup ## measure each edge beside Centrifugo over Redis, which it builds; ARGS="--help" tells more
 	@$(BIN)/python -m benchmarks.peers $(ARGS)
 
 wheels: setup ## build the three distributions into dist/, to install elsewhere

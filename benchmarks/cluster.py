@@ -84,8 +84,8 @@ class LoadedCluster:
 
 
 @contextmanager
-def chat_cluster(services: Services, parent: Path) -> Iterator[tuple[LoadedCluster, Path]]:
-    """New nodes on an empty keyspace, with their shards owned; yields them and their data folder, which is below `parent`.
+def chat_cluster(services: Services, parent: Path, edge: str) -> Iterator[tuple[LoadedCluster, Path]]:
+    """New nodes with this edge on an empty keyspace, their shards owned; yields them and their data folder, below `parent`.
 
     Raises:
         BenchError: a node did not start, or the shards are not owned in time.
@@ -95,8 +95,9 @@ def chat_cluster(services: Services, parent: Path) -> Iterator[tuple[LoadedClust
     name = f"bench-{os.getpid()}-{services.clusters}"
     with tempfile.TemporaryDirectory(prefix="bench-", dir=parent) as folder, asyncio.Runner() as runner:
         data_dir, stack = Path(folder), AsyncExitStack()
+        environment = _ENVIRONMENT | {"CHATGRPC_SERVER__EDGE": edge}
         starting = running_cluster(
-            data_dir, services.etcd, services.redis, services.cassandra, name, NODES, environment=_ENVIRONMENT
+            data_dir, services.etcd, services.redis, services.cassandra, name, NODES, environment=environment
         )
         try:
             with pinned(services.cpus.server):

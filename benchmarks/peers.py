@@ -1,4 +1,4 @@
-"""`make bench-peers`: a server beside Centrifugo over Redis, under the same load in the same run, for anybody to repeat.
+"""`make bench-peers`: a server, on each edge, beside Centrifugo over Redis, by turns under one load, for anybody to repeat.
 
 Centrifugo is what people pick for fast delivery. It runs as it would for a chat: over a Redis that has each message on the disk
 before it answers (append-only file, fsync always), with a bounded history and positions that clients can check. It has no
@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,21 +29,30 @@ from benchmarks.run import (
     DELAYED,
     INDEPENDENT,
     QUICK,
+    REPEAT,
     SHAPES,
     THOROUGH,
     Bench,
+    EdgesOption,
     Load,
+    Measures,
     Pace,
     QuickOption,
+    RepeatOption,
     ShapesOption,
     Subject,
+    alternate,
     chosen,
+    chosen_edges,
     describe_machine,
+    floors,
     loads,
 )
 from tests.support.ports import free_port
 from tests.support.services import RedisServer, ServiceError
 
+KINDS = ("floors", "pairs", "fanout")
+PEER = "Centrifugo over Redis"
 CENTRIFUGO = "github.com/centrifugal/centrifugo/v6@v6.9.1"
 RESULTS_FILE = ROOT / "benchmarks" / "peers.json"
 _BUILD_DIR = ROOT / ".tools" / "peers"
@@ -148,7 +157,7 @@ def peer_server(program: Path, cpu: int | None) -> Iterator[Peer]:
 class PeerBench:
     """Measures both under the same loads, by turns."""
 
-    def __init__(self, pace: Pace, cpus: Cpus, data_dir: Path, centrifugo: Path | None) -> None:
+    def __init__(self, pace: Pace, cpus: Cpus, data_dir: Path, edges: Sequence[str], centrifugo: Path | None) -> None:
         """With no program only ours is measured.
 
         Raises:
@@ -156,27 +165,20 @@ class PeerBench:
         """
         self._pace = pace
         self._cpus = cpus
+        self._data_dir = data_dir
         self._centrifugo = centrifugo
         self._bench = Bench(pace, cpus)
-        self._ours = Subject("server", partial(chat_server, data_dir, cpus.server))
+        start = partial(chat_server, data_dir, cpus.server)
+        self._ours = [Subject("server", edge, partial(start, edge)) for edge in edges]
 
-    def row(self, load: Load, repeat: int) -> Row:
-        """Measures one row of both as often as is asked.
+    def floors(self) -> dict[str, Measures]:
+        """What measures what no server on our edges and our store can exceed; see `benchmarks.run.floors`."""
+        return floors(self._bench, self._data_dir, [subject.edge for subject in self._ours])
 
-        Raises:
-            BenchError: something that the load generator checks is wrong.
-        """
-        row = results.median_row([self._once(load) for _ in range(repeat)])
-        if "peer_rate_per_s" in row:
-            row["ratio"] = results.figure(row["rate_per_s"]) / results.figure(row["peer_rate_per_s"])
-        return row
-
-    def _once(self, load: Load) -> Row:
-        ours = self._bench.load(self._ours, load)
-        ours["echo_ratio"] = ours.pop("ratio")
-        if self._centrifugo is None:
-            return ours | {"peer": "not to be had"}
-        return ours | {"peer": "Centrifugo over Redis"} | self._peer(load, self._centrifugo)
+    def measures(self, load: Load) -> Measures:
+        """What measures this load once: on each of our edges, and the peer."""
+        ours: dict[str, Callable[[], Row]] = {subject.edge: partial(self._bench.load, subject, load) for subject in self._ours}
+        return ours if self._centrifugo is None else ours | {PEER: partial(self._peer, load, self._centrifugo)}
 
     def _peer(self, load: Load, program: Path) -> Row:
         # It has no acknowledgements that could wait.
@@ -194,22 +196,32 @@ class PeerBench:
         }
 
 
+def beside(ours: Row, peer: Row | None) -> Row:
+    """A row of ours with the peer's figures; without them where there are none."""
+    row = {("echo_ratio" + key.removeprefix("ratio") if key.startswith("ratio") else key): value for key, value in ours.items()}
+    if peer is None:
+        return row | {"peer": "not to be had"}
+    return row | {"peer": PEER} | peer | {"ratio": results.figure(row["rate_per_s"]) / results.figure(peer["peer_rate_per_s"])}
+
+
 def main(
     rows: Annotated[
         str | None,
-        typer.Option(help="Kinds of rows, with commas between them: pairs, fanout.  [default: all]", show_default=False),
+        typer.Option(help=f"Kinds of rows, with commas between them: {', '.join(KINDS)}.  [default: all]", show_default=False),
     ] = None,
     shapes: ShapesOption = None,
+    edges: EdgesOption = None,
     quick: QuickOption = False,
-    repeat: Annotated[int, typer.Option(min=1, help="Times that each row is measured; the figures are medians.")] = 5,
+    repeat: RepeatOption = REPEAT,
     data_dir: Annotated[
         Path, typer.Option(help="Folder for the server's data, on the disk to measure.  [default: data]", show_default=False)
     ] = ROOT / "data",
 ) -> None:
-    """Measure the server beside Centrifugo over Redis, under the same load in the same run."""
+    """Measure the server, on each edge, beside Centrifugo over Redis, under the same load in the same run."""
     console = Console(width=None if sys.stdout.isatty() else 170, highlight=False)
-    kinds = chosen("rows", rows, ("pairs", "fanout"))
+    kinds = chosen("rows", rows, KINDS)
     shapes_used = [SHAPES[name] for name in chosen("shapes", shapes, SHAPES)]
+    edges_used = chosen_edges(edges, console)
     forget_settings()
     pace = QUICK if quick else THOROUGH
     cpus = Cpus.choose()
@@ -218,18 +230,32 @@ def main(
         centrifugo = install_centrifugo(console)
     except BenchError as error:
         console.print(f"the rows have no peer: {error}", style="red", markup=False)
-    bench = PeerBench(pace, cpus, data_dir, centrifugo)
+    bench = PeerBench(pace, cpus, data_dir, edges_used, centrifugo)
     describe_machine(cpus, data_dir, console)
     measured: list[Row] = []
     failed = centrifugo is None
+
+    def measure(name: str, measures: Measures) -> dict[str, Row]:
+        """Measures as often as is asked, by turns; says what was wrong, and returns what was right."""
+        nonlocal failed
+        with console.status(f"measuring {name}"):
+            seen = alternate(measures, repeat)
+        right: dict[str, Row] = {}
+        for who, row in seen.items():
+            if isinstance(row, BenchError):
+                failed = True
+                console.print(f"{name}, {who}: {row}", style="red", markup=False)
+            else:
+                right[who] = row
+        return right
+
+    if "floors" in kinds:
+        for name, measures in bench.floors().items():
+            measured += measure(name, measures).values()
     for load in (load for kind in kinds for load in loads(kind, shapes_used, pace)):
-        name = f"{load.row}, {load.shape.name}"
-        try:
-            with console.status(f"measuring {name}"):
-                measured.append(bench.row(load, repeat))
-        except BenchError as error:
-            failed = True
-            console.print(f"{name}: {error}", style="red", markup=False)
+        seen = measure(f"{load.row}, {load.shape.name}", bench.measures(load))
+        peer = seen.pop(PEER, None)
+        measured += [beside(ours, peer) for ours in seen.values()]
     results.show_peers(measured, console)
     results.write(measured, RESULTS_FILE)
     console.print(f"written to {RESULTS_FILE.relative_to(ROOT)}")

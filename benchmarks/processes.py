@@ -129,24 +129,26 @@ class Server:
 
 
 @contextmanager
-def echo_server(cpu: int | None) -> Iterator[Server]:
-    """The echo server, new."""
+def echo_server(cpu: int | None, edge: str) -> Iterator[Server]:
+    """The echo server on this edge, new."""
     port = free_port()
-    command = [sys.executable, str(ROOT / "benchmarks" / "echo_server.py"), "--port", str(port)]
+    command = [sys.executable, "-m", "benchmarks.echo_server", "--port", str(port), "--edge", edge]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
     with (
         tempfile.TemporaryDirectory(prefix="chatgrpc-echo-") as folder,
-        Server.start("the echo server", command, port, Path(folder, "log"), dict(os.environ), cpu) as server,
+        Server.start(f"the echo server ({edge})", command, port, Path(folder, "log"), env, cpu) as server,
     ):
         yield server
 
 
 @contextmanager
-def chat_server(parent: Path, cpu: int | None) -> Iterator[tuple[Server, Path]]:
-    """`chatgrpc serve` on its defaults, with an empty data folder below `parent`; yields it and the data folder."""
+def chat_server(parent: Path, cpu: int | None, edge: str) -> Iterator[tuple[Server, Path]]:
+    """`chatgrpc serve` on this edge and otherwise its defaults, with an empty data folder below `parent`; yields both."""
     port = free_port()
     parent.mkdir(parents=True, exist_ok=True)
     env = os.environ | {
         "CHATGRPC_SERVER__PORT": str(port),
+        "CHATGRPC_SERVER__EDGE": edge,
         "CHATGRPC_SERVER__METRICS_PORT": "0",
         "CHATGRPC_LOG__LEVEL": "warning",
         "CHATGRPC_LOG__FORMAT": "json",

@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from chatgrpc.adapters.sqlite.chat_log import _insert
@@ -45,25 +46,55 @@ def one_statement(db: sqlite3.Connection, rows: Sequence[Row]) -> None:
     _insert(db, rows)
 
 
-def append_groups(
-    path: Path, insert: Callable[[sqlite3.Connection, Sequence[Row]], None], size: int, count: int
-) -> tuple[list[float], float]:
-    """Commits `count` groups; returns the seconds that each took, rising, and the seconds of all."""
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """What committing groups of events took."""
+
+    each_s: list[float]
+    """Of each group, rising."""
+    total_s: float
+    cpu_s: float
+    """Of the thread that appends."""
+
+    def quantile_ms(self, share: float) -> float:
+        """What this share (0 to 1) of the groups did not exceed."""
+        return self.each_s[int(len(self.each_s) * share)] * 1_000
+
+
+def append_groups(path: Path, insert: Callable[[sqlite3.Connection, Sequence[Row]], None], size: int, count: int) -> Appended:
+    """Commits `count` groups of `size` events."""
     db = open_writer(path)
     migrate(db, packaged_migrations())
     event = bytes(range(256)) * 2
     rows = [(n % CHATS, n // CHATS + 1, 1, None, event[:EVENT_BYTES]) for n in range(size * count)]
     took: list[float] = []
-    began = time.perf_counter()
+    began, began_cpu = time.perf_counter(), time.thread_time()
     for start in range(0, len(rows), size):
         before = time.perf_counter()
         db.execute("BEGIN IMMEDIATE")
         insert(db, rows[start : start + size])
         db.execute("COMMIT")
         took.append(time.perf_counter() - before)
-    total = time.perf_counter() - began
+    total, cpu = time.perf_counter() - began, time.thread_time() - began_cpu
     db.close()
-    return sorted(took), total
+    return Appended(sorted(took), total, cpu)
+
+
+def floor(folder: Path, size: int) -> dict[str, object]:
+    """What appends of so many events to a commit reach with nothing else to do, on the calling thread.
+
+    Returns: events per second, milliseconds of a commit, CPU seconds for 1,000 events; named as in the rows of `make bench`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="append-", dir=folder) as place:
+        appended = append_groups(Path(place) / "append.db", one_statement, size, GROUPS[size])
+    events = size * GROUPS[size]
+    return {
+        "rate_per_s": events / appended.total_s,
+        "p50_ms": appended.quantile_ms(0.5),
+        "p99_ms": appended.quantile_ms(0.99),
+        "cpu_s_per_1000": appended.cpu_s / events * 1000,
+    }
 
 
 async def spin(slice_s: float, done: threading.Event) -> float:
@@ -80,10 +111,10 @@ async def spin(slice_s: float, done: threading.Event) -> float:
 
 async def beside_a_busy_loop(
     folder: Path, insert: Callable[[sqlite3.Connection, Sequence[Row]], None], size: int, slice_s: float
-) -> tuple[list[float], float, float]:
+) -> tuple[Appended, float]:
     """Appends in a thread while this one is busy; also returns the loop's rounds per second."""
     done = threading.Event()
-    results: list[tuple[list[float], float]] = []
+    results: list[Appended] = []
 
     def work() -> None:
         with tempfile.TemporaryDirectory(dir=folder) as place:
@@ -94,7 +125,7 @@ async def beside_a_busy_loop(
     thread.start()
     rounds = await spin(slice_s, done)
     thread.join()
-    return *results[0], rounds
+    return results[0], rounds
 
 
 async def spin_alone(slice_s: float) -> float:
@@ -117,11 +148,11 @@ def main() -> None:
             sys.setswitchinterval(switch_s)
             for size, count in GROUPS.items():
                 for insert in (one_statement, executemany):
-                    took, total, rounds = asyncio.run(beside_a_busy_loop(folder, insert, size, slice_s))
-                    p50, p99 = (took[int(len(took) * share)] * 1_000 for share in (0.5, 0.99))
+                    appended, rounds = asyncio.run(beside_a_busy_loop(folder, insert, size, slice_s))
+                    p50, p99 = (appended.quantile_ms(share) for share in (0.5, 0.99))
                     print(
                         f"{slice_s * 1_000:8.0f}  {switch_s * 1_000:9.1f}  {size:5}  {insert.__name__:13}"
-                        f"{size * count / total:8.0f}  {p50:13.2f} {p99:6.2f} {rounds / alone:6.0%}",
+                        f"{size * count / appended.total_s:8.0f}  {p50:13.2f} {p99:6.2f} {rounds / alone:6.0%}",
                         flush=True,
                     )
 

@@ -1,17 +1,16 @@
 """What the transport costs beside a raw grpc.aio echo, with either I/O engine of gRPC: `python -m benchmarks.transport`.
 
 Both servers do the same: each message comes back as a message of its own. The echo reads and writes within one coroutine a
-stream, which is the least that grpc.aio can do. Behind the transport stands the smallest edge there can be: it drains once per
-turn of the loop and writes each stream's oldest message as soon as the stream is writable.
+stream, which is the least that grpc.aio can do. Behind the transport stands the smallest edge there can be
+(`benchmarks/transport_echo.py`).
 """
 
 import argparse
-import asyncio
 import gc
 import os
 import sys
 import tempfile
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,32 +31,15 @@ IDLE_STREAMS = 2_000
 async def serve(port: int) -> None:
     """Echoes through the transport on the loopback address until the process ends."""
     # Imported here, so that the other half of this file works without: the engine is chosen when grpc is imported.
-    from benchmarks.echo_server import SERVICE  # noqa: PLC0415
+    from benchmarks.echo_server import METHOD, SERVICE  # noqa: PLC0415
+    from benchmarks.transport_echo import echo_on  # noqa: PLC0415
     from chatgrpc.edge.grpc_transport import GrpcTransport  # noqa: PLC0415
     from chatgrpc.edge.server import GrpcServer, ServerOptions  # noqa: PLC0415
 
     transport = GrpcTransport(inbox_bytes_max=256 * 1024, close_timeout_s=5.0)
-    loop = asyncio.get_running_loop()
-    waiting: dict[int, deque[bytes]] = defaultdict(deque)
-    busy: set[int] = set()
-
-    def tick() -> None:
-        inbound = transport.drain()
-        busy.difference_update(inbound.writable)
-        for stream, messages in inbound.received:
-            waiting[stream].extend(messages)
-        ready = [
-            stream for stream in {*inbound.writable, *(stream for stream, _ in inbound.received)} - busy if waiting[stream]
-        ]
-        busy.update(ready)
-        transport.write((stream, waiting[stream].popleft()) for stream in ready)
-
-    def wake_up() -> None:
-        loop.call_soon(tick)
-
-    transport.on_input(wake_up)
+    echo_on(transport)
     server = GrpcServer(ServerOptions(port=port))
-    server.register(SERVICE, lambda added_to: transport.register(added_to, SERVICE, "Echo"))
+    server.register(SERVICE, lambda added_to: transport.register(added_to, SERVICE, METHOD))
     await server.start()
     gc.freeze()
     await server.wait()
@@ -68,7 +50,7 @@ def started(server: str, engine: str, cpus: Cpus) -> Iterator[Server]:
     """One of the two servers, new, with the engine."""
     port = free_port()
     command = {
-        "echo": [sys.executable, str(ROOT / "benchmarks" / "echo_server.py"), "--port", str(port)],
+        "echo": [sys.executable, "-m", "benchmarks.echo_server", "--port", str(port)],
         "transport": [sys.executable, "-m", "benchmarks.transport", "--serve", str(port)],
     }[server]
     environment = os.environ | {"GRPC_EXPERIMENTS": ENGINES[engine], "PYTHONPATH": str(ROOT)}

@@ -12,7 +12,8 @@ import (
 )
 
 const (
-	echoMethod = "/chatgrpc.bench.Echo/Echo"
+	// Where the streams of devices go: the native edge serves no other.
+	echoMethod = "/chatgrpc.v1.SessionService/Connect"
 	// About the size of a batch with one message of a text of 100 bytes, and of one with its event.
 	echoBytes = 190
 )

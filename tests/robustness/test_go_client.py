@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.processes import echo_server
+from chatgrpc.edge.native_transport import is_installed
 from tests.support.cluster import RunningCluster
 from tests.support.server import ServerProcess, running_server
 
@@ -65,6 +67,21 @@ async def test_a_device_that_was_away_gets_all_it_missed(client: Path, served: S
     flags = ("--messages", "2500", "--devices", "2")
     seen = await _load(client, served, tmp_path, "replay", *flags, accounts=2)
     assert seen["count"] == 2 * 2500
+
+
+@pytest.mark.parametrize(
+    "edge",
+    [
+        "grpcio",
+        pytest.param("native", marks=pytest.mark.skipif(not is_installed(), reason="NOT TESTED: the native edge is not built")),
+    ],
+)
+async def test_the_echo_beside_which_servers_are_measured_echoes(client: Path, tmp_path: Path, edge: str) -> None:
+    with echo_server(None, edge) as echo:
+        flags = ("--targets", ",".join(echo.targets), "--streams", "10", "--window", "4", "--messages", "200")
+        seen = json.loads(await _run(tmp_path, str(client), "echo", *flags))
+    # The first message of a stream shows that it echoes, before anything is counted.
+    assert seen["count"] == 10 * 199
 
 
 async def test_a_forged_token_is_refused_with_a_reason(client: Path, server: ServerProcess, tmp_path: Path) -> None:
