@@ -258,7 +258,7 @@ def main(
         measured += [beside(ours, peer) for ours in seen.values()]
     results.show_peers(measured, console)
     results.write(measured, RESULTS_FILE)
-    console.print(f"written to {RESULTS_FILE.relative_to(ROOT)}")
+    console.print(f"written to {RESULTS_FILE.relative_to(ROOT)}; python -m benchmarks.chart draws it")
     if failed:
         raise typer.Exit(1)
 
