@@ -23,31 +23,20 @@ import typer
 from rich.console import Console
 
 from benchmarks import results
-from benchmarks.processes import ROOT, BenchError, Cpus, Server, chat_server, forget_settings, pinned
-from benchmarks.results import Row
-from benchmarks.run import (
-    DELAYED,
-    INDEPENDENT,
-    QUICK,
+from benchmarks.bench import Bench, Measures, Subject, alternate, floors
+from benchmarks.loads import DELAYED, INDEPENDENT, QUICK, SHAPES, THOROUGH, Load, Pace, loads
+from benchmarks.options import (
     REPEAT,
-    SHAPES,
-    THOROUGH,
-    Bench,
     EdgesOption,
-    Load,
-    Measures,
-    Pace,
     QuickOption,
     RepeatOption,
     ShapesOption,
-    Subject,
-    alternate,
     chosen,
     chosen_edges,
     describe_machine,
-    floors,
-    loads,
 )
+from benchmarks.processes import ROOT, BenchError, Cpus, Server, chat_server, forget_settings, pinned
+from benchmarks.results import Row
 from tests.support.ports import free_port
 from tests.support.services import RedisServer, ServiceError
 
@@ -172,7 +161,7 @@ class PeerBench:
         self._ours = [Subject("server", edge, partial(start, edge)) for edge in edges]
 
     def floors(self) -> dict[str, Measures]:
-        """What measures what no server on our edges and our store can exceed; see `benchmarks.run.floors`."""
+        """What measures what no server on our edges and our store can exceed; see `benchmarks.bench.floors`."""
         return floors(self._bench, self._data_dir, [subject.edge for subject in self._ours])
 
     def measures(self, load: Load) -> Measures:

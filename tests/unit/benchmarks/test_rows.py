@@ -8,7 +8,7 @@ import pytest
 import typer
 from rich.console import Console
 
-from benchmarks import peers, results, run, sqlite_append
+from benchmarks import bench, options, peers, results, sqlite_append
 from benchmarks.processes import BenchError
 from benchmarks.results import Row
 from chatgrpc.edge import native_transport
@@ -29,7 +29,7 @@ def test_edges_are_measured_by_turns() -> None:
 
         return once
 
-    rows = run.alternate({name: measure(name) for name in ("grpcio", "native", "peer")}, 3)
+    rows = bench.alternate({name: measure(name) for name in ("grpcio", "native", "peer")}, 3)
     assert turns == ["grpcio", "native", "peer"] * 3
     assert rows["native"] == {"row": "native", "rate_per_s": 5, "rate_per_s_min": 2, "rate_per_s_max": 8}
 
@@ -42,7 +42,7 @@ def test_what_fails_on_one_edge_is_measured_on_the_other() -> None:
         calls += 1
         raise BenchError("a hole")
 
-    rows = run.alternate({"grpcio": fails, "native": lambda: {"rate_per_s": 1}}, 3)
+    rows = bench.alternate({"grpcio": fails, "native": lambda: {"rate_per_s": 1}}, 3)
     assert calls == 1
     assert str(rows["grpcio"]) == "a hole"
     assert rows["native"] == {"rate_per_s": 1, "rate_per_s_min": 1, "rate_per_s_max": 1}
@@ -52,17 +52,17 @@ def test_what_fails_on_one_edge_is_measured_on_the_other() -> None:
 def test_all_edges_are_measured_that_are_installed(monkeypatch: pytest.MonkeyPatch, installed: bool, edges: list[str]) -> None:
     monkeypatch.setattr(native_transport, "is_installed", lambda: installed)
     console, output = _console()
-    assert run.chosen_edges(None, console) == edges
+    assert options.chosen_edges(None, console) == edges
     assert len(output.getvalue().splitlines()) == (0 if installed else 1)
 
 
 def test_an_edge_that_is_asked_for_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native_transport, "is_installed", lambda: False)
     console, _ = _console()
-    assert run.chosen_edges("grpcio", console) == ["grpcio"]
+    assert options.chosen_edges("grpcio", console) == ["grpcio"]
     for unknown in ("native", "tonic"):
         with pytest.raises(typer.BadParameter):
-            run.chosen_edges(unknown, console)
+            options.chosen_edges(unknown, console)
 
 
 def test_the_ratio_is_to_the_peer_and_the_echos_has_a_name_of_its_own() -> None:
