@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run cluster test robustness test-slow check fix generate lock bench bench-peers sim wheels test-all
+.PHONY: help setup run cluster test robustness test-slow test-native check fix generate lock bench bench-peers sim wheels test-all
 
 BIN := .venv/bin
 
@@ -21,6 +21,9 @@ test: setup ## run every test that takes less than fifteen seconds
 
 test-slow: setup ## the tests that take longer than fifteen seconds each, faults of whole clusters among them; CI runs them too
 	@scripts/test-slow $(ARGS)
+
+test-native: setup ## the suites that speak with servers, on the native edge; CI runs them too
+	@scripts/test-native $(ARGS)
 
 test-all: setup ## every test, and what is too long for `make test`; about two hours
 	@scripts/test-all

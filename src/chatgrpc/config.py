@@ -82,9 +82,9 @@ class ServerSettings(SettingsGroup):
 
     host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.")
     port: Port = Field(default=15_551, description="Port to listen on; 0 takes any free one.")
-    edge: Literal["grpcio", "native"] = Field(
+    edge: Literal["auto", "native", "grpcio"] = Field(
         default="grpcio",
-        description="What serves the devices' streams; the native edge (package chatgrpc-edge) is being built.",
+        description="What serves the devices' streams; auto: the native edge (package chatgrpc-edge) where it is installed.",
     )
     tls_cert_file: Path | None = Field(default=None, description="Certificate chain (PEM) for TLS.")
     tls_key_file: Path | None = Field(default=None, description="Private key (PEM) of the certificate.")

@@ -90,7 +90,7 @@ CASSANDRA_PASSWORD: dict[str, object] = {"cluster.cassandra_username": "u", "clu
 
 def _other_value(key: str, value: object) -> str:
     if key in ("log.level", "log.format", "auth.mode", "server.edge"):
-        return {"log.level": "debug", "log.format": "json", "auth.mode": "dev", "server.edge": "native"}[key]
+        return {"log.level": "debug", "log.format": "json", "auth.mode": "dev", "server.edge": "auto"}[key]
     if key in ("cluster.etcd", "cluster.cassandra"):
         return "10.0.0.7:1,[fd00::7]:2"
     if key in ("cluster.advertise", "cluster.relay_advertise"):

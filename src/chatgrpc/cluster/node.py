@@ -415,7 +415,7 @@ async def serving_clustered(
         await parts.join(port)
         server.set_serving(True)
         following = background.start(_follow(parts, server), crash)
-        _log.info("serving", port=port, node_id=parts.node_id)
+        _log.info("serving", port=port, edge=parts.node.edge_in_use, node_id=parts.node_id)
         yield port
     finally:
         if following is not None:

@@ -5,6 +5,7 @@ import os
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import structlog
 
@@ -137,6 +138,11 @@ class Node:
             crash,
         )
 
+    @property
+    def edge_in_use(self) -> Literal["grpcio", "native"]:
+        """What serves the devices' streams, where `server.edge` leaves the choice."""
+        return "grpcio" if self._native is None else "native"
+
     def _transports(self) -> tuple[NativeTransport | None, GrpcTransport]:
         limits, shares = self._limits, self._settings.limits
         over_grpcio = GrpcTransport(
@@ -146,7 +152,8 @@ class Node:
             silent_per_address_max=shares.silent_streams_per_address,
             cutter=self._cutter,
         )
-        if self._settings.server.edge != "native":
+        wanted = self._settings.server.edge
+        if wanted == "grpcio" or (wanted == "auto" and not is_installed()):
             return None, over_grpcio
         if not is_installed():
             raise StartError('The native edge is not installed. Install chatgrpc-edge, or set server.edge = "grpcio".')

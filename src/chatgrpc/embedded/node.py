@@ -64,7 +64,7 @@ async def serving_alone(settings: Settings, verifier: TokenVerifier, metrics: Me
         port = directory.port = await server.start()
         node.edge.start()
         server.set_serving(True)
-        _log.info("serving", port=port, epoch=epoch, data_dir=str(settings.data_dir))
+        _log.info("serving", port=port, edge=node.edge_in_use, epoch=epoch, data_dir=str(settings.data_dir))
         try:
             yield port
         finally:
