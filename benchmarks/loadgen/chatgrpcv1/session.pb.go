@@ -1052,7 +1052,10 @@ type Welcome struct {
 	// the server forgives in the clock of the token's issuer.
 	TokenExpiresAtMs int64 `protobuf:"varint,6,opt,name=token_expires_at_ms,json=tokenExpiresAtMs,proto3" json:"token_expires_at_ms,omitempty"`
 	// The server's clock, milliseconds since the Unix epoch.
-	ServerTimeMs  int64 `protobuf:"varint,7,opt,name=server_time_ms,json=serverTimeMs,proto3" json:"server_time_ms,omitempty"`
+	ServerTimeMs int64 `protobuf:"varint,7,opt,name=server_time_ms,json=serverTimeMs,proto3" json:"server_time_ms,omitempty"`
+	// So long acknowledgements may wait, in milliseconds, so that one says what many would: for another frame that goes out anyway, or
+	// until half of `Limits.unacknowledged_events_max` or `unacknowledged_bytes_max` has come. 0 = they go out at once.
+	AckDelayMs    uint32 `protobuf:"varint,8,opt,name=ack_delay_ms,json=ackDelayMs,proto3" json:"ack_delay_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1136,6 +1139,13 @@ func (x *Welcome) GetServerTimeMs() int64 {
 	return 0
 }
 
+func (x *Welcome) GetAckDelayMs() uint32 {
+	if x != nil {
+		return x.AckDelayMs
+	}
+	return 0
+}
+
 // Limits of the server that a client must know. What passes one gets a typed error.
 type Limits struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1165,8 +1175,10 @@ type Limits struct {
 	DeleteWindowMs int64 `protobuf:"varint,12,opt,name=delete_window_ms,json=deleteWindowMs,proto3" json:"delete_window_ms,omitempty"`
 	// Contents of a session's sends that may wait for an answer, in bytes.
 	SendsInFlightBytesMax uint32 `protobuf:"varint,13,opt,name=sends_in_flight_bytes_max,json=sendsInFlightBytesMax,proto3" json:"sends_in_flight_bytes_max,omitempty"`
-	unknownFields         protoimpl.UnknownFields
-	sizeCache             protoimpl.SizeCache
+	// Bytes of events that the server pushes beyond the last acknowledged one before it waits.
+	UnacknowledgedBytesMax uint32 `protobuf:"varint,14,opt,name=unacknowledged_bytes_max,json=unacknowledgedBytesMax,proto3" json:"unacknowledged_bytes_max,omitempty"`
+	unknownFields          protoimpl.UnknownFields
+	sizeCache              protoimpl.SizeCache
 }
 
 func (x *Limits) Reset() {
@@ -1286,6 +1298,13 @@ func (x *Limits) GetDeleteWindowMs() int64 {
 func (x *Limits) GetSendsInFlightBytesMax() uint32 {
 	if x != nil {
 		return x.SendsInFlightBytesMax
+	}
+	return 0
+}
+
+func (x *Limits) GetUnacknowledgedBytesMax() uint32 {
+	if x != nil {
+		return x.UnacknowledgedBytesMax
 	}
 	return 0
 }
@@ -2389,7 +2408,7 @@ const file_chatgrpc_v1_session_proto_rawDesc = "" +
 	"\fChatPosition\x12\x17\n" +
 	"\achat_id\x18\x01 \x01(\tR\x06chatId\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x19\n" +
-	"\bread_seq\x18\x03 \x01(\x04R\areadSeq\"\x93\x02\n" +
+	"\bread_seq\x18\x03 \x01(\x04R\areadSeq\"\xb5\x02\n" +
 	"\aWelcome\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\x12\x17\n" +
@@ -2398,7 +2417,9 @@ const file_chatgrpc_v1_session_proto_rawDesc = "" +
 	"\x06limits\x18\x04 \x01(\v2\x13.chatgrpc.v1.LimitsR\x06limits\x12\x1a\n" +
 	"\bfeatures\x18\x05 \x03(\tR\bfeatures\x12-\n" +
 	"\x13token_expires_at_ms\x18\x06 \x01(\x03R\x10tokenExpiresAtMs\x12$\n" +
-	"\x0eserver_time_ms\x18\a \x01(\x03R\fserverTimeMs\"\xe2\x04\n" +
+	"\x0eserver_time_ms\x18\a \x01(\x03R\fserverTimeMs\x12 \n" +
+	"\fack_delay_ms\x18\b \x01(\rR\n" +
+	"ackDelayMs\"\x9c\x05\n" +
 	"\x06Limits\x12&\n" +
 	"\x0fbatch_bytes_max\x18\x01 \x01(\rR\rbatchBytesMax\x12/\n" +
 	"\x14frames_per_batch_max\x18\x02 \x01(\rR\x11framesPerBatchMax\x123\n" +
@@ -2413,7 +2434,8 @@ const file_chatgrpc_v1_session_proto_rawDesc = "" +
 	" \x01(\rR\x0fwatchedChatsMax\x12$\n" +
 	"\x0eedit_window_ms\x18\v \x01(\x03R\feditWindowMs\x12(\n" +
 	"\x10delete_window_ms\x18\f \x01(\x03R\x0edeleteWindowMs\x128\n" +
-	"\x19sends_in_flight_bytes_max\x18\r \x01(\rR\x15sendsInFlightBytesMax\"\x95\x01\n" +
+	"\x19sends_in_flight_bytes_max\x18\r \x01(\rR\x15sendsInFlightBytesMax\x128\n" +
+	"\x18unacknowledged_bytes_max\x18\x0e \x01(\rR\x16unacknowledgedBytesMax\"\x95\x01\n" +
 	"\n" +
 	"ChatOpened\x12%\n" +
 	"\x04chat\x18\x01 \x01(\v2\x11.chatgrpc.v1.ChatR\x04chat\x12\x19\n" +
