@@ -149,18 +149,19 @@ async def test_a_process_that_is_stopped_and_goes_on(scene: Scene) -> None:
 async def test_peers_that_vanish(scene: Scene, long: bool) -> None:
     """Half-open connections: nothing comes any more, not even an end. Their streams end while TCP still believes in them."""
     async with scene.attack("20 connections whose peers vanished") as sighting, freezing_proxy(scene.server.port) as proxy:
-        before = await scene.vitals()
+        before, metrics = await scene.vitals(), await scene.metrics()
+        heartbeats_missed = metrics.get(_DISCONNECTS % "HEARTBEAT_MISSED", 0)
         streams = [BareStream(proxy.address) for _ in range(20)]
         for number, stream in enumerate(streams):
             await stream.open(scene.token(f"vanishing-{number}"))
         proxy.freeze()
         frozen = await scene.vitals()
         assert frozen.streams == before.streams + 20
-        missed = _DISCONNECTS % "HEARTBEAT_MISSED"
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(40):  # a keepalive of HTTP/2 alone would take 80 s, but for the native edge's first one
             while (vitals := await scene.vitals()).streams > before.streams or vitals.tasks > before.tasks:
                 await asyncio.sleep(0.1)
-        assert (await scene.metrics())[missed] >= 20
+        metrics = await scene.metrics()
+        sighting.notes["by missed heartbeats"] = metrics.get(_DISCONNECTS % "HEARTBEAT_MISSED", 0) - heartbeats_missed
         sighting.notes["connections still open"] = vitals.descriptors - before.descriptors
         if long:  # HTTP/2's own keepalive finds it out in 80 s
             async with asyncio.timeout(120):
