@@ -39,20 +39,28 @@ class Wire:
     def __init__(self) -> None:
         self.messages = 0
         self._taken: list[StreamId] = []
+        self._wakes_when_writable = False
         self._wake_up: Callable[[], None] = lambda: None
 
     def on_input(self, wake_up: Callable[[], None]) -> None:
         """See the contract."""
         self._wake_up = wake_up
 
+    def wake_when_writable(self) -> None:
+        """See the contract."""
+        self._wakes_when_writable = True
+        if self._taken:
+            asyncio.get_running_loop().call_soon(self._wake_up)
+
     def drain(self) -> Inbound:
         """See the contract."""
+        self._wakes_when_writable = False
         taken, self._taken = self._taken, []
         return Inbound(writable=taken)
 
     def write(self, messages: Iterable[tuple[StreamId, bytes]]) -> None:
         """See the contract."""
-        if not self._taken:
+        if not self._taken and self._wakes_when_writable:
             asyncio.get_running_loop().call_soon(self._wake_up)
         streams = [stream for stream, _ in messages]
         self._taken += streams

@@ -28,6 +28,8 @@ def echo_on(transport: Transport) -> None:
         ready = [stream for stream in touched - busy if waiting.get(stream)]
         busy.update(ready)
         transport.write((stream, waiting[stream].popleft()) for stream in ready)
+        if any(waiting.get(stream) for stream in busy):
+            transport.wake_when_writable()
 
     def wake_up() -> None:
         loop.call_soon(tick)

@@ -91,6 +91,8 @@ struct Reports {
     drained: u64,
     /// The descriptor was written since the last drain.
     is_woken: bool,
+    /// Something waits for a stream to be writable.
+    wakes_when_writable: bool,
     /// Streams that the event loop has closed and whose end is not reported: nothing else is reported of them.
     closing: HashSet<StreamId>,
     has_ended: bool,
@@ -135,11 +137,21 @@ impl Handover {
         let _ = rustix::io::read(self.wake.as_fd(), &mut counter);
     }
 
+    /// Until the next drain a writable stream wakes the event loop, too.
+    pub fn wake_when_writable(&self) {
+        let mut reports = lock(&self.reports);
+        reports.wakes_when_writable = true;
+        if !reports.inbound.writable.is_empty() {
+            self.wake(reports);
+        }
+    }
+
     pub fn drain(&self) -> Inbound {
         let mut reports = lock(&self.reports);
         let mut inbound = std::mem::take(&mut reports.inbound);
         reports.drained += 1;
         reports.is_woken = false;
+        reports.wakes_when_writable = false;
         if !reports.closing.is_empty() {
             let closing = &reports.closing;
             inbound.received.retain(|received| !closing.contains(&received.stream));
@@ -196,6 +208,10 @@ impl Handover {
     fn report(&self, add: impl FnOnce(&mut Reports)) {
         let mut reports = lock(&self.reports);
         add(&mut reports);
+        self.wake(reports);
+    }
+
+    fn wake(&self, mut reports: MutexGuard<'_, Reports>) {
         if !reports.is_woken {
             reports.is_woken = true;
             drop(reports);
@@ -227,7 +243,11 @@ impl Handover {
     }
 
     pub fn writable(&self, stream: StreamId) {
-        self.report(|reports| reports.inbound.writable.push(stream));
+        let mut reports = lock(&self.reports);
+        reports.inbound.writable.push(stream);
+        if reports.wakes_when_writable {
+            self.wake(reports);
+        }
     }
 
     pub fn finished(&self, stream: StreamId) {
@@ -256,14 +276,31 @@ mod tests {
     fn the_event_loop_is_woken_once_until_it_drains() {
         let handover = Handover::new().unwrap();
         assert!(!is_awake(&handover));
-        handover.writable(1);
-        handover.writable(2);
+        handover.finished(1);
+        handover.finished(2);
         assert!(is_awake(&handover));
-        handover.finished(3);
+        handover.closed(3);
         assert!(!is_awake(&handover));
-        assert_eq!(handover.drain().writable, [1, 2]);
+        assert_eq!(handover.drain().finished, [1, 2]);
         handover.closed(1);
         assert!(is_awake(&handover));
+    }
+
+    #[test]
+    fn the_event_loop_is_woken_by_a_writable_stream_if_it_asks_for_that() {
+        let handover = Handover::new().unwrap();
+        handover.writable(1);
+        assert!(!is_awake(&handover));
+        handover.wake_when_writable();
+        assert!(is_awake(&handover));
+        assert_eq!(handover.drain().writable, [1]);
+        handover.wake_when_writable();
+        assert!(!is_awake(&handover));
+        handover.writable(2);
+        assert!(is_awake(&handover));
+        handover.drain();
+        handover.writable(3);
+        assert!(!is_awake(&handover));
     }
 
     #[test]

@@ -132,6 +132,11 @@ impl Streams {
         self.handover.quiet();
     }
 
+    /// Makes the descriptor readable also when a stream is writable, until the next drain; without this that alone does not.
+    fn wake_when_writable(&self) {
+        self.handover.wake_when_writable();
+    }
+
     /// What happened since the last call: opened (stream, peer, token), received (stream, messages), writable, finished, closed.
     ///
     /// Raises `RuntimeError` if the thread of the streams has ended, which it does by a defect only, unless it is stopped.

@@ -58,6 +58,11 @@ class Edge:
         assert not self._woken.is_set(), "woken twice between two drains"
         self._woken.set()
 
+    @property
+    def is_woken(self) -> bool:
+        """Whether the transport has something to drain."""
+        return self._woken.is_set()
+
     def drain(self) -> None:
         """Takes all that happened, and checks the order in which it is reported."""
         self._woken.clear()
@@ -90,6 +95,7 @@ class Edge:
         """Drains when woken until the condition holds."""
         async with asyncio.timeout(WAIT_S):
             while not condition():
+                self.transport.wake_when_writable()
                 await self._woken.wait()
                 self.drain()
 
@@ -97,6 +103,7 @@ class Edge:
         """Drains until a write that flow control had stopped has gone."""
         async with asyncio.timeout(WAIT_S):
             while not writing.done():
+                self.transport.wake_when_writable()
                 woken = asyncio.create_task(self._woken.wait())
                 await asyncio.wait([writing, woken], return_when=asyncio.FIRST_COMPLETED)
                 woken.cancel()

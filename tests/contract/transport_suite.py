@@ -275,6 +275,18 @@ class TransportSuite(ABC):
             assert edge.writable[stream] == number + 1
             assert await reading == message
 
+    async def test_a_stream_that_is_writable_again_wakes_the_edge_if_it_asks_for_that(self, edge: Edge, peer: Peer) -> None:
+        call = peer.connect()
+        stream = await edge.opens()
+        edge.transport.write([(stream, b"one")])
+        assert await call.read() == b"one"
+        assert not edge.is_woken, "nobody has asked"
+        await edge.until(lambda: edge.writable[stream] == 1)
+        assert not edge.is_woken
+        edge.transport.write([(stream, b"two")])
+        assert await call.read() == b"two"
+        assert not edge.is_woken, "it was asked for once"
+
     async def test_writing_to_a_stream_that_is_not_writable_is_refused(self, edge: Edge, peer: Peer) -> None:
         call = peer.connect()
         stream = await edge.opens()

@@ -65,6 +65,7 @@ class GrpcTransport:
         self._unread: list[_Stream] = []
         self._wake_up: Callable[[], None] = _nobody
         self._woken = False
+        self._wakes_when_writable = False
 
     def register(self, server: grpc.aio.Server, service: str = SERVICE, method: str = METHOD) -> None:
         """Makes the server, which must not have started, hand the streams of a bidirectional method to this transport."""
@@ -82,11 +83,17 @@ class GrpcTransport:
         if self._woken:
             wake_up()
 
+    def wake_when_writable(self) -> None:
+        """See `Transport.wake_when_writable`."""
+        self._wakes_when_writable = True
+        if self._inbound.writable:
+            self.notify()
+
     def drain(self) -> Inbound:
         """See `Transport.drain`."""
         inbound, self._inbound = self._inbound, Inbound()
         unread, self._unread = self._unread, []
-        self._woken = False
+        self._woken = self._wakes_when_writable = False
         for stream in unread:
             if stream.inbox:
                 inbound.received.append((stream.id, stream.inbox))
@@ -191,7 +198,8 @@ class GrpcTransport:
     def has_written(self, stream: "_Stream") -> None:
         """The stream is writable."""
         self._inbound.writable.append(stream.id)
-        self.notify()
+        if self._wakes_when_writable:
+            self.notify()
 
     def has_finished(self, stream: "_Stream") -> None:
         """The peer will send nothing more."""

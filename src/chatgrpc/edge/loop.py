@@ -139,7 +139,9 @@ class Edge:
         self._news = Backlog()  # events and heads that are not told to all whom they concern
         self._stated = Backlog()  # what Hellos said that devices hold
         self._finished: dict[Connection, None] = {}  # their devices send nothing more
-        self._unwritable: dict[Connection, int] = {}  # since when, oldest first
+        self._unwritable: dict[Connection, int] = {}  # since when, oldest first, as far as the transport was asked
+        self._drained_at_ms = 0
+        self._more_to_write = False  # something waits for a stream to be writable
         self._alarms = Alarms()
         self._tasks: set[asyncio.Task[None]] = set()
         self._tick_scheduled = False
@@ -236,6 +238,7 @@ class Edge:
         now_ms = now.monotonic_ms
         if not self._reported:
             inbound = self._transport.drain()
+            self._drained_at_ms = now_ms
             self._reported.add(self._take_in(inbound, now), 0)
         self._go_on(self._reported)
         if self._answers.steps + self._news.steps + self._stated.steps < _BEHIND_STEPS:
@@ -578,6 +581,9 @@ class Edge:
                 break
         if messages:
             self._transport.write(messages)
+        if self._more_to_write:
+            self._more_to_write = False
+            self._transport.wake_when_writable()
         return dict.fromkeys(remaining)
 
     def _flush_one(self, connection: Connection, now_ms: int, due_ms: float, messages: list[tuple[StreamId, bytes]]) -> None:
@@ -589,7 +595,10 @@ class Edge:
         if connection in self._finished and self._is_done(connection):
             self.end(connection, Ended(session_pb2.DISCONNECT_CODE_INPUT_ENDED))
             return
-        if not connection.writable or not session.events:
+        if not session.events:
+            return
+        if not connection.writable:
+            self._more_to_write = True
             return
         if connection.written_at_ms > due_ms and len(session.events) < _FLUSH_AT_ONCE_CHUNKS:
             self._dirty[connection] = None  # it must wait
@@ -605,6 +614,7 @@ class Edge:
         connection.writable = False
         connection.written_at_ms = now_ms
         self._unwritable[connection] = now_ms
+        self._more_to_write |= bool(session.events) or session.feed.is_behind
         self.connections.with_control.pop(connection, None)
         if connection.held:
             self._turns.read_or_hold(connection)
@@ -644,14 +654,14 @@ class Edge:
         """Returns whether something is left to do at once."""
         now_ms = now.monotonic_ms
         left = self._ring(now_ms)
-        left = self._end_slow_readers(now_ms) or left
+        left = self._end_slow_readers() or left
         left = self.audience.pass_time(now_ms) or left
         self._ordering.pass_time(now)
         for kind, count in self._turns.frames_in.items():
             self._metrics.frames_in[kind].inc(count)
         self._turns.frames_in.clear()
         left = self._flush_control(now_ms) or left
-        if self._dirty:
+        if self._dirty or self._unwritable:
             self.wake_up()
         if now_ms - self._saved_at_ms >= _SAVE_INTERVAL_MS:
             self._saved_at_ms = now_ms
@@ -670,9 +680,10 @@ class Edge:
                 return True
         return False
 
-    def _end_slow_readers(self, now_ms: int) -> bool:
+    def _end_slow_readers(self) -> bool:
         slice_ = self._slice()
-        give_up_ms = now_ms - self._pace.slow_reader_timeout_ms
+        # If we stood still ourselves, nobody has asked the transport since.
+        give_up_ms = self._drained_at_ms - self._pace.slow_reader_timeout_ms
         while connection := next(iter(self._unwritable), None):
             if self._unwritable[connection] > give_up_ms:
                 return False

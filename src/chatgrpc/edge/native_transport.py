@@ -135,6 +135,10 @@ class NativeTransport:
         if self._woken:
             wake_up()
 
+    def wake_when_writable(self) -> None:
+        """See `Transport.wake_when_writable`."""
+        self._streams.wake_when_writable()
+
     def drain(self) -> Inbound:
         """See `Transport.drain`."""
         self._woken = False

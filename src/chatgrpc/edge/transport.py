@@ -12,7 +12,7 @@ What every implementation guarantees:
 - A peer that closes its own half (END_STREAM) has finished: all that it sent is received, then the stream stands in
   `Inbound.finished`, and is ours to close. Of a stream that breaks, what was still under way is lost.
 - A stream is writable from its opening. `write()` makes it unwritable until the transport has taken the message off our
-  hands; then it stands in `Inbound.writable`. So at most one message per stream is in the transport, and a peer that does
+  hands; then it stands in `Inbound.writable`, which by itself wakes nobody who has not asked. So at most one message per stream is in the transport, and a peer that does
   not read costs at most that message: what waits beyond it is the edge's to bound.
 - At most `inbox_bytes_max` (plus one message) per stream wait unread; past that the transport stops reading the stream, and
   HTTP/2 flow control stops the peer.
@@ -68,9 +68,15 @@ class Transport(Protocol):
     """Moves bytes. Every method is called on the event loop's thread and returns at once."""
 
     def on_input(self, wake_up: Callable[[], None]) -> None:
-        """Names the function to call when there is something to drain.
+        """Names the function to call when there is something to drain, be it only streams that are writable; see the next.
 
         It is called at most once between two calls of `drain()`, on the event loop's thread.
+        """
+
+    def wake_when_writable(self) -> None:
+        """From now on until the next `drain()` also a writable stream is something to drain; there may be one already.
+
+        Without this it is not: mostly nothing waits for it, and the next drain for another reason reports it.
         """
 
     def drain(self) -> Inbound:

@@ -52,6 +52,7 @@ class Wire:
         self.takes_more = True
         """Streams are writable again after a message."""
         self._wake_up: Callable[[], None] = lambda: None
+        self._wakes_when_writable = False
 
     def on_input(self, wake_up: Callable[[], None]) -> None:
         """See the contract."""
@@ -61,8 +62,15 @@ class Wire:
         """`inbound` was changed."""
         self._wake_up()
 
+    def wake_when_writable(self) -> None:
+        """See the contract."""
+        self._wakes_when_writable = True
+        if self.inbound.writable:
+            self._wake_up()
+
     def drain(self) -> Inbound:
         """See the contract."""
+        self._wakes_when_writable = False
         inbound, self.inbound = self.inbound, Inbound()
         return inbound
 
@@ -72,7 +80,8 @@ class Wire:
             self._keep(stream, message)
             if self.takes_more:
                 self.inbound.writable.append(stream)
-        self._wake_up()
+                if self._wakes_when_writable:
+                    self._wake_up()
 
     def let_in(self, stream: StreamId) -> None:
         """See the contract."""
