@@ -61,6 +61,7 @@ class Client:
 
 _CLIENTS = (
     Client("python", sys.executable, (), (sys.executable, "{folder}/interop.py")),
+    Client("go", "go", ("go", "build", "-o", "target/interop", "."), ("{folder}/target/interop",)),
 )
 
 _native = pytest.mark.skipif(
