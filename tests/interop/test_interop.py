@@ -62,6 +62,12 @@ class Client:
 _CLIENTS = (
     Client("python", sys.executable, (), (sys.executable, "{folder}/interop.py")),
     Client("go", "go", ("go", "build", "-o", "target/interop", "."), ("{folder}/target/interop",)),
+    Client(
+        "java",
+        "mvn",
+        ("mvn", "--quiet", "--batch-mode", "process-classes"),
+        ("java", "-cp", "{folder}/target/classes:{folder}/target/lib/*", "dev.chatgrpc.interop.Interop"),
+    ),
 )
 
 _native = pytest.mark.skipif(
