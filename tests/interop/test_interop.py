@@ -68,6 +68,12 @@ _CLIENTS = (
         ("mvn", "--quiet", "--batch-mode", "process-classes"),
         ("java", "-cp", "{folder}/target/classes:{folder}/target/lib/*", "dev.chatgrpc.interop.Interop"),
     ),
+    Client(
+        "js",
+        "npm",
+        ("npm", "ci", "--prefer-offline", "--ignore-scripts", "--no-audit", "--no-fund"),
+        ("node", "{folder}/interop.js"),
+    ),
 )
 
 _native = pytest.mark.skipif(
