@@ -66,7 +66,10 @@ _CLIENTS = (
         "java",
         "mvn",
         ("mvn", "--quiet", "--batch-mode", "process-classes"),
-        ("java", "-cp", "{folder}/target/classes:{folder}/target/lib/*", "dev.chatgrpc.interop.Interop"),
+        (
+            *("java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"),  # it lives for seconds
+            *("-cp", "{folder}/target/classes:{folder}/target/lib/*", "dev.chatgrpc.interop.Interop"),
+        ),
     ),
     Client(
         "js",
