@@ -12,8 +12,8 @@ What every implementation guarantees:
 - A peer that closes its own half (END_STREAM) has finished: all that it sent is received, then the stream stands in
   `Inbound.finished`, and is ours to close. Of a stream that breaks, what was still under way is lost.
 - A stream is writable from its opening. `write()` makes it unwritable until the transport has taken the message off our
-  hands; then it stands in `Inbound.writable`, which by itself wakes nobody who has not asked. So at most one message per stream is in the transport, and a peer that does
-  not read costs at most that message: what waits beyond it is the edge's to bound.
+  hands; then it stands in `Inbound.writable`, which by itself wakes nobody who has not asked. So at most one message per stream
+  is in the transport, and a peer that does not read costs at most that message: what waits beyond it is the edge's to bound.
 - At most `inbox_bytes_max` (plus one message) per stream wait unread; past that the transport stops reading the stream, and
   HTTP/2 flow control stops the peer.
 - A peer can end or break its own stream in any way, and neither an exception nor a delay reaches the edge or another stream.
