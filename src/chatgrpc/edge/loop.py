@@ -36,6 +36,7 @@ from chatgrpc.core.effects import (
 )
 from chatgrpc.core.event_feed import FeedRead
 from chatgrpc.core.limits import Limits
+from chatgrpc.core.receipts import Raised
 from chatgrpc.core.sequencer import Answer, Delivery
 from chatgrpc.core.session import Session, State, Timings, compare_numbers
 from chatgrpc.core.write import Write
@@ -44,6 +45,7 @@ from chatgrpc.edge.admission import Admissions
 from chatgrpc.edge.alarms import Alarms
 from chatgrpc.edge.audience import Audience
 from chatgrpc.edge.connection import Connection, Connections
+from chatgrpc.edge.gathered_marks import GatheredMarks
 from chatgrpc.edge.ordering import Ordering
 from chatgrpc.edge.revocations import TakenAway, ending
 from chatgrpc.edge.session_reader import SessionReader
@@ -116,6 +118,7 @@ class Edge:
         chats' state in memory may be half changed. `clock_s` says when a slice of work is over."""
         self.connections = connections
         self.audience = audience
+        self.raised = GatheredMarks(self._tell_raised)
         self._transport = transport
         self._ordering = ordering
         self._admissions = admissions
@@ -192,6 +195,8 @@ class Edge:
             await asyncio.wait(self._tasks, timeout=timeout_s)
         for task in self._tasks:
             task.cancel()
+        while self.raised.tell_some(self._slice()):  # noqa: ASYNC110  there are more to tell
+            await asyncio.sleep(0)
         await self._watermarks.save()
 
     def end(self, connection: Connection, ended: Ended) -> None:
@@ -433,7 +438,13 @@ class Edge:
             self._watermarks.note_cursor(session.user_id, session.device_id, chat_id, delivered_seq)
         raised = self._watermarks.raise_mark(chat_id, session.user_id, delivered_seq, read_seq, self._now())
         if raised is not None:
+            self.raised.add(raised)
+
+    def _tell_raised(self, raised: Raised) -> None:
+        try:
             self.audience.mark_raised(raised)
+        except Exception as defect:  # the mark itself is noted
+            self._book.defect("edge", defect)
 
     def _end(self, connection: Connection, ended: Ended) -> None:
         """Hands the rest of the output, which ends with the Disconnect, to the transport, and forgets the connection."""
@@ -660,6 +671,7 @@ class Edge:
         for kind, count in self._turns.frames_in.items():
             self._metrics.frames_in[kind].inc(count)
         self._turns.frames_in.clear()
+        left = self.raised.tell_some(self._slice()) or left
         left = self._flush_control(now_ms) or left
         if self._dirty or self._unwritable:
             self.wake_up()

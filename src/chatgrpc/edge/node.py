@@ -223,6 +223,7 @@ class Node:
         return server
 
     def _marks_saved(self, marks: Sequence[Mark]) -> None:
+        self.edge.raised.tell_of(marks)
         self.edge.audience.marks_saved(marks)
 
     # Backend.
@@ -284,7 +285,7 @@ class Node:
         read_seq = min(seq, membership.head_seq)
         raised = self._watermarks.raise_mark(chat_id, user_id, read_seq, read_seq, now())
         if raised is not None:
-            self.edge.audience.mark_raised(raised)
+            self.edge.raised.add(raised)
         (mark,) = await self._watermarks.of_chat(chat_id, [user_id])
         return mark.receipt()
 
