@@ -137,7 +137,9 @@ async def test_a_device_whose_window_is_full_lags_and_comes_back_to_live(cast: C
     await bob.ack(chat_id, 2_501)
     await alice.send(chat_id, "live again")
     await bob.until_held(chat_id, 2_502)
-    assert not (await bob.heartbeat()).heads
+    async with asyncio.timeout(30):  # a heartbeat may go out before the acknowledgement of what is held
+        while (await bob.heartbeat()).heads:
+            await asyncio.sleep(0.05)
 
 
 async def test_a_member_let_in_under_traffic_begins_with_the_event_that_let_them_in(cast: Cast, chatting: Chatter) -> None:
