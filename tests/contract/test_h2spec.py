@@ -2,28 +2,25 @@
 
 import asyncio
 import shutil
-import socket
 from pathlib import Path
 
 import pytest
 
-from chatgrpc.edge import native_transport
 from chatgrpc.edge.native_transport import NativeTransport
+from tests.support.native_edge import needs_native_edge, serve
 
 # A Go module, as h2spec's own names no versions of what it is made of.
 _H2SPEC = Path(__file__).parent / "h2spec"
 
 
 @pytest.mark.slow  # the first time, when h2spec is built
-@pytest.mark.skipif(not native_transport.is_installed(), reason="NOT TESTED: there was no Rust to build the native edge with")
+@needs_native_edge
 @pytest.mark.skipif(shutil.which("go") is None, reason="NOT TESTED: there is no Go to build h2spec with")
 async def test_h2spec_finds_nothing(tmp_path: Path) -> None:
     code, said = await _run("go", "build", "-o", str(tmp_path), "tool")
     assert code == 0, said
     transport = NativeTransport(inbox_bytes_max=64 * 1024, message_bytes_max=1024 * 1024, close_timeout_s=1)
-    listener = socket.create_server(("127.0.0.1", 0))
-    port = listener.getsockname()[1]
-    transport.serve(listener)
+    port = serve(transport)
     code, said = await _run(str(tmp_path / "h2spec"), "-h", "127.0.0.1", "-p", str(port), "--timeout", "5")
     await transport.stop()
     assert code == 0, said[said.find("Failures:") :]

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from chatgrpc.edge import native_transport
 from chatgrpc.edge.certificate_files import CertificateFiles
 from chatgrpc.edge.errors import error_info_of, trailers_of
 from chatgrpc.edge.interceptors import PASSED_ON_FOR, peer_of
@@ -32,39 +30,29 @@ from tests.contract.transport_ends import (
 )
 from tests.contract.transport_suite import TransportSuite
 from tests.support.certificate import write_certificate
+from tests.support.native_edge import needs_native_edge, serve
 
-pytestmark = pytest.mark.skipif(not native_transport.is_installed(), reason="NOT TESTED: there was no Rust to build it with")
+pytestmark = needs_native_edge
 
 _SERVICE = "test.Service"
 
 
-def _transport(silent_per_address_max: int = 2_000) -> NativeTransport:
+def _transport(**options: Any) -> NativeTransport:
     return NativeTransport(
-        inbox_bytes_max=INBOX_BYTES_MAX,
-        message_bytes_max=MESSAGE_BYTES_MAX,
-        close_timeout_s=CLOSE_TIMEOUT_S,
-        silent_per_address_max=silent_per_address_max,
+        inbox_bytes_max=INBOX_BYTES_MAX, message_bytes_max=MESSAGE_BYTES_MAX, close_timeout_s=CLOSE_TIMEOUT_S, **options
     )
-
-
-def _serve(transport: NativeTransport) -> int:
-    """Serves on a port of the loopback address; returns it."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    port: int = listener.getsockname()[1]
-    transport.serve(listener)
-    return port
 
 
 class TestNativeTransport(TransportSuite):
     @pytest.fixture
     async def served(self) -> AsyncIterator[Served]:
         transport = _transport()
-        yield Served(transport, _serve(transport))
+        yield Served(transport, serve(transport))
         await transport.stop()
 
     async def test_streams_whose_devices_are_not_let_in_have_places_by_address(self) -> None:
         transport = _transport(silent_per_address_max=1)
-        target = f"127.0.0.1:{_serve(transport)}"
+        target = f"127.0.0.1:{serve(transport)}"
         edge = Edge(transport)
         async with grpc.aio.insecure_channel(target) as channel:
             peer = Peer(channel)
@@ -90,17 +78,10 @@ class TestNativeTransport(TransportSuite):
     async def test_of_an_address_few_connections_stay_that_have_not_shaken_hands(
         self, with_tls: bool, said: bytes, tmp_path: Path
     ) -> None:
-        transport = NativeTransport(
-            inbox_bytes_max=INBOX_BYTES_MAX,
-            message_bytes_max=MESSAGE_BYTES_MAX,
-            close_timeout_s=CLOSE_TIMEOUT_S,
-            handshake_timeout_s=10 * WAIT_S,
-            idle_per_address_max=2,
-            idle_grace_s=0.2,
-        )
+        transport = _transport(handshake_timeout_s=10 * WAIT_S, idle_per_address_max=2, idle_grace_s=0.2)
         if with_tls:
             transport.show(CertificateFiles(*write_certificate(tmp_path)))
-        port = _serve(transport)
+        port = serve(transport)
         peers = []
         for _ in range(5):
             peers.append(await asyncio.open_connection("127.0.0.1", port))
@@ -118,7 +99,7 @@ class TestNativeTransport(TransportSuite):
 
     async def test_what_was_written_arrives_though_the_server_stops_at_once(self) -> None:
         transport = _transport()
-        target = f"127.0.0.1:{_serve(transport)}"
+        target = f"127.0.0.1:{serve(transport)}"
         edge = Edge(transport)
         async with grpc.aio.insecure_channel(target) as channel:
             calls = [Peer(channel).connect() for _ in range(50)]

@@ -22,9 +22,9 @@ from typing import Any
 import grpc
 import pytest
 
-from chatgrpc.edge import native_transport
 from chatgrpc.v1 import session_pb2
 from tests.support.certificate import write_certificate
+from tests.support.native_edge import needs_native_edge
 from tests.support.server import ServerProcess
 
 _HERE = Path(__file__).parent
@@ -79,10 +79,6 @@ _CLIENTS = (
     ),
 )
 
-_native = pytest.mark.skipif(
-    not native_transport.is_installed(), reason="NOT TESTED: there was no Rust to build the native edge with"
-)
-
 
 @dataclass(frozen=True)
 class Served:
@@ -94,7 +90,12 @@ class Served:
 
 @pytest.fixture(
     scope="module",
-    params=["grpcio", pytest.param("native", marks=_native), "grpcio-tls", pytest.param("native-tls", marks=_native)],
+    params=[
+        "grpcio",
+        pytest.param("native", marks=needs_native_edge),
+        "grpcio-tls",
+        pytest.param("native-tls", marks=needs_native_edge),
+    ],
 )
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A server on one of the edges, in clear and by TLS."""

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.processes import echo_server
-from chatgrpc.edge.native_transport import is_installed
 from tests.support.cluster import RunningCluster
+from tests.support.native_edge import needs_native_edge
 from tests.support.server import ServerProcess, running_server
 
 Served = ServerProcess | RunningCluster
@@ -72,7 +72,7 @@ async def test_a_device_that_was_away_gets_all_it_missed(client: Path, served: S
     "edge",
     [
         "grpcio",
-        pytest.param("native", marks=pytest.mark.skipif(not is_installed(), reason="NOT TESTED: the native edge is not built")),
+        pytest.param("native", marks=needs_native_edge),
     ],
 )
 async def test_the_echo_beside_which_servers_are_measured_echoes(client: Path, tmp_path: Path, edge: str) -> None:

@@ -1,7 +1,6 @@
 """Of marks that rise often the last is told, now and then; and each that rose is told."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import pytest
@@ -112,20 +111,14 @@ def read(seq: int) -> session_pb2.ClientFrame:
     return session_pb2.ClientFrame(mark_read=session_pb2.MarkRead(chat_id=CHAT, seq=seq))
 
 
-async def until(what: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not what():
-            await asyncio.sleep(0.01)
-
-
 async def test_of_what_a_device_says_often_the_last_word_is_told(crowd: Crowd, told: list[tuple[str, int, int]]) -> None:
     await push(crowd, events=5)
     say(crowd, 0, ack(2), ack(3), read(3), ack(6), read(5))
     say(crowd, 1, ack(4))
-    await until(lambda: len(told) >= 2)
+    await crowd.until(lambda: len(told) >= 2)
     assert told == [("u0", 6, 5), ("u1", 4, 0)]
     say(crowd, 1, ack(5))
-    await until(lambda: len(told) == 3)
+    await crowd.until(lambda: len(told) == 3)
     assert told[2:] == [("u1", 5, 0)]
 
 
@@ -133,7 +126,7 @@ async def test_what_a_device_said_before_its_stream_broke_is_told(crowd: Crowd, 
     await push(crowd, events=5)
     crowd.wire.inbound.closed.append(0)
     say(crowd, 0, ack(6))
-    await until(lambda: bool(told))
+    await crowd.until(lambda: bool(told))
     assert told == [("u0", 6, 0)]
 
 
@@ -159,5 +152,5 @@ async def test_a_mistake_in_telling_one_costs_no_other(
     await push(crowd, events=5)
     say(crowd, 0, ack(6))
     say(crowd, 1, ack(6))
-    await until(lambda: bool(told))
+    await crowd.until(lambda: bool(told))
     assert told == [("u1", 6, 0)]

@@ -7,10 +7,11 @@ from typing import Any, Literal
 import pytest
 
 from chatgrpc.config import ServerSettings, Settings
-from chatgrpc.edge import native_transport, node
+from chatgrpc.edge import node
 from chatgrpc.embedded.node import serving_alone
 from chatgrpc.metrics import Metrics
 from chatgrpc.start_error import StartError
+from tests.support.native_edge import needs_native_edge
 
 _NOBODY: Any = None  # no token is looked at before it serves
 
@@ -42,7 +43,7 @@ async def test_grpcio_serves_where_the_native_edge_is_not_installed(
     assert await _edge_in_use(_settings(tmp_path, edge), capfd) == "grpcio"
 
 
-@pytest.mark.skipif(not native_transport.is_installed(), reason="NOT TESTED: there was no Rust to build the native edge with")
+@needs_native_edge
 @pytest.mark.parametrize(("edge", "in_use"), [("auto", "native"), ("native", "native"), ("grpcio", "grpcio")])
 async def test_the_operator_chooses_where_it_is(
     edge: Literal["auto", "native", "grpcio"], in_use: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]

@@ -14,11 +14,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from structlog.testing import capture_logs
 
-from chatgrpc.edge.native_transport import NativeTransport, is_installed
+from chatgrpc.edge.native_transport import NativeTransport
 from chatgrpc.edge.server import GrpcServer, ServerOptions
 from chatgrpc.start_error import StartError
 from tests.support.certificate import write_certificate
 from tests.support.link import link_to
+from tests.support.native_edge import needs_native_edge
 from tests.support.proxy import Way
 
 SERVICE = "grpc.testing.Echo"
@@ -61,7 +62,7 @@ Start: TypeAlias = Callable[[ServerOptions], Awaitable[tuple[GrpcServer, int]]]
 @pytest.fixture(
     params=[
         "grpcio",
-        pytest.param("native", marks=pytest.mark.skipif(not is_installed(), reason="NOT TESTED: the native edge is not built")),
+        pytest.param("native", marks=needs_native_edge),
     ]
 )
 def start(request: pytest.FixtureRequest) -> Start:
