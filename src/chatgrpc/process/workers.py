@@ -34,6 +34,10 @@ RESTART_DELAY_MIN_S: Final = 0.5
 RESTART_DELAY_MAX_S: Final = 10.0
 STARTS_MAX: Final = 3
 """A worker that has never served is started so often; one that has is restarted for ever."""
+START_LATE_S: Final = 30.0
+"""A worker that does not serve after this is told of, again and again; it serves in seconds where its services answer."""
+START_TIMEOUT_S: Final = 600.0
+"""One that does not serve after this is killed, and so started anew: it hangs, since what it waits for has shorter bounds."""
 
 
 def run(settings: Settings) -> int:
@@ -51,9 +55,18 @@ def run(settings: Settings) -> int:
 class Supervisor:
     """Keeps the workers running."""
 
-    def __init__(self, settings: Settings, command: Sequence[str]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        command: Sequence[str],
+        *,
+        start_late_s: float = START_LATE_S,
+        start_timeout_s: float = START_TIMEOUT_S,
+    ) -> None:
         self._settings = settings
         self._command = command
+        self._start_late_s = start_late_s
+        self._start_timeout_s = start_timeout_s
         self._workers: list[_Worker] = []
         self._stopping = asyncio.Event()
         self._killed = False
@@ -65,7 +78,7 @@ class Supervisor:
         with _held_port(self._settings) as holder:
             port = holder.getsockname()[1]
             numbers = range(self._settings.server.workers)
-            self._workers = [_Worker(n, self._command, settings_of_worker(self._settings, n, port)) for n in numbers]
+            self._workers = [self._worker(number, port) for number in numbers]
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._signalled)
             greeting = background.start(self._greet(port), background.logged("greeting"))
@@ -77,6 +90,10 @@ class Supervisor:
             raise self._failure
         # Who is told to stop before it serves has nothing to drain, and ends by the signal.
         return int(any(status not in {0, -signal.SIGTERM} for status in statuses))
+
+    def _worker(self, number: int, port: int) -> "_Worker":
+        settings = settings_of_worker(self._settings, number, port)
+        return _Worker(number, self._command, settings, self._start_late_s, self._start_timeout_s)
 
     async def _greet(self, port: int) -> None:
         await asyncio.gather(*(worker.has_served.wait() for worker in self._workers))
@@ -131,12 +148,16 @@ class Supervisor:
 class _Worker:
     """One of them, whichever process it is at the moment."""
 
-    def __init__(self, number: int, command: Sequence[str], settings: Settings) -> None:
+    def __init__(
+        self, number: int, command: Sequence[str], settings: Settings, start_late_s: float, start_timeout_s: float
+    ) -> None:
         self.number = number
         self.has_served = asyncio.Event()
         self.reason = ""
         """Why its last process could not serve, as it said itself."""
         self._command = command
+        self._start_late_s = start_late_s
+        self._start_timeout_s = start_timeout_s
         self._environment = {key: value for key, value in os.environ.items() if not key.startswith(ENV_PREFIX)}
         self._environment |= environment_of(settings)
         self._process: asyncio.subprocess.Process | None = None
@@ -159,14 +180,28 @@ class _Worker:
         if stopping.is_set():
             self.signal(signal.SIGTERM)
         reader, writer = await asyncio.open_connection(sock=ours)
+        start = background.start(self._bound_start(process), background.logged("start of a worker"))
         async for line in reader:
+            start.cancel()
             said = Said.from_line(line)
             self.reason = said.reason
             if said.serving:
                 self.has_served.set()
         status = await process.wait()
+        start.cancel()
         writer.close()
         return status
+
+    async def _bound_start(self, process: asyncio.subprocess.Process) -> None:
+        """Tells of a process that says neither that it serves nor why not, and kills it in the end. Cancelled when it does."""
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        while (waited_s := loop.time() - began_s) < self._start_timeout_s:
+            if waited_s:
+                _log.warning("worker_late", worker=self.number, pid=process.pid, waited_s=round(waited_s))
+            await asyncio.sleep(min(self._start_late_s, self._start_timeout_s - waited_s))
+        self.reason = f"Worker {self.number} did not serve within {self._start_timeout_s:g} s; its log says what it waits for."
+        self.signal(signal.SIGKILL)
 
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal to the process, if one runs."""

@@ -28,14 +28,15 @@ def supervise(folder: Path, mode: str) -> int:
     logs.configure("info", "json")
     command = (sys.executable, "-m", "tests.unit.process.supervised_worker", "work", str(folder), mode)
     try:
-        return asyncio.run(Supervisor(load_settings({}).settings, command).run())
+        bounds = {"start_late_s": 0.5, "start_timeout_s": 2.0} if mode == "hangs" else {}
+        return asyncio.run(Supervisor(load_settings({}).settings, command, **bounds).run())
     except StartError as error:
         print(f"StartError: {error}", file=sys.stderr)
         return 2
 
 
 def work(folder: Path, mode: str) -> int:
-    """`serves`, or `refuses` to start, or `crashes` at it, or is `stubborn` and does not end when it is told to."""
+    """`serves`, or `refuses` to start, or `crashes` or `hangs` at it, or is `stubborn` and does not end when it is told to."""
     line = supervisor_line()
     assert line is not None
     settings = load_settings({}).settings
@@ -58,6 +59,8 @@ def work(folder: Path, mode: str) -> int:
         return 2
     if mode == "crashes":
         return 7
+    if mode == "hangs":
+        time.sleep(3600)
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind((settings.server.host, settings.server.port))

@@ -157,6 +157,7 @@ def test_a_worker_that_crashed_is_replaced_and_the_others_stay(started: Callable
     [
         ("refuses", "StartError: no etcd here;\nstart one\n"),
         ("crashes", "ended with status 7 before it served, 3 times in a row"),
+        ("hangs", "did not serve within 2 s; its log says what it waits for"),
     ],
 )
 def test_workers_that_cannot_start_end_it_with_their_reason(started: Callable[..., Supervised], mode: str, words: str) -> None:
@@ -165,6 +166,16 @@ def test_workers_that_cannot_start_end_it_with_their_reason(started: Callable[..
     assert supervised.live == set()
     assert words in supervised.errors
     assert "listens on" not in supervised.greeting
+
+
+def test_a_worker_that_is_late_is_told_of_again_and_again(started: Callable[..., Supervised]) -> None:
+    supervised = started("hangs", workers=1)
+    supervised.until(lambda: supervised.errors.count('"worker_late"') > 1)
+    supervised.process.terminate()
+    supervised.until(lambda: supervised.live == set())
+    late = [json.loads(line) for line in supervised.errors.splitlines() if "worker_late" in line]
+    assert {said["worker"] for said in late} == {0}
+    assert late[0]["waited_s"] <= late[1]["waited_s"]
 
 
 def test_workers_drain_when_the_supervisor_is_gone(started: Callable[..., Supervised]) -> None:
