@@ -9,20 +9,25 @@ very first; these end with their connection.
 import asyncio
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-_CUT_TOGETHER_S = 0.1
-_CUTTING_SHARE_MAX = 0.05
-"""Share of the loop's time that may go into finding what still refers to calls that were cut: the more streams, the longer."""
+from chatgrpc import background
+from chatgrpc.edge.slices import in_slices
+
+_PAUSE_S = 0.1
+"""Before each slice of the search for what still refers to calls that were cut, which takes the longer the more streams there
+are: so a twentieth of the loop's time goes into it at most."""
 
 
 class CallCutter:
     """Cuts the calls of one server, some at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, clock_s: Callable[[], float] = time.perf_counter) -> None:
+        """`clock_s` says when a slice of work is over."""
+        self._clock_s = clock_s
         self._overdue: list[tuple[asyncio.Task[Any], Callable[[], object]]] = []
-        self._cut_not_before_s = 0.0
+        self._cutting: asyncio.Task[None] | None = None
 
     def cut(self, call: asyncio.Task[Any], let_go: Callable[[], object]) -> None:
         """Cuts a call, soon.
@@ -31,30 +36,34 @@ class CallCutter:
             call: the task in which grpc.aio runs the handler.
             let_go: lets go of what else refers to the call.
         """
-        if not self._overdue:
-            loop = asyncio.get_running_loop()
-            loop.call_at(max(loop.time() + _CUT_TOGETHER_S, self._cut_not_before_s), self._cut_overdue)
         self._overdue.append((call, let_go))
+        if self._cutting is None or self._cutting.done():
+            self._cutting = background.start(self._cut_overdue(), background.logged("cutting of calls"))
 
-    def _cut_overdue(self) -> None:
-        loop, began_s = asyncio.get_running_loop(), time.perf_counter()
-        overdue, self._overdue = self._overdue, []
-        watchers = _cancellation_watchers(loop)
-        for call, let_go in overdue:
-            let_go()
-            if watcher := watchers.get(call):
-                watcher.cancel()
-        self._cut_not_before_s = loop.time() + (time.perf_counter() - began_s) / _CUTTING_SHARE_MAX
+    async def _cut_overdue(self) -> None:
+        while self._overdue:
+            await asyncio.sleep(_PAUSE_S)
+            overdue, self._overdue = self._overdue, []
+            watchers = await self._cancellation_watchers({call for call, _ in overdue})
+            for call, let_go in overdue:
+                let_go()
+                if watcher := watchers.get(call):
+                    watcher.cancel()
+
+    async def _cancellation_watchers(self, calls: set[asyncio.Task[Any]]) -> dict[asyncio.Task[Any], asyncio.Task[object]]:
+        """Maps tasks in which handlers run to those in which grpc.aio waits for the peer to cancel the call.
+
+        Nothing public leads from one to the other. The coroutine of the latter refers to the former; the garbage collector
+        knows.
+        """
+        watchers: dict[asyncio.Task[Any], asyncio.Task[object]] = {}
+        async for task in in_slices(asyncio.all_tasks(), self._clock_s, _PAUSE_S):
+            if task.get_name() == "rpc_task":
+                watchers.update((call, task) for call in _referred_to(task) if call in calls)
+        return watchers
 
 
-def _cancellation_watchers(loop: asyncio.AbstractEventLoop) -> dict[object, asyncio.Task[object]]:
-    """Maps the task in which a handler runs to the one in which grpc.aio waits for the peer to cancel the call.
-
-    Nothing public leads from one to the other. The latter's coroutine refers to the former, and the garbage collector knows.
-    """
-    watchers: dict[object, asyncio.Task[object]] = {}
-    for task in asyncio.all_tasks(loop):
-        if task.get_name() == "rpc_task":
-            for scope in gc.get_referents(task.get_coro()):
-                watchers.update((referent, task) for referent in gc.get_referents(scope) if isinstance(referent, asyncio.Task))
-    return watchers
+def _referred_to(task: asyncio.Task[object]) -> Iterable[asyncio.Task[object]]:
+    """The tasks that a coroutine's closures refer to."""
+    for scope in gc.get_referents(task.get_coro()):
+        yield from (referent for referent in gc.get_referents(scope) if isinstance(referent, asyncio.Task))

@@ -36,13 +36,13 @@ class Slice:
         return Slice(self._clock_s, self._length_s)
 
 
-async def in_slices(items: Iterable[_Item], clock_s: Callable[[], float]) -> AsyncIterator[_Item]:
-    """Each of many items; what is done with them makes way for other work whenever a slice of time is over."""
+async def in_slices(items: Iterable[_Item], clock_s: Callable[[], float], pause_s: float = 0) -> AsyncIterator[_Item]:
+    """Each of many items; what is done with them makes way for other work, for `pause_s`, whenever a slice of time is over."""
     slice_ = Slice(clock_s)
     for item in items:
         yield item
         if slice_.is_over:
-            await asyncio.sleep(0)
+            await asyncio.sleep(pause_s)
             slice_ = slice_.anew()
 
 
