@@ -300,8 +300,14 @@ class Device:
         await self.until(lambda: self.held.cursors.get(chat_id, 0) >= seq, timeout_s)
 
     async def synced(self) -> None:
-        """Waits for the SyncComplete of this stream."""
-        await self.until(lambda: self._synced)
+        """Waits for the SyncComplete of this stream, for as long as anything comes before it."""
+        while not self._synced:
+            heard_at_s = self.heard_at_s
+            try:
+                await self.until(lambda: self._synced)
+            except TimeoutError:
+                if self.heard_at_s == heard_at_s:
+                    raise
 
     async def until_ended(self, timeout_s: float = TIMEOUT_S) -> DisconnectedError:
         """Waits for the stream's end; returns how it ended."""

@@ -1,5 +1,6 @@
 """What was acknowledged survives kill -9 at any moment (G1), and nothing is half there."""
 
+import itertools
 import os
 import random
 import signal
@@ -52,13 +53,16 @@ async def test_acknowledged_entries_survive_kill_9(tmp_path: Path) -> None:
     randomness = random.Random(20)
     acknowledged = dict.fromkeys(CHATS, 0)
     with appender() as process:
-        for _ in range(ROUNDS):
-            acknowledged |= one_life(process, tmp_path, randomness.uniform(0, LIFETIME_MAX_S))
+        for lives in itertools.count():
+            if lives >= ROUNDS and min(acknowledged.values()) > 0:
+                break
+            # On a busy machine they get nothing done in so short lives; they live longer then, until they do.
+            lifetime_max_s = LIFETIME_MAX_S * (1 + lives // ROUNDS)
+            acknowledged |= one_life(process, tmp_path, randomness.uniform(0, lifetime_max_s))
             store = await SqliteStore.open(tmp_path / "chatgrpc.db")
             for chat_id in CHATS:
                 await check(store, chat_id, acknowledged[chat_id])
             await store.close()
-    assert min(acknowledged.values()) > 0
 
 
 async def check(store: SqliteStore, chat_id: str, acknowledged_seq: int) -> None:
