@@ -285,6 +285,7 @@ class _Stream:
         if self.reading is None:
             _disregard(completed)
             return
+        del completed  # else what it raises refers to this frame, and this frame to what holds it: a circle
         try:
             future = self.reading.send(None)
         except StopIteration as done:
@@ -315,6 +316,7 @@ class _Stream:
         if self.writing is None:
             _disregard(completed)
             return
+        del completed  # as above
         try:
             future = self.writing.send(None)
         except StopIteration:

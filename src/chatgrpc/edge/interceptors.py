@@ -8,10 +8,10 @@ import asyncio
 import secrets
 import time
 import traceback
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 import structlog
@@ -54,6 +54,8 @@ _claims: ContextVar[Claims] = ContextVar("claims")
 
 _Context: TypeAlias = grpc.aio.ServicerContext[bytes, bytes]
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # a string: it is generic for type checkers only
+
+_Reply = TypeVar("_Reply")
 
 
 def current_claims() -> Claims:
@@ -158,20 +160,20 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
     ) -> "_Handler | None":
         """Wraps the handler of the called method."""
         if len(handler_call_details.invocation_metadata or ()) > self._limits.fields_max:
-            return grpc.stream_stream_rpc_method_handler(self._refuse_fields)
+            return grpc.stream_stream_rpc_method_handler(_let_go(self._refuse_fields))
         method = handler_call_details.method
         handler = await continuation(handler_call_details)
         if handler is not None and handler.unary_unary is None and method.startswith(PUBLIC_METHODS):
             return handler if method.startswith(_SESSION) else self._public_call(method, handler)
         if handler is None or handler.unary_unary is None:
-            return grpc.stream_stream_rpc_method_handler(self._refuse_unknown_method)
+            return grpc.stream_stream_rpc_method_handler(_let_go(self._refuse_unknown_method))
 
         async def call(_: object, context: _Context) -> bytes:
             return await self._call(method, handler, context)
 
         # On the wire it makes no difference, and the wait for the one request is ours: grpc.aio's own has no deadline, and
         # leaves a call whose request is cut short without a status.
-        return grpc.stream_unary_rpc_method_handler(call)
+        return grpc.stream_unary_rpc_method_handler(_let_go(call))
 
     async def _call(self, method: str, handler: _Handler, context: _Context) -> bytes:
         started = time.perf_counter()
@@ -191,7 +193,10 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
             error, code = _unexpected(method, unknown), grpc.StatusCode.INTERNAL
         finally:
             self._observe(method, code.name, time.perf_counter() - started)
-        return await _abort(context, error)
+        try:
+            return await _abort(context, error)
+        finally:
+            del error  # it refers to this frame
 
     def _open(self, context: _Context) -> asyncio.Task[Any]:
         """Notes that a call is open; gives the task of grpc.aio that is done once the call is over."""
@@ -297,7 +302,7 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
             except StatusError as known:
                 await _abort(context, known)
 
-        return grpc.stream_stream_rpc_method_handler(in_place, response_serializer=handler.response_serializer)
+        return grpc.stream_stream_rpc_method_handler(_let_go(in_place), response_serializer=handler.response_serializer)
 
     async def _authenticate(self, context: _Context) -> Claims:
         token = bearer_token(context.invocation_metadata())
@@ -324,6 +329,25 @@ class UnaryInterceptor(grpc.aio.ServerInterceptor):
         code, message = grpc.StatusCode.UNIMPLEMENTED, "There is no such method. Reflection lists those there are."
         self._observe("unknown", code.name, 0.0)
         await _abort(context, StatusError(code, "METHOD_UNKNOWN", message))
+
+
+def _let_go(behavior: Callable[[Any, _Context], Coroutine[Any, Any, _Reply]]) -> Callable[[Any, _Context], Awaitable[_Reply]]:
+    """Has nothing of a call refer to how it was aborted.
+
+    grpc.aio keeps the exception with the call. What that came through refers to the call: a circle, which would be left until
+    all garbage is collected.
+    """
+
+    async def behave(requests: Any, context: _Context) -> _Reply:
+        behaving = behavior(requests, context)
+        del requests, context
+        try:
+            return await behaving
+        except grpc.aio.AbortError as aborted:
+            aborted.__traceback__ = aborted.__context__ = None
+            raise
+
+    return behave
 
 
 def peer_of(context: _Context) -> str:
