@@ -5,6 +5,7 @@ Each ends in a sentence and the right exit code: never in a traceback, a hang, o
 
 import asyncio
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -348,6 +349,31 @@ async def test_a_full_disk_loses_no_text_and_ends_no_client(home: Home, names: N
         assert await client.waiting_messages() == []
         await store.call(lambda s: s._db.execute("PRAGMA max_page_count=1000000").fetchone())
         assert (await (await client.send("there is room again", user_id=bob)).sent).seq == 2
+
+
+async def test_chat_on_a_full_disk_shows_what_was_typed_and_goes_on(shell: Shell, home: Home, names: Names) -> None:
+    """A limit on the size of files, set while it runs, stands for the end of the disk."""
+    alice, bob, _ = names
+    async with home.device(bob) as other, shell.start("chat", "--as", alice, "--with", bob) as chat:
+        await (await other.send("hello", user_id=alice)).sent
+        await chat.until(lambda line: line.endswith(f"{bob}: hello"))
+        before = resource.prlimit(chat.process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+        for typed in ("there is no room for this", "/reply 2 nor for this"):
+            chat.type(typed)
+            line = await chat.until(lambda line: "✗" in line)
+            assert "the disk did not take it, and it is not kept" in line
+            assert line.endswith(f" — {typed}")
+        await (await other.send("is there room for me?", user_id=alice)).sent
+        await chat.until(lambda line: "not connected: the disk did not take it" in line)
+        resource.prlimit(chat.process.pid, resource.RLIMIT_FSIZE, before)
+        await chat.until(lambda line: line.endswith(f"{bob}: is there room for me?"))
+        chat.type("there is room again")
+        await chat.until(lambda line: line.endswith("you: there is room again"))
+        assert await chat.end() == 3, "two lines were not sent"
+        assert not any("Traceback" in line for line in chat.lines)
+    _, lines = await shell.run("history", "--as", bob, "--with", alice, "--json")
+    texts = [event["text"] for event in parsed(lines) if event["type"] == "text"]
+    assert texts == ["hello", "is there room for me?", "there is room again"]
 
 
 async def test_an_interrupt_in_the_first_second_is_a_sentence(shell: Shell, names: Names) -> None:

@@ -71,9 +71,9 @@ class Commands:
             self.room.refused = True
             self.room.note(f"there is no command {safe(typed)}; /help lists them (// sends a text that begins so)")
             return True
-        return await self._guarded(command.run(self, text[len(command.name) :].strip()))
+        return await self._guarded(command.run(self, text[len(command.name) :].strip()), text)
 
-    async def _guarded(self, work: Awaitable[None], text: str = "") -> bool:
+    async def _guarded(self, work: Awaitable[None], text: str) -> bool:
         """Does it, and says what went wrong; then `text` is shown too, since it was typed and is kept nowhere."""
         try:
             await work
@@ -82,7 +82,7 @@ class Commands:
             self.room.note(f"like this: {error}")
         except (ChatError, ValueError) as error:
             self.room.refused = True
-            self.room.screen.show(f"     ✗ {explained(error)}{f' — {safe(text)}' if text else ''}")
+            self.room.screen.show(f"     ✗ {explained(error)} — {safe(text)}")
         return True
 
     # --- messages
