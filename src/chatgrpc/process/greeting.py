@@ -40,7 +40,8 @@ def greet(settings: Settings, port: int) -> None:
             command = f"CHATGRPC_DATA_DIR={shlex.quote(str(settings.data_dir))} {command}"
         host = "127.0.0.1" if is_wildcard(settings.server.host) else settings.server.host
         reachable = join_address(host, port)
-        options = "" if reachable == DEFAULT_ADDRESS else f" --server {reachable}"
+        # Quoted, since zsh refuses the brackets of an IPv6 address where no file's name fits them.
+        options = "" if reachable == DEFAULT_ADDRESS else f" --server {shlex.quote(reachable)}"
         if settings.server.tls_cert_file:
             options += f" --tls-ca {shlex.quote(str(settings.server.tls_cert_file))}"
         if entry_points(group=COMMANDS_GROUP):
