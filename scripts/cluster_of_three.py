@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -67,7 +68,7 @@ async def _run(folder: Path) -> None:
             for task in following:
                 task.cancel()
             await asyncio.gather(*following, return_exceptions=True)
-    say(f"stopped; what was said is kept in {folder}, and `rm -r {folder}` forgets it")
+    say(f"stopped; what was said is kept in {folder}, and `rm -r {_typed(folder)}` forgets it")
 
 
 def _start_services(folder: Path, stack: contextlib.ExitStack) -> tuple[RedisServer, EtcdCluster, CassandraCluster]:
@@ -100,14 +101,19 @@ def _stop_etcd(etcd: EtcdCluster) -> None:
 
 def _greet(folder: Path, cluster: RunningCluster) -> None:
     nodes = ", ".join(f"{node.address} (process {node.process.pid})" for node in cluster.nodes)
-    command = f"CHATGRPC_DATA_DIR={folder} .venv/bin/chatgrpc"
+    command, devices = f"CHATGRPC_DATA_DIR={_typed(folder)} .venv/bin/chatgrpc", _typed(folder / "devices")
     first, second, *_ = cluster.addresses
     print(f"chatgrpc runs as a cluster of {len(cluster.nodes)} nodes: {nodes}.")
     print("Ctrl-C stops it. Next, each in a terminal of its own, in this folder:")
-    print(f"  {command} chat --as alice --with bob --server {first} --data-dir {folder / 'devices'}")
-    print(f"  {command} chat --as bob --with alice --server {second} --data-dir {folder / 'devices'}")
+    print(f"  {command} chat --as alice --with bob --server {first} --data-dir {devices}")
+    print(f"  {command} chat --as bob --with alice --server {second} --data-dir {devices}")
     print(f"  .venv/bin/chatgrpc cluster status --cluster-etcd {','.join(cluster.etcd.endpoints)}")
     print("`kill -9` one of the nodes and chat on. What they log:", flush=True)
+
+
+def _typed(path: Path) -> str:
+    """A path as it is typed in a shell."""
+    return shlex.quote(str(path))
 
 
 async def _follow(number: int, node: ClusterNode, stop: asyncio.Event) -> None:
@@ -119,7 +125,7 @@ async def _follow(number: int, node: ClusterNode, stop: asyncio.Event) -> None:
             await asyncio.sleep(_LOG_POLL_INTERVAL_S)
         _show(number, log.readlines())
     if not stop.is_set():
-        say(f"node {number} has ended, and the others take its shards. This starts it again:\n  {' '.join(node.command)}")
+        say(f"node {number} has ended, and the others take its shards. This starts it again:\n  {shlex.join(node.command)}")
 
 
 def _show(number: int, lines: Sequence[str]) -> None:
