@@ -292,6 +292,53 @@ def test_a_name_that_does_not_resolve_ends_in_a_sentence(shell: Shell, names: Na
     assert "warning: without TLS the token and all that is said go to nohost.invalid in clear" in said
 
 
+@pytest.mark.parametrize("error", ["ExecuteBatchError()", "asyncio.InvalidStateError()"])
+def test_a_call_that_cannot_be_ended_since_its_name_does_not_resolve_is_no_defect(
+    shell: Shell, names: Names, error: str
+) -> None:
+    alice, bob, _ = names
+    server = "nohost.invalid:5190"
+    done = subprocess.run(
+        [sys.executable, "-c", _CANNOT_END.replace("ERROR", error), "chat", "--as", alice, "--with", bob, "--server", server],
+        env=shell.environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    said = no_traceback(done)
+    assert "it could not be ended" in said
+    assert "a defect" not in said
+    assert "no address is known for the name nohost.invalid" in said
+    assert done.returncode == 1, said
+
+
+_CANNOT_END = """
+import asyncio
+from grpc._cython.cygrpc import ExecuteBatchError
+from grpc.aio._call import StreamStreamCall
+from chatgrpc.entry import main
+
+read, write, calls = StreamStreamCall.read, StreamStreamCall.write, []
+
+async def fails_once(call):
+    calls.append(call)
+    return await (read(call) if call is calls[0] else asyncio.Event().wait())
+
+async def takes_it(call, batch):
+    if call is calls[0]:
+        await write(call, batch)
+
+async def cannot_be_ended(call):
+    print("it could not be ended", flush=True)
+    raise ERROR
+
+StreamStreamCall.read, StreamStreamCall.write, StreamStreamCall.done_writing = fails_once, takes_it, cannot_be_ended
+main()
+"""
+"""The command, whose second call still goes on as it leaves, and fails just then: else that is a matter of luck."""
+
+
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_a_key_that_may_not_be_read_ends_in_a_sentence(
     shell: Shell, names: Names, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Answer
