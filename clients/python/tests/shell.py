@@ -120,7 +120,7 @@ class Terminal:
 
     def __init__(self, descriptor: int, process: asyncio.subprocess.Process) -> None:
         self.process = process
-        self.screen = self.all = ""
+        self.screen = self.all = self.written = ""
         self._descriptor = descriptor
         self._changed = asyncio.Event()
         os.set_blocking(descriptor, False)
@@ -135,7 +135,9 @@ class Terminal:
             asyncio.get_running_loop().remove_reader(self._descriptor)
         if b"\x1b[6n" in chunk:
             os.write(self._descriptor, b"\x1b[1;1R")  # prompt_toolkit asks where the cursor is
-        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]|\r", "", chunk.decode(errors="replace"))
+        written = chunk.decode(errors="replace")
+        self.written += written  # as it came, with what steers a terminal
+        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]|\r", "", written)
         self.screen += text
         self.all += text
         self._changed.set()

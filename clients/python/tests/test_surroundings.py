@@ -497,7 +497,28 @@ async def test_a_terminal_that_can_do_nothing_is_told_in_lines(shell: Shell, hom
         await alice.until("✓✓ delivered #2")
         await bob.mark_read(bob.direct_chat_id(alice_id), 2)
         await alice.until("✓✓ read #2")
-        assert "\x1b" not in alice.all
+        assert "\x1b" not in alice.written
+
+
+@pytest.mark.slow
+async def test_a_terminal_that_can_do_nothing_is_told_in_lines_that_the_server_is_down(
+    own_server: ServerProcess, tmp_path: Path
+) -> None:
+    shell = Shell(own_server, tmp_path)
+    shell.environment["TERM"] = "dumb"
+    async with terminal(shell, "chat", "--as", "alice", "--with", "bob") as alice:
+        await alice.until("nothing said yet")
+        own_server.kill()
+        await alice.until("not connected: ", "next try in ", " s\n")
+        alice.type("hello\n")
+        assert await alice.leave("\x04") == 1
+        await alice.until("1 message kept on disk, to go out with the next `chatgrpc chat`: ")
+        await own_server.start()
+        assert "\x1b" not in alice.written
+    async with terminal(shell, "chat", "--as", "alice", "--with", "bob") as alice:
+        await alice.until("you: hello", "✓ sent #2")
+        assert await alice.leave("\x04") == 0
+        assert "\x1b" not in alice.written
 
 
 def test_a_store_of_an_earlier_version_is_taken_over(tmp_path: Path) -> None:
