@@ -12,6 +12,7 @@ import pytest
 
 from chatgrpc.core.limits import Limits
 from chatgrpc.v1 import chat_pb2, content_pb2, device_service_pb2, session_pb2
+from chatgrpc_client import Client
 from chatgrpc_client.cli.ending import advice
 from chatgrpc_client.cli.screen import PlainScreen
 from chatgrpc_client.cli.tail import _Printer
@@ -369,6 +370,60 @@ async def test_unread_counts_what_one_has_not_read_anywhere(home: Home, names: N
             async with asyncio.timeout(TIMEOUT_S):
                 while await bob.unread(chat_id):
                     await asyncio.sleep(0.05)
+
+
+async def test_unread_leaves_out_what_was_said_while_one_was_not_in_the_group(shell: Shell, home: Home, names: Names) -> None:
+    alice_id, bob_id, _ = names
+    async with (
+        home.device(alice_id) as alice,
+        home.device(bob_id) as bob,
+        shell.start("chat", "--as", bob_id, "--with", alice_id) as chat,
+    ):
+        await chat.until(lambda line: "nothing said yet" in line)
+        chat_id = (await alice.groups.create("Trip", [bob_id])).chat_id
+        async with home.device(bob_id, "tablet") as tablet:
+            await _say(alice, chat_id, 3)
+            read = await _say(alice, chat_id, 1)
+            await _held(tablet, chat_id, read)
+        await bob.mark_read(chat_id, read)
+        unread = await _say(alice, chat_id, 1)
+        await _held(bob, chat_id, unread)
+        await alice.groups.remove(chat_id, bob_id)
+        await _say(alice, chat_id, 5)
+        await alice.groups.add(chat_id, [bob_id])
+        newest = await _say(alice, chat_id, 2)
+        async with home.device(bob_id, "tablet") as tablet:
+            for device in (bob, tablet):
+                await _held(device, chat_id, newest)
+                await _unread(device, chat_id, 3)  # one from before, and what came since
+            await tablet.mark_read(chat_id, unread)
+            for device in (bob, tablet):
+                await _unread(device, chat_id, 2)
+        await chat.until(lambda line: "added you to" in line)
+        async with asyncio.timeout(TIMEOUT_S):
+            while True:
+                chat.type("/chats")
+                line = await chat.until(lambda line: line.endswith(chat_id))
+                if "“Trip” (2 members), 2 new" in line:
+                    break
+                await asyncio.sleep(0.1)
+
+
+async def _say(client: Client, chat_id: str, count: int) -> int:
+    """Says something so many times; returns the number of the last."""
+    return [(await (await client.send("hello", chat_id=chat_id)).sent).seq for _ in range(count)][-1]
+
+
+async def _held(client: Client, chat_id: str, seq: int) -> None:
+    async with asyncio.timeout(TIMEOUT_S):
+        while (state := await client.chat(chat_id)) is None or state.seq < seq:
+            await asyncio.sleep(0.05)
+
+
+async def _unread(client: Client, chat_id: str, count: int) -> None:
+    async with asyncio.timeout(TIMEOUT_S):
+        while await client.unread(chat_id) != count:
+            await asyncio.sleep(0.05)
 
 
 async def test_a_user_whose_id_is_a_number_can_be_opened_as_the_client_says(shell: Shell, home: Home, names: Names) -> None:
