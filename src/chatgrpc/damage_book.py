@@ -22,7 +22,8 @@ _DEFECT_INTERVAL_S: Final = 10.0
 _HELP: Final = {
     Kind.STORED: "the chat is refused, all others go on: repair the store (Cassandra: nodetool repair) or restore the chat "
     "from a backup, see 'A chat is damaged' in docs/operations.md; it is read again about every 30 s",
-    Kind.EPOCH_FELL: "the store holds a later epoch: was etcd restored from a backup?",
+    Kind.EPOCH_FELL: "the chat is refused: the store holds a later epoch, as it does after etcd was restored from a snapshot; "
+    "if it was, stop every node and delete their keys from etcd, see 'Never restore a snapshot of etcd' in docs/operations.md",
     Kind.DEFECT: "a mistake of chatgrpc, please report it with this line; the chat is refused until it is read again, or, if "
     "it stays so, until its node is restarted",
 }
