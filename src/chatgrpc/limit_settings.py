@@ -1,4 +1,4 @@
-"""Settings of the group `limits`: what one caller may take of a node's connections and calls."""
+"""Settings of the group `limits`: what one caller may take of a node's connections and calls, and what all may."""
 
 from pydantic import Field
 
@@ -8,6 +8,9 @@ from chatgrpc.settings_group import SettingsGroup
 class LimitSettings(SettingsGroup):
     """What one user, or one address, may use of a node. All callers behind a NAT or a load balancer have one address."""
 
+    streams_max: int = Field(
+        default=100_000, ge=1, description="Streams of all devices of a node; those beyond it are sent to another node."
+    )
     calls_per_user: int = Field(default=100, ge=1, le=1_000, description="Unary calls of one user at the same time.")
     unchecked_calls_per_address: int = Field(
         default=1_000, ge=1, description="Unary calls of one address that need no token, or whose token is being checked."

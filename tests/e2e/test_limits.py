@@ -1,6 +1,7 @@
 """The settings of `limits`, each set so low that two callers meet it."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from chatgrpc.edge.errors import error_info_of
-from tests.support.device import Device
+from chatgrpc.v1 import session_pb2
+from tests.support.device import Device, DisconnectedError
 from tests.support.server import ServerProcess, channel, running_server
 
 CONNECT = "/chatgrpc.v1.SessionService/Connect"
@@ -77,6 +79,33 @@ async def test_a_device_that_is_let_in_takes_no_place_of_its_address(tmp_path: P
         async with phone, laptop:
             await phone.send("alice", "to myself")
             await laptop.send("alice", "likewise")
+
+
+async def test_a_full_node_turns_devices_away_and_keeps_those_it_has(tmp_path: Path) -> None:
+    environment = {"CHATGRPC_LIMITS__STREAMS_MAX": "2"}
+    async with asyncio.timeout(60), running_server(tmp_path / "data", environment) as server:
+        token = server.token("alice")
+        phone, laptop, late = (Device(server.address, token, name) for name in ("phone", "laptop", "late"))
+        await phone.connect()
+        await laptop.connect()
+        for _ in range(3):
+            with pytest.raises(DisconnectedError) as ended:
+                await late.connect()
+            assert ended.value.disconnect is not None
+            assert ended.value.disconnect.code == session_pb2.DISCONNECT_CODE_OVERLOADED
+            assert ended.value.disconnect.reason == "NODE_FULL"
+        async with channel(server.address) as opened:
+            call: Any = opened.stream_stream(CONNECT)()
+            await call.read()  # the Disconnect; the status comes after it
+            assert await reason_of(call) == "NODE_FULL"
+        await phone.send("alice", "I am still here")
+        await laptop.close()
+        while not late.is_open:  # the server hears of the laptop's end a moment later
+            with contextlib.suppress(DisconnectedError):
+                await late.connect()
+        await late.send("alice", "and I am in")
+        await phone.close()
+        await late.close()
 
 
 async def test_calls_whose_token_is_not_checked_are_counted_by_address(tmp_path: Path) -> None:

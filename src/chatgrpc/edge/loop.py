@@ -71,6 +71,16 @@ _WRITTEN_TOGETHER = 16
 """Messages handed to the transport at a time: it takes about as long to start a write as to make the message."""
 _READ_TIMEOUT_S = 5.0
 """A chat of which nothing comes for as long is left alone for a while, and the device's other chats are read."""
+_STREAMS_MAX = 100_000
+_NODE_FULL = Ended(
+    session_pb2.DISCONNECT_CODE_OVERLOADED,
+    "This node has as many streams as it takes. Go to another node, or try later.",
+    "NODE_FULL",
+)
+
+
+class _NodeFullError(Exception):
+    """There is no place for one more stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +122,12 @@ class Edge:
         now: Callable[[], Now],
         on_defect: Callable[[BaseException], None],
         *,
+        streams_max: int = _STREAMS_MAX,
         clock_s: Callable[[], float] = perf_counter,
     ) -> None:
         """Wires the parts. `book` is told of mistakes that cost a stream, `on_defect` of those that may have cost more: the
-        chats' state in memory may be half changed. `clock_s` says when a slice of work is over."""
+        chats' state in memory may be half changed. More than `streams_max` streams are turned away. `clock_s` says when a
+        slice of work is over."""
         self.connections = connections
         self.audience = audience
         self.raised = GatheredMarks(self._tell_raised)
@@ -125,12 +137,14 @@ class Edge:
         self._watermarks = watermarks
         self._reader = SessionReader(log, limits)
         self._catch_up_fails = Trouble("catch_up_failed")
+        self._is_full = Trouble("streams_turned_away")
         self._limits = limits
         self._timings = timings
         self._pace = pace
         self._metrics = metrics
         self._book = book
         self._now = now
+        self._streams_max = streams_max
         self._clock_s = clock_s
         self._on_defect = on_defect
         self._flush_interval_ms = pace.flush_interval_ms
@@ -290,6 +304,10 @@ class Edge:
             yield
 
     def _open(self, opened: StreamOpened, now_ms: int) -> None:
+        if len(self.connections) >= self._streams_max:
+            self._turn_away(opened)
+            return
+        self._is_full.worked()
         session = Session(secrets.token_hex(8), opened.token, self._limits, self._timings, now_ms)
         connection = Connection(opened.stream, session)
         self.connections.add(connection)
@@ -298,6 +316,13 @@ class Edge:
             self.end(connection, Ended(session_pb2.DISCONNECT_CODE_SHUTTING_DOWN))
             return
         self._set_alarm(connection)
+
+    def _turn_away(self, opened: StreamOpened) -> None:
+        """Ends a stream that there is no place for. It gets no session, and takes no place while its peer reads its end."""
+        last = session_pb2.ConnectResponse(frames=[_NODE_FULL.frame()]).SerializeToString()
+        self._transport.close(opened.stream, StreamStatus(*_NODE_FULL.status()), last)
+        self._metrics.disconnects[session_pb2.DisconnectCode.Name(_NODE_FULL.code)].inc()
+        self._is_full.failed(_NodeFullError("limits.streams_max is reached"))
 
     def _receive(self, now_ms: int) -> None:
         """Takes some of what some streams sent; the rest waits for the next tick."""

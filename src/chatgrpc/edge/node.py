@@ -136,6 +136,7 @@ class Node:
             book,
             now,
             crash,
+            streams_max=settings.limits.streams_max,
         )
 
     @property

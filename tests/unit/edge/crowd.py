@@ -166,11 +166,11 @@ def event(chat_id: str, seq: int) -> bytes:
 class Crowd:
     """The sessions of users `u0`, `u1`, …, all of them members of one chat."""
 
-    def __init__(self, sessions: int) -> None:
+    def __init__(self, sessions: int, streams_max: int = 100_000) -> None:
         self.wire, self.owners, self.clock = Wire(), Owners(), Clock()
         self.now = Now(1_000_000, 1_000_000)
         self._limits, self._timings = Limits(), Timings()
-        metrics = Metrics()
+        metrics = self.metrics = Metrics()
         self.edge = Edge(
             self.wire,
             cast("Any", self.owners),
@@ -186,6 +186,7 @@ class Crowd:
             DamageBook(metrics),
             lambda: self.now,
             _fail,
+            streams_max=streams_max,
             clock_s=self.clock,
         )
         for number in range(sessions):
