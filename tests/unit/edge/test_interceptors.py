@@ -51,6 +51,11 @@ class KnownTokens:
         return Claims("alice", NOW_MS + 1)
 
 
+def patient(tokenless_deadline_s: float = 60.0, **limits: Any) -> UnaryLimits:
+    """Limits, but for whom a busy machine keeps waiting for a second."""
+    return UnaryLimits(tokenless_deadline_s=tokenless_deadline_s, **limits)
+
+
 @dataclass
 class Rig:
     """A server with one method that does what the test says, and a channel to it."""
@@ -80,7 +85,7 @@ class Rig:
 
 @pytest.fixture
 async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
-    limits = getattr(request, "param", UnaryLimits())
+    limits = getattr(request, "param", patient())
     rig = Rig(None, None)  # type: ignore[arg-type]
 
     async def method(
@@ -238,7 +243,7 @@ async def test_a_call_that_ends_before_its_request_is_refused(rig: Rig, method: 
     assert info.reason == "REQUEST_MISSING"
 
 
-@pytest.mark.parametrize("rig", [UnaryLimits(deadline_s=0.01)], indirect=True)
+@pytest.mark.parametrize("rig", [patient(deadline_s=0.01)], indirect=True)
 async def test_the_wait_for_a_request_is_part_of_the_time_that_a_call_has(rig: Rig) -> None:
     call: Any = rig.channel.stream_stream(METHOD)(metadata=(("authorization", "Bearer of-alice"),))
     assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -255,7 +260,7 @@ async def test_the_wait_for_a_request_is_part_of_the_time_that_a_call_has(rig: R
 async def test_bytes_that_are_no_request_are_refused_by_public_methods_too(
     caplog: pytest.LogCaptureFixture, kind: str, method: str
 ) -> None:
-    server = GrpcServer(ServerOptions(), [UnaryInterceptor(KnownTokens(), lambda *_: None, now_ms=lambda: NOW_MS)])
+    server = GrpcServer(ServerOptions(), [UnaryInterceptor(KnownTokens(), lambda *_: None, patient(), now_ms=lambda: NOW_MS)])
     port = await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
 
@@ -302,7 +307,7 @@ async def test_a_call_with_very_many_header_fields_costs_its_connection(rig: Rig
     assert [peer.partition(":")[0] for peer in rig.cut] == ["ipv4"]
 
 
-@pytest.mark.parametrize("rig", [UnaryLimits(calls_max=2)], indirect=True)
+@pytest.mark.parametrize("rig", [patient(calls_max=2)], indirect=True)
 async def test_calls_beyond_the_limit_are_refused_until_one_ends(rig: Rig) -> None:
     may_end, running = asyncio.Event(), asyncio.Semaphore(0)
 
@@ -321,7 +326,7 @@ async def test_calls_beyond_the_limit_are_refused_until_one_ends(rig: Rig) -> No
     assert await rig.call("three") == "three"
 
 
-@pytest.mark.parametrize("rig", [UnaryLimits(calls_max=1)], indirect=True)
+@pytest.mark.parametrize("rig", [patient(calls_max=1)], indirect=True)
 async def test_a_call_that_its_client_cancels_gives_its_place_back(rig: Rig) -> None:
     running, ended = asyncio.Event(), asyncio.Event()
 
@@ -343,7 +348,7 @@ async def test_a_call_that_its_client_cancels_gives_its_place_back(rig: Rig) -> 
     assert [observation[:2] for observation in rig.observed] == [(METHOD, "CANCELLED"), (METHOD, "OK")]
 
 
-@pytest.mark.parametrize("rig", [UnaryLimits(deadline_s=0.01)], indirect=True)
+@pytest.mark.parametrize("rig", [patient(deadline_s=0.01)], indirect=True)
 async def test_a_call_that_takes_too_long_ends(rig: Rig) -> None:
     async def wait(*_: object) -> wrappers_pb2.StringValue:
         await asyncio.Event().wait()
@@ -388,7 +393,7 @@ def test_bearer_token(metadata: object, token: str | None) -> None:
     assert bearer_token(metadata) == token
 
 
-@pytest.mark.parametrize("rig", [UnaryLimits(calls_max=1, calls_per_user_max=2)], indirect=True)
+@pytest.mark.parametrize("rig", [patient(calls_max=1, calls_per_user_max=2)], indirect=True)
 async def test_calls_that_wait_for_their_request_take_no_place_from_others(rig: Rig) -> None:
     rig.behaviour = echo_bearer
     without_token: list[Any] = [rig.channel.stream_stream("/chatgrpc.v1.NodeService/ListNodes")() for _ in range(3)]
@@ -399,7 +404,7 @@ async def test_calls_that_wait_for_their_request_take_no_place_from_others(rig: 
         call.cancel()
 
 
-@pytest.mark.parametrize("rig", [UnaryLimits(calls_per_user_max=1)], indirect=True)
+@pytest.mark.parametrize("rig", [patient(calls_per_user_max=1)], indirect=True)
 async def test_a_user_has_a_share_of_the_calls(rig: Rig) -> None:
     running = asyncio.Event()
 
@@ -415,7 +420,7 @@ async def test_a_user_has_a_share_of_the_calls(rig: Rig) -> None:
     first.cancel()
 
 
-@pytest.mark.parametrize("rig", [UnaryLimits(tokenless_deadline_s=0.01)], indirect=True)
+@pytest.mark.parametrize("rig", [patient(tokenless_deadline_s=0.01)], indirect=True)
 @pytest.mark.parametrize("method", ["/chatgrpc.v1.NodeService/ListNodes", "/grpc.health.v1.Health/Check"])
 async def test_a_call_without_a_token_waits_for_its_request_only_shortly(rig: Rig, method: str) -> None:
     call: Any = rig.channel.stream_stream(method)()
@@ -423,7 +428,7 @@ async def test_a_call_without_a_token_waits_for_its_request_only_shortly(rig: Ri
 
 
 async def test_who_watches_health_has_to_say_soon_what() -> None:
-    limits = UnaryLimits(tokenless_deadline_s=0.01)
+    limits = patient(tokenless_deadline_s=0.01)
     server = GrpcServer(ServerOptions(), [UnaryInterceptor(KnownTokens(), lambda *_: None, limits)])
     port = await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", interceptors=[ErrorInfoRequired()]) as channel:
@@ -433,7 +438,7 @@ async def test_who_watches_health_has_to_say_soon_what() -> None:
 
 
 async def test_who_watches_health_keeps_nobody_from_checking_it() -> None:
-    limits = UnaryLimits(calls_public_per_address_max=1, calls_public_max=1)
+    limits = patient(calls_public_per_address_max=1, calls_public_max=1)
     server = GrpcServer(ServerOptions(), [UnaryInterceptor(KnownTokens(), lambda *_: None, limits)])
     port = await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", interceptors=[ErrorInfoRequired()]) as channel:
@@ -446,7 +451,7 @@ async def test_who_watches_health_keeps_nobody_from_checking_it() -> None:
 
 
 async def test_watchers_of_health_have_places_by_address() -> None:
-    limits = UnaryLimits(calls_public_per_address_max=2)
+    limits = patient(calls_public_per_address_max=2)
     server = GrpcServer(ServerOptions(), [UnaryInterceptor(KnownTokens(), lambda *_: None, limits)])
     port = await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", interceptors=[ErrorInfoRequired()]) as channel:
@@ -466,7 +471,7 @@ async def test_watchers_of_health_have_places_by_address() -> None:
 
 
 async def test_a_call_of_reflection_ends() -> None:
-    limits = UnaryLimits(reflection_s_max=0.01)
+    limits = patient(reflection_s_max=0.01)
     server = GrpcServer(ServerOptions(), [UnaryInterceptor(KnownTokens(), lambda *_: None, limits)])
     port = await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -476,7 +481,7 @@ async def test_a_call_of_reflection_ends() -> None:
 
 
 async def test_a_call_of_reflection_asks_so_much_and_no_more() -> None:
-    limits = UnaryLimits(reflection_requests_max=3)
+    limits = patient(reflection_requests_max=3)
     server = GrpcServer(ServerOptions(), [UnaryInterceptor(KnownTokens(), lambda *_: None, limits)])
     port = await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -494,7 +499,7 @@ async def test_a_call_of_reflection_asks_so_much_and_no_more() -> None:
 
 
 async def test_reflection_is_answered_one_request_after_the_other_however_many_calls_ask() -> None:
-    limits = UnaryLimits(reflection_interval_s=0.05)
+    limits = patient(reflection_interval_s=0.05)
     server = GrpcServer(ServerOptions(), [UnaryInterceptor(KnownTokens(), lambda *_: None, limits)])
     port = await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -528,7 +533,7 @@ async def calling_and_not_reading(rig: Rig) -> Http2Peer:
     return peer
 
 
-@pytest.mark.parametrize("rig", [UnaryLimits(calls_per_user_max=1)], indirect=True)
+@pytest.mark.parametrize("rig", [patient(calls_per_user_max=1)], indirect=True)
 async def test_a_call_keeps_its_place_until_its_reply_was_taken(rig: Rig) -> None:
     rig.behaviour = echo_bearer
     peer = await calling_and_not_reading(rig)
@@ -544,7 +549,7 @@ async def test_a_call_keeps_its_place_until_its_reply_was_taken(rig: Rig) -> Non
                 await asyncio.sleep(0.01)
 
 
-@pytest.mark.parametrize("rig", [UnaryLimits(reply_s_max=0.01), UnaryLimits(replies_bytes_max=13)], indirect=True)
+@pytest.mark.parametrize("rig", [patient(reply_s_max=0.01), patient(replies_bytes_max=13)], indirect=True)
 async def test_a_reply_that_is_not_taken_costs_its_call_and_not_the_connection(rig: Rig) -> None:
     """After a while, or as soon as too much waits. On the same connection a proxy may carry others."""
     rig.behaviour = echo_bearer
