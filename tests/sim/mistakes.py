@@ -501,6 +501,8 @@ MISTAKES: dict[str, Parts] = {
     "a push lost while a session opens": _parts(session=DeafWhileOpening, doubts=PushLostWhileOpeningForgotten),
     "one entry a device in the session map": _parts(one_entry_a_device=True),
     "a node that is not seen yet taken for gone": _parts(owner_desk=UnseenNodesForgotten),
+    # The first alone is too rare: what the second keeps for a node makes up for it, mostly.
+    "nothing doubted after a lost lease, nor kept for it": _parts(doubts=LostLeaseTrusted, owner_desk=UnseenNodesForgotten),
     "sessions written back, and nothing doubted": _parts(session_book=WrittenBackInSilence),
     "a trip to the session map that failed forgotten": _parts(session_book=FailedTripForgotten),
     "its own entry in the session map written last": _parts(session_book=CanaryLast),

@@ -185,6 +185,7 @@ FOUND_BY = {
     "a push lost while a session opens": 1434,
     "one entry a device in the session map": 175,
     "a node that is not seen yet taken for gone": 103000318,
+    "nothing doubted after a lost lease, nor kept for it": 140000032,
     "sessions written back, and nothing doubted": 38,
     "a trip to the session map that failed forgotten": 33,
     "its own entry in the session map written last": 54,
@@ -211,3 +212,11 @@ def test_a_planted_mistake_is_found(mistake: str) -> None:
             Cluster(seed).run()
             return
     pytest.fail(f"{len(seeds)} seeds do not find it; `python -m tests.sim --found-by` looks for one that does")
+
+
+@pytest.mark.timeout(0)
+def test_of_two_mistakes_at_once_it_is_the_lost_lease_that_is_found() -> None:
+    """Not the one that only lets it show."""
+    Cluster(
+        FOUND_BY["nothing doubted after a lost lease, nor kept for it"], MISTAKES["a node that is not seen yet taken for gone"]
+    ).run()
