@@ -159,6 +159,7 @@ class Crowd:
             DamageBook(metrics),
             now,
             _fail,
+            streams_max=sessions,
         )
         for name in ("_run_tick", "_keep_house"):
             setattr(self.edge, name, self._timed(getattr(self.edge, name)))

@@ -71,7 +71,6 @@ _WRITTEN_TOGETHER = 16
 """Messages handed to the transport at a time: it takes about as long to start a write as to make the message."""
 _READ_TIMEOUT_S = 5.0
 """A chat of which nothing comes for as long is left alone for a while, and the device's other chats are read."""
-_STREAMS_MAX = 100_000
 _NODE_FULL = Ended(
     session_pb2.DISCONNECT_CODE_OVERLOADED,
     "This node has as many streams as it takes. Go to another node, or try later.",
@@ -122,7 +121,7 @@ class Edge:
         now: Callable[[], Now],
         on_defect: Callable[[BaseException], None],
         *,
-        streams_max: int = _STREAMS_MAX,
+        streams_max: int,
         clock_s: Callable[[], float] = perf_counter,
     ) -> None:
         """Wires the parts. `book` is told of mistakes that cost a stream, `on_defect` of those that may have cost more: the

@@ -19,6 +19,7 @@ from chatgrpc.edge.loop import Edge, Pace
 from chatgrpc.edge.ordering import Progress
 from chatgrpc.edge.slices import SLICE_S
 from chatgrpc.edge.transport import Inbound, StreamId, StreamOpened, StreamStatus
+from chatgrpc.limit_settings import LimitSettings
 from chatgrpc.metrics import Metrics
 from chatgrpc.v1 import chat_pb2, session_pb2
 
@@ -166,7 +167,7 @@ def event(chat_id: str, seq: int) -> bytes:
 class Crowd:
     """The sessions of users `u0`, `u1`, …, all of them members of one chat."""
 
-    def __init__(self, sessions: int, streams_max: int = 100_000) -> None:
+    def __init__(self, sessions: int, streams_max: int = LimitSettings().streams_max) -> None:
         self.wire, self.owners, self.clock = Wire(), Owners(), Clock()
         self.now = Now(1_000_000, 1_000_000)
         self._limits, self._timings = Limits(), Timings()
