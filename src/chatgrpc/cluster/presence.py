@@ -20,7 +20,7 @@ from chatgrpc.cluster.sessions import Sessions
 from chatgrpc.core.edge_desk import EdgeDesk
 from chatgrpc.edge.audience import Touched
 from chatgrpc.edge.connection import Connection
-from chatgrpc.edge.slices import in_slices
+from chatgrpc.edge.in_slices import in_slices
 from chatgrpc.ports.last_seen import LastSeen, LastSeenUnavailableError
 from chatgrpc.ports.lease_clock import wall_clock_ms
 from chatgrpc.ports.session_map import SessionMapUnavailableError

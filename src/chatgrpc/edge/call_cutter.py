@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from chatgrpc import background
-from chatgrpc.edge.slices import in_slices
+from chatgrpc.edge.in_slices import in_slices
 
 _PAUSE_S = 0.1
 """Before each slice of the search for what still refers to calls that were cut, which takes the longer the more streams there

@@ -46,10 +46,11 @@ from chatgrpc.edge.alarms import Alarms
 from chatgrpc.edge.audience import Audience
 from chatgrpc.edge.connection import Connection, Connections
 from chatgrpc.edge.gathered_marks import GatheredMarks
+from chatgrpc.edge.in_slices import in_slices
 from chatgrpc.edge.ordering import Ordering
 from chatgrpc.edge.revocations import TakenAway, ending
 from chatgrpc.edge.session_reader import SessionReader
-from chatgrpc.edge.slices import Backlog, Slice, in_slices
+from chatgrpc.edge.slices import Backlog, Slice
 from chatgrpc.edge.transport import Inbound, StreamId, StreamOpened, StreamStatus, Transport
 from chatgrpc.edge.turns import Turns
 from chatgrpc.edge.watermarks import Watermarks
@@ -147,7 +148,7 @@ class Edge:
         self._clock_s = clock_s
         self._on_defect = on_defect
         self._flush_interval_ms = pace.flush_interval_ms
-        self._turns = Turns(transport, limits, self._run, self._give_up, self.wake_up, self._now_ms)
+        self._turns = Turns(transport, limits, self._run, self._give_up, self.wake_up, now)
         self._watching: OrderedDict[Connection, Watch] = OrderedDict()  # what was last said to be on the screen
         self._dirty: dict[Connection, None] = {}  # something to send, or to read for
         self._reported = Backlog()  # what the transport reported
@@ -214,7 +215,7 @@ class Edge:
 
     def end(self, connection: Connection, ended: Ended) -> None:
         """Ends a stream for a reason of the server's."""
-        self._run(connection, connection.session.end(ended))
+        self._run(connection, connection.session.end(ended), self._now())
 
     def end_device(self, user_id: str, device_id: str, ended: Ended) -> None:
         """Ends the device's stream, if it has one here."""
@@ -260,7 +261,7 @@ class Edge:
             self._reported.add(self._take_in(inbound, now), 0)
         self._go_on(self._reported)
         if self._answers.steps + self._news.steps + self._stated.steps < _BEHIND_STEPS:
-            self._receive(now_ms)
+            self._receive(now)
             self._take_progress(now)
         self._go_on(self._answers)
         self._go_on(self._news)
@@ -298,7 +299,7 @@ class Edge:
         for stream in inbound.closed:
             connection = self.connections.get(stream)
             if connection is not None:
-                self._turns.last(connection, now.monotonic_ms, self._slice())
+                self._turns.last(connection, now, self._slice())
                 self._forget(connection, self._now())
             yield
 
@@ -323,9 +324,9 @@ class Edge:
         self._metrics.disconnects[session_pb2.DisconnectCode.Name(_NODE_FULL.code)].inc()
         self._is_full.failed(_NodeFullError("limits.streams_max is reached"))
 
-    def _receive(self, now_ms: int) -> None:
+    def _receive(self, now: Now) -> None:
         """Takes some of what some streams sent; the rest waits for the next tick."""
-        self._dirty |= dict.fromkeys(self._turns.take(now_ms, self._slice()))
+        self._dirty |= dict.fromkeys(self._turns.take(now, self._slice()))
         slice_ = self._slice()
         while self._watching:
             self.audience.watch(*self._watching.popitem(last=False))
@@ -424,19 +425,18 @@ class Edge:
 
     # Effects.
 
-    def _run(self, connection: Connection, effects: Sequence[Effect]) -> None:
+    def _run(self, connection: Connection, effects: Sequence[Effect], now: Now) -> None:
         for effect in effects:
             match effect:
                 case Submit(request_id, write):
-                    now = self._now()
                     request = _Request(connection, request_id, write, now.monotonic_ms)
                     self._ordering.submit(request, connection.session.session_id, write, now)
                 case Marked(chat_id, delivered_seq, read_seq):
-                    self._note_mark(connection, chat_id, delivered_seq, read_seq)
+                    self._note_mark(connection, chat_id, delivered_seq, read_seq, now)
                 case Admit():
                     self._start(self._admit(connection, effect), connection)
-                case FetchPage(request_id, request):
-                    self._start(self._reader.page(connection.session, request_id, request), connection)
+                case FetchPage(request_id, wanted):
+                    self._start(self._reader.page(connection.session, request_id, wanted), connection)
                 case VerifyToken(request_id, token):
                     self._start(self._verify(connection, request_id, token), connection)
                 case ShowTyping(chat_id, kind):
@@ -450,17 +450,17 @@ class Edge:
         """Takes in what a Hello says that the device holds, step by step; they are true whether its stream lasts or not."""
         for mark in marks:
             try:
-                self._note_mark(connection, mark.chat_id, mark.delivered_seq, mark.read_seq)
+                self._note_mark(connection, mark.chat_id, mark.delivered_seq, mark.read_seq, self._now())
             except Exception as defect:
                 self._give_up(connection, defect)
                 return
             yield
 
-    def _note_mark(self, connection: Connection, chat_id: str, delivered_seq: int, read_seq: int) -> None:
+    def _note_mark(self, connection: Connection, chat_id: str, delivered_seq: int, read_seq: int, now: Now) -> None:
         session = connection.session
         if delivered_seq and not session.ephemeral:
             self._watermarks.note_cursor(session.user_id, session.device_id, chat_id, delivered_seq)
-        raised = self._watermarks.raise_mark(chat_id, session.user_id, delivered_seq, read_seq, self._now())
+        raised = self._watermarks.raise_mark(chat_id, session.user_id, delivered_seq, read_seq, now)
         if raised is not None:
             self.raised.add(raised)
 
@@ -530,8 +530,8 @@ class Edge:
         marks = [effect for effect in effects if isinstance(effect, Marked)]  # one of each chat; that may be thousands
         self._stated.add(self._note_marks(connection, marks), len(marks))
         self.wake_up()
-        self._run(connection, [effect for effect in effects if not isinstance(effect, Marked)])
-        self._run(connection, session.after_read(now.monotonic_ms))
+        self._run(connection, [effect for effect in effects if not isinstance(effect, Marked)], now)
+        self._run(connection, session.after_read(now.monotonic_ms), now)
         self._set_alarm(connection)
 
     async def _end_who_gave_way(self, user_id: str, device_id: str) -> None:
@@ -562,7 +562,8 @@ class Edge:
         else:
             self._catch_up_fails.worked()
         self._metrics.catch_up_pages.inc()
-        self._run(connection, session.after_read(self._now_ms()))
+        now = self._now()
+        self._run(connection, session.after_read(now.monotonic_ms), now)
         self._set_alarm(connection)
 
     def _start(self, work: Coroutine[Any, Any, None], connection: Connection | None = None) -> None:
@@ -751,4 +752,4 @@ class Edge:
         effects = session.on_deadline(now_ms) if session.deadline_ms <= now_ms else ()
         self._set_alarm(connection)
         self._dirty[connection] = None
-        self._run(connection, effects)
+        self._run(connection, effects, self._now())

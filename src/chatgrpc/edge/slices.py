@@ -4,15 +4,12 @@ While a callback of the event loop runs nothing else does: no other stream is re
 thousands of sessions is a pass that goes on step by step, and stops when its slice of time is over; the next tick goes on.
 """
 
-import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from typing import Final, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Final
 
 SLICE_S: Final = 0.005
 """For so long each kind of work goes on at a stretch; a tick has a few kinds, so that it ends within a few of these."""
-
-_Item = TypeVar("_Item")
 
 
 class Slice:
@@ -34,16 +31,6 @@ class Slice:
     def anew(self) -> "Slice":
         """One as long that begins now."""
         return Slice(self._clock_s, self._length_s)
-
-
-async def in_slices(items: Iterable[_Item], clock_s: Callable[[], float], pause_s: float = 0) -> AsyncIterator[_Item]:
-    """Each of many items; what is done with them makes way for other work, for `pause_s`, whenever a slice of time is over."""
-    slice_ = Slice(clock_s)
-    for item in items:
-        yield item
-        if slice_.is_over:
-            await asyncio.sleep(pause_s)
-            slice_ = slice_.anew()
 
 
 class Backlog:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from google.protobuf.message import DecodeError
 
+from chatgrpc.core.clock import Now
 from chatgrpc.core.disconnect import Ended
 from chatgrpc.core.effects import Effect
 from chatgrpc.core.limits import Limits
@@ -37,19 +38,19 @@ class Turns:
         self,
         transport: Transport,
         limits: Limits,
-        run: Callable[[Connection, Sequence[Effect]], None],
+        run: Callable[[Connection, Sequence[Effect], Now], None],
         give_up: Callable[[Connection, BaseException], None],
         wake_up: Callable[[], None],
-        now_ms: Callable[[], int],
+        now: Callable[[], Now],
     ) -> None:
         """
         Args:
             transport: holds streams that must wait.
             limits: of batches and of what may wait to be sent.
-            run: runs what a session wants done.
+            run: runs what a session wants done; the moment is that of the tick, one for all that it takes.
             give_up: ends the stream in whose frames our own code tripped.
             wake_up: starts a tick soon; called when a stream could go on and has had its turn.
-            now_ms: the sessions' clock.
+            now: the clocks.
         """
         self.frames_in: Counter[str] = Counter()
         """Frames taken, by kind; whoever moves them on clears it."""
@@ -61,7 +62,7 @@ class Turns:
         self._run = run
         self._give_up = give_up
         self._wake_up = wake_up
-        self._now_ms = now_ms
+        self._now = now
         self._with_little: dict[Connection, None] = {}
         self._with_much: dict[Connection, None] = {}
 
@@ -77,31 +78,31 @@ class Turns:
         elif connection not in self._with_much:
             self._with_little[connection] = None
 
-    def take(self, now_ms: int, slice_: Slice) -> Iterable[Connection]:
+    def take(self, now: Now, slice_: Slice) -> Iterable[Connection]:
         """Gives each stream that waits a turn, as far as there is time; returns those that had one."""
         little, self._with_little = iter(self._with_little), {}
         much, self._with_much = iter(self._with_much), {}
-        taken = [*self._take_turns(little, now_ms, slice_), *self._take_turns(much, now_ms, slice_)]
+        taken = [*self._take_turns(little, now, slice_), *self._take_turns(much, now, slice_)]
         self._with_little = dict.fromkeys(little) | self._with_little
         self._with_much = dict.fromkeys(much) | self._with_much
         if self._with_little or self._with_much:
             self._wake_up()
         return taken
 
-    def _take_turns(self, waiting: Iterator[Connection], now_ms: int, slice_: Slice) -> Iterator[Connection]:
+    def _take_turns(self, waiting: Iterator[Connection], now: Now, slice_: Slice) -> Iterator[Connection]:
         """Gives turns until there is no more time, and one in any case; returns who had one."""
         for connection in waiting:
-            self._take_turn(connection, now_ms, slice_.anew())
+            self._take_turn(connection, now, slice_.anew())
             yield connection
             if slice_.is_over:
                 return
 
-    def last(self, connection: Connection, now_ms: int, slice_: Slice) -> None:
+    def last(self, connection: Connection, now: Now, slice_: Slice) -> None:
         """The stream is closed: what it sent before has its turn now, if it has had none; what is left then is dropped."""
         if connection in self._with_little or connection in self._with_much:
             self._with_little.pop(connection, None)
             self._with_much.pop(connection, None)
-            self._take_turn(connection, now_ms, slice_)
+            self._take_turn(connection, now, slice_)
             self._with_much.pop(connection, None)
 
     def read_or_hold(self, connection: Connection) -> None:
@@ -120,16 +121,16 @@ class Turns:
         if held and not connection.held:
             self._transport.hold(connection.stream)
         elif connection.held and not held:
-            connection.session.excuse_silence(self._now_ms())
+            connection.session.excuse_silence(self._now().monotonic_ms)
             self._transport.release(connection.stream)
         connection.held = held
 
-    def _take_turn(self, connection: Connection, now_ms: int, slice_: Slice) -> None:
+    def _take_turn(self, connection: Connection, now: Now, slice_: Slice) -> None:
         """Takes what the stream sent, up to a turn's measure, and no more once the slice is over.
 
         It is the turn's own: who sends little is not put behind others since those before it took long.
         """
-        session, frames = connection.session, connection.frames
+        session, frames, now_ms = connection.session, connection.frames, now.monotonic_ms
         bytes_left = _BYTES_PER_TURN
         try:
             for _ in range(_FRAMES_PER_TURN if self._may_receive(session) else 0):
@@ -144,7 +145,7 @@ class Turns:
                 self.frames_in[kind] += 1
                 effects = session.receive(frame, now_ms)
                 if effects:
-                    self._run(connection, effects)
+                    self._run(connection, effects, now)
                     if session.state is State.OPENING or slice_.is_over:
                         break
         except DecodeError:
@@ -179,4 +180,4 @@ class Turns:
         )
 
     def _end(self, connection: Connection, ended: Ended) -> None:
-        self._run(connection, connection.session.end(ended))
+        self._run(connection, connection.session.end(ended), self._now())

@@ -88,8 +88,10 @@ class LocalOrdering:
 
     def submit(self, ticket: Ticket, session_id: str, write: Write, now: Now) -> None:
         """See the protocol; the sequencer orders as it is called."""
-        with self._fence(write.chat_id):
+        try:  # as `_fence` has it, at a third of its cost
             self._sequencer.submit(ticket, write, now)
+        except Exception as defect:
+            self._sequencer.damage(damage_of(write.chat_id, defect))
 
     def session_closed(self, session_id: str) -> None:
         """See the protocol; the write under way has its answer, and nobody looks at it."""

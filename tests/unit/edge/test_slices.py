@@ -132,7 +132,7 @@ async def test_what_a_hello_says_of_thousands_of_chats_is_taken_in_a_few_at_a_ti
 
     noted: list[str] = []
     monkeypatch.setattr(crowd.edge, "_admissions", Admissions())
-    monkeypatch.setattr(crowd.edge, "_note_mark", lambda connection, chat_id, held_seq, read_seq: noted.append(chat_id))
+    monkeypatch.setattr(crowd.edge, "_note_mark", lambda connection, chat_id, held_seq, read_seq, now: noted.append(chat_id))
     frames = [session_pb2.ClientFrame(request_id=1, hello=hello)]
     crowd.wire.inbound.opened.append(StreamOpened(SESSIONS, "peer", "token"))
     crowd.wire.inbound.received.append((SESSIONS, [session_pb2.ConnectRequest(frames=frames).SerializeToString()]))

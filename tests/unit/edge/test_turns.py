@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
+from chatgrpc.core.clock import Now
 from chatgrpc.core.effects import Effect, Submit
 from chatgrpc.core.limits import Limits
 from chatgrpc.edge.connection import Connection
@@ -17,6 +18,8 @@ MUCH = session_pb2.ConnectRequest(
     frames=[session_pb2.ClientFrame(ack=session_pb2.Ack(chat_id="g." + "A" * 22, seq=1))] * 500
 ).SerializeToString()
 
+NOW = Now(0, 0)
+
 
 def fail(connection: Connection, defect: BaseException) -> None:
     raise defect
@@ -25,13 +28,13 @@ def fail(connection: Connection, defect: BaseException) -> None:
 def turns_of(streams: int) -> tuple[Turns, list[Connection]]:
     """The turns of so many open streams, and these."""
     crowd = Crowd(streams)
-    turns = Turns(cast("Any", crowd.wire), Limits(), lambda connection, effects: None, fail, lambda: None, lambda: 0)
+    turns = Turns(cast("Any", crowd.wire), Limits(), lambda connection, effects, now: None, fail, lambda: None, lambda: NOW)
     return turns, list(crowd.edge.connections)
 
 
 def one_after_another(turns: Turns, looks: int) -> list[int]:
     """The streams that have a turn in so many looks, of which each has time for no more than one of each kind."""
-    return [connection.stream for _ in range(looks) for connection in turns.take(0, Slice(lambda: 0.0, 0.0))]
+    return [connection.stream for _ in range(looks) for connection in turns.take(NOW, Slice(lambda: 0.0, 0.0))]
 
 
 def test_who_sends_little_goes_before_all_who_pour() -> None:
@@ -79,19 +82,19 @@ class Costly:
         self._clock_s = 0.0
         crowd = Crowd(2)
         self.connections = list(crowd.edge.connections)
-        self._turns = Turns(cast("Any", crowd.wire), Limits(), self._run, fail, lambda: None, lambda: 0)
+        self._turns = Turns(cast("Any", crowd.wire), Limits(), self._run, fail, lambda: None, lambda: NOW)
 
     def add(self, stream: int, numbers: Iterable[int]) -> None:
         batch = session_pb2.ConnectRequest(frames=[a_send(number) for number in numbers])
         self._turns.add(self.connections[stream], [batch.SerializeToString()])
 
     def last(self, stream: int) -> None:
-        self._turns.last(self.connections[stream], 0, Slice(lambda: self._clock_s))
+        self._turns.last(self.connections[stream], NOW, Slice(lambda: self._clock_s))
 
     def take(self) -> list[int]:
-        return [connection.stream for connection in self._turns.take(0, Slice(lambda: self._clock_s))]
+        return [connection.stream for connection in self._turns.take(NOW, Slice(lambda: self._clock_s))]
 
-    def _run(self, connection: Connection, effects: Sequence[Effect]) -> None:
+    def _run(self, connection: Connection, effects: Sequence[Effect], now: Now) -> None:
         self.sent += [(connection.stream, effect.request_id) for effect in effects if isinstance(effect, Submit)]
         self._clock_s += self._cost_s
 

@@ -50,14 +50,14 @@ class Writer:
         self._queue: SimpleQueue[_Call | Upkeep] = SimpleQueue()
         self._waiting_weight = 0
         self._handback = Handback(loop, self._release)
-        self._thread = threading.Thread(target=self._run, name="sqlite-writer", daemon=True)
+        self._working = threading.Thread(target=self._run, name="sqlite-writer", daemon=True)
         self._closed = False
         self.after_rollback: list[Callable[[], None]] = []
         """Run in the writer's thread when what the applies wrote was undone. Complete before `start`."""
 
     def start(self) -> None:
         """Starts the thread."""
-        self._thread.start()
+        self._working.start()
 
     async def call(self, apply: Apply[A, R], argument: A, content_bytes: int = 0) -> R:
         """Writes durably; `content_bytes` is about the size of the argument.
@@ -88,7 +88,7 @@ class Writer:
         Waits for them, so it is not for the event loop.
         """
         self._queue.put(_stop)
-        self._thread.join()
+        self._working.join()
         self._db.close()
 
     def _release(self, weight: int) -> None:
