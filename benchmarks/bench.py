@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks import results, sqlite_append
 from benchmarks.loads import Load, Pace, fanout, pairs
-from benchmarks.processes import BenchError, Cpus, Loaded, Loadgen, echo_server, pinned
+from benchmarks.processes import BenchError, Cpus, Loaded, Loadgen, code_that_runs, echo_server, pinned
 from benchmarks.results import Row
 
 IDLE_STREAMS = 2_000
@@ -53,6 +53,7 @@ class Bench:
         return {
             "subject": subject.name,
             "edge": subject.edge,
+            "code": code_that_runs(),
             "row": load.row,
             "shape": load.shape.name,
             "counts": load.counts,
@@ -82,6 +83,7 @@ class Bench:
         return {
             "subject": subject.name,
             "edge": subject.edge,
+            "code": code_that_runs(),
             "row": f"idle {IDLE_STREAMS}",
             "counts": "streams",
             "kb_per_stream": seen["kb_per_stream"],

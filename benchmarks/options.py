@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.loads import SHAPES
-from benchmarks.processes import Cpus, fsync_times
+from benchmarks.processes import Cpus, code_that_runs, fsync_times
 from chatgrpc.edge import native_transport
 
 EDGES = ("grpcio", "native")
@@ -68,6 +68,8 @@ def describe_machine(cpus: Cpus, data_dir: Path, console: Console) -> None:
         console.print(
             f"server (of a cluster: all nodes) on CPU {cpus.server}, load generator (and services) on CPU {cpus.loadgen}"
         )
+    how = {"compiled": "runs compiled", "sources": "runs its sources; `make compiled` makes what is faster, given a C compiler"}
+    console.print(f"chatgrpc {how[code_that_runs()]}")
     disk = fsync_times(data_dir)
     console.print(f"appending 4 KiB durably in {data_dir} takes {disk.median_ms:.2f} ms, at worst {disk.worst_ms:.2f} ms")
     console.print(f"load average of the last minute: {os.getloadavg()[0]:.1f}")

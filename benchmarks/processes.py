@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Protocol, Self
 
+from chatgrpc import compiled
 from chatgrpc.adapters.jwt.dev_keys import DevIssuer
 from tests.support.ports import accepts, free_port
 
@@ -139,6 +140,11 @@ def echo_server(cpu: int | None, edge: str) -> Iterator[Server]:
         Server.start(f"the echo server ({edge})", command, port, Path(folder, "log"), env, cpu) as server,
     ):
         yield server
+
+
+def code_that_runs() -> str:
+    """What a server here consists of: `compiled`, as far as ADR 16 has it, or `sources`."""
+    return "compiled" if compiled.is_to_run() else "sources"
 
 
 @contextmanager

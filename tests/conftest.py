@@ -1,7 +1,14 @@
 """Options of the whole suite."""
 
+import os
+
 import hypothesis
 import pytest
+
+from chatgrpc import compiled
+
+# The sources are tested, whatever was compiled of them; scripts/test-native tests what was.
+os.environ.setdefault(compiled.SWITCH, "0")
 
 # A busy machine must not fail a test: no time limits on examples, and none on making them.
 hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])

@@ -11,7 +11,7 @@ import pytest
 from chatgrpc.core.epochs import Row
 from chatgrpc.core.row_store import WriteRow
 from chatgrpc.v1 import chat_pb2, content_pb2
-from scripts.compile_sim import what_is_lacking
+from scripts.compile import what_is_lacking
 from tests.sim.check import check
 from tests.sim.cluster import Cluster
 from tests.sim.drills import DRILLS
@@ -101,7 +101,7 @@ def test_a_seed_replays_bit_for_bit_whatever_the_hashes_of_strings() -> None:
 def test_compiled_a_seed_is_the_same_run() -> None:
     """`make sim COMPILED=1`, without a mistake and with one."""
     root = Path(__file__).resolve().parents[2]
-    subprocess.run([sys.executable, "scripts/compile_sim.py"], cwd=root, timeout=2_400, check=True)
+    subprocess.run([sys.executable, "-m", "scripts.compile", "sim"], cwd=root, timeout=2_400, check=True)
     is_compiled = "from tests.sim import world; from chatgrpc.core import session; print(world.__file__, session.__file__)"
     files = subprocess.run([sys.executable, "-c", is_compiled], cwd=root / ".sim", capture_output=True, text=True, check=True)
     assert [Path(file).suffix for file in files.stdout.split()] == [".so", ".so"]

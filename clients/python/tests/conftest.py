@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import Any
 
 import pytest
 
+from chatgrpc import compiled
 from chatgrpc_client import Client, ClientConfig
 from tests.support.server import ServerProcess, running_server
 
 from .shell import TIMEOUT_S, Shell
+
+os.environ.setdefault(compiled.SWITCH, "0")  # as tests/conftest.py has it
 
 _numbers = itertools.count(1)
 

@@ -1,1 +1,5 @@
 """The `chatgrpc` command."""
+
+from chatgrpc import compiled
+
+compiled.prefer()

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 import uvloop
 
-from chatgrpc import logs
+from chatgrpc import compiled, logs
 from chatgrpc.cli.flags import ConfigOption, DataDirOption, takes_settings
 from chatgrpc.cli.shown_settings import as_toml
 from chatgrpc.config import LoadedSettings, load_settings
@@ -128,6 +128,7 @@ def serve(loaded: LoadedSettings) -> None:
     """Run the server. On its defaults it needs no other service, and keeps all its data in one folder."""
     settings = loaded.settings
     logs.configure(settings.log.level, settings.log.format)
+    compiled.check()
     if settings.server.workers > 1:
         sys.exit(workers.run(settings))
     line = supervisor_line()

@@ -9,7 +9,7 @@ from typing import Any, NoReturn, cast
 
 import structlog
 
-from chatgrpc import background
+from chatgrpc import background, compiled
 from chatgrpc.adapters.cassandra import CassandraSettings, CassandraStore, KeyspaceOwner, SchemaError
 from chatgrpc.adapters.etcd import EtcdCluster
 from chatgrpc.adapters.redis import RedisClient, RedisLastSeen, RedisSessionMap, RedisSharedLooks
@@ -415,7 +415,7 @@ async def serving_clustered(
         await parts.join(port)
         server.set_serving(True)
         following = background.start(_follow(parts, server), crash)
-        _log.info("serving", port=port, edge=parts.node.edge_in_use, node_id=parts.node_id)
+        _log.info("serving", port=port, edge=parts.node.edge_in_use, compiled=compiled.runs(), node_id=parts.node_id)
         yield port
     finally:
         if following is not None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import structlog
 
+from chatgrpc import compiled
 from chatgrpc.adapters.memory import SoleNode
 from chatgrpc.adapters.sqlite import SqliteStore
 from chatgrpc.config import Settings
@@ -64,7 +65,8 @@ async def serving_alone(settings: Settings, verifier: TokenVerifier, metrics: Me
         port = directory.port = await server.start()
         node.edge.start()
         server.set_serving(True)
-        _log.info("serving", port=port, edge=node.edge_in_use, epoch=epoch, data_dir=str(settings.data_dir))
+        data_dir = str(settings.data_dir)
+        _log.info("serving", port=port, edge=node.edge_in_use, compiled=compiled.runs(), epoch=epoch, data_dir=data_dir)
         try:
             yield port
         finally:
