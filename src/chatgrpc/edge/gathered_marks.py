@@ -1,7 +1,7 @@
 """Marks that rose, gathered before anybody is told: devices acknowledge far more often than it matters to who sent.
 
-The marks themselves are noted at once (`edge.watermarks`), so whoever comes reads them there. Only the telling waits, until the
-next housekeeping at the longest: for each mark it costs a look at who has sent, or a message to the chat's owner.
+Whoever comes reads the marks themselves (`edge.watermarks`). The telling waits, until the next housekeeping at the longest: for
+each mark it costs a look at who has sent, or a message to the chat's owner.
 """
 
 from collections import OrderedDict

@@ -209,6 +209,7 @@ class Edge:
             await asyncio.wait(self._tasks, timeout=timeout_s)
         for task in self._tasks:
             task.cancel()
+        await self._watermarks.note_all()
         while self.raised.tell_some(self._slice()):  # noqa: ASYNC110  there are more to tell
             await asyncio.sleep(0)
         await self._watermarks.save()
@@ -458,8 +459,12 @@ class Edge:
 
     def _note_mark(self, connection: Connection, chat_id: str, delivered_seq: int, read_seq: int, now: Now) -> None:
         session = connection.session
-        if delivered_seq and not session.ephemeral:
-            self._watermarks.note_cursor(session.user_id, session.device_id, chat_id, delivered_seq)
+        device_id = "" if session.ephemeral else session.device_id
+        if not read_seq:
+            self._watermarks.acknowledge(session.user_id, device_id, chat_id, delivered_seq)
+            return
+        if delivered_seq and device_id:
+            self._watermarks.note_cursor(session.user_id, device_id, chat_id, delivered_seq)
         raised = self._watermarks.raise_mark(chat_id, session.user_id, delivered_seq, read_seq, now)
         if raised is not None:
             self.raised.add(raised)
@@ -696,6 +701,7 @@ class Edge:
         for kind, count in self._turns.frames_in.items():
             self._metrics.frames_in[kind].inc(count)
         self._turns.frames_in.clear()
+        left = self._watermarks.note_some(self._slice()) or left
         left = self.raised.tell_some(self._slice()) or left
         left = self._flush_control(now_ms) or left
         if self._dirty or self._unwritable:

@@ -15,7 +15,7 @@ from chatgrpc.core.backoff import Backoff
 from chatgrpc.core.disconnect import Ended
 from chatgrpc.core.door import says_who_may
 from chatgrpc.core.limits import Limits, Rate
-from chatgrpc.core.receipts import Mark
+from chatgrpc.core.receipts import Mark, Raised
 from chatgrpc.core.refusal import outcome_unknown
 from chatgrpc.core.rules import not_a_member
 from chatgrpc.core.session import Timings
@@ -113,7 +113,7 @@ class Node:
         self._unheeded: set[str] = set()
         """Users whose streams here may have come with what was taken away since."""
         self._heeding: asyncio.Task[None] | None = None
-        self._watermarks = Watermarks(stores.receipts, stores.cursors, limits, self._marks_saved)
+        self._watermarks = Watermarks(stores.receipts, stores.cursors, limits, self._marks_saved, self._mark_raised, now)
         self._delivered = Delivered()
         self._cutter = CallCutter()
         self._native, self._grpc = self._transports()
@@ -223,6 +223,9 @@ class Node:
         )
         return server
 
+    def _mark_raised(self, raised: Raised) -> None:
+        self.edge.raised.add(raised)
+
     def _marks_saved(self, marks: Sequence[Mark]) -> None:
         self.edge.raised.tell_of(marks)
         self.edge.audience.marks_saved(marks)
@@ -286,7 +289,7 @@ class Node:
         read_seq = min(seq, membership.head_seq)
         raised = self._watermarks.raise_mark(chat_id, user_id, read_seq, read_seq, now())
         if raised is not None:
-            self.edge.raised.add(raised)
+            self._mark_raised(raised)
         (mark,) = await self._watermarks.of_chat(chat_id, [user_id])
         return mark.receipt()
 

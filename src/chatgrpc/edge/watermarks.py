@@ -1,13 +1,20 @@
-"""Receipts and cursors between memory and the store: noted at once, stored in batches once a second."""
+"""Receipts and cursors between memory and the store: stored in batches once a second.
+
+Devices acknowledge far more often than anybody looks: of what each acknowledged in a chat only the last is noted, at the next
+housekeeping, or before somebody reads or stores marks.
+"""
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from time import perf_counter
 
 import structlog
 
 from chatgrpc.core.clock import Now, SyncClock
 from chatgrpc.core.limits import Limits
 from chatgrpc.core.receipts import Mark, Raised, ReceiptBook
+from chatgrpc.edge.slices import Slice
 from chatgrpc.ports.cursors import Cursor, CursorStore
 from chatgrpc.ports.errors import StoreError
 from chatgrpc.ports.receipts import ReceiptStore
@@ -26,12 +33,26 @@ class Watermarks:
     """What devices acknowledged and users read."""
 
     def __init__(
-        self, receipts: ReceiptStore, cursors: CursorStore, limits: Limits, marks_saved: Callable[[Sequence[Mark]], None]
+        self,
+        receipts: ReceiptStore,
+        cursors: CursorStore,
+        limits: Limits,
+        marks_saved: Callable[[Sequence[Mark]], None],
+        mark_raised: Callable[[Raised], None],
+        now: Callable[[], Now],
+        clock_s: Callable[[], float] = perf_counter,
     ) -> None:
-        """`marks_saved` is told of marks once they are in the store."""
+        """`marks_saved` is told of marks once they are in the store, `mark_raised` of those that rise by acknowledgements.
+
+        `clock_s` says when a slice of work is over.
+        """
         self._receipts = receipts
         self._cursors = cursors
         self._marks_saved = marks_saved
+        self._mark_raised = mark_raised
+        self._now = now
+        self._clock_s = clock_s
+        self._acknowledged: OrderedDict[tuple[str, str, str], int] = OrderedDict()  # the longest waiting first
         self._book = ReceiptBook(limits)
         self._clock = SyncClock()
         self._unsaved_cursors: dict[tuple[str, str, str], int] = {}
@@ -39,17 +60,51 @@ class Watermarks:
         self._failed: dict[str, int] = {}  # how many of each could not be stored the last time
         self._trouble = Trouble("watermarks_not_saved", lambda: self._failed)
 
+    def acknowledge(self, user_id: str, device_id: str, chat_id: str, acked_seq: int) -> None:
+        """A device acknowledged up to here: a mark of its user, and its own cursor unless `device_id` is empty."""
+        key = (user_id, device_id, chat_id)
+        self._acknowledged[key] = max(acked_seq, self._acknowledged.get(key, 0))
+
+    def note_some(self, slice_: Slice) -> bool:
+        """Notes what was acknowledged, until the slice is over; returns whether there is more."""
+        now = self._now()
+        while self._acknowledged:
+            self._note_first(now)
+            if slice_.is_over:
+                return bool(self._acknowledged)
+        return False
+
+    async def note_all(self) -> None:
+        """Notes what was acknowledged before this call."""
+        now, slice_ = self._now(), Slice(self._clock_s)
+        for _ in range(len(self._acknowledged)):  # they stand before what comes meanwhile
+            if not self._acknowledged:
+                return
+            self._note_first(now)
+            if slice_.is_over:
+                await asyncio.sleep(0)
+                now, slice_ = self._now(), slice_.anew()
+
+    def _note_first(self, now: Now) -> None:
+        (user_id, device_id, chat_id), acked_seq = self._acknowledged.popitem(last=False)
+        if device_id:
+            self.note_cursor(user_id, device_id, chat_id, acked_seq)
+        raised = self.raise_mark(chat_id, user_id, acked_seq, 0, now)
+        if raised is not None:
+            self._mark_raised(raised)
+
     def raise_mark(self, chat_id: str, user_id: str, delivered_seq: int, read_seq: int, now: Now) -> Raised | None:
         """Raises a user's marks; None if neither rose."""
         return self._book.raise_mark(chat_id, user_id, delivered_seq, read_seq, self._clock.change_ms(now))
 
     def note_cursor(self, user_id: str, device_id: str, chat_id: str, acked_seq: int) -> None:
-        """A device acknowledged up to here, or said so in its Hello, which may be taken in late."""
+        """A device holds all up to here, as its Hello may say late."""
         key = (user_id, device_id, chat_id)
         self._unsaved_cursors[key] = max(acked_seq, self._unsaved_cursors.get(key, 0))
 
     async def forget_device(self, user_id: str, device_id: str) -> None:
         """Removes the cursors of a device that was revoked; those that cannot be removed now stay, and nobody reads them."""
+        await self.note_all()
         async with self._saving:
             for key in [key for key in self._unsaved_cursors if key[:2] == (user_id, device_id)]:
                 del self._unsaved_cursors[key]
@@ -60,6 +115,7 @@ class Watermarks:
 
     async def of_chat(self, chat_id: str, user_ids: list[str]) -> list[Mark]:
         """The marks of a chat's members: stored ones, raised by what is in memory; zeroes for those who have none."""
+        await self.note_all()
         stored = {mark.user_id: mark for mark in await self._receipts.of_chat(chat_id)}
         marks = [stored.get(user_id) or Mark(chat_id, user_id, 0, 0, 0) for user_id in user_ids]
         return self._book.merge(marks)
@@ -80,6 +136,7 @@ class Watermarks:
 
     async def save(self) -> None:
         """Stores what changed before this call; what cannot be stored now is kept for the next time."""
+        await self.note_all()
         async with self._saving:  # what another call has taken is stored when this one returns
             await self._save()
 

@@ -4,11 +4,13 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
+from chatgrpc.adapters.memory import MemoryStore
 from chatgrpc.core.clock import Now
 from chatgrpc.core.effects import Admission
 from chatgrpc.core.entries import Membership, StoredEvent
 from chatgrpc.core.events import event_chunk
 from chatgrpc.core.limits import Limits
+from chatgrpc.core.receipts import Raised
 from chatgrpc.core.sequencer import Delivery
 from chatgrpc.core.session import Timings
 from chatgrpc.core.visibility import Interval
@@ -19,6 +21,7 @@ from chatgrpc.edge.loop import Edge, Pace
 from chatgrpc.edge.ordering import Progress
 from chatgrpc.edge.slices import SLICE_S
 from chatgrpc.edge.transport import Inbound, StreamId, StreamOpened, StreamStatus
+from chatgrpc.edge.watermarks import Watermarks
 from chatgrpc.limit_settings import LimitSettings
 from chatgrpc.metrics import Metrics
 from chatgrpc.v1 import chat_pb2, session_pb2
@@ -141,7 +144,7 @@ class Owners:
 
 
 class _Nobody:
-    """An audience, and marks, that concern nobody."""
+    """An audience that concerns nobody."""
 
     def pass_time(self, now_ms: int) -> bool:
         """See the protocol."""
@@ -152,9 +155,6 @@ class _Nobody:
 
     def disconnected(self, connection: Connection, at: Now) -> None:
         """See the protocol."""
-
-    async def save(self) -> None:
-        """Has nothing to save."""
 
 
 def event(chat_id: str, seq: int) -> bytes:
@@ -172,13 +172,17 @@ class Crowd:
         self.now = Now(1_000_000, 1_000_000)
         self._limits, self._timings = Limits(), Timings()
         metrics = self.metrics = Metrics()
+        store = MemoryStore()
+        watermarks = Watermarks(
+            store.receipts, store.cursors, self._limits, lambda _: None, self._mark_raised, lambda: self.now
+        )
         self.edge = Edge(
             self.wire,
             cast("Any", self.owners),
             Connections(),
             cast("Any", _Nobody()),
             cast("Any", None),
-            cast("Any", _Nobody()),
+            watermarks,
             cast("Any", self.owners),
             self._limits,
             self._timings,
@@ -192,6 +196,9 @@ class Crowd:
         )
         for number in range(sessions):
             self.open(number)
+
+    def _mark_raised(self, raised: Raised) -> None:
+        self.edge.raised.add(raised)
 
     def open(self, number: int) -> Connection:
         """One more, which holds what there is."""

@@ -5,9 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from chatgrpc.core.clock import Now
-from chatgrpc.core.limits import Limits
-from chatgrpc.core.receipts import Mark, Raised, ReceiptBook
+from chatgrpc.core.receipts import Mark, Raised
 from chatgrpc.edge.gathered_marks import GatheredMarks
 from chatgrpc.edge.slices import Slice
 from chatgrpc.v1 import session_pb2
@@ -53,27 +51,9 @@ def test_those_that_are_about_to_count_as_stored_are_told_first() -> None:
 # In the loop.
 
 
-class Marks:
-    """Marks in memory, for an edge."""
-
-    def __init__(self) -> None:
-        self._book = ReceiptBook(Limits())
-
-    def note_cursor(self, *_: object) -> None:
-        """Keeps none."""
-
-    def raise_mark(self, chat_id: str, user_id: str, delivered_seq: int, read_seq: int, at: Now) -> Raised | None:
-        """See `Watermarks`."""
-        return self._book.raise_mark(chat_id, user_id, delivered_seq, read_seq, at.wall_ms)
-
-    async def save(self) -> None:
-        """Stores nothing."""
-
-
 @pytest.fixture
-async def crowd(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Crowd]:
+async def crowd() -> AsyncIterator[Crowd]:
     crowd = Crowd(2)
-    monkeypatch.setattr(crowd.edge, "_watermarks", Marks())
     crowd.edge.start()
     yield crowd
     await crowd.edge.stop(1)
@@ -133,7 +113,7 @@ async def test_what_a_device_said_before_its_stream_broke_is_told(crowd: Crowd, 
 async def test_what_devices_said_before_the_server_stopped_is_told(crowd: Crowd, told: list[tuple[str, int, int]]) -> None:
     await push(crowd, events=5)
     say(crowd, 0, ack(6))
-    await crowd.until(lambda: bool(cast("Any", crowd.edge.raised)._raised))
+    await crowd.until(lambda: bool(cast("Any", crowd.edge)._watermarks._acknowledged))
     await crowd.edge.stop(1)
     assert told == [("u0", 6, 0)]
 

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from chatgrpc.adapters.memory import MemoryStore
 from chatgrpc.core.clock import Now
 from chatgrpc.core.limits import Limits
-from chatgrpc.core.receipts import Mark
+from chatgrpc.core.receipts import Mark, Raised
+from chatgrpc.edge.slices import SLICE_S, Slice
 from chatgrpc.edge.watermarks import Watermarks
-from chatgrpc.ports.cursors import Cursor
+from chatgrpc.ports.cursors import Cursor, CursorStore
 from chatgrpc.ports.errors import StoreUnavailableError
+from chatgrpc.ports.receipts import ReceiptStore
 
 CHAT = "g.1"
 
@@ -65,10 +67,16 @@ class ReceiptsOfOneChat(SlowReceipts):
         return [mark for mark in await self.of_chat(CHAT) if mark.user_id == user_id or mark.changed_at_ms >= since_ms]
 
 
+def watermarks_of(receipts: ReceiptStore, cursors: CursorStore, told: list[Mark] | None = None) -> Watermarks:
+    """`told`: marks that were stored, as they are told."""
+    stored: list[Mark] = [] if told is None else told
+    return Watermarks(receipts, cursors, Limits(), stored.extend, lambda _: None, lambda: Now(1, 1))
+
+
 async def test_a_mark_that_was_stored_is_not_stored_and_told_again_because_a_cursor_was_not() -> None:
     receipts, cursors = SlowReceipts(), FailingCursors()
     told: list[Mark] = []
-    watermarks = Watermarks(receipts, cursors, Limits(), told.extend)
+    watermarks = watermarks_of(receipts, cursors, told)
     assert watermarks.raise_mark(CHAT, "bob", 10, 0, now=Now(1, 1)) is not None
     watermarks.note_cursor("bob", "phone", CHAT, 10)
     await watermarks.save()
@@ -83,7 +91,7 @@ async def test_a_mark_that_was_stored_is_not_stored_and_told_again_because_a_cur
 
 async def test_a_device_that_says_on_another_node_what_it_holds_changes_no_mark() -> None:
     receipts = ReceiptsOfOneChat()
-    one, other = (Watermarks(receipts, FailingCursors(), Limits(), lambda _: None) for _ in range(2))
+    one, other = (watermarks_of(receipts, FailingCursors()) for _ in range(2))
     one.raise_mark(CHAT, "bob", 10, 0, now=Now(1_000, 1_000))
     await one.save()
     await other.changed("bob", "", Now(100_000, 100_000))
@@ -101,7 +109,7 @@ async def test_marks_that_cannot_be_stored_do_not_keep_cursors_from_it() -> None
     cursors = FailingCursors()
     cursors.is_away = False
     told: list[Mark] = []
-    watermarks = Watermarks(AwayReceipts(), cursors, Limits(), told.extend)
+    watermarks = watermarks_of(AwayReceipts(), cursors, told)
     watermarks.raise_mark(CHAT, "bob", 10, 0, now=Now(1, 1))
     watermarks.note_cursor("bob", "phone", CHAT, 10)
     await watermarks.save()
@@ -112,7 +120,7 @@ async def test_marks_that_cannot_be_stored_do_not_keep_cursors_from_it() -> None
 async def test_of_a_revoked_device_no_cursor_stays_stored_or_not() -> None:
     cursors = FailingCursors()
     cursors.is_away = False
-    watermarks = Watermarks(SlowReceipts(), cursors, Limits(), lambda marks: None)
+    watermarks = watermarks_of(SlowReceipts(), cursors)
     watermarks.note_cursor("bob", "phone", CHAT, 1)
     watermarks.note_cursor("bob", "laptop", CHAT, 2)
     await watermarks.save()
@@ -123,7 +131,7 @@ async def test_of_a_revoked_device_no_cursor_stays_stored_or_not() -> None:
 
 
 async def test_a_revocation_goes_through_though_the_cursors_cannot_be_removed() -> None:
-    watermarks = Watermarks(SlowReceipts(), FailingCursors(), Limits(), lambda marks: None)
+    watermarks = watermarks_of(SlowReceipts(), FailingCursors())
     watermarks.note_cursor("bob", "phone", CHAT, 3)
     await watermarks.forget_device("bob", "phone")
 
@@ -144,7 +152,7 @@ async def test_many_are_stored_part_by_part_and_what_fails_in_the_middle_goes_on
     receipts, cursors = FullAfterTwo(), FailingCursors()
     cursors.is_away = False
     told: list[Mark] = []
-    watermarks = Watermarks(receipts, cursors, Limits(), told.extend)
+    watermarks = watermarks_of(receipts, cursors, told)
     users = [f"user{number}" for number in range(1_800)]
     for user_id in users:
         watermarks.raise_mark(CHAT, user_id, 10, 0, now=Now(1, 1))
@@ -162,8 +170,74 @@ async def test_many_are_stored_part_by_part_and_what_fails_in_the_middle_goes_on
 async def test_a_cursor_that_is_stated_late_lowers_none() -> None:
     cursors = FailingCursors()
     cursors.is_away = False
-    watermarks = Watermarks(SlowReceipts(), cursors, Limits(), lambda marks: None)
+    watermarks = watermarks_of(SlowReceipts(), cursors)
     watermarks.note_cursor("bob", "phone", CHAT, 101)
     watermarks.note_cursor("bob", "phone", CHAT, 100)
     await watermarks.save()
     assert cursors.saved == [Cursor("bob", "phone", CHAT, 101)]
+
+
+# What devices acknowledge.
+
+
+class Acknowledged:
+    """Watermarks to which devices acknowledge, and what they say of marks that rose."""
+
+    def __init__(self) -> None:
+        self.receipts, self.cursors = SlowReceipts(), FailingCursors()
+        self.cursors.is_away = False
+        self.raised: list[tuple[str, int]] = []
+        self.watermarks = Watermarks(
+            self.receipts, self.cursors, Limits(), lambda _: None, self._note, lambda: Now(1, 1), lambda: self.clock_s
+        )
+        self.clock_s = 0.0
+
+    def _note(self, raised: Raised) -> None:
+        self.clock_s += SLICE_S / 3
+        self.raised.append((raised.mark.user_id, raised.mark.delivered_seq))
+
+
+async def test_of_what_a_device_acknowledged_the_last_is_noted_once() -> None:
+    said = Acknowledged()
+    for seq in (1, 3, 2):
+        said.watermarks.acknowledge("bob", "phone", CHAT, seq)
+    said.watermarks.acknowledge("bob", "", CHAT, 2)
+    assert said.raised == []
+    assert not said.watermarks.note_some(Slice(lambda: said.clock_s))
+    assert said.raised == [("bob", 3)]
+    await said.watermarks.save()
+    assert said.cursors.saved == [Cursor("bob", "phone", CHAT, 3)], "no cursor of a device that keeps none"
+
+
+async def test_who_reads_marks_reads_what_was_acknowledged_before() -> None:
+    said = Acknowledged()
+    said.watermarks.acknowledge("bob", "phone", CHAT, 3)
+    (mark,) = await said.watermarks.of_chat(CHAT, ["bob"])
+    assert mark.delivered_seq == 3
+    said.watermarks.acknowledge("bob", "phone", CHAT, 4)
+    await said.watermarks.save()
+    assert [mark.delivered_seq for mark in said.receipts.saved] == [4]
+    assert said.raised == [("bob", 3), ("bob", 4)], "who sent is told all the same"
+
+
+async def test_of_a_revoked_device_no_acknowledgement_comes_back_as_a_cursor() -> None:
+    said = Acknowledged()
+    said.watermarks.acknowledge("bob", "phone", CHAT, 3)
+    await said.watermarks.forget_device("bob", "phone")
+    await said.watermarks.save()
+    assert said.cursors.saved == []
+    assert said.raised == [("bob", 3)], "it was delivered nevertheless"
+
+
+async def test_many_acknowledgements_are_noted_a_few_at_a_time() -> None:
+    said = Acknowledged()
+    for number in range(9):
+        said.watermarks.acknowledge(f"user{number}", "phone", CHAT, 1)
+    assert said.watermarks.note_some(Slice(lambda: said.clock_s))
+    assert len(said.raised) == 3
+    reading = asyncio.create_task(said.watermarks.of_chat(CHAT, ["user8"]))
+    await asyncio.sleep(0)
+    assert len(said.raised) == 6
+    said.watermarks.acknowledge("user0", "phone", CHAT, 2)
+    assert [mark.delivered_seq for mark in await reading] == [1]
+    assert len(said.raised) == 9, "and not what came later"
