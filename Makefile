@@ -46,17 +46,19 @@ generate: environment ## generate the protobuf and gRPC code anew
 lock: environment ## pin the newest allowed dependencies in requirements.lock
 	@scripts/lock --upgrade && scripts/setup develop
 
-bench: compiled ## measure each edge, beside a raw echo; ARGS="--help" tells more
+bench: environment ## measure each edge, beside a raw echo; ARGS="--help" tells more
+	@$(BIN)/python -m scripts.compile server || true
 	@$(BIN)/python -m benchmarks.run $(ARGS)
 
-bench-peers: compiled ## measure each edge beside Centrifugo over Redis, which it builds; ARGS="--help" tells more
+bench-peers: environment ## measure each edge beside Centrifugo over Redis, which it builds; ARGS="--help" tells more
+	@$(BIN)/python -m scripts.compile server || true
 	@$(BIN)/python -m benchmarks.peers $(ARGS)
 
 wheels: environment ## build the three distributions into dist/, to install elsewhere
 	@scripts/wheels
 
-compiled: environment ## compile what runs most, which halves what a message costs; `chatgrpc` runs it while the sources are the same
-	@$(BIN)/python -m scripts.compile server || [ $$? -eq 3 ]
+compiled: environment ## compile what runs most; `chatgrpc` runs that while the sources are the same
+	@$(BIN)/python -m scripts.compile server
 
 sim: environment ## simulate clusters: SEEDS=1000 FROM=0, or SEED=42 to replay one with its trace; COMPILED=1 for many
 	@$(if $(COMPILED),$(BIN)/python -m scripts.compile sim && cd .sim && ../)$(BIN)/python -m tests.sim $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000) --from $(or $(FROM),0))

@@ -1,19 +1,20 @@
 """Compiles with mypyc what runs most, into a copy of the sources: `server` (.compiled/) or `sim` (.sim/).
 
-`make compiled` and `make sim COMPILED=1` do it. What comes out does the same, in half of the time: the server's rules and its
-tick loop, or whole clusters in the simulator, seed by seed. Needs a C compiler, and minutes of all cores whenever a source has
-changed.
+`make compiled` and `make sim COMPILED=1` do it. What comes out does the same in less time: the server's rules and its tick
+loop, or whole clusters in the simulator, seed by seed. Needs a C compiler, and is made anew where a source has changed.
 """
 
 import argparse
+import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from chatgrpc import compiled
@@ -24,7 +25,6 @@ LACKING = 3
 """Exit status where this machine cannot compile."""
 _MADE_BY = "made-by"
 """File in the folder that says how it was made."""
-_RECIPE = ("compile.py", "written_inits.py")
 _NOT_COMPILED = {"__init__.py", "__main__.py"}
 _BUILD = """
 import os, sys
@@ -50,9 +50,13 @@ class Copy:
     into: Path
     copied: Mapping[str, str]
     compiled: Sequence[str]
-    fingerprint: Callable[[], str]
     left: frozenset[str] = frozenset()
     """Modules that mypyc cannot compile."""
+
+    @property
+    def sources(self) -> list[Path]:
+        """The folders that are copied."""
+        return [ROOT / source for source in self.copied]
 
 
 def main() -> int:
@@ -65,20 +69,28 @@ def main() -> int:
 
 def make(copy: Copy) -> int:
     """Makes the copy; returns the exit status."""
-    wanted, into = {compiled.STAMP: copy.fingerprint(), _MADE_BY: _recipe()}, copy.into.with_name(f"{copy.into.name}.new")
-    if all((copy.into / name).exists() and (copy.into / name).read_text() == text for name, text in wanted.items()):
-        return 0
-    if lacking := what_is_lacking():
-        print(f"compile: {lacking}; nothing is compiled, and all runs as it is written", file=sys.stderr)
-        return LACKING
-    print(f"compile: compiling into {copy.into.name}/, which takes some minutes", file=sys.stderr)
+    with (ROOT / f"{copy.into.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        wanted = {compiled.STAMP: compiled.fingerprint(*copy.sources), _MADE_BY: _recipe()}
+        if all((copy.into / name).exists() and (copy.into / name).read_text() == text for name, text in wanted.items()):
+            return 0
+        if lacking := what_is_lacking():
+            print(f"compile: {lacking}; what is not compiled does the same, and takes longer", file=sys.stderr)
+            return LACKING
+        print(f"compile: compiling into {copy.into.name}/, which takes two minutes of two cores", file=sys.stderr)
+        return _make_anew(copy)
+
+
+def _make_anew(copy: Copy) -> int:
+    into, old = (copy.into.with_name(f"{copy.into.name}.{name}") for name in ("new", "old"))
     shutil.rmtree(into, ignore_errors=True)
     for source, target in copy.copied.items():
         shutil.copytree(ROOT / source, into / target, ignore=shutil.ignore_patterns("__pycache__", "test_*.py"))
+    made_of = compiled.fingerprint(*(into / target for target in copy.copied.values()))  # whatever the sources are by now
+    for package in {Path(target).parts[0] for target in copy.copied.values()}:
+        (into / package / "__init__.py").touch()
     for path in _compiled(copy, into):
         path.write_text(with_written_inits(path.read_text()))
-    (into / "tests").mkdir(exist_ok=True)
-    (into / "tests/__init__.py").touch()
     (into / "mypy.ini").write_text(_MYPY)
     modules = [str(path.relative_to(into)) for path in _compiled(copy, into)]
     log = into / "build.log"
@@ -89,15 +101,19 @@ def make(copy: Copy) -> int:
         print(f"compile: it failed; {log.relative_to(ROOT)} says why", file=sys.stderr)
         return 1
     shutil.rmtree(into / "build")
-    for name, text in wanted.items():
-        (into / name).write_text(text)
-    shutil.rmtree(copy.into, ignore_errors=True)
+    (into / compiled.STAMP).write_text(made_of)
+    (into / _MADE_BY).write_text(_recipe())
+    shutil.rmtree(old, ignore_errors=True)
+    if copy.into.exists():
+        copy.into.rename(old)  # whole or not there at all, for whoever starts now
     into.rename(copy.into)
+    shutil.rmtree(old, ignore_errors=True)
     return 0
 
 
 def _recipe() -> str:
-    return hashlib.sha256(b"".join((ROOT / "scripts" / name).read_bytes() for name in _RECIPE)).hexdigest()
+    recipe = b"".join((ROOT / "scripts" / name).read_bytes() for name in ("compile.py", "written_inits.py"))
+    return hashlib.sha256(recipe + version("mypy").encode()).hexdigest()
 
 
 def _compiled(copy: Copy, into: Path) -> list[Path]:
@@ -114,18 +130,6 @@ def what_is_lacking() -> str:
     return ""
 
 
-_SIM = {"src/chatgrpc": "chatgrpc", "tests/sim": "tests/sim"}
-
-
-def _of_sim() -> str:
-    found = hashlib.sha256(sys.version.encode())
-    for path in sorted(path for source in _SIM for path in (ROOT / source).rglob("*.py")):
-        if path.name.startswith("test_"):
-            continue
-        found.update(f"{path.relative_to(ROOT)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return found.hexdigest()
-
-
 _CORE = "chatgrpc/core/*.py"
 _EDGE = """alarms connection gathered_marks loop native_transport ordering session_reader shares sizes slices transport turns
     watermarks"""
@@ -140,10 +144,9 @@ COPIES = {
         compiled.FOLDER,
         {"src/chatgrpc": "chatgrpc"},
         (_CORE, *_TICK),
-        compiled.fingerprint,
         frozenset({"chatgrpc/core/looks.py"}),  # a generic dataclass with slots
     ),
-    "sim": Copy(ROOT / ".sim", _SIM, (_CORE, "tests/sim/*.py"), _of_sim),
+    "sim": Copy(ROOT / ".sim", {"src/chatgrpc": "chatgrpc", "tests/sim": "tests/sim"}, (_CORE, "tests/sim/*.py")),
 }
 
 

@@ -26,7 +26,8 @@ def _options_of(node: ast.ClassDef) -> dict[str, bool] | None:
     """What `@dataclass` is told, where it is the class's only decorator."""
     match node.decorator_list:
         case [ast.Call(ast.Name("dataclass"), [], keywords) as call] if call.lineno == call.end_lineno:
-            return {str(one.arg): ast.literal_eval(one.value) for one in keywords}
+            options = {str(one.arg): ast.literal_eval(one.value) for one in keywords}
+            return options if options.keys() <= {"eq", "frozen", "slots"} else None
     return None
 
 
@@ -49,8 +50,10 @@ def _init_of(node: ast.ClassDef, source: str) -> str | None:
 
 
 def _parameter(field: ast.AnnAssign, source: str) -> str | None:
-    """None for a field whose default is made anew each time."""
+    """None for what is no field, and for one whose default is made anew each time."""
     default = field.value
+    if "ClassVar" in ast.unparse(field.annotation):
+        return None
     match default:
         case ast.Call(ast.Name("field"), [], keywords):
             default = {one.arg: one.value for one in keywords}.get("default")

@@ -19,13 +19,14 @@ def copied(tmp_path: Path) -> Path:
     """Sources of a server, and a copy of them; what is shown of it says which is run."""
     package = tmp_path / "src" / "chatgrpc"
     for where in (package, tmp_path / ".compiled" / "chatgrpc"):
-        for folder in ("cli", "core"):
+        for folder in ("cli", "core", "adapters"):
             (where / folder).mkdir(parents=True)
             (where / folder / "__init__.py").touch()
-        (where / "core" / "ids.py").touch()
+        for name in ("core/ids.py", "background.py", "adapters/schema.sql"):
+            (where / name).touch()
         for name in ("__init__.py", "compiled.py", "start_error.py", "cli/__init__.py"):
             (where / name).write_bytes((compiled.PACKAGE / name).read_bytes())
-    made_of = shown(tmp_path, "from chatgrpc import compiled; print(compiled.fingerprint())")
+    made_of = shown(tmp_path, "from chatgrpc import compiled; print(compiled.fingerprint(compiled.PACKAGE))")
     (tmp_path / ".compiled" / compiled.STAMP).write_text(made_of)
     return tmp_path
 
@@ -42,8 +43,9 @@ def test_a_copy_of_these_sources_is_run(copied: Path) -> None:
     assert shown(copied) == str(copied / ".compiled/chatgrpc/core/ids.py")
 
 
-def test_a_copy_of_other_sources_is_not_run(copied: Path) -> None:
-    (copied / "src/chatgrpc/core/ids.py").write_text("changed = True")
+@pytest.mark.parametrize("changed", ["core/ids.py", "adapters/schema.sql", "core/new.py"])
+def test_a_copy_of_other_sources_is_not_run(copied: Path, changed: str) -> None:
+    (copied / "src/chatgrpc" / changed).write_text("changed = True")
     assert shown(copied) == str(copied / "src/chatgrpc/core/ids.py")
 
 
@@ -51,9 +53,23 @@ def test_the_switch_has_the_sources_run(copied: Path) -> None:
     assert shown(copied, **{compiled.SWITCH: "0"}) == str(copied / "src/chatgrpc/core/ids.py")
 
 
-def test_the_two_are_never_mixed(copied: Path) -> None:
+@pytest.mark.parametrize("module", ["core", "adapters", "background"])
+def test_the_two_are_never_mixed(copied: Path, module: str) -> None:
     """A compiled module that meets another one of the sources reads what is not there."""
-    assert shown(copied, "import chatgrpc.core; " + SHOWN) == str(copied / "src/chatgrpc/core/ids.py")
+    assert shown(copied, f"import chatgrpc.{module}; {SHOWN}") == str(copied / "src/chatgrpc/core/ids.py")
+
+
+def test_what_is_missing_in_the_copy_is_not_taken_from_the_sources(copied: Path) -> None:
+    (copied / ".compiled/chatgrpc/background.py").unlink()
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        shown(copied, "import chatgrpc.cli; import chatgrpc.background")
+    assert "No module named 'chatgrpc.background'" in failed.value.stderr
+
+
+def test_a_folder_beside_an_installed_package_is_none_of_its_own(copied: Path) -> None:
+    (copied / "src").rename(copied / "lib")
+    environment = {"PYTHONPATH": str(copied / "lib"), "PYTHONDONTWRITEBYTECODE": "1"}
+    assert shown(copied, SHOWN, **environment) == str(copied / "lib/chatgrpc/core/ids.py")
 
 
 def test_without_a_copy_the_sources_run(copied: Path) -> None:
@@ -77,6 +93,7 @@ def test_who_wants_nothing_but_the_copy_gets_nothing_else(copied: Path, switch: 
 
 RECORDS = '''
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 @dataclass(frozen=True, slots=True)
 class Point:
@@ -98,6 +115,17 @@ class Open:
 
 @dataclass(eq=False, slots=True)
 class Named:
+    name: str
+
+
+@dataclass(slots=True, kw_only=True)
+class ByName:
+    name: str
+
+
+@dataclass(slots=True)
+class Counted:
+    COUNT: ClassVar[int] = 3
     name: str
 
 
@@ -153,5 +181,8 @@ def test_records_that_are_not_plain_are_left_as_they_are() -> None:
     found = records(with_written_inits(RECORDS))
     assert found["Made"]().each is not found["Made"]().each
     assert found["Derived"](1, 3).z == 3
+    assert (found["Counted"]("a").name, found["Counted"].COUNT) == ("a", 3)
+    with pytest.raises(TypeError):
+        found["ByName"]("a")
     with pytest.raises(ValueError, match="negative"):
         found["Checked"](-1)

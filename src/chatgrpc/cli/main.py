@@ -128,8 +128,8 @@ def serve(loaded: LoadedSettings) -> None:
     """Run the server. On its defaults it needs no other service, and keeps all its data in one folder."""
     settings = loaded.settings
     logs.configure(settings.log.level, settings.log.format)
-    compiled.check()
     if settings.server.workers > 1:
+        compiled.check()
         sys.exit(workers.run(settings))
     line = supervisor_line()
     if line is not None:
@@ -138,6 +138,7 @@ def serve(loaded: LoadedSettings) -> None:
     from chatgrpc.process.run import run  # noqa: PLC0415
 
     try:
+        compiled.check()
         uvloop.run(run(settings))
     except StartError as error:
         if line is None:

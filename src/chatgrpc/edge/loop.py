@@ -300,7 +300,7 @@ class Edge:
         for stream in inbound.closed:
             connection = self.connections.get(stream)
             if connection is not None:
-                self._turns.last(connection, now, self._slice())
+                self._turns.last(connection, self._now(), self._slice())
                 self._forget(connection, self._now())
             yield
 

@@ -104,8 +104,9 @@ class Watermarks:
 
     async def forget_device(self, user_id: str, device_id: str) -> None:
         """Removes the cursors of a device that was revoked; those that cannot be removed now stay, and nobody reads them."""
-        await self.note_all()
         async with self._saving:
+            for key in [key for key in self._acknowledged if key[:2] == (user_id, device_id)]:
+                self.acknowledge(user_id, "", key[2], self._acknowledged.pop(key))
             for key in [key for key in self._unsaved_cursors if key[:2] == (user_id, device_id)]:
                 del self._unsaved_cursors[key]
             try:

@@ -229,6 +229,22 @@ async def test_of_a_revoked_device_no_acknowledgement_comes_back_as_a_cursor() -
     assert said.raised == [("bob", 3)], "it was delivered nevertheless"
 
 
+async def test_nor_one_that_comes_while_others_are_stored() -> None:
+    said = Acknowledged()
+    said.receipts.goes_on.clear()
+    said.watermarks.raise_mark(CHAT, "alice", 1, 0, Now(1, 1))
+    saving = asyncio.create_task(said.watermarks.save())
+    await asyncio.sleep(0)
+    forgetting = asyncio.create_task(said.watermarks.forget_device("bob", "phone"))
+    await asyncio.sleep(0)
+    said.watermarks.acknowledge("bob", "phone", CHAT, 3)
+    said.receipts.goes_on.set()
+    await asyncio.gather(saving, forgetting)
+    await said.watermarks.save()
+    assert said.cursors.saved == []
+    assert said.raised == [("bob", 3)]
+
+
 async def test_many_acknowledgements_are_noted_a_few_at_a_time() -> None:
     said = Acknowledged()
     for number in range(9):
