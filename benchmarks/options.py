@@ -1,6 +1,8 @@
 """What both benchmarks can be told on the command line, and what they say of the machine."""
 
 import os
+import platform
+import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
@@ -69,7 +71,7 @@ def describe_machine(cpus: Cpus, data_dir: Path, console: Console) -> None:
             f"server (of a cluster: all nodes) on CPU {cpus.server}, load generator (and services) on CPU {cpus.loadgen}"
         )
     how = {"compiled": "runs compiled", "sources": "runs its sources; `make compiled` makes what is faster, given a C compiler"}
-    console.print(f"chatgrpc {how[code_that_runs()]}")
+    console.print(f"chatgrpc {how[code_that_runs()]}, on Python {platform.python_version()} of {sys.base_prefix}")
     disk = fsync_times(data_dir)
     console.print(f"appending 4 KiB durably in {data_dir} takes {disk.median_ms:.2f} ms, at worst {disk.worst_ms:.2f} ms")
     console.print(f"load average of the last minute: {os.getloadavg()[0]:.1f}")
