@@ -23,8 +23,9 @@ from chatgrpc.core.session import Session, Timings
 from chatgrpc.core.visibility import Interval
 from chatgrpc.damage_book import DamageBook
 from chatgrpc.edge.connection import Connection, Connections
-from chatgrpc.edge.loop import Edge, Pace
+from chatgrpc.edge.loop import Edge
 from chatgrpc.edge.ordering import Progress
+from chatgrpc.edge.slices import Slice
 from chatgrpc.edge.transport import Inbound, StreamId, StreamStatus
 from chatgrpc.metrics import Metrics
 from chatgrpc.ports.lease_clock import lease_clock_ms, now
@@ -154,12 +155,12 @@ class Crowd:
             cast("Any", self.owners),
             limits,
             timings,
-            Pace(),
             metrics,
             DamageBook(metrics),
             now,
             _fail,
             streams_max=sessions,
+            slow_reader_timeout_ms=30_000,
         )
         for name in ("_run_tick", "_keep_house"):
             setattr(self.edge, name, self._timed(getattr(self.edge, name)))
@@ -211,6 +212,9 @@ class Crowd:
 
 
 class _Unsaved:
+    def note_some(self, slice_: Slice) -> bool:
+        return False
+
     async def save(self) -> None:
         """Has nothing to save."""
 

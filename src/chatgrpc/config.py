@@ -117,7 +117,6 @@ class SessionSettings(SettingsGroup):
     ack_delay_ms: int = Field(
         default=100, ge=0, le=5_000, description="Devices may gather acknowledgements so long; ticks come as much later."
     )
-    flush_interval_ms: float = Field(default=5.0, ge=0, description="Time for which writes to a busy stream are gathered.")
     max_connection_age_s: float = Field(default=86_400.0, gt=0, description="A stream older than this is asked to reconnect.")
 
 

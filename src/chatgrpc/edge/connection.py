@@ -24,8 +24,6 @@ class Connection:
     """The transport would take a message."""
     held: bool = False
     """The transport does not read the stream."""
-    written_at_ms: int = 0
-    """When the last message was handed to the transport."""
     claims: Claims | None = None
     """What the token says that the device came with, or showed last."""
     registered: bool = False

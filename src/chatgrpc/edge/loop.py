@@ -1,9 +1,9 @@
 """The tick loop: drains every stream, runs the core over what came, hands the store one group, flushes every stream once.
 
 A tick starts as soon as there is input and no tick is running, so an idle node answers a lone message at once; under load a
-tick takes in whatever came during the last one, which is what makes group commits and shared writes possible. A stream that was
-quiet is flushed in the tick; one that was written to less than the flush interval ago waits for the rest of it, and gets
-everything in one message. Everything runs on the event loop's thread.
+tick takes in whatever came during the last one, which is what makes group commits and shared writes possible. A stream gets all
+that it is to get in one message, in the tick in which the transport will take it: holding it back for company bought nothing in
+any shape of load that was measured. Everything runs on the event loop's thread.
 
 What a tick does for each of its streams it does for as many as there is time for (`slices`), and the next tick goes on; what
 came first is done first. What is made known while too much of that is left waits in the transport, or at whoever says it.
@@ -61,9 +61,6 @@ from chatgrpc.ports.tokens import Claims
 from chatgrpc.trouble import Trouble
 from chatgrpc.v1 import chat_pb2, session_pb2
 
-_FLUSH_INTERVAL_MAX_MS = 25
-_FLUSH_AT_ONCE_CHUNKS = 64
-"""With this much to send a stream is flushed at once: a device that catches up must not wait between pages."""
 _HOUSEKEEPING_INTERVAL_S = 0.05
 _SAVE_INTERVAL_MS = 1_000
 _BEHIND_STEPS = 50_000
@@ -81,15 +78,6 @@ _NODE_FULL = Ended(
 
 class _NodeFullError(Exception):
     """There is no place for one more stream."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How the loop paces its work, in milliseconds."""
-
-    flush_interval_ms: float = 5.0
-    slow_reader_timeout_ms: int = 30_000
-    """A stream whose last message was not taken for as long is ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,18 +104,18 @@ class Edge:
         log: ChatReader,
         limits: Limits,
         timings: Timings,
-        pace: Pace,
         metrics: Metrics,
         book: DamageBook,
         now: Callable[[], Now],
         on_defect: Callable[[BaseException], None],
         *,
         streams_max: int,
+        slow_reader_timeout_ms: int,
         clock_s: Callable[[], float] = perf_counter,
     ) -> None:
         """Wires the parts. `book` is told of mistakes that cost a stream, `on_defect` of those that may have cost more: the
-        chats' state in memory may be half changed. More than `streams_max` streams are turned away. `clock_s` says when a
-        slice of work is over."""
+        chats' state in memory may be half changed. More than `streams_max` streams are turned away, and one is ended that has
+        not taken its last message for `slow_reader_timeout_ms`. `clock_s` says when a slice of work is over."""
         self.connections = connections
         self.audience = audience
         self.raised = GatheredMarks(self._tell_raised)
@@ -140,14 +128,13 @@ class Edge:
         self._is_full = Trouble("streams_turned_away")
         self._limits = limits
         self._timings = timings
-        self._pace = pace
         self._metrics = metrics
         self._book = book
         self._now = now
         self._streams_max = streams_max
+        self._slow_reader_timeout_ms = slow_reader_timeout_ms
         self._clock_s = clock_s
         self._on_defect = on_defect
-        self._flush_interval_ms = pace.flush_interval_ms
         self._turns = Turns(transport, limits, self._run, self._give_up, self.wake_up, now)
         self._watching: OrderedDict[Connection, Watch] = OrderedDict()  # what was last said to be on the screen
         self._dirty: dict[Connection, None] = {}  # something to send, or to read for
@@ -162,7 +149,6 @@ class Edge:
         self._alarms = Alarms()
         self._tasks: set[asyncio.Task[None]] = set()
         self._tick_scheduled = False
-        self._flush_timer: asyncio.TimerHandle | None = None
         self._housekeeping: asyncio.TimerHandle | None = None
         self._saved_at_ms = 0
         self._draining = False
@@ -594,12 +580,9 @@ class Edge:
 
     def _flush(self, now_ms: int) -> None:
         """Sends what is ready on the streams that may be written to, and starts the reads that lagging devices wait for."""
-        due_ms = now_ms - self._flush_interval_ms
         dirty, self._dirty = self._dirty, {}
-        rest = self._send(dirty, lambda connection, messages: self._flush_one(connection, now_ms, due_ms, messages))
-        if self._dirty and self._flush_timer is None:
-            self._plan_flush()
-        if rest:
+        rest = self._send(dirty, lambda connection, messages: self._flush_one(connection, now_ms, messages))
+        if rest or self._dirty:
             self._dirty = rest | self._dirty
             self.wake_up()
 
@@ -627,7 +610,7 @@ class Edge:
             self._transport.wake_when_writable()
         return dict.fromkeys(remaining)
 
-    def _flush_one(self, connection: Connection, now_ms: int, due_ms: float, messages: list[tuple[StreamId, bytes]]) -> None:
+    def _flush_one(self, connection: Connection, now_ms: int, messages: list[tuple[StreamId, bytes]]) -> None:
         session = connection.session
         if session.state is State.ENDED:
             return
@@ -641,9 +624,6 @@ class Edge:
         if not connection.writable:
             self._more_to_write = True
             return
-        if connection.written_at_ms > due_ms and len(session.events) < _FLUSH_AT_ONCE_CHUNKS:
-            self._dirty[connection] = None  # it must wait
-            return
         self._take_message(connection, now_ms, messages)
 
     def _take_message(self, connection: Connection, now_ms: int, messages: list[tuple[StreamId, bytes]]) -> None:
@@ -653,25 +633,11 @@ class Edge:
             return
         messages.append((connection.stream, message))
         connection.writable = False
-        connection.written_at_ms = now_ms
         self._unwritable[connection] = now_ms
         self._more_to_write |= bool(session.events) or session.feed.is_behind
         self.connections.with_control.pop(connection, None)
         if connection.held:
             self._turns.read_or_hold(connection)
-
-    def _plan_flush(self) -> None:
-        loop = asyncio.get_running_loop()
-        due_s = loop.time() + self._flush_interval_ms / 1000
-        self._flush_timer = loop.call_at(due_s, self._flush_later, due_s)
-
-    def _flush_later(self, due_s: float) -> None:
-        """Flushes the streams that had to wait. The later the loop comes to it, the busier it is: the next wait is longer."""
-        self._flush_timer = None
-        lag_ms = (asyncio.get_running_loop().time() - due_s) * 1000
-        least_ms = self._pace.flush_interval_ms
-        self._flush_interval_ms = min(max(least_ms, (self._flush_interval_ms + least_ms + lag_ms) / 2), _FLUSH_INTERVAL_MAX_MS)
-        self.wake_up()
 
     # Time.
 
@@ -726,7 +692,7 @@ class Edge:
     def _end_slow_readers(self) -> bool:
         slice_ = self._slice()
         # If we stood still ourselves, nobody has asked the transport since.
-        give_up_ms = self._drained_at_ms - self._pace.slow_reader_timeout_ms
+        give_up_ms = self._drained_at_ms - self._slow_reader_timeout_ms
         while connection := next(iter(self._unwritable), None):
             if self._unwritable[connection] > give_up_ms:
                 return False

@@ -30,7 +30,7 @@ from chatgrpc.edge.connection import Connections
 from chatgrpc.edge.flood_watch import Delivered, FloodLimits, FloodWatch
 from chatgrpc.edge.grpc_transport import GrpcTransport
 from chatgrpc.edge.interceptors import UnaryInterceptor, UnaryLimits
-from chatgrpc.edge.loop import Edge, Pace
+from chatgrpc.edge.loop import Edge
 from chatgrpc.edge.native_transport import NativeTransport, is_installed
 from chatgrpc.edge.ordering import Ordering
 from chatgrpc.edge.revocations import Revocations, UnrevokedTokens
@@ -131,12 +131,12 @@ class Node:
             stores.log,
             limits,
             _timings(settings),
-            _pace(settings),
             metrics,
             book,
             now,
             crash,
             streams_max=settings.limits.streams_max,
+            slow_reader_timeout_ms=int(settings.session.slow_reader_timeout_s * 1000),
         )
 
     @property
@@ -381,11 +381,4 @@ def _timings(settings: Settings) -> Timings:
         ack_delay_ms=settings.session.ack_delay_ms,
         max_age_ms=int(settings.session.max_connection_age_s * 1000),
         token_leeway_ms=int(settings.auth.token_leeway_s * 1000),
-    )
-
-
-def _pace(settings: Settings) -> Pace:
-    return Pace(
-        flush_interval_ms=settings.session.flush_interval_ms,
-        slow_reader_timeout_ms=int(settings.session.slow_reader_timeout_s * 1000),
     )

@@ -17,7 +17,7 @@ from chatgrpc.core.visibility import Interval
 from chatgrpc.core.write import Write
 from chatgrpc.damage_book import DamageBook
 from chatgrpc.edge.connection import Connection, Connections
-from chatgrpc.edge.loop import Edge, Pace
+from chatgrpc.edge.loop import Edge
 from chatgrpc.edge.ordering import Progress
 from chatgrpc.edge.slices import SLICE_S
 from chatgrpc.edge.transport import Inbound, StreamId, StreamOpened, StreamStatus
@@ -186,12 +186,12 @@ class Crowd:
             cast("Any", self.owners),
             self._limits,
             self._timings,
-            Pace(flush_interval_ms=0),
             metrics,
             DamageBook(metrics),
             lambda: self.now,
             _fail,
             streams_max=streams_max,
+            slow_reader_timeout_ms=30_000,
             clock_s=self.clock,
         )
         for number in range(sessions):
