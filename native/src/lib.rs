@@ -4,6 +4,7 @@
 
 pub mod frames;
 mod grpc;
+mod guarded;
 pub mod handover;
 pub mod idle;
 mod passage;

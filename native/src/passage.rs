@@ -15,6 +15,7 @@ use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 
 use crate::grpc;
+use crate::guarded::Guarded;
 use crate::handover::Status;
 use crate::stream::turn_away;
 
@@ -35,7 +36,11 @@ impl Passage {
     }
 
     /// Passes a call on, and its answer back.
-    pub fn pass(&self, request: Request<RecvStream>, respond: SendResponse<Bytes>) -> impl Future<Output = ()> + use<> {
+    pub fn pass(
+        &self,
+        request: Request<Guarded<RecvStream>>,
+        respond: SendResponse<Bytes>,
+    ) -> impl Future<Output = ()> + use<> {
         let (path, peer, connection) = (self.path.clone(), self.peer.clone(), self.connection.clone());
         async move {
             match connected(&path, &connection).await {
@@ -72,7 +77,7 @@ async fn connected(path: &str, connection: &Mutex<Option<SendRequest<Bytes>>>) -
 async fn pass(
     mut sender: SendRequest<Bytes>,
     peer: HeaderValue,
-    request: Request<RecvStream>,
+    request: Request<Guarded<RecvStream>>,
     mut respond: SendResponse<Bytes>,
 ) -> Result<(), Failure> {
     let (mut head, body) = request.into_parts();
@@ -140,12 +145,12 @@ enum Unanswered {
 async fn answered(
     respond: &mut SendResponse<Bytes>,
     mut answer: h2::client::ResponseFuture,
-) -> Result<Response<RecvStream>, Unanswered> {
+) -> Result<Response<Guarded<RecvStream>>, Unanswered> {
     poll_fn(|cx| {
         if respond.poll_reset(cx).is_ready() {
             return std::task::Poll::Ready(Err(Unanswered::GivenUp));
         }
-        Pin::new(&mut answer).poll(cx).map_err(|error| match error.reason() {
+        Pin::new(&mut answer).poll(cx).map_ok(|answer| answer.map(Guarded::new)).map_err(|error| match error.reason() {
             Some(reason) if error.is_reset() && error.is_remote() => Unanswered::Reset(reason),
             _ => Unanswered::Lost,
         })
@@ -154,7 +159,7 @@ async fn answered(
 }
 
 /// Copies what one half sends, and its trailers, to the other, at the pace at which that is taken.
-async fn copy(mut from: RecvStream, mut to: SendStream<Bytes>) -> Result<(), Failure> {
+async fn copy(mut from: Guarded<RecvStream>, mut to: SendStream<Bytes>) -> Result<(), Failure> {
     let copied = copy_all(&mut from, &mut to).await;
     if let Err(failure) = &copied {
         let reason = failure.downcast_ref::<h2::Error>().and_then(h2::Error::reason);

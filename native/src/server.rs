@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 use crate::grpc;
+use crate::guarded::{CallTasks, Guarded, contained};
 use crate::handover::{Handover, Opened, Order, Status, StreamId};
 use crate::idle::{Calls, IdleConnections, IdleLimits, OpenCall};
 use crate::passage::Passage;
@@ -116,6 +118,15 @@ struct Server {
     stopping: watch::Sender<bool>,
 }
 
+/// Who is on a connection, and what is under way there.
+struct Caller {
+    peer: String,
+    holder: String,
+    passage: Option<Passage>,
+    calls: Rc<Calls>,
+    tasks: CallTasks,
+}
+
 struct Entry {
     /// None once it is gone, and the event loop has not heard that.
     stream: Option<Rc<RefCell<Stream>>>,
@@ -180,7 +191,8 @@ impl Server {
     /// Does something with a stream; nothing if it is gone.
     fn with(&self, id: StreamId, f: impl FnOnce(&mut Stream)) {
         if let Some(stream) = self.streams.borrow().get(&id).and_then(|entry| entry.stream.as_ref()) {
-            f(&mut stream.borrow_mut());
+            // It may be one of a connection that panicked, and whose streams end any moment: nobody else's wait for that.
+            let _ = contained(|| f(&mut stream.borrow_mut()));
         }
     }
 
@@ -237,22 +249,22 @@ impl Server {
         mut connection: Connection<S, Bytes>,
         address: SocketAddr,
     ) {
-        let (peer, holder) = (grpc::peer_name(address), holder_of(address));
+        let peer = grpc::peer_name(address);
         let passage = self.options.passage.as_ref().map(|path| Passage::new(path.clone(), &peer));
-        let calls = Rc::<Calls>::default();
+        let caller = Caller { peer, holder: holder_of(address), passage, calls: Rc::default(), tasks: CallTasks::default() };
         let gone = self.is_gone(connection.ping_pong());
-        let idle = self.idle.outlasted(&holder, &calls);
+        let idle = self.idle.outlasted(&caller.holder, &caller.calls);
         let old = tokio::time::sleep(varied(self.options.connection_age_max));
         let mut stopping = self.stopping.subscribe();
         let too_old = tokio::time::sleep(Duration::MAX);
-        let silent = calls.silent_for(CLOSED_AFTER);
+        let silent = caller.calls.silent_for(CLOSED_AFTER);
         tokio::pin!(gone, idle, old, too_old, silent);
         let mut is_closing = false;
         loop {
             tokio::select! {
                 accepted = connection.accept() => match accepted {
                     Some(Ok((request, respond))) => {
-                        self.call(request, respond, &peer, &holder, passage.as_ref(), calls.open());
+                        self.call(request.map(Guarded::new), respond, &caller);
                         continue;
                     }
                     // Dropping the connection breaks the streams that it still has, and each reports that itself.
@@ -289,36 +301,30 @@ impl Server {
         }
     }
 
-    fn call(
-        self: &Rc<Self>,
-        request: Request<RecvStream>,
-        respond: SendResponse<Bytes>,
-        peer: &str,
-        holder: &str,
-        passage: Option<&Passage>,
-        open_call: OpenCall,
-    ) {
+    fn call(self: &Rc<Self>, request: Request<Guarded<RecvStream>>, respond: SendResponse<Bytes>, caller: &Caller) {
+        let open_call = caller.calls.open();
+        let spawn = |call: Pin<Box<dyn Future<Output = ()>>>| caller.tasks.add(spawn_local(call).abort_handle());
         if !is_grpc(&request) {
             let (body, ends_within) = (request.into_body(), self.options.handshake_timeout);
-            spawn_local(async move {
+            spawn(Box::pin(async move {
                 say_what_this_is(body, respond, ends_within).await;
                 drop(open_call);
-            });
+            }));
         } else if request.uri().path() == self.options.path {
             let timeout = grpc::timeout_of(request.headers());
-            if let Some((id, stream)) = self.open(request, respond, peer, holder) {
+            if let Some((id, stream)) = self.open(request, respond, &caller.peer, &caller.holder) {
                 let served = Served { server: self.clone(), id, _open_call: open_call };
-                spawn_local(async move {
+                spawn(Box::pin(async move {
                     Stream::serve(stream, timeout).await;
                     drop(served);
-                });
+                }));
             }
-        } else if let Some(passage) = passage {
+        } else if let Some(passage) = &caller.passage {
             let passing = passage.pass(request, respond);
-            spawn_local(async move {
+            spawn(Box::pin(async move {
                 passing.await;
                 drop(open_call);
-            });
+            }));
         } else {
             turn_away(respond, &Status::new(grpc::UNIMPLEMENTED, "There is no such method here."));
         }
@@ -326,7 +332,7 @@ impl Server {
 
     fn open(
         &self,
-        request: Request<RecvStream>,
+        request: Request<Guarded<RecvStream>>,
         respond: SendResponse<Bytes>,
         peer: &str,
         holder: &str,
@@ -410,7 +416,7 @@ fn varied(duration: Duration) -> Duration {
 }
 
 /// Answers what a browser sends, say, once it has sent it. An answer before the end would leave what is wrong with the rest unsaid.
-async fn say_what_this_is(mut body: RecvStream, mut respond: SendResponse<Bytes>, ends_within: Duration) {
+async fn say_what_this_is(mut body: Guarded<RecvStream>, mut respond: SendResponse<Bytes>, ends_within: Duration) {
     let reading = async {
         while let Some(chunk) = poll_fn(|cx| body.poll_data(cx)).await {
             body.flow_control().release_capacity(chunk?.len())?;
@@ -427,7 +433,7 @@ async fn say_what_this_is(mut body: RecvStream, mut respond: SendResponse<Bytes>
     }
 }
 
-fn is_grpc(request: &Request<RecvStream>) -> bool {
+fn is_grpc(request: &Request<Guarded<RecvStream>>) -> bool {
     let content_type = request.headers().get(http::header::CONTENT_TYPE).map(http::HeaderValue::as_bytes);
     request.method() == Method::POST && content_type.is_some_and(|name| name.starts_with(b"application/grpc"))
 }
@@ -440,5 +446,97 @@ fn holder_of(address: SocketAddr) -> String {
             let [a, b, c, d, ..] = ip.segments();
             format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use h2::SendStream;
+    use h2::client::{ResponseFuture, SendRequest};
+    use std::task::{Wake, Waker};
+
+    const PATH: &str = "/chat/Connect";
+
+    fn server() -> Rc<Server> {
+        let long = Duration::from_secs(60);
+        let options = Options {
+            path: PATH.to_owned(),
+            passage: None,
+            inbox_bytes_max: 1_000,
+            message_bytes_max: 1_000,
+            close_timeout: long,
+            streams_per_connection_max: 10,
+            strangers_per_address_max: 10,
+            strangers_refusal: Status::OK,
+            handshake_timeout: long,
+            keepalive_interval: long,
+            keepalive_timeout: long,
+            idle: IdleLimits { idle_max: long, per_address_max: 10, grace: long },
+            connection_age_max: long,
+            connection_age_grace: long,
+            stop_grace: long,
+        };
+        Rc::new(Server::new(options, Arc::new(Handover::new().unwrap())))
+    }
+
+    async fn connected(server: &Rc<Server>) -> SendRequest<Bytes> {
+        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+        spawn_local(server.clone().http2(theirs, "127.0.0.1:1".parse().unwrap()));
+        let (sender, driver) = h2::client::handshake(ours).await.unwrap();
+        spawn_local(async move {
+            let _ = driver.await;
+        });
+        sender
+    }
+
+    async fn opened(sender: &SendRequest<Bytes>) -> (ResponseFuture, SendStream<Bytes>) {
+        let uri = format!("http://localhost{PATH}");
+        let request = Request::post(uri).header("content-type", "application/grpc").body(()).unwrap();
+        sender.clone().ready().await.unwrap().send_request(request, false).unwrap()
+    }
+
+    /// What the event loop hears until there is so much.
+    async fn heard<T>(server: &Server, wanted: usize, which: impl Fn(crate::handover::Inbound) -> Vec<T>) -> Vec<T> {
+        let mut found = Vec::new();
+        while found.len() < wanted {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            found.extend(which(server.handover.drain()));
+        }
+        found
+    }
+
+    struct Panics;
+
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            panic!("planted");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_within_http2_costs_its_connection_and_no_other() {
+        let server = server();
+        LocalSet::new()
+            .run_until(async {
+                let obedient = server.clone();
+                let obeying = spawn_local(async move { obedient.obey().await });
+                let (broken, whole) = (connected(&server).await, connected(&server).await);
+                let (_one, mut sends) = opened(&broken).await;
+                let _other = opened(&broken).await;
+                let (answer, _sends) = opened(&whole).await;
+                let ids = heard(&server, 3, |inbound| inbound.opened.iter().map(|one| one.stream).collect()).await;
+                server.with(ids[0], |stream| stream.wakes(&Waker::from(Arc::new(Panics))));
+                sends.send_data(Bytes::from_static(b"\0\0\0\0\x01x"), false).unwrap();
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                server.handover.order(ids.iter().map(|id| Order::Write(*id, Bytes::from_static(b"told"))));
+                let mut closed = heard(&server, 2, |inbound| inbound.closed).await;
+                closed.sort_unstable();
+                assert_eq!(closed, ids[..2]);
+                let mut body = answer.await.unwrap().into_body();
+                assert_eq!(body.data().await.unwrap().unwrap(), "told");
+                assert!(!obeying.is_finished());
+            })
+            .await;
     }
 }

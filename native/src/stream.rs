@@ -13,6 +13,7 @@ use http::{HeaderMap, Response, StatusCode};
 
 use crate::frames::{Compression, FrameReader, Malformed};
 use crate::grpc;
+use crate::guarded::Guarded;
 use crate::handover::{Handover, Place, Status, StreamId};
 
 /// What all streams share.
@@ -29,8 +30,8 @@ pub struct Stream {
     id: StreamId,
     handover: std::sync::Arc<Handover>,
     limits: Rc<StreamLimits>,
-    incoming: RecvStream,
-    outgoing: SendStream<Bytes>,
+    incoming: Guarded<RecvStream>,
+    outgoing: Guarded<SendStream<Bytes>>,
     reader: FrameReader,
     place: Place,
     is_held: bool,
@@ -68,10 +69,10 @@ impl Stream {
         handover: std::sync::Arc<Handover>,
         limits: Rc<StreamLimits>,
         compression: Compression,
-        incoming: RecvStream,
+        incoming: Guarded<RecvStream>,
         mut respond: SendResponse<Bytes>,
     ) -> Option<Rc<RefCell<Self>>> {
-        let outgoing = respond.send_response(grpc::response_headers(), false).ok()?;
+        let outgoing = Guarded::new(respond.send_response(grpc::response_headers(), false).ok()?);
         let reader = FrameReader::new(limits.message_bytes_max, compression);
         Some(Rc::new(RefCell::new(Self {
             id,
@@ -106,6 +107,12 @@ impl Stream {
         if tokio::time::timeout(close_timeout, over).await.is_err() {
             stream.borrow_mut().outgoing.send_reset(Reason::CANCEL);
         }
+    }
+
+    /// Has the next chunk that comes wake this one, while HTTP/2 holds its lock.
+    #[cfg(test)]
+    pub fn wakes(&mut self, waker: &Waker) {
+        assert!(self.incoming.poll_data(&mut Context::from_waker(waker)).is_pending());
     }
 
     // What the event loop wants.
