@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from chatgrpc import compiled
 from tests.support.ports import free_port
 
 _ROOT = Path(__file__).parents[2]
@@ -36,6 +37,10 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def client(wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> "Environment":
     """The client alone."""
     return Environment(tmp_path_factory.mktemp("client"), wheels, _CLIENT)
+
+
+_OF_THE_CHECKOUT = ("CHATGRPC_", "PYTHON", "VIRTUAL_ENV", compiled.SWITCH)
+"""Names of variables that must not reach an environment of its own begin so."""
 
 
 class Environment:
@@ -95,9 +100,7 @@ class Environment:
             assert process.returncode == 0, said
 
     def _environment(self) -> dict[str, str]:
-        kept = {
-            name: value for name, value in os.environ.items() if not name.startswith(("CHATGRPC_", "PYTHON", "VIRTUAL_ENV"))
-        }
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(_OF_THE_CHECKOUT)}
         return {**kept, "HOME": str(self._home), "XDG_DATA_HOME": str(self._home / "share"), "NO_COLOR": "1"}
 
 
