@@ -31,7 +31,12 @@ class Supervised:
         self._output = folder / "stdout"
         self._errors = folder / "stderr"
         kept = {name: value for name, value in os.environ.items() if not name.startswith("CHATGRPC_")}
-        settings = {"CHATGRPC_CLUSTER__ETCD": "127.0.0.1:1", "CHATGRPC_SERVER__METRICS_PORT": "0", **environment}
+        settings = {
+            "CHATGRPC_CLUSTER__ETCD": "127.0.0.1:1",
+            "CHATGRPC_SERVER__PORT": "0",
+            "CHATGRPC_SERVER__METRICS_PORT": "0",
+            **environment,
+        }
         with self._output.open("wb") as output, self._errors.open("wb") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tests.unit.process.supervised_worker", "supervise", str(self._folder), mode],
