@@ -195,11 +195,11 @@ class _Worker:
     async def _bound_start(self, process: asyncio.subprocess.Process) -> None:
         """Tells of a process that says neither that it serves nor why not, and kills it in the end. Cancelled when it does."""
         loop = asyncio.get_running_loop()
-        began_s = loop.time()
-        while (waited_s := loop.time() - began_s) < self._start_timeout_s:
-            if waited_s:
-                _log.warning("worker_late", worker=self.number, pid=process.pid, waited_s=round(waited_s))
-            await asyncio.sleep(min(self._start_late_s, self._start_timeout_s - waited_s))
+        give_up_s = loop.time() + self._start_timeout_s
+        await asyncio.sleep(self._start_late_s)
+        while (left_s := give_up_s - loop.time()) > 0:
+            _log.warning("worker_late", worker=self.number, pid=process.pid, waited_s=round(self._start_timeout_s - left_s))
+            await asyncio.sleep(min(self._start_late_s, left_s))
         self.reason = f"Worker {self.number} did not serve within {self._start_timeout_s:g} s; its log says what it waits for."
         self.signal(signal.SIGKILL)
 

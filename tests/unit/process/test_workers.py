@@ -114,6 +114,7 @@ def test_all_serve_on_one_port_and_one_greeting_tells(started: Callable[..., Sup
     assert sorted(note["cluster"]["relay_port"] for note in notes) == [7000, 7001, 7002]
     assert {(note["cluster"]["name"], note["server"]["workers"]) for note in notes} == {("n", 1)}
     socket.create_connection(("127.0.0.1", port)).close()
+    assert "worker_late" not in supervised.errors
 
 
 def test_told_to_stop_it_ends_when_all_have_drained(started: Callable[..., Supervised]) -> None:
