@@ -46,12 +46,10 @@ generate: environment ## generate the protobuf and gRPC code anew
 lock: environment ## pin the newest allowed dependencies in requirements.lock
 	@scripts/lock --upgrade && scripts/setup develop
 
-bench: environment ## measure each edge, beside a raw echo; ARGS="--help" tells more
-	@$(BIN)/python -m scripts.compile server || true
+bench: setup ## measure each edge, beside a raw echo; ARGS="--help" tells more
 	@$(BIN)/python -m benchmarks.run $(ARGS)
 
-bench-peers: environment ## measure each edge beside Centrifugo over Redis, which it builds; ARGS="--help" tells more
-	@$(BIN)/python -m scripts.compile server || true
+bench-peers: setup ## measure each edge beside Centrifugo over Redis, which it builds; ARGS="--help" tells more
 	@$(BIN)/python -m benchmarks.peers $(ARGS)
 
 wheels: environment ## build the three distributions into dist/, to install elsewhere

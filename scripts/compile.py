@@ -89,13 +89,13 @@ def _make_anew(copy: Copy) -> int:
     made_of = compiled.fingerprint(*(into / target for target in copy.copied.values()))  # whatever the sources are by now
     for package in {Path(target).parts[0] for target in copy.copied.values()}:
         (into / package / "__init__.py").touch()
-    for path in _compiled(copy, into):
+    modules = _compiled(copy, into)
+    for path in modules:
         path.write_text(with_written_inits(path.read_text()))
     (into / "mypy.ini").write_text(_MYPY)
-    modules = [str(path.relative_to(into)) for path in _compiled(copy, into)]
     log = into / "build.log"
     with log.open("w") as told:
-        build = [sys.executable, "-c", _BUILD, *modules]
+        build = [sys.executable, "-c", _BUILD, *(str(path.relative_to(into)) for path in modules)]
         done = subprocess.run(build, cwd=into, stdout=told, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
         print(f"compile: it failed; {log.relative_to(ROOT)} says why", file=sys.stderr)

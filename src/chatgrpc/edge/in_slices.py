@@ -1,4 +1,4 @@
-"""The same for work that goes on in a task of its own. Apart, since mypyc cannot compile asynchronous generators."""
+"""Slices of work that goes on in a task of its own. Apart from `slices`: mypyc cannot compile asynchronous generators."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
